@@ -1,0 +1,80 @@
+"""Boxes in one format: `xyxy`, float32, in pixels of the photo, right and bottom edges exclusive."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from numpy import ndarray
+
+MAX_JITTER_ATTEMPTS = 200
+
+
+def from_xywh(boxes_xywh: Shaped[ndarray, "*n 4"]) -> Float[ndarray, "*n 4"]:
+    """Boxes given as left, top, width, height (the published files, COCO, OpenCV) as `xyxy`."""
+    boxes_xywh = np.asarray(boxes_xywh, dtype=np.float32)
+    return np.concatenate([boxes_xywh[..., :2], boxes_xywh[..., :2] + boxes_xywh[..., 2:]], axis=-1)
+
+
+def to_xywh(boxes: Float[ndarray, "*n 4"]) -> Float[ndarray, "*n 4"]:
+    """The inverse of `from_xywh`."""
+    return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
+
+
+def area(boxes: Shaped[ndarray, "*n 4"]) -> Float[ndarray, "*n"]:
+    """Area in square pixels; a box turned inside out has area 0."""
+    sides = np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).astype(np.float64)
+    return sides[..., 0] * sides[..., 1]
+
+
+def iou(boxes: Shaped[ndarray, "n 4"], others: Shaped[ndarray, "m 4"]) -> Float[ndarray, "n m"]:
+    """Intersection over union of every box with every other.
+
+    Returns:
+        In [0, 1], float64; 0 where both boxes are empty.
+    """
+    top_left = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    bottom_right = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    intersection = area(np.concatenate([top_left, bottom_right], axis=-1))
+    union = area(boxes)[:, None] + area(others)[None, :] - intersection
+    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+
+
+def clip(boxes: Shaped[ndarray, "*n 4"], size_wh: tuple[int, int]) -> Float[ndarray, "*n 4"]:
+    """The part of each box that lies in a photo of this width and height."""
+    limits = np.array([*size_wh, *size_wh], dtype=np.float32)
+    return np.clip(boxes.astype(np.float32), 0, limits)
+
+
+def jitter(box: Float[ndarray, "4"], size_wh: tuple[int, int], generator: np.random.Generator) -> Float[ndarray, "4"]:
+    """A randomly moved, scaled and stretched copy of a box that still covers the same thing.
+
+    Area times U(0.5, 2), aspect ratio (of the new box, not relative) log-uniform in (0.5, 2), centre shifted by
+    U(-0.5, 0.5) of width and height; the first of at most 200 draws that lies inside the photo with IoU > 0.5.
+
+    Args:
+        box: the RoI.
+        size_wh: width and height of its photo in pixels.
+        generator: where the draws come from.
+
+    Returns:
+        The copy, or the box itself when no draw was accepted.
+
+    Source:
+        ORL (NeurIPS 2021), Section 3.3, intra-RoI pairs; limits of the published configuration.
+    """
+    width, height = box[2] - box[0], box[3] - box[1]
+    centre_x, centre_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    for _ in range(MAX_JITTER_ATTEMPTS):
+        new_area = float(width * height) * generator.uniform(0.5, 2)
+        aspect_ratio = math.exp(generator.uniform(math.log(0.5), math.log(2)))
+        new_width, new_height = math.sqrt(new_area * aspect_ratio), math.sqrt(new_area / aspect_ratio)
+        new_x = centre_x + width * generator.uniform(-0.5, 0.5)
+        new_y = centre_y + height * generator.uniform(-0.5, 0.5)
+        new_box = np.array(
+            [new_x - new_width / 2, new_y - new_height / 2, new_x + new_width / 2, new_y + new_height / 2],
+            dtype=np.float32,
+        )
+        inside = new_box[0] >= 0 and new_box[1] >= 0 and new_box[2] <= size_wh[0] and new_box[3] <= size_wh[1]
+        if inside and iou(new_box[None], box[None])[0, 0] > 0.5:
+            return new_box
+    return box

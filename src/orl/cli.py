@@ -1,0 +1,272 @@
+"""The command line: a table from verb to function."""
+
+import dataclasses
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from orl.config import RunConfig, TransferConfig, load_config
+from orl.recipes import DEFAULT_RECIPE, RECIPES
+from orl.rundir import RunDir
+
+logger = logging.getLogger("orl")
+
+DEMO_IMAGES, DEMO_OUT = Path("runs/demo-scenes"), Path("runs/demo")
+INTERRUPTED = 130
+
+
+def command_demo(arguments: Sequence[str]) -> None:
+    """Draw labelled scenes and do everything with them: minutes on two processor cores."""
+    start = RECIPES["demo"](DEMO_IMAGES, DEMO_OUT)
+    config = _read_config("demo", arguments, start)
+    from orl.run import run_demo
+
+    _finish("report", run_demo(_log_to(config)))
+
+
+def command_run(arguments: Sequence[str]) -> None:
+    """Stage 1, stage 2, stage 3 and the report; with --transfer-data the judges too."""
+    config = _read_config("run", arguments)
+    from orl.run import run_all
+
+    _finish("report", run_all(_log_to(config)))
+
+
+def command_pretrain(arguments: Sequence[str]) -> None:
+    """One training stage: --method byol is stage 1, --method orl is stage 3."""
+    method, arguments = _take_option(arguments, "--method", ("byol", "orl"))
+    config = _read_config("pretrain", arguments)
+    from orl.run import run_pretrain
+
+    _finish("backbone", run_pretrain(_log_to(config), method))
+
+
+def command_discover(arguments: Sequence[str]) -> None:
+    """Stage 2: neighbours, proposals, RoIs and correspondences, with the network of stage 1."""
+    config = _read_config("discover", arguments)
+    from orl.run import run_discover
+
+    _finish("correspondences", run_discover(_log_to(config)))
+
+
+def command_transfer(arguments: Sequence[str]) -> None:
+    """Judge a backbone on a labelled set: `orl transfer svm` or `orl transfer knn`."""
+
+    def transfer(
+        task: Annotated[Literal["svm", "knn"], tyro.conf.Positional],
+        backbone: Path,
+        data: Path,
+        out: Path | None = None,
+        train_split: str = "trainval",
+        test_split: str = "test",
+        size_px: int = 224,
+        knn_neighbours: int = 20,
+        knn_temperature: float = 0.07,
+        seed: int = 0,
+        workers: int = 2,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+    ) -> None:
+        """Judge a frozen backbone by linear SVMs (the VOC07 protocol) or by its weighted nearest neighbours.
+
+        Args:
+            task: svm or knn.
+            backbone: the backbone.safetensors of a stage.
+            data: a VOC devkit, or a drawn set, which has the same layout.
+            out: where to write the result as JSON; beside the backbone if not given.
+            train_split: split to learn from.
+            test_split: split to score.
+            size_px: side that a photo is squeezed to, pixels.
+            knn_neighbours: neighbours that vote.
+            knn_temperature: temperature of a vote's weight.
+            seed: of LIBLINEAR.
+            workers: processes that read photos and fit SVMs.
+            device: where to compute.
+        """
+        settings = TransferConfig(
+            train_split=train_split,
+            test_split=test_split,
+            size_px=size_px,
+            knn_neighbours=knn_neighbours,
+            knn_temperature=knn_temperature,
+        )
+        config = RunConfig(
+            images=data, out=Path(), transfer_data=data, seed=seed, workers=workers, device=device, transfer=settings
+        )
+        path = out or backbone.with_name(f"{task}_{data.resolve().name}.json")
+        from orl.run import judge_file
+
+        result = judge_file(task, backbone, path, config)
+        _finish("result", path)
+        print(f"{task}: mean AP {100 * result['mean_ap']:.2f} over {len(result['per_class_ap'])} classes")
+
+    tyro.cli(transfer, args=list(arguments), prog="orl transfer")
+
+
+def command_report(arguments: Sequence[str]) -> None:
+    """Write the HTML report of a run from whatever it has left so far."""
+
+    def report(run: Annotated[Path, tyro.conf.Positional]) -> None:
+        """Write report/index.html.
+
+        Args:
+            run: folder of the run.
+        """
+        if not RunDir(run).config.exists():
+            raise FileNotFoundError(f"no run at {run}: there is no {RunDir(run).config.name} in it")
+        from orl.figures.report import write_report
+
+        _finish("report", write_report(RunDir(run)))
+
+    tyro.cli(report, args=list(arguments), prog="orl report")
+
+
+def command_recipes(arguments: Sequence[str]) -> None:
+    """List the recipes."""
+    for name, recipe in RECIPES.items():
+        print(f"{name}: {recipe.__doc__}")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "demo": command_demo,
+    "run": command_run,
+    "pretrain": command_pretrain,
+    "discover": command_discover,
+    "transfer": command_transfer,
+    "report": command_report,
+    "recipes": command_recipes,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 an error that is told in one line, 2 a wrong option."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _log_to_terminal()
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if arguments[0] not in COMMANDS:
+        print(f"orl: there is no command {arguments[0]!r}\n\n{_usage()}", file=sys.stderr)
+        return 2
+    try:
+        COMMANDS[arguments[0]](arguments[1:])
+    except KeyboardInterrupt:
+        return _fail("stopped; the same command goes on from here", INTERRUPTED)
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 2
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        return _fail(_one_line(error), getattr(error, "exit_code", 1))
+    return 0
+
+
+def _read_config(command: str, arguments: Sequence[str], start: RunConfig | None = None) -> RunConfig:
+    """Settings from a recipe or a file, with the options after it on top."""
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    options = list(arguments[1:] if name else arguments)
+    if start is None or name:
+        start = _start_config(name, options)
+    return tyro.cli(
+        RunConfig,
+        default=start,
+        args=options,
+        prog=f"orl {command}" + (f" {name}" if name else ""),
+        description=f"{COMMANDS[command].__doc__} Settings start from "
+        + (f"{name}." if name else f"recipe {start.recipe!r}; another recipe ({', '.join(RECIPES)}) or a YAML file ")
+        + ("" if name else "comes first: orl " + command + " RECIPE --images ..."),
+    )
+
+
+def _start_config(name: str | None, options: Sequence[str]) -> RunConfig:
+    missing = {"images": tyro.MISSING, "out": tyro.MISSING}
+    if name in RECIPES:
+        return dataclasses.replace(RECIPES[name](Path(), Path()), **missing)
+    if name is not None:
+        return _load_partial_config(Path(name))
+    out = next((after for option, after in pairwise(options) if option == "--out"), None)
+    out = out or next((option.removeprefix("--out=") for option in options if option.startswith("--out=")), None)
+    if out is not None and RunDir(Path(out)).config.exists():
+        return _load_partial_config(RunDir(Path(out)).config)
+    return dataclasses.replace(RECIPES[DEFAULT_RECIPE](Path(), Path()), **missing)
+
+
+def _load_partial_config(path: Path) -> RunConfig:
+    """Settings from a file, which may leave `images` and `out` to the command line."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is neither a recipe ({', '.join(RECIPES)}) nor a YAML file; photos are given with --images"
+        )
+    unset = Path("unset")
+    config = load_config(path, {"images": str(unset), "out": str(unset)})
+    missing = {key: tyro.MISSING for key in ("images", "out") if getattr(config, key) == unset}
+    return dataclasses.replace(config, **missing)
+
+
+def _take_option(arguments: Sequence[str], option: str, choices: Sequence[str]) -> tuple[str, list[str]]:
+    """Take one option with a value out of the arguments; the first choice when it is not there."""
+    arguments = list(arguments)
+    if option not in arguments:
+        return choices[0], arguments
+    at = arguments.index(option)
+    value = arguments[at + 1] if at + 1 < len(arguments) else ""
+    if value not in choices:
+        raise ValueError(f"{option} takes {' or '.join(choices)}, not {value!r}")
+    return value, arguments[:at] + arguments[at + 2 :]
+
+
+def _usage() -> str:
+    lines = [f"  {name:<10}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "orl: pre-train vision backbones on photos of whole scenes, without labels",
+            "",
+            "usage: orl COMMAND [RECIPE or FILE.yaml] --images PHOTOS --out runs/NAME [options]",
+            "",
+            *lines,
+            "",
+            "Every command has --help, with the meaning, unit and default of each option.",
+        ]
+    )
+
+
+def _log_to_terminal() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("orl: %(message)s"))
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def _log_to(config: RunConfig) -> RunConfig:
+    """Log to the run's own file as well."""
+    path = RunDir(config.out).log
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    logger.debug("orl %s", " ".join(sys.argv[1:]))
+    return config
+
+
+def _finish(what: str, path: Path) -> None:
+    print(f"{what}: {path.resolve()}")
+
+
+def _fail(message: str, exit_code: int) -> int:
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.emit(logger.makeRecord("orl", logging.DEBUG, "", 0, traceback.format_exc(), (), None))
+    logger.error(message)
+    return exit_code
+
+
+def _one_line(error: Exception) -> str:
+    """The error's own words; those from a loading worker come wrapped in the text of its traceback."""
+    message = str(error) or type(error).__name__
+    if "Original Traceback" in message:
+        return message.strip().splitlines()[-1].partition(": ")[2] or message
+    return message

@@ -1,0 +1,280 @@
+"""Every setting of a run: frozen dataclasses, saved beside the results as YAML and read back strictly."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from orl import tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """The networks of both training stages."""
+
+    backbone: Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2"] = "resnet50"
+    """Backbone, trained from random weights."""
+    hidden_features: int = 4096
+    """Width of the projector and of the predictors."""
+    projection_features: int = 256
+    """Length of a projection."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig:
+    """How the two views of a photo are made, in both training stages."""
+
+    size_px: int = 224
+    """Side of a view, pixels."""
+    area_range: tuple[float, float] = (0.08, 1.0)
+    """Smallest and largest share of the photo's area that a view covers."""
+    jitter_strength: float = 1.0
+    """Factor on brightness, contrast and saturation 0.4, 0.4, 0.2 and hue 0.1."""
+    blur_sigma_px: tuple[float, float] = (0.1, 2.0)
+    """Range of the blur's sigma, pixels of the view."""
+    blur_probabilities: tuple[float, float] = (1.0, 0.1)
+    """Chance of a blur in view 1 and view 2."""
+    solarise_probabilities: tuple[float, float] = (0.0, 0.2)
+    """Chance of solarising view 1 and view 2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training stage."""
+
+    epochs: int = 800
+    """Passes over the photos."""
+    batch_size: int = 512
+    """Photos a step, over all processes."""
+    base_lr: float = 0.2
+    """Learning rate for a batch of 256; scales with the batch."""
+    warmup_epochs: float = 4
+    """Epochs of rising learning rate, before it falls to 0 by half a cosine."""
+    sgd_momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 1e-4
+    """Weight decay of all weights."""
+    ema_momentum: float = 0.99
+    """What the target keeps of itself at the first step; rises to 1."""
+    checkpoint_minutes: float = 10
+    """Minutes between checkpoints; one is also written at the end and on Ctrl-C."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscoverConfig:
+    """Stage 2."""
+
+    embed_px: int = 224
+    """Side of the centre crop that a photo is embedded at, pixels."""
+    num_neighbours: int = 10
+    """Neighbours of a photo (K)."""
+    roi_embed_px: int = 224
+    """Side that an RoI is resized to before it is embedded, pixels."""
+    min_side: float = 96
+    """Smallest width and height of an RoI: pixels from 1 on, below 1 a share of the photo's short side."""
+    max_aspect_ratio: float = 3
+    """Largest long side over short side of an RoI."""
+    max_iou: float = 0.5
+    """Largest overlap of two RoIs of a photo."""
+    max_rois: int = 100
+    """Most RoIs of a photo."""
+    pair_share: float = 0.1
+    """Correspondences of a pair of photos, over the number of RoIs of the first."""
+    shard_size: int = 256
+    """Photos a shard: what a killed run loses at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectConfig:
+    """What stage 3 adds to stage 1."""
+
+    roi_size_px: int = 96
+    """Side of an RoI view, pixels."""
+    global_weight: float = 1.0
+    """Weight of the loss between two views of a photo."""
+    intra_weight: float = 1.0
+    """Weight of the loss between an RoI and a jittered copy."""
+    inter_weight: float = 1.0
+    """Weight of the loss between corresponding RoIs of two photos."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferConfig:
+    """The judges."""
+
+    train_split: str = "trainval"
+    """Split that the judges learn from."""
+    test_split: str = "test"
+    """Split that is scored."""
+    size_px: int = 224
+    """Side that a photo is squeezed to, pixels."""
+    knn_neighbours: int = 20
+    """Neighbours that vote (k of the weighted kNN)."""
+    knn_temperature: float = 0.07
+    """Temperature of a vote's weight, exp(cosine / temperature)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanConfig:
+    """Which photos are taken."""
+
+    min_side_px: int = 32
+    """Photos with a shorter side are left out, pixels."""
+    max_megapixels: float = 100
+    """Photos with more are left out as decompression bombs, millions of pixels."""
+    max_rejected_share: float = 0.1
+    """Stop when more than this share of the photos cannot be used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A whole run: three stages, the judges and the report."""
+
+    images: Path
+    """Photos: a folder (any tree), a list file, a COCO JSON or a VOC devkit. No labels are needed."""
+    out: Path
+    """Folder of the run, new or to be continued."""
+    recipe: str = "coco"
+    """Name of the recipe that these settings started from."""
+    transfer_data: Path | None = None
+    """Labelled set for the judges: a VOC devkit, or a drawn set, which has the same layout. Not needed otherwise."""
+    split: str | None = None
+    """Split of a VOC devkit, 'trainval' if not given; other sources have none."""
+    seed: int = 0
+    """Seed of weights, orders, crops and colours."""
+    workers: int = 2
+    """Processes that read photos."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes a GPU when there is one."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Arithmetic of training."""
+    overwrite: bool = False
+    """Rebuild what was made from other settings, instead of refusing."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    views: ViewConfig = field(default_factory=ViewConfig)
+    scan: ScanConfig = field(default_factory=ScanConfig)
+    stage1: TrainConfig = field(default_factory=TrainConfig)
+    discover: DiscoverConfig = field(default_factory=DiscoverConfig)
+    stage3: TrainConfig = field(default_factory=TrainConfig)
+    objects: ObjectConfig = field(default_factory=ObjectConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
+
+
+FREE_FIELDS = frozenset({"images", "out", "workers", "device", "overwrite", "recipe"})
+"""Fields of `RunConfig` that may change between two parts of one run: they do not change its results.
+
+The photos are free too, since the table of images says by content whether they are the same.
+"""
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write the settings as YAML."""
+    tables.write_atomically(path, yaml.safe_dump(to_plain(config), sort_keys=False))
+
+
+def load_config(path: Path, fallbacks: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read settings; what the file leaves out has its default.
+
+    Args:
+        path: a YAML file.
+        fallbacks: values of top-level keys that the file may leave out though they have no default.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not YAML, or has an unknown key or a value of the wrong kind.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no config file at {path}")
+    try:
+        plain = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(plain, dict):
+        raise ValueError(f"{path} holds {type(plain).__name__}, not a mapping of settings")
+    return from_plain(RunConfig, {**(fallbacks or {}), **plain}, str(path))
+
+
+def to_plain(value: Any) -> Any:
+    """A config as dicts, lists, numbers and strings."""
+    if dataclasses.is_dataclass(value):
+        return {item.name: to_plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [to_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def from_plain(kind: Any, plain: Any, where: str) -> Any:
+    """A value of the annotated kind out of plain YAML, checked.
+
+    Args:
+        kind: a config class, or the annotation of a field.
+        plain: what the YAML says.
+        where: the file and the path of keys, for errors.
+
+    Raises:
+        ValueError: on an unknown key, with the near one, or a value of another kind.
+    """
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        if not isinstance(plain, dict):
+            raise ValueError(f"{where} must be a mapping of settings, not {plain!r}")
+        known = {item.name: item for item in dataclasses.fields(kind)}
+        for key in plain:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+                raise ValueError(f"{where}: unknown key {key!r}; {hint}")
+        kinds = typing.get_type_hints(kind)
+        missing = [
+            name
+            for name, item in known.items()
+            if name not in plain and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        ]
+        if missing:
+            raise ValueError(f"{where} lacks {', '.join(missing)}")
+        return kind(**{key: from_plain(kinds[key], value, f"{where}: {key}") for key, value in plain.items()})
+    return _checked_value(kind, plain, where)
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """What would change the results between two configs, a line a setting: 'stage1.epochs: was 800, now 100'.
+
+    A setting that was None adds to the results, and changes none.
+    """
+    was, now = _flat(to_plain(old)), _flat(to_plain(new))
+    changed = [key for key in was if key not in FREE_FIELDS and was[key] is not None and was[key] != now[key]]
+    return [f"{key}: was {was[key]}, now {now[key]}" for key in changed]
+
+
+def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in plain.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+def _checked_value(kind: Any, plain: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if plain not in arguments:
+            raise ValueError(f"{where}: {plain!r} is none of {', '.join(map(repr, arguments))}")
+        return plain
+    if origin is types.UnionType:
+        inner = next(argument for argument in arguments if argument is not type(None))
+        return None if plain is None else _checked_value(inner, plain, where)
+    if origin is tuple:
+        if not isinstance(plain, list) or len(plain) != len(arguments):
+            raise ValueError(f"{where}: {plain!r} is not a list of {len(arguments)} values")
+        return tuple(_checked_value(argument, part, where) for argument, part in zip(arguments, plain))
+    if kind is Path and isinstance(plain, str):
+        return Path(plain)
+    if kind is float and isinstance(plain, int | float) and not isinstance(plain, bool):
+        return float(plain)
+    if isinstance(plain, kind) and not (kind is int and isinstance(plain, bool)):
+        return plain
+    raise ValueError(f"{where}: {plain!r} is not of type {kind.__name__}")

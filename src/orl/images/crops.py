@@ -1,0 +1,72 @@
+"""Where to cut a photo and the cutting: geometry, done once in a worker, on uint8 pixels."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from PIL import Image
+
+MAX_CROP_ATTEMPTS = 10
+
+
+def random_resized_crop(
+    size_wh: tuple[int, int],
+    area_range: tuple[float, float],
+    aspect_ratio_range: tuple[float, float],
+    generator: np.random.Generator,
+) -> Float[ndarray, "4"]:
+    """A box of random area and shape at a random place.
+
+    Args:
+        size_wh: width and height of the photo in pixels.
+        area_range: smallest and largest share of the photo's area.
+        aspect_ratio_range: smallest and largest width over height, drawn log-uniformly.
+        generator: where the draws come from.
+
+    Returns:
+        The box in whole pixels; after ten draws that do not fit, the largest centred box of an allowed shape.
+
+    Source:
+        torchvision.transforms.RandomResizedCrop.get_params, the same distribution.
+    """
+    width, height = size_wh
+    log_ratio_range = (math.log(aspect_ratio_range[0]), math.log(aspect_ratio_range[1]))
+    for _ in range(MAX_CROP_ATTEMPTS):
+        crop_area = width * height * generator.uniform(*area_range)
+        ratio = math.exp(generator.uniform(*log_ratio_range))
+        crop_width, crop_height = round(math.sqrt(crop_area * ratio)), round(math.sqrt(crop_area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            left = int(generator.integers(0, width - crop_width + 1))
+            top = int(generator.integers(0, height - crop_height + 1))
+            return np.array([left, top, left + crop_width, top + crop_height], dtype=np.float32)
+    ratio = min(max(width / height, aspect_ratio_range[0]), aspect_ratio_range[1])
+    return centre_box(size_wh, min(width, height * ratio), min(height, width / ratio))
+
+
+def centre_box(size_wh: tuple[int, int], box_width: float, box_height: float) -> Float[ndarray, "4"]:
+    """The box of this width and height in the middle of the photo."""
+    left, top = (size_wh[0] - box_width) / 2, (size_wh[1] - box_height) / 2
+    return np.array([left, top, left + box_width, top + box_height], dtype=np.float32)
+
+
+def cut(photo: UInt8[ndarray, "h w 3"], box: Float[ndarray, "4"], size_px: int) -> UInt8[ndarray, "s s 3"]:
+    """The pixels inside a box, resized to a square by antialiased bicubic interpolation.
+
+    Args:
+        photo: the whole photo.
+        box: rounded to whole pixels and to the photo first, so that nothing outside it shines in; at least
+            one pixel is taken.
+        size_px: side of the square that is returned.
+
+    Raises:
+        ValueError: if the box lies outside the photo.
+    """
+    height, width = photo.shape[:2]
+    left, top = int(min(max(round(float(box[0])), 0), width)), int(min(max(round(float(box[1])), 0), height))
+    right = min(max(round(float(box[2])), left + 1), width)
+    bottom = min(max(round(float(box[3])), top + 1), height)
+    if left >= right or top >= bottom:
+        raise ValueError(f"box {box.tolist()} lies outside its photo of {width}x{height} px")
+    crop = Image.fromarray(np.ascontiguousarray(photo[top:bottom, left:right]))
+    return np.asarray(crop.resize((size_px, size_px), Image.Resampling.BICUBIC))

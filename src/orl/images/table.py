@@ -1,0 +1,72 @@
+"""The photos of a run: names, sizes and digests, as the scan found them; the row number is the photo's id."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orl import tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTable:
+    """The usable photos of a source, in a fixed order."""
+
+    root: Path
+    """Folder that the names start from."""
+    names: tuple[str, ...]
+    """Path of each photo below the root, with forward slashes; unique."""
+    sizes_wh: tuple[tuple[int, int], ...]
+    """Width and height of each photo in pixels, right side up."""
+    digests: tuple[str, ...]
+    """Short digest of each file's content."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, image_id: int) -> Path:
+        """Where the photo lies."""
+        return self.root / self.names[image_id]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when a photo is added, removed, renamed or edited; not when the folder moves."""
+        return tables.fingerprint({"names": self.names, "digests": self.digests})
+
+
+def save_images(images: ImageTable, path: Path) -> None:
+    """Write the table as one Parquet file, whole or not at all."""
+    columns = {
+        "name": pa.array(images.names, pa.string()),
+        "width": pa.array([width for width, _ in images.sizes_wh], pa.int32()),
+        "height": pa.array([height for _, height in images.sizes_wh], pa.int32()),
+        "digest": pa.array(images.digests, pa.string()),
+    }
+    table = pa.table(columns).replace_schema_metadata({"orl": json.dumps({"root": str(images.root)})})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    tables.write_atomically(path, sink.getvalue().to_pybytes())
+
+
+def load_images(path: Path) -> ImageTable:
+    """Read what `save_images` wrote.
+
+    Raises:
+        FileNotFoundError: if there is none yet.
+        ValueError: if the file is not such a table.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no image table at {path}; 'orl run' or 'orl pretrain' makes it")
+    try:
+        table = pq.read_table(path)
+        root = json.loads(table.schema.metadata[b"orl"])["root"]
+    except (pa.ArrowInvalid, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not an image table ({error}); delete it and run again") from error
+    return ImageTable(
+        root=Path(root),
+        names=tuple(table["name"].to_pylist()),
+        sizes_wh=tuple(zip(table["width"].to_pylist(), table["height"].to_pylist())),
+        digests=tuple(table["digest"].to_pylist()),
+    )

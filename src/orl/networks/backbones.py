@@ -1,0 +1,102 @@
+"""Backbones: torchvision's networks cut before the pooling, under torchvision's own weight names."""
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torchvision.models.resnet import (
+    BasicBlock,
+    ResNet,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    wide_resnet50_2,
+)
+
+from orl import tables
+
+
+def resnet10() -> ResNet:
+    """One basic block a stage: half of ResNet-18, for demonstrations on a laptop's processor."""
+    return ResNet(BasicBlock, [1, 1, 1, 1])
+
+
+BUILDERS = {
+    "resnet10": resnet10,
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+    "resnet101": resnet101,
+    "wide_resnet50_2": wide_resnet50_2,
+}
+
+
+class Backbone(nn.Sequential):
+    """Photos in, feature map out: `(N, 3, H, W)` to `(N, num_channels, H / 32, W / 32)`."""
+
+    def __init__(self, parts: OrderedDict[str, nn.Module], name: str, num_channels: int) -> None:
+        super().__init__(parts)
+        self.name = name
+        self.num_channels = num_channels
+
+
+def build_backbone(name: str) -> Backbone:
+    """A backbone with random weights, drawn from torch's global generator.
+
+    Args:
+        name: one of `BUILDERS`.
+
+    Raises:
+        ValueError: if there is no such backbone.
+    """
+    if name not in BUILDERS:
+        raise ValueError(f"no backbone is called {name!r}; there are {', '.join(BUILDERS)}")
+    network = BUILDERS[name]()
+    parts = OrderedDict((key, part) for key, part in network.named_children() if key not in ("avgpool", "fc"))
+    return Backbone(parts, name, network.fc.in_features)
+
+
+def pool(feature_map: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c"]:
+    """The mean over all positions: the embedding of a photo or an RoI."""
+    return feature_map.mean(dim=(2, 3))
+
+
+def save_backbone(backbone: Backbone, path: Path, notes: Mapping[str, str] | None = None) -> None:
+    """Write the weights under torchvision's names, and the backbone's name, as safetensors."""
+    weights = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
+    metadata = {"format": "orl-backbone", "backbone": backbone.name, **(notes or {})}
+    tables.write_atomically(path, save(weights, metadata))
+
+
+def load_backbone(path: Path) -> Backbone:
+    """Read what `save_backbone` wrote, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+        ValueError: if it is torn, foreign, or lacks weights.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no backbone at {path}; give the path of a backbone.safetensors")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    if metadata.get("format") != "orl-backbone":
+        found = ", ".join(list(weights)[:3])
+        raise ValueError(f"{path} was not written by orl (metadata {json.dumps(metadata)}; first keys {found})")
+    with torch.random.fork_rng(devices=[]):
+        backbone = build_backbone(metadata["backbone"])
+    try:
+        backbone.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit a {metadata['backbone']}: {error}") from error
+    return backbone.eval()

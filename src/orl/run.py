@@ -1,0 +1,215 @@
+"""Jobs as the command line offers them: the three stages, the judges, the score of discovery, the report."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from orl import tables
+from orl.config import RunConfig, differences, load_config, save_config, to_plain
+from orl.figures.report import write_report
+from orl.images.scenes import draw_scenes
+from orl.images.sources import read_labels
+from orl.images.table import ImageTable
+from orl.networks.backbones import Backbone, build_backbone, load_backbone
+from orl.networks.device import compute_device
+from orl.rundir import RunDir, record_run, record_stage
+from orl.stages.discover import discover
+from orl.stages.pretrain import pretrain_images, pretrain_objects
+from orl.stages.scan import scan
+from orl.training.interrupts import Stopped
+from orl.transfer.discovery import score_correspondences
+from orl.transfer.judge import Features, LabelledPhotos, embed_labelled, judge_knn, judge_svm, read_labelled
+
+logger = logging.getLogger(__name__)
+
+DEMO_TRAINVAL, DEMO_TEST = 400, 200
+
+
+def run_demo(config: RunConfig) -> Path:
+    """Draw labelled scenes, then do everything with them; returns the path of the report."""
+    draw_scenes(config.images, num_trainval=DEMO_TRAINVAL, num_test=DEMO_TEST, seed=config.seed)
+    return run_all(config)
+
+
+def run_all(config: RunConfig) -> Path:
+    """Three stages, the judges where labels are given, and the report; whatever is done already is kept.
+
+    Returns:
+        The path of the report.
+    """
+    images = prepare(config)
+    with _recorded(config, "stage1"):
+        pretrain_images(config, images)
+    with _recorded(config, "discover"):
+        discover(config, images)
+        score_discovery(config, images)
+    with _recorded(config, "stage3"):
+        pretrain_objects(config, images)
+    if config.transfer_data is not None:
+        with _recorded(config, "transfer"):
+            judge_run(config)
+    return write_report(RunDir(config.out))
+
+
+def run_pretrain(config: RunConfig, method: str) -> Path:
+    """One training stage: 'byol' is stage 1, 'orl' is stage 3; returns the path of the backbone."""
+    stage, pretrain = {"byol": ("stage1", pretrain_images), "orl": ("stage3", pretrain_objects)}[method]
+    images = prepare(config)
+    with _recorded(config, stage):
+        pretrain(config, images)
+    return RunDir(config.out).backbone(stage)
+
+
+def run_discover(config: RunConfig) -> Path:
+    """Stage 2 alone; returns the folder of the correspondences."""
+    images = prepare(config)
+    with _recorded(config, "discover"):
+        discover(config, images)
+        score_discovery(config, images)
+    return RunDir(config.out).table("correspondences")
+
+
+def prepare(config: RunConfig) -> ImageTable:
+    """Take the folder of the run, refuse other settings than it was begun with, and scan the photos.
+
+    Raises:
+        ValueError: if the run was begun with settings that give other results, and `overwrite` is off.
+    """
+    run = RunDir(config.out)
+    if run.config.exists() and not config.overwrite:
+        changed = differences(load_config(run.config), config)
+        if changed:
+            raise ValueError(
+                f"{run.root} was begun with other settings ({'; '.join(changed)}); take another --out, or rebuild "
+                "what depends on them with --overwrite"
+            )
+    compute_device(config.device)
+    save_config(replace(config, overwrite=False), run.config)
+    record_run(run, {"recipe": config.recipe, "seed": config.seed, "device": _device_name(config)})
+    with _recorded(config, "scan"):
+        return scan(config)
+
+
+def score_discovery(config: RunConfig, images: ImageTable) -> None:
+    """Write how often correspondences join objects of one class, where the photos' source has labels."""
+    run = RunDir(config.out)
+    labels = read_labels(config.images, config.split)
+    if labels is None:
+        logger.info("the photos have no labels: discovery is not scored")
+        return
+    correspondences, rois = tables.load(run.table("correspondences")), tables.load(run.table("rois"))
+    score = score_correspondences(
+        labels,
+        images.names,
+        {name: rois.column(name) for name in ("image_id", "box")},
+        {
+            name: correspondences.column(name)
+            for name in ("image_id", "neighbour_id", "roi", "neighbour_roi", "similarity")
+        },
+        seed=config.seed,
+    )
+    tables.write_atomically(run.discovery_score, json.dumps(score.to_json(), indent=1))
+
+
+TASKS = ("svm", "knn")
+
+
+def judge_run(config: RunConfig) -> None:
+    """Score random weights, stage 1 and stage 3 side by side; what is scored already is kept."""
+    run = RunDir(config.out)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        backbones = {"random": (build_backbone(config.network.backbone), f"random, seed {config.seed}")}
+    for stage in ("stage1", "stage3"):
+        backbones[stage] = (load_backbone(run.backbone(stage)), tables.file_digest(run.backbone(stage)))
+    splits: list[LabelledPhotos] = []
+    for label, (backbone, digest) in backbones.items():
+        made_from = {"backbone": digest, "seed": config.seed, "data": str(config.transfer_data)}
+        made_from |= to_plain(config.transfer)
+        missing = [task for task in TASKS if not _is_current(run.transfer(task, label), made_from, config.overwrite)]
+        if not missing:
+            continue
+        splits = splits or _read_splits(config)
+        logger.info("judge %s", label)
+        features = _embed(backbone, splits, config)
+        for task in missing:
+            result = judge(features, task, label, config) | {"made_from": made_from}
+            tables.write_atomically(run.transfer(task, label), json.dumps(result, indent=1))
+
+
+def judge_file(task: str, backbone: Path, out: Path, config: RunConfig) -> dict[str, Any]:
+    """Score one backbone file with one judge and write the result as JSON.
+
+    Args:
+        task: 'svm' or 'knn'.
+        backbone: a backbone.safetensors.
+        out: the JSON file to write.
+        config: its `transfer`, `seed`, `workers` and `device` are used.
+    """
+    network = load_backbone(backbone)
+    features = _embed(network, _read_splits(config), config)
+    result = judge(features, task, str(backbone), config)
+    tables.write_atomically(out, json.dumps(result, indent=1))
+    return result
+
+
+def judge(features: Features, task: str, label: str, config: RunConfig) -> dict[str, Any]:
+    """The result of one judge on features: 'svm' or 'knn'."""
+    if task == "svm":
+        return judge_svm(features, label, workers=config.workers, seed=config.seed)
+    settings = config.transfer
+    return judge_knn(features, label, k=settings.knn_neighbours, temperature=settings.knn_temperature)
+
+
+def _read_splits(config: RunConfig) -> list[LabelledPhotos]:
+    data, settings = config.transfer_data, config.transfer
+    if data is None:
+        raise ValueError("no labelled set: give a VOC devkit with --transfer-data")
+    return [read_labelled(data, split, workers=config.workers) for split in (settings.train_split, settings.test_split)]
+
+
+def _embed(backbone: Backbone, splits: list[LabelledPhotos], config: RunConfig) -> Features:
+    train, test = splits
+    device = compute_device(config.device)
+    return embed_labelled(backbone, train, test, size_px=config.transfer.size_px, device=device, workers=config.workers)
+
+
+def _is_current(path: Path, made_from: dict[str, Any], overwrite: bool) -> bool:
+    if not path.exists():
+        return False
+    try:
+        found = json.loads(path.read_text()).get("made_from")
+    except ValueError:
+        return False
+    if found == made_from:
+        return True
+    if overwrite:
+        return False
+    raise tables.StaleTableError(f"stale: {path} was made from other weights or settings. Rebuild it with --overwrite")
+
+
+@contextmanager
+def _recorded(config: RunConfig, stage: str) -> Iterator[None]:
+    """Note in `run.json` how a stage went and how long it took."""
+    run = RunDir(config.out)
+    state, started = "failed", time.monotonic()
+    try:
+        yield
+        state = "done"
+    except (Stopped, KeyboardInterrupt):
+        state = "stopped"
+        raise
+    finally:
+        record_stage(run, stage, state, time.monotonic() - started)
+
+
+def _device_name(config: RunConfig) -> str:
+    device = compute_device(config.device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

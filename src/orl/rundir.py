@@ -1,0 +1,106 @@
+"""Where every file of a run lies, and the record of what was run."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from orl import tables
+
+RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "opencv-contrib-python-headless")
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The folder of one run, `runs/NAME`."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def record(self) -> Path:
+        """Versions, seed, git commit, device and the state and seconds of each stage, as JSON."""
+        return self.root / "run.json"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images.parquet"
+
+    @property
+    def rejected(self) -> Path:
+        return self.root / "rejected.csv"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.txt"
+
+    def stage(self, name: str) -> Path:
+        """Folder of 'stage1' or 'stage3': metrics.jsonl, tensorboard/, checkpoints/, backbone.safetensors."""
+        return self.root / name
+
+    def backbone(self, stage: str) -> Path:
+        return self.root / stage / "backbone.safetensors"
+
+    def projector(self, stage: str) -> Path:
+        return self.root / stage / "projector.safetensors"
+
+    def metrics(self, stage: str) -> Path:
+        return self.root / stage / "metrics.jsonl"
+
+    def table(self, name: str) -> Path:
+        """Folder of one table of stage 2: embeddings, neighbours, proposals, rois, ..."""
+        return self.root / "discover" / name
+
+    @property
+    def discovery_score(self) -> Path:
+        return self.root / "discover" / "score.json"
+
+    def transfer(self, task: str, backbone: str) -> Path:
+        """Result of one judge ('svm', 'knn') on one backbone ('random', 'stage1', 'stage3')."""
+        return self.root / "transfer" / f"{task}_{backbone}.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report" / "index.html"
+
+
+def read_record(run: RunDir) -> dict[str, Any]:
+    """What `run.json` says; empty when there is none yet.
+
+    Raises:
+        ValueError: if the file is not JSON.
+    """
+    if not run.record.exists():
+        return {}
+    try:
+        return json.loads(run.record.read_text())
+    except ValueError as error:
+        raise ValueError(f"{run.record} is not JSON ({error}); delete it and run again") from error
+
+
+def record_run(run: RunDir, facts: Mapping[str, Any]) -> None:
+    """Write what a run is: versions, machine and whatever the caller knows; the states of stages are kept."""
+    record = {
+        **facts,
+        "orl": version("orl"),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in RECORDED_PACKAGES}},
+        "stages": read_record(run).get("stages", {}),
+    }
+    tables.write_atomically(run.record, json.dumps(record, indent=1))
+
+
+def record_stage(run: RunDir, stage: str, state: str, elapsed_s: float) -> None:
+    """Note the state of a stage ('done', 'stopped' or 'failed') and the seconds spent on it so far, over all calls."""
+    record = read_record(run)
+    stages = record.setdefault("stages", {})
+    before = stages.get(stage, {})
+    stages[stage] = {"state": state, "elapsed_s": round(before.get("elapsed_s", 0) + elapsed_s, 1)}
+    tables.write_atomically(run.record, json.dumps(record, indent=1))

@@ -1,0 +1,33 @@
+"""What changes with the step: the learning rate and the target's momentum, as pure functions."""
+
+import math
+
+
+def warmup_cosine(step: int, num_steps: int, num_warmup_steps: int, peak: float) -> float:
+    """Linear warm-up to the peak, then half a cosine down to 0.
+
+    Args:
+        step: steps already done, from 0.
+        num_steps: steps in all.
+        num_warmup_steps: the first steps, which rise; the step after them has the peak.
+        peak: the highest value.
+
+    Returns:
+        In (0, peak] during training, 0 at `num_steps`.
+
+    Source:
+        RECIPES: warm-up and cosine to 0 of BYOL on COCO.
+    """
+    if step < num_warmup_steps:
+        return peak * (step + 1) / (num_warmup_steps + 1)
+    progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def ema_momentum(step: int, num_steps: int, start: float) -> float:
+    """Momentum of the target's moving average: from `start` to 1 by half a cosine over all steps.
+
+    Source:
+        BYOL (arXiv 2006.07733), Section 3.3.
+    """
+    return 1 - (1 - start) * (math.cos(math.pi * step / num_steps) + 1) / 2

@@ -1,0 +1,37 @@
+"""Ctrl-C and SIGTERM during training: finish the step, save, then leave."""
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class Stopped(RuntimeError):
+    """Training was asked to stop and has saved its state."""
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+class StopRequest:
+    """While entered, the first Ctrl-C or SIGTERM is only remembered; a second Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _remember(self, signal_number: int, frame: FrameType | None) -> None:
+        if self.signal_number is not None and signal_number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal_number = signal_number

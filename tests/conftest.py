@@ -1,0 +1,23 @@
+"""What all tests share: shapes are checked, inputs are small, real photos are optional."""
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("orl", "beartype.beartype")
+
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real photos, which is not part of the repository."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("ORL_TEST_DATA", default))
+    if not (folder / "voc07-small").is_dir():
+        pytest.skip("no real photos here: set ORL_TEST_DATA to their folder")
+    return folder
