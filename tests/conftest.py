@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+import tests.typechecker  # noqa: F401 - the hook finds it by name
 from jaxtyping import install_import_hook
 
-install_import_hook("orl", "beartype.beartype")
+install_import_hook("orl", "tests.typechecker.check")
 
 import torch  # noqa: E402
 

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +43,12 @@ class ViewConfig:
     solarise_probabilities: tuple[float, float] = (0.0, 0.2)
     """Chance of solarising view 1 and view 2."""
 
+    def __post_init__(self) -> None:
+        _require(self, "at least 8", lambda value: value >= 8, "size_px")
+        _require(self, "two rising shares in (0, 1]", lambda value: 0 < value[0] <= value[1] <= 1, "area_range")
+        _require(self, "two rising numbers above 0", lambda value: 0 < value[0] <= value[1], "blur_sigma_px")
+        _require(self, "in [0, 1]", lambda value: 0 <= value <= 1, "jitter_strength")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -54,7 +60,7 @@ class TrainConfig:
     """Photos a step, over all processes."""
     base_lr: float = 0.2
     """Learning rate for a batch of 256; scales with the batch."""
-    warmup_epochs: float = 4
+    warmup_epochs: float = 4.0
     """Epochs of rising learning rate, before it falls to 0 by half a cosine."""
     sgd_momentum: float = 0.9
     """Momentum of SGD."""
@@ -62,8 +68,15 @@ class TrainConfig:
     """Weight decay of all weights."""
     ema_momentum: float = 0.99
     """What the target keeps of itself at the first step; rises to 1."""
-    checkpoint_minutes: float = 10
+    checkpoint_minutes: float = 10.0
     """Minutes between checkpoints; one is also written at the end and on Ctrl-C."""
+
+    def __post_init__(self) -> None:
+        _require(self, "at least 1", lambda value: value >= 1, "epochs")
+        _require(self, "at least 2 (batch statistics need it)", lambda value: value >= 2, "batch_size")
+        _require(self, "above 0", lambda value: value > 0, "base_lr", "checkpoint_minutes")
+        _require(self, "0 or more", lambda value: value >= 0, "warmup_epochs", "weight_decay")
+        _require(self, "in [0, 1]", lambda value: 0 <= value <= 1, "ema_momentum", "sgd_momentum")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +89,9 @@ class DiscoverConfig:
     """Neighbours of a photo (K)."""
     roi_embed_px: int = 224
     """Side that an RoI is resized to before it is embedded, pixels."""
-    min_side: float = 96
+    min_side: float = 96.0
     """Smallest width and height of an RoI: pixels from 1 on, below 1 a share of the photo's short side."""
-    max_aspect_ratio: float = 3
+    max_aspect_ratio: float = 3.0
     """Largest long side over short side of an RoI."""
     max_iou: float = 0.5
     """Largest overlap of two RoIs of a photo."""
@@ -88,6 +101,13 @@ class DiscoverConfig:
     """Correspondences of a pair of photos, over the number of RoIs of the first."""
     shard_size: int = 256
     """Photos a shard: what a killed run loses at most."""
+
+    def __post_init__(self) -> None:
+        _require(self, "at least 1", lambda value: value >= 1, "embed_px", "roi_embed_px", "shard_size", "max_rois")
+        _require(self, "at least 1", lambda value: value >= 1, "num_neighbours", "max_aspect_ratio")
+        _require(self, "above 0 and at most 1", lambda value: 0 < value <= 1, "pair_share")
+        _require(self, "in [0, 1]", lambda value: 0 <= value <= 1, "max_iou")
+        _require(self, "above 0", lambda value: value > 0, "min_side")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +146,7 @@ class ScanConfig:
 
     min_side_px: int = 32
     """Photos with a shorter side are left out, pixels."""
-    max_megapixels: float = 100
+    max_megapixels: float = 100.0
     """Photos with more are left out as decompression bombs, millions of pixels."""
     max_rejected_share: float = 0.1
     """Stop when more than this share of the photos cannot be used."""
@@ -171,6 +191,12 @@ FREE_FIELDS = frozenset({"images", "out", "workers", "device", "overwrite", "rec
 
 The photos are free too, since the table of images says by content whether they are the same.
 """
+
+
+def _require(config: Any, rule: str, holds: Callable[[Any], bool], *names: str) -> None:
+    for name in names:
+        if not holds(getattr(config, name)):
+            raise ValueError(f"{name} must be {rule}, not {getattr(config, name)}")
 
 
 def save_config(config: RunConfig, path: Path) -> None:
@@ -237,7 +263,11 @@ def from_plain(kind: Any, plain: Any, where: str) -> Any:
         ]
         if missing:
             raise ValueError(f"{where} lacks {', '.join(missing)}")
-        return kind(**{key: from_plain(kinds[key], value, f"{where}: {key}") for key, value in plain.items()})
+        values = {key: from_plain(kinds[key], value, f"{where}: {key}") for key, value in plain.items()}
+        try:
+            return kind(**values)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
     return _checked_value(kind, plain, where)
 
 

@@ -64,7 +64,7 @@ def demo(images: Path, out: Path) -> RunConfig:
 
 
 def _short_training(epochs: int, batch_size: int) -> TrainConfig:
-    return TrainConfig(epochs=epochs, batch_size=batch_size, base_lr=0.4, warmup_epochs=2, checkpoint_minutes=5)
+    return TrainConfig(epochs=epochs, batch_size=batch_size, base_lr=0.4, warmup_epochs=2.0, checkpoint_minutes=5.0)
 
 
 RECIPES: dict[str, Callable[[Path, Path], RunConfig]] = {"coco": coco, "quick": quick, "demo": demo}

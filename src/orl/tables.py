@@ -112,9 +112,7 @@ def claim(folder: Path, made_from: Mapping[str, Any], overwrite: bool = False) -
         path.unlink()
         shutil.rmtree(folder)
     elif folder.exists() and any(part for part in folder.iterdir() if not part.name.endswith(".tmp")):
-        if not overwrite:
-            raise ValueError(f"{folder} holds files without a {MANIFEST}; move them away or use --overwrite")
-        shutil.rmtree(folder)
+        raise ValueError(f"{folder} holds files without a {MANIFEST}, which are not ours to delete; move them away")
     write_atomically(path, json.dumps({**manifest, "made_from": made_from}, indent=1))
 
 

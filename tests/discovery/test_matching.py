@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.reference.discovery import match_by_loops
+
+from orl.discovery.matching import match_rois
+from orl.discovery.neighbours import unit_rows
+
+
+@given(st.integers(1, 25), st.integers(1, 25), st.sampled_from([0.04, 0.1, 0.5, 1.0]), st.integers(0, 99))
+def test_matching_equals_a_double_loop(num_own: int, num_other: int, share: float, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    own, other = (unit_rows(generator.normal(size=(count, 6))) for count in (num_own, num_other))
+    pairs, values = match_rois(own, other, share)
+    assert [tuple(pair) for pair in pairs.tolist()] == match_by_loops(
+        own.double().numpy(), other.double().numpy(), share
+    )
+    assert values.tolist() == sorted(values.tolist(), reverse=True)
+
+
+@pytest.mark.parametrize(("num_rois", "num_pairs"), [(1, 1), (9, 1), (10, 1), (19, 1), (20, 2), (57, 5)])
+def test_ten_per_cent_of_the_querys_boxes_are_kept_and_one_at_least(num_rois: int, num_pairs: int) -> None:
+    own, other = unit_rows(np.random.default_rng(0).normal(size=(num_rois, 4))), unit_rows(np.eye(4))
+    pairs, _ = match_rois(own, other)
+    assert len(pairs) == num_pairs
+
+
+def test_the_same_crop_is_matched_with_itself() -> None:
+    own = unit_rows(np.random.default_rng(0).normal(size=(5, 16)))
+    other = torch.cat([unit_rows(np.random.default_rng(1).normal(size=(3, 16))), own[2:3]])
+    pairs, values = match_rois(own, other)
+    assert pairs.tolist() == [[2, 3]]
+    torch.testing.assert_close(values, torch.ones(1))
+
+
+def test_a_photo_without_rois_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot match 0 RoIs with 2"):
+        match_rois(torch.zeros(0, 4), torch.eye(4)[:2])

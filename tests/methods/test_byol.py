@@ -1,0 +1,127 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.reference.byol import regression_loss_by_loops
+from torch import nn
+
+from orl.methods.byol import BYOL, pair_loss, regression_loss
+from orl.methods.orl import ORL
+from orl.networks.backbones import build_backbone
+from orl.networks.mlp import mlp
+from orl.networks.online_target import Encoder
+
+
+@pytest.mark.parametrize(("degrees", "expected"), [(0, 0.0), (60, 1.0), (90, 2.0), (180, 4.0)])
+def test_loss_at_known_angles(degrees: int, expected: float) -> None:
+    angle = math.radians(degrees)
+    prediction = torch.tensor([[3.0, 0.0]], dtype=torch.float64)
+    target = 0.2 * torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64)
+    assert regression_loss(prediction, target).item() == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 1000))
+def test_loss_equals_the_equation_as_loops(num_photos: int, length: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    prediction, target = torch.randn(2, num_photos, length, dtype=torch.float64, generator=generator) + 0.1
+    expected = regression_loss_by_loops(prediction.tolist(), target.tolist())
+    torch.testing.assert_close(regression_loss(prediction, target).item(), expected)
+
+
+def test_loss_does_not_see_the_lengths_of_its_vectors() -> None:
+    prediction, target = torch.randn(2, 4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(regression_loss(7 * prediction, 0.1 * target), regression_loss(prediction, target))
+
+
+def test_gradient_of_the_loss_is_right_and_none_reaches_the_target() -> None:
+    prediction, target = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    prediction.requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: regression_loss(p, target), prediction)
+    target = target.clone().requires_grad_()
+    regression_loss(prediction, target).backward()
+    assert target.grad is None
+    assert prediction.grad is not None
+
+
+def test_an_empty_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="empty batch"):
+        regression_loss(torch.zeros(0, 4), torch.zeros(0, 4))
+
+
+def small_encoder() -> Encoder:
+    return Encoder(build_backbone("resnet10"), mlp(512, 16, 8))
+
+
+def views(*names: str, side: int = 32, count: int = 4) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(count, 3, side, side, generator=generator) for name in names}
+
+
+class Halves(nn.Module):
+    """An encoder whose output is known: the means of the left and of the right half of a view."""
+
+    def forward(self, view: torch.Tensor) -> torch.Tensor:
+        left, right = view.chunk(2, dim=3)
+        return torch.stack([left.mean(dim=(1, 2, 3)), right.mean(dim=(1, 2, 3))], dim=1)
+
+
+def test_pair_loss_compares_each_views_prediction_with_the_targets_projection_of_the_other() -> None:
+    online, target = Halves(), Halves()
+
+    def view(left: float, right: float) -> torch.Tensor:
+        values = torch.tensor([left, right], dtype=torch.float64).repeat_interleave(2)
+        return values.expand(1, 3, 4, 4).clone()
+
+    quarter_turn = nn.Linear(2, 2, bias=False).double()
+    quarter_turn.weight.data = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    # Projections (1, 0) and (0, 1); predictions turned by 90 degrees: (0, 1) and (-1, 0).
+    loss, projection = pair_loss(online, target, quarter_turn, view(1, 0), view(0, 1))
+    # The first prediction meets the second view's target (cos 1), the second is opposed to the first's (cos -1).
+    assert loss.item() == pytest.approx(0 + 4)
+    assert projection.tolist() == [[1.0, 0.0]]
+
+
+def test_byol_sends_gradients_to_the_online_network_and_the_predictor_only() -> None:
+    torch.manual_seed(0)
+    method = BYOL(small_encoder(), mlp(8, 16, 8))
+    losses, projections = method(views("view_1", "view_2"))
+    losses["loss_global"].backward()
+    assert all(weight.grad is not None for weight in method.online.parameters())
+    assert all(weight.grad is not None for weight in method.predictor.parameters())
+    assert all(weight.grad is None for weight in method.target.parameters())
+    assert projections.shape == (4, 8)
+    assert not projections.requires_grad
+
+
+def test_orl_is_the_sum_of_three_byol_losses_with_a_predictor_each() -> None:
+    torch.manual_seed(0)
+    predictors = {term: mlp(8, 16, 8) for term in ("global", "intra", "inter")}
+    method = ORL(small_encoder(), predictors, {"global": 1.0, "intra": 0.5, "inter": 2.0}).train()
+    batch = views("view_1", "view_2") | views("intra_1", "intra_2", "inter_1", "inter_2", side=64)
+    losses, _ = method(batch)
+    for term, prefix, weight in (("global", "view", 1.0), ("intra", "intra", 0.5), ("inter", "inter", 2.0)):
+        expected, _ = pair_loss(
+            method.online, method.target, predictors[term], batch[f"{prefix}_1"], batch[f"{prefix}_2"]
+        )
+        torch.testing.assert_close(losses[f"loss_{term}"], weight * expected)
+    torch.stack(list(losses.values())).sum().backward()
+    for predictor in predictors.values():
+        assert all(weight.grad is not None for weight in predictor.parameters())
+    assert all(weight.grad is None for weight in method.target.parameters())
+
+
+def test_a_term_of_weight_zero_is_not_computed() -> None:
+    predictors = {term: mlp(8, 16, 8) for term in ("global", "intra", "inter")}
+    method = ORL(small_encoder(), predictors, {"global": 0.0, "intra": 1.0, "inter": 0.0})
+    losses, _ = method(views("intra_1", "intra_2"))
+    assert list(losses) == ["loss_intra"]
+    assert "global" not in method.predictors
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.0, 0.0), (1.0, -1.0, 1.0)])
+def test_useless_loss_weights_are_refused(weights: tuple[float, float, float]) -> None:
+    predictors = {term: mlp(8, 16, 8) for term in ("global", "intra", "inter")}
+    with pytest.raises(ValueError, match="loss weights must not be negative, nor all 0"):
+        ORL(small_encoder(), predictors, dict(zip(predictors, weights)))

@@ -1,0 +1,44 @@
+"""Boxes by loops over pixels and pairs, from the definitions."""
+
+import numpy as np
+
+
+def iou_by_pixels(box: list[int], other: list[int], side: int = 64) -> float:
+    """Intersection over union of two boxes of whole pixels, by painting them."""
+    canvas = np.zeros((2, side, side), dtype=bool)
+    for layer, (left, top, right, bottom) in enumerate((box, other)):
+        for y in range(top, bottom):
+            for x in range(left, right):
+                canvas[layer, y, x] = True
+    union = (canvas[0] | canvas[1]).sum()
+    return float((canvas[0] & canvas[1]).sum() / union) if union else 0.0
+
+
+def iou_of_two(box: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union by arithmetic, one pair at a time."""
+    width = max(0.0, float(min(box[2], other[2])) - float(max(box[0], other[0])))
+    height = max(0.0, float(min(box[3], other[3])) - float(max(box[1], other[1])))
+    areas = [float(b[2] - b[0]) * float(b[3] - b[1]) for b in (box, other)]
+    union = sum(areas) - width * height
+    return width * height / union if union > 0 else 0.0
+
+
+def filter_by_loops(
+    proposals: np.ndarray, size_wh: tuple[int, int], min_side: float, max_aspect_ratio: float, max_iou: float, most: int
+) -> np.ndarray:
+    """The proposals' filter as RECIPES tells it: one proposal after the other, compared with every kept one."""
+    if len(proposals) == 0:
+        return np.array([[0, 0, size_wh[0], size_wh[1]]], dtype=np.float32)
+    kept: list[np.ndarray] = []
+    for box in proposals:
+        width, height = box[2] - box[0], box[3] - box[1]
+        if width < min_side or height < min_side:
+            continue
+        if max(width / height, height / width) > max_aspect_ratio:
+            continue
+        if any(iou_of_two(box, other) > max_iou for other in kept):
+            continue
+        kept.append(box)
+        if len(kept) == most:
+            break
+    return np.stack(kept) if kept else proposals[:1]

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from tests.reference.boxes import iou_by_pixels
+
+from orl import boxes
+
+corners = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(1, 30), st.integers(1, 30))
+whole_boxes = corners.map(lambda c: [c[0], c[1], min(63, c[0] + c[2]), min(63, c[1] + c[3])])
+
+
+def as_boxes(*values: list[float]) -> np.ndarray:
+    return np.array(values, dtype=np.float32)
+
+
+def test_iou_of_two_squares_that_share_a_quarter() -> None:
+    found = boxes.iou(as_boxes([0, 0, 2, 2]), as_boxes([1, 1, 3, 3], [0, 0, 2, 2], [2, 0, 4, 2]))
+    np.testing.assert_allclose(found, [[1 / 7, 1.0, 0.0]])
+
+
+def test_iou_of_empty_boxes_is_zero() -> None:
+    np.testing.assert_array_equal(boxes.iou(as_boxes([1, 1, 1, 1]), as_boxes([1, 1, 1, 1])), [[0.0]])
+
+
+@given(whole_boxes, whole_boxes)
+def test_iou_equals_painted_pixels(box: list[int], other: list[int]) -> None:
+    assert boxes.iou(as_boxes(box), as_boxes(other))[0, 0] == pytest.approx(iou_by_pixels(box, other))
+
+
+@given(whole_boxes, whole_boxes)
+def test_iou_is_symmetric_bounded_and_one_with_itself(box: list[int], other: list[int]) -> None:
+    there, back = boxes.iou(as_boxes(box), as_boxes(other)), boxes.iou(as_boxes(other), as_boxes(box))
+    assert there == back
+    assert 0 <= there <= 1
+    if boxes.area(as_boxes(box)) > 0:
+        assert boxes.iou(as_boxes(box), as_boxes(box)) == 1
+
+
+@given(arrays(np.float32, (5, 4), elements=st.integers(0, 1000).map(float)))
+def test_xywh_goes_there_and_back(values: np.ndarray) -> None:
+    np.testing.assert_array_equal(boxes.to_xywh(boxes.from_xywh(values)), values)
+
+
+def test_xywh_known_answer() -> None:
+    np.testing.assert_array_equal(boxes.from_xywh(as_boxes([10, 20, 30, 40])), [[10, 20, 40, 60]])
+
+
+def test_area_of_a_box_turned_inside_out_is_zero() -> None:
+    np.testing.assert_array_equal(boxes.area(as_boxes([0, 0, 3, 4], [3, 4, 0, 0])), [12, 0])
+
+
+def test_clip_keeps_the_part_inside_the_photo() -> None:
+    np.testing.assert_array_equal(boxes.clip(as_boxes([-5, 3, 50, 90]), (40, 30)), [[0, 3, 40, 30]])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_jittered_box_lies_inside_and_overlaps_by_more_than_half(seed: int) -> None:
+    box = np.array([20, 10, 80, 60], dtype=np.float32)
+    new = boxes.jitter(box, (100, 80), np.random.default_rng(seed))
+    assert new[0] >= 0
+    assert new[1] >= 0
+    assert new[2] <= 100
+    assert new[3] <= 80
+    assert boxes.iou(new[None], box[None])[0, 0] > 0.5
+    assert not np.array_equal(new, box)
+
+
+def test_jitter_spreads_over_area_and_shape_as_far_as_the_overlap_allows() -> None:
+    generator = np.random.default_rng(0)
+    box = np.array([400, 400, 600, 600], dtype=np.float32)
+    copies = np.stack([boxes.jitter(box, (1000, 1000), generator) for _ in range(2000)])
+    sides = copies[:, 2:] - copies[:, :2]
+    areas, ratios = boxes.area(copies) / 40_000, sides[:, 0] / sides[:, 1]
+    assert areas.min() > 0.5
+    assert areas.max() < 2
+    assert areas.std() > 0.2
+    assert ratios.min() == pytest.approx(0.5, abs=0.03)
+    assert ratios.max() == pytest.approx(2, abs=0.12)
+    # Wide and high boxes are equally frequent.
+    assert np.mean(ratios > 1) == pytest.approx(0.5, abs=0.05)
+
+
+def test_jitter_gives_the_box_back_where_no_copy_fits() -> None:
+    box = np.array([0, 0, 100, 4], dtype=np.float32)
+    np.testing.assert_array_equal(boxes.jitter(box, (100, 4), np.random.default_rng(0)), box)
