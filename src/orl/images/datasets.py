@@ -6,6 +6,7 @@ A sample depends on (seed, epoch, photo) alone, never on the worker, the process
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +23,17 @@ from orl.images.table import ImageTable
 
 Key = tuple[int, int]
 """Epoch and photo."""
-View = tuple[UInt8[Tensor, "3 s s"], ColourParameters]
+
+
+class View(NamedTuple):
+    """A crop and what is to happen to its colours; in a batch, every field has a leading dimension."""
+
+    crop: UInt8[Tensor, "*n 3 s s"]
+    colours: ColourParameters
+
+
 Sample = dict[str, View]
+"""The views of one photo, or of a batch of photos, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +51,12 @@ class ObjectTable:
     """What stage 3 needs of stage 2: the RoIs of every photo and the correspondences between them."""
 
     rois: Float[ndarray, "r 4"]
-    roi_starts: Int[ndarray, "n+1"]
+    roi_starts: Int[ndarray, "_"]
     """Photo `i` has the RoIs from `roi_starts[i]` up to `roi_starts[i + 1]`."""
     roi_image_ids: Int[ndarray, "r"]
     pairs: Int[ndarray, "p 2"]
     """RoI here, RoI in the neighbour: rows of `rois`."""
-    pair_groups: Sequence[Int[ndarray, "k 2"]]
+    pair_groups: Sequence[Int[ndarray, "_ 2"]]
     """For every photo, the slices of `pairs` of its neighbours, one row (start, end) each."""
 
 
@@ -107,7 +117,7 @@ class ObjectViews(Dataset[Sample]):
         generator: np.random.Generator,
     ) -> View:
         crop = cut(photo, box, self.roi_size_px)
-        return to_tensor(crop), draw_colours(self.rules.colours[view], generator)
+        return View(to_tensor(crop), draw_colours(self.rules.colours[view], generator))
 
 
 def global_views(photo: UInt8[ndarray, "h w 3"], rules: ViewRules, key: tuple[int, int, int]) -> Sample:
@@ -118,7 +128,7 @@ def global_views(photo: UInt8[ndarray, "h w 3"], rules: ViewRules, key: tuple[in
         generator = np.random.default_rng([*key, view])
         box = random_resized_crop(size_wh, rules.area_range, rules.aspect_ratio_range, generator)
         crop = cut(photo, box, rules.size_px)
-        sample[f"view_{view + 1}"] = (to_tensor(crop), draw_colours(rules.colours[view], generator))
+        sample[f"view_{view + 1}"] = View(to_tensor(crop), draw_colours(rules.colours[view], generator))
     return sample
 
 

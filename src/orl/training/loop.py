@@ -94,9 +94,9 @@ def train(
     ):
         started_s = saved_s = time.monotonic()
         first_step = step
-        for sample in loader:
+        for batch in loader:
             lr, ema_momentum = lr_at(step), ema_momentum_at(step)
-            losses, spread = _update(fabric, model, method, optimiser, sample, lr, ema_momentum, step + 1)
+            losses, spread = _update(fabric, model, method, optimiser, batch, lr, ema_momentum, step + 1)
             step += 1
             elapsed_s = time.monotonic() - started_s
             metrics = {"step": step, "epoch": step / batches.steps_per_epoch, **losses}
@@ -118,14 +118,14 @@ def _update(
     model: Any,
     method: Any,
     optimiser: Any,
-    sample: Sample,
+    batch: Sample,
     lr: float,
     ema_momentum: float,
     step: int,
 ) -> tuple[dict[str, float], float]:
     views = {
         name: augment(crops, parameters, fabric.device).contiguous(memory_format=torch.channels_last)
-        for name, (crops, parameters) in sample.items()
+        for name, (crops, parameters) in batch.items()
     }
     terms, projections = model(views)
     loss = torch.stack(list(terms.values())).sum()

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -37,7 +36,7 @@ class MetricsLog:
             if name not in ("step", "epoch"):
                 self._board.add_scalar(name, value, int(metrics["step"]))
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(
