@@ -70,7 +70,7 @@ def embed_photos(
 def embed_boxes(
     encode: Encode,
     paths: Sequence[Path],
-    photo_boxes: Sequence[Float[ndarray, "b 4"] | None],
+    photo_boxes: Sequence[Float[ndarray, "_ 4"] | None],
     *,
     size_px: int,
     device: torch.device,
@@ -113,7 +113,7 @@ class _Crops(Dataset[UInt8[Tensor, "b 3 s s"]]):
     """All boxes of one photo as squares."""
 
     def __init__(
-        self, paths: Sequence[Path], photo_boxes: Sequence[Float[ndarray, "b 4"] | None], size_px: int
+        self, paths: Sequence[Path], photo_boxes: Sequence[Float[ndarray, "_ 4"] | None], size_px: int
     ) -> None:
         self.paths, self.photo_boxes, self.size_px = paths, photo_boxes, size_px
 

@@ -269,7 +269,7 @@ def _match(
     }
 
 
-def _box_columns(photos: slice, boxes: list[Float[ndarray, "n 4"]]) -> Columns:
+def _box_columns(photos: slice, boxes: list[Float[ndarray, "_ 4"]]) -> Columns:
     counts = [len(part) for part in boxes]
     image_ids = np.repeat(np.arange(photos.start, photos.stop, dtype=np.int32), counts)
     return {"image_id": image_ids, "box": np.concatenate(boxes).reshape(-1, 4).astype(np.float32)}

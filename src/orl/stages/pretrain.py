@@ -181,7 +181,7 @@ def _build_predictor(config: RunConfig) -> torch.nn.Sequential:
 
 def _pair_groups(
     image_ids: Int[ndarray, "p"], neighbour_ids: Int[ndarray, "p"], num_images: int
-) -> list[Int[ndarray, "k 2"]]:
+) -> list[Int[ndarray, "_ 2"]]:
     new_group = np.flatnonzero((np.diff(image_ids) != 0) | (np.diff(neighbour_ids) != 0)) + 1
     starts = np.concatenate([[0], new_group])
     groups = np.stack([starts, np.append(new_group, len(image_ids))], axis=1)

@@ -1,0 +1,226 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.reference.discovery import match_by_loops, neighbours_by_loops
+
+from orl import tables
+from orl.config import DiscoverConfig, RunConfig
+from orl.discovery.neighbours import unit_rows
+from orl.discovery.proposals import filter_proposals
+from orl.images.augment import normalise
+from orl.images.crops import cut
+from orl.images.decode import load_photo
+from orl.images.table import ImageTable
+from orl.networks.backbones import build_backbone, load_backbone, pool, save_backbone
+from orl.networks.mlp import load_projector, mlp, save_projector
+from orl.rundir import RunDir
+from orl.stages import discover as module
+from orl.stages.discover import discover
+
+NUM_PHOTOS = 7
+TABLES = ("embeddings", "neighbours", "proposals", "rois", "roi_embeddings", "correspondences")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
+    """Photos of coloured rectangles; the last one is of one colour."""
+    root = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for index in range(NUM_PHOTOS):
+        pixels = np.full((72, 96, 3), generator.integers(0, 256, 3), dtype=np.uint8)
+        for _ in range(0 if index == NUM_PHOTOS - 1 else 5):
+            left, top = generator.integers(0, 60), generator.integers(0, 40)
+            pixels[top : top + 32, left : left + 36] = generator.integers(0, 256, 3)
+        Image.fromarray(pixels).save(root / f"{index}.png")
+    names = tuple(f"{index}.png" for index in range(NUM_PHOTOS))
+    return ImageTable(root=root, names=names, sizes_wh=((96, 72),) * NUM_PHOTOS, digests=names)
+
+
+def new_config(out: Path, **changes: object) -> RunConfig:
+    settings = {"num_neighbours": 3, "embed_px": 32, "roi_embed_px": 32, "min_side": 0.2, "pair_share": 0.25}
+    config = DiscoverConfig(**(settings | {"shard_size": 2} | changes))
+    return RunConfig(images=Path("photos"), out=out, workers=0, device="cpu", discover=config)
+
+
+def stage_1(out: Path, seed: int = 0) -> None:
+    """What stage 1 leaves, with random weights."""
+    torch.manual_seed(seed)
+    run = RunDir(out)
+    save_backbone(build_backbone("resnet10"), run.backbone("stage1"))
+    save_projector(mlp(512, 16, 8), run.projector("stage1"))
+
+
+def contents(out: Path) -> dict[str, np.ndarray]:
+    found = {}
+    for name in TABLES:
+        table = tables.load(RunDir(out).table(name))
+        found |= {f"{name}.{column}": table.column(column) for column in table.shards[0].column_names}
+    return found
+
+
+def assert_same(one: Path, other: Path) -> None:
+    first, second = contents(one), contents(other)
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def whole(images: ImageTable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stage 2 that went through in one shard."""
+    out = tmp_path_factory.mktemp("whole")
+    stage_1(out)
+    assert discover(new_config(out, shard_size=100), images)
+    return out
+
+
+def test_rois_are_the_filtered_proposals_of_each_photo(images: ImageTable, whole: Path) -> None:
+    run = RunDir(whole)
+    proposals, rois = tables.load(run.table("proposals")), tables.load(run.table("rois"))
+    for photo in range(NUM_PHOTOS):
+        found = proposals.column("box")[proposals.column("image_id") == photo]
+        expected = filter_proposals(np.array(found), (96, 72), min_side_px=0.2 * 72)
+        np.testing.assert_array_equal(rois.column("box")[rois.column("image_id") == photo], expected)
+
+
+def test_a_photo_of_one_colour_has_itself_as_roi(whole: Path) -> None:
+    rois = tables.load(RunDir(whole).table("rois"))
+    assert rois.column("box")[rois.column("image_id") == NUM_PHOTOS - 1].tolist() == [[0, 0, 96, 72]]
+
+
+def test_embeddings_are_the_networks_of_each_crop_alone(images: ImageTable, whole: Path) -> None:
+    run = RunDir(whole)
+    backbone, projector = load_backbone(run.backbone("stage1")), load_projector(run.projector("stage1"))
+    rois = tables.load(run.table("rois"))
+
+    def view(photo: int, box: np.ndarray) -> torch.Tensor:
+        crop = cut(load_photo(images.path(int(photo))), box, 32)
+        return normalise(torch.from_numpy(crop.transpose(2, 0, 1).copy())[None])
+
+    with torch.no_grad():
+        alone = [pool(backbone(view(photo, box))) for photo, box in zip(rois.column("image_id"), rois.column("box"))]
+        # Short side 72, of which the centre crop of 224 after a resize to 256 takes 63.
+        centre = np.array([16.5, 4.5, 79.5, 67.5], dtype=np.float32)
+        photos = [projector(pool(backbone(view(photo, centre)))) for photo in range(NUM_PHOTOS)]
+    for name, expected in (("roi_embeddings", alone), ("embeddings", photos)):
+        found = torch.from_numpy(tables.load(run.table(name)).column("embedding").astype(np.float32))
+        # Stored in half precision: values up to 1 in steps of 2^-11.
+        torch.testing.assert_close(found, unit_rows(torch.cat(expected).numpy()), atol=6e-4, rtol=0)
+
+
+def test_neighbours_and_correspondences_equal_the_recipe_as_loops(whole: Path) -> None:
+    run = RunDir(whole)
+    embeddings = unit_rows(tables.load(run.table("embeddings")).column("embedding")).double().numpy()
+    neighbour_ids, _ = neighbours_by_loops(embeddings, 3)
+    np.testing.assert_array_equal(tables.load(run.table("neighbours")).column("neighbour_ids"), neighbour_ids)
+
+    rois, roi_embeddings = tables.load(run.table("rois")), tables.load(run.table("roi_embeddings"))
+    vectors = unit_rows(roi_embeddings.column("embedding")).double().numpy()
+    rows = [np.flatnonzero(rois.column("image_id") == photo) for photo in range(NUM_PHOTOS)]
+    expected = [
+        (photo, neighbour, rows[photo][i], rows[neighbour][j])
+        for photo in range(NUM_PHOTOS)
+        for neighbour in neighbour_ids[photo]
+        for i, j in match_by_loops(vectors[rows[photo]], vectors[rows[neighbour]], 0.25)
+    ]
+    table = tables.load(run.table("correspondences"))
+    columns = ("image_id", "neighbour_id", "roi", "neighbour_roi")
+    assert list(zip(*(table.column(column).tolist() for column in columns))) == expected
+    similarities = np.einsum("nd,nd->n", vectors[table.column("roi")], vectors[table.column("neighbour_roi")])
+    np.testing.assert_allclose(table.column("similarity"), similarities, atol=1e-6)
+
+
+@pytest.mark.parametrize("shard_size", [1, 3])
+def test_shards_of_any_size_give_the_same_tables(
+    images: ImageTable, whole: Path, tmp_path: Path, shard_size: int
+) -> None:
+    stage_1(tmp_path)
+    discover(new_config(tmp_path, shard_size=shard_size), images)
+    first, second = contents(tmp_path), contents(whole)
+    for name, values in first.items():
+        # Batches end elsewhere, and so sums are rounded elsewhere; neighbours and pairs must be the same ones.
+        if values.dtype.kind == "f":
+            np.testing.assert_allclose(values, second[name], atol=1e-3, err_msg=name)
+        else:
+            np.testing.assert_array_equal(values, second[name], err_msg=name)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_run_that_died_at_any_table_goes_on_to_the_same_tables(
+    images: ImageTable, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    for out in (straight, broken):
+        stage_1(out)
+    discover(new_config(straight), images)
+    write = tables.write_shard
+    written: list[Path] = []
+
+    def write_until(folder: Path, index: int, columns: dict) -> None:
+        if folder.name == name and index == 1:
+            raise OSError("No space left on device")
+        written.append(folder)
+        write(folder, index, columns)
+
+    monkeypatch.setattr(module.tables, "write_shard", write_until)
+    with pytest.raises(OSError, match="No space left"):
+        discover(new_config(broken), images)
+    monkeypatch.undo()
+    kept = {path: path.stat().st_mtime_ns for path in (broken / "discover").rglob("*.arrow")}
+    assert len(kept) == len(written)
+    assert discover(new_config(broken), images)
+    assert_same(straight, broken)
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items()), "a finished shard was made again"
+
+
+def test_a_finished_stage_does_nothing(images: ImageTable, whole: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*.arrow")}
+    assert not discover(new_config(whole, shard_size=100), images)
+    assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("*.arrow")}
+
+
+@pytest.mark.parametrize(
+    ("change", "stale"),
+    [
+        ({"num_neighbours": 2}, ["neighbours", "correspondences"]),
+        ({"min_side": 0.4}, ["rois", "roi_embeddings", "correspondences"]),
+        ({"roi_embed_px": 40}, ["roi_embeddings", "correspondences"]),
+        ({"pair_share": 0.5}, ["correspondences"]),
+        ({"embed_px": 40}, ["embeddings", "neighbours", "correspondences"]),
+    ],
+)
+def test_a_changed_setting_makes_stale_what_depends_on_it_and_nothing_else(
+    images: ImageTable, whole: Path, tmp_path: Path, change: dict, stale: list[str]
+) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(whole, out)
+    changed = new_config(out, shard_size=100, **change)
+    with pytest.raises(tables.StaleTableError, match=rf"{stale[0]} was made from something else.*{next(iter(change))}"):
+        discover(changed, images)
+    before = {name: (out / "discover" / name / "00000.arrow").stat().st_mtime_ns for name in TABLES}
+    discover(replace(changed, overwrite=True), images)
+    after = {name: (out / "discover" / name / "00000.arrow").stat().st_mtime_ns for name in TABLES}
+    assert [name for name in TABLES if before[name] != after[name]] == stale
+
+
+def test_another_backbone_makes_every_embedding_stale_and_no_proposal(
+    images: ImageTable, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(whole, out)
+    stage_1(out, seed=1)
+    with pytest.raises(tables.StaleTableError, match="embeddings .*backbone: was"):
+        discover(new_config(out, shard_size=100), images)
+    before = (out / "discover/proposals/00000.arrow").stat().st_mtime_ns
+    discover(replace(new_config(out, shard_size=100), overwrite=True), images)
+    assert (out / "discover/proposals/00000.arrow").stat().st_mtime_ns == before
+
+
+def test_without_stage_1_the_way_is_told(images: ImageTable, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no backbone at .*stage1"):
+        discover(new_config(tmp_path), images)
