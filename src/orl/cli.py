@@ -18,12 +18,14 @@ from orl.rundir import RunDir
 logger = logging.getLogger("orl")
 
 DEMO_IMAGES, DEMO_OUT = Path("runs/demo-scenes"), Path("runs/demo")
+REQUIRED = Path("(required)")
+"""Stands for `images` and `out` until the command line has given them."""
 INTERRUPTED = 130
 
 
 def command_demo(arguments: Sequence[str]) -> None:
     """Draw labelled scenes and do everything with them: minutes on two processor cores."""
-    start = RECIPES["demo"](DEMO_IMAGES, DEMO_OUT)
+    start = dataclasses.replace(RECIPES["demo"](DEMO_IMAGES, DEMO_OUT), transfer_data=DEMO_IMAGES)
     config = _read_config("demo", arguments, start)
     from orl.run import run_demo
 
@@ -170,40 +172,43 @@ def _read_config(command: str, arguments: Sequence[str], start: RunConfig | None
     options = list(arguments[1:] if name else arguments)
     if start is None or name:
         start = _start_config(name, options)
-    return tyro.cli(
+    origin = f"Settings start from {name or 'recipe ' + repr(start.recipe)}."
+    others = f"Another recipe ({', '.join(RECIPES)}) or a YAML file comes first: orl {command} RECIPE --images ..."
+    config = tyro.cli(
         RunConfig,
         default=start,
         args=options,
         prog=f"orl {command}" + (f" {name}" if name else ""),
-        description=f"{COMMANDS[command].__doc__} Settings start from "
-        + (f"{name}." if name else f"recipe {start.recipe!r}; another recipe ({', '.join(RECIPES)}) or a YAML file ")
-        + ("" if name else "comes first: orl " + command + " RECIPE --images ..."),
+        description=" ".join([COMMANDS[command].__doc__ or "", origin, *([] if name else [others])]),
     )
+    missing = [f"--{key}" for key in ("images", "out") if getattr(config, key) == REQUIRED]
+    if missing:
+        raise ValueError(
+            f"{' and '.join(missing)} must be given: orl {command} --images PHOTOS --out runs/NAME "
+            f"(orl {command} --help tells all options)"
+        )
+    return config
 
 
 def _start_config(name: str | None, options: Sequence[str]) -> RunConfig:
-    missing = {"images": tyro.MISSING, "out": tyro.MISSING}
     if name in RECIPES:
-        return dataclasses.replace(RECIPES[name](Path(), Path()), **missing)
+        return RECIPES[name](REQUIRED, REQUIRED)
     if name is not None:
-        return _load_partial_config(Path(name))
+        return _load_start(Path(name))
     out = next((after for option, after in pairwise(options) if option == "--out"), None)
     out = out or next((option.removeprefix("--out=") for option in options if option.startswith("--out=")), None)
     if out is not None and RunDir(Path(out)).config.exists():
-        return _load_partial_config(RunDir(Path(out)).config)
-    return dataclasses.replace(RECIPES[DEFAULT_RECIPE](Path(), Path()), **missing)
+        return _load_start(RunDir(Path(out)).config)
+    return RECIPES[DEFAULT_RECIPE](REQUIRED, REQUIRED)
 
 
-def _load_partial_config(path: Path) -> RunConfig:
+def _load_start(path: Path) -> RunConfig:
     """Settings from a file, which may leave `images` and `out` to the command line."""
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is neither a recipe ({', '.join(RECIPES)}) nor a YAML file; photos are given with --images"
         )
-    unset = Path("unset")
-    config = load_config(path, {"images": str(unset), "out": str(unset)})
-    missing = {key: tyro.MISSING for key in ("images", "out") if getattr(config, key) == unset}
-    return dataclasses.replace(config, **missing)
+    return load_config(path, {"images": str(REQUIRED), "out": str(REQUIRED)})
 
 
 def _take_option(arguments: Sequence[str], option: str, choices: Sequence[str]) -> tuple[str, list[str]]:

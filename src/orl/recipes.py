@@ -58,7 +58,6 @@ def demo(images: Path, out: Path) -> RunConfig:
         stage3=_short_training(epochs=20, batch_size=64),
         discover=DiscoverConfig(embed_px=96, roi_embed_px=64, min_side=0.2, shard_size=64),
         objects=ObjectConfig(roi_size_px=48),
-        transfer_data=images,
         transfer=TransferConfig(size_px=96),
     )
 

@@ -71,8 +71,9 @@ def pool(feature_map: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c"]:
 def save_backbone(backbone: Backbone, path: Path, notes: Mapping[str, str] | None = None) -> None:
     """Write the weights under torchvision's names, and the backbone's name, as safetensors."""
     weights = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
-    metadata = {"format": "orl-backbone", "backbone": backbone.name, **(notes or {})}
-    tables.write_atomically(path, save(weights, metadata))
+    about = {"kind": "backbone", "backbone": backbone.name, **(notes or {})}
+    # One entry only: safetensors writes several in random order, and equal weights shall be equal files.
+    tables.write_atomically(path, save(weights, {"orl": json.dumps(about, sort_keys=True)}))
 
 
 def load_backbone(path: Path) -> Backbone:
@@ -86,17 +87,24 @@ def load_backbone(path: Path) -> Backbone:
         raise FileNotFoundError(f"no backbone at {path}; give the path of a backbone.safetensors")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            about = _about(file.metadata())
             weights: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-    if metadata.get("format") != "orl-backbone":
-        found = ", ".join(list(weights)[:3])
-        raise ValueError(f"{path} was not written by orl (metadata {json.dumps(metadata)}; first keys {found})")
+    if about.get("kind") != "backbone":
+        raise ValueError(f"{path} was not written by orl as a backbone (first keys {', '.join(list(weights)[:3])})")
     with torch.random.fork_rng(devices=[]):
-        backbone = build_backbone(metadata["backbone"])
+        backbone = build_backbone(about["backbone"])
     try:
         backbone.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit a {metadata['backbone']}: {error}") from error
+        raise ValueError(f"{path} does not fit a {about['backbone']}: {error}") from error
     return backbone.eval()
+
+
+def _about(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    try:
+        about = json.loads((metadata or {}).get("orl", "{}"))
+    except ValueError:
+        return {}
+    return about if isinstance(about, dict) else {}

@@ -27,7 +27,7 @@ def mlp(num_inputs: int, num_hidden: int, num_outputs: int) -> nn.Sequential:
 def save_projector(projector: nn.Module, path: Path) -> None:
     """Write the weights as safetensors."""
     weights = {key: value.detach().cpu().contiguous() for key, value in projector.state_dict().items()}
-    tables.write_atomically(path, save(weights, {"format": "orl-projector"}))
+    tables.write_atomically(path, save(weights, {"orl": "projector"}))
 
 
 def load_projector(path: Path) -> nn.Sequential:
@@ -41,7 +41,7 @@ def load_projector(path: Path) -> nn.Sequential:
         raise FileNotFoundError(f"no projector at {path}; it is written beside stage 1's backbone")
     try:
         with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("format") != "orl-projector":
+            if (file.metadata() or {}).get("orl") != "projector":
                 raise ValueError(f"{path} was not written by orl as a projector")
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:

@@ -1,0 +1,278 @@
+"""The real command line, on drawn scenes: the whole run, its parts, and each kind of bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from orl.cli import main
+from orl.images.scenes import draw_scenes
+from orl.rundir import RunDir
+
+SMALL = [
+    *("--stage1.epochs", "2", "--stage1.batch-size", "8", "--stage3.epochs", "2", "--stage3.batch-size", "8"),
+    *("--views.size-px", "32", "--objects.roi-size-px", "32", "--network.hidden-features", "32"),
+    *("--discover.embed-px", "32", "--discover.roi-embed-px", "32", "--discover.num-neighbours", "4"),
+    *("--discover.shard-size", "8", "--transfer.size-px", "32", "--workers", "1", "--device", "cpu"),
+]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    draw_scenes(folder, num_trainval=24, num_test=16, size_wh=(96, 72), seed=0, quiet=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo recipe, shrunk, from photos to the report."""
+    out = tmp_path_factory.mktemp("runs") / "demo"
+    assert main(run_arguments(scenes, out, "--transfer-data", str(scenes))) == 0
+    return out
+
+
+def run_arguments(images: Path, out: Path, *more: str) -> list[str]:
+    return ["run", "demo", "--images", str(images), "--out", str(out), *SMALL, *more]
+
+
+class Sources(HTMLParser):
+    """Every address in a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attributes if name in ("src", "href")]
+
+
+def test_one_command_leaves_everything(finished: Path) -> None:
+    run = RunDir(finished)
+    for stage in ("stage1", "stage3"):
+        assert run.backbone(stage).exists()
+        assert len(run.metrics(stage).read_text().splitlines()) == 2 * 3
+        assert list((run.stage(stage) / "tensorboard").iterdir())
+    record = json.loads(run.record.read_text())
+    assert {name: stage["state"] for name, stage in record["stages"].items()} == dict.fromkeys(
+        ("scan", "stage1", "discover", "stage3", "transfer"), "done"
+    )
+    for task in ("svm", "knn"):
+        for label in ("random", "stage1", "stage3"):
+            result = json.loads(run.transfer(task, label).read_text())
+            assert 0 < result["mean_ap"] < 1
+            assert result["num_train"] == 24
+    score = json.loads(run.discovery_score.read_text())
+    assert score["num_pairs"] == 24 * 4
+    assert 0 <= score["object_share"] <= 1
+
+
+def test_the_report_holds_the_numbers_and_asks_for_nothing_from_elsewhere(finished: Path) -> None:
+    run = RunDir(finished)
+    html = run.report.read_text()
+    sources = Sources()
+    sources.feed(html)
+    assert sources.addresses
+    assert all(address.startswith(("data:", "#")) for address in sources.addresses)
+    for label in ("random", "stage1", "stage3"):
+        assert f"{100 * json.loads(run.transfer('svm', label).read_text())['mean_ap']:.1f}" in html
+
+
+def test_the_same_command_again_changes_nothing(scenes: Path, finished: Path) -> None:
+    kept = [path for path in finished.rglob("*") if path.suffix in (".arrow", ".safetensors", ".jsonl", ".ckpt")]
+    kept += finished.rglob("transfer/*.json")
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    assert main(run_arguments(scenes, finished, "--transfer-data", str(scenes))) == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+
+
+def test_stages_one_by_one_give_the_tables_and_weights_of_one_run(scenes: Path, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "parts"
+    assert main(["pretrain", "demo", "--images", str(scenes), "--out", str(out), *SMALL]) == 0
+    # From here on the settings are those that the folder was begun with.
+    assert main(["discover", "--out", str(out)]) == 0
+    assert main(["pretrain", "--method", "orl", "--out", str(out)]) == 0
+    assert main(["report", str(out)]) == 0
+    for stage in ("stage1", "stage3"):
+        assert RunDir(out).backbone(stage).read_bytes() == RunDir(finished).backbone(stage).read_bytes()
+    shards = sorted((out / "discover").rglob("*.arrow"))
+    assert len(shards) == 6 * 3
+    for shard in shards:
+        assert shard.read_bytes() == (finished / shard.relative_to(out)).read_bytes()
+    assert RunDir(out).report.exists()
+
+
+@pytest.mark.parametrize("task", ["svm", "knn"])
+def test_a_backbone_file_judged_alone_scores_as_in_the_run(
+    scenes: Path, finished: Path, tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = tmp_path / "result.json"
+    backbone = RunDir(finished).backbone("stage3")
+    given = ["--backbone", str(backbone), "--data", str(scenes), "--size-px", "32", "--out", str(result)]
+    assert main(["transfer", task, *given, "--device", "cpu"]) == 0
+    expected = json.loads(RunDir(finished).transfer(task, "stage3").read_text())["mean_ap"]
+    assert json.loads(result.read_text())["mean_ap"] == expected
+    assert f"mean AP {100 * expected:.2f}" in capsys.readouterr().out
+
+
+def test_a_changed_setting_is_shown_and_refused_and_rebuilds_on_demand(
+    scenes: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(finished, out)
+    changed = [*run_arguments(scenes, out, "--transfer-data", str(scenes)), "--stage3.epochs", "1"]
+    assert main(changed) == 1
+    assert "stage3.epochs: was 2, now 1" in capsys.readouterr().err
+    stage1 = RunDir(out).backbone("stage1").stat().st_mtime_ns
+    assert main([*changed, "--overwrite"]) == 0
+    assert RunDir(out).backbone("stage1").stat().st_mtime_ns == stage1
+    assert len(RunDir(out).metrics("stage3").read_text().splitlines()) == 3
+    assert yaml.safe_load(RunDir(out).config.read_text())["overwrite"] is False
+
+
+def test_ctrl_c_leaves_with_130_and_the_same_command_finishes_the_same_weights(
+    scenes: Path, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "orl", *run_arguments(scenes, out)]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    metrics = RunDir(out).metrics("stage1")
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    complaints = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, complaints
+    assert "Traceback" not in complaints
+    assert json.loads(RunDir(out).record.read_text())["stages"]["stage1"]["state"] == "stopped"
+    assert main(run_arguments(scenes, out)) == 0
+    for stage in ("stage1", "stage3"):
+        assert RunDir(out).backbone(stage).read_bytes() == RunDir(finished).backbone(stage).read_bytes()
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one message of a command that must fail."""
+    assert main(arguments) not in (0, None)
+    complaints = capsys.readouterr().err
+    assert "Traceback" not in complaints
+    return complaints
+
+
+def test_bad_photos_are_recorded_and_skipped(scenes: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(scenes / "JPEGImages", photos)
+    first = sorted(photos.iterdir())[0]
+    (photos / "empty.jpg").write_bytes(b"")
+    (photos / "text.png").write_text("not a photo")
+    (photos / "cut.jpg").write_bytes(first.read_bytes()[:1500])
+    Image.new("L", (80, 70)).save(photos / "gray.png")
+    Image.new("RGB", (20, 90)).save(photos / "thin.png")
+    out = tmp_path / "run"
+    arguments = ["pretrain", "demo", "--images", str(photos), "--out", str(out), *SMALL, "--stage1.epochs", "1"]
+    assert main(arguments) == 0
+    reasons = dict(line.split(",", 1) for line in RunDir(out).rejected.read_text().splitlines()[1:])
+    assert sorted(reasons) == ["cut.jpg", "empty.jpg", "text.png", "thin.png"]
+    assert "20x90" in reasons["thin.png"]
+
+
+def test_too_many_bad_photos_stop_the_run_and_are_listed(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(scenes / "JPEGImages", photos)
+    for index in range(10):
+        (photos / f"empty{index}.jpg").write_bytes(b"")
+    message = refused(run_arguments(photos, tmp_path / "run"), capsys)
+    assert "10 of 50" in message
+    assert "rejected.csv" in message
+    assert (tmp_path / "run" / "rejected.csv").read_text().count("empty") >= 10
+
+
+def test_a_changed_photo_makes_the_run_stale(
+    scenes: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved, out = tmp_path / "scenes", tmp_path / "run"
+    shutil.copytree(scenes, moved)
+    shutil.copytree(finished, out)
+    assert main(run_arguments(moved, out, "--transfer-data", str(scenes))) == 0, "moved photos are the same photos"
+    photo = sorted((moved / "JPEGImages").iterdir())[0]
+    shutil.copy(sorted((moved / "JPEGImages").iterdir())[1], photo)
+    os.utime(photo, (time.time() + 5, time.time() + 5))
+    assert "have changed" in refused(run_arguments(moved, out, "--transfer-data", str(scenes)), capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["rum"], "there is no command 'rum'"),
+        (["run", "quik", "--images", "x", "--out", "y"], "quik is neither a recipe"),
+        (["run", "--images", "/no/such/folder", "--out", "y"], "/no/such/folder"),
+        (["run", "--images", "{empty}", "--out", "{out}"], "{empty}"),
+        (["run", "--images", "{few}", "--out", "{out}"], "11"),
+        (["run", "--out", "{out}"], "--images"),
+        (["run", "--images", "x", "--out", "y", "--stage1.epoch", "3"], "--stage1.epochs"),
+        (["run", "--images", "x", "--out", "y", "--stage1.epochs", "many"], "many"),
+        (["run", "--images", "x", "--out", "y", "--stage1.epochs", "0"], "epochs must be at least 1, not 0"),
+        (["run", "--images", "x", "--out", "y", "--device", "tpu"], "tpu"),
+        (["discover", "demo", "--images", "{scenes}", "--out", "{out}"], "no backbone at"),
+        (["pretrain", "demo", "--method", "orl", "--images", "{scenes}", "--out", "{out}"], "no table at"),
+        (["pretrain", "--method", "simsiam"], "--method takes byol or orl, not 'simsiam'"),
+        (["transfer", "svm", "--backbone", "{none}", "--data", "{scenes}"], "no backbone at"),
+        (["transfer", "svm", "--backbone", "{text}", "--data", "{scenes}"], "not a whole safetensors file"),
+        (["transfer", "svm", "--backbone", "{none}", "--data", "{empty}"], "no backbone at"),
+        (["report", "{empty}"], "no run at"),
+    ],
+)
+def test_a_wrong_command_gets_one_message_and_a_non_zero_exit(
+    arguments: list[str], complaint: str, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"scenes": scenes, "empty": tmp_path / "empty", "few": tmp_path / "few", "out": tmp_path / "out"}
+    places |= {"none": tmp_path / "none.safetensors", "text": tmp_path / "text.safetensors"}
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.safetensors").write_text("hello")
+    (tmp_path / "few").mkdir()
+    for photo in sorted((scenes / "JPEGImages").iterdir())[:9]:
+        shutil.copy(photo, tmp_path / "few")
+    message = refused([argument.format(**places) for argument in arguments], capsys)
+    assert complaint.format(**places) in " ".join(message.split())
+
+
+def test_a_config_file_is_a_start_and_its_errors_are_told(
+    scenes: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = yaml.safe_load(RunDir(finished).config.read_text())
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({key: settings[key] for key in settings if key not in ("images", "out")}))
+    out = tmp_path / "run"
+    assert main(["pretrain", str(file), "--images", str(scenes), "--out", str(out)]) == 0
+    assert RunDir(out).backbone("stage1").read_bytes() == RunDir(finished).backbone("stage1").read_bytes()
+    file.write_text("stage1: {epoch: 3}")
+    message = refused(["run", str(file), "--images", str(scenes), "--out", str(out)], capsys)
+    assert "unknown key 'epoch'; did you mean 'epochs'?" in message
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    usage = capsys.readouterr().out
+    for command in ("demo", "run", "pretrain", "discover", "transfer", "report"):
+        assert command in usage
+        assert main([command, "--help"]) == 0
+        assert "--" in capsys.readouterr().out
+    assert main(["run", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Passes over the photos." in told
+    assert main(["recipes"]) == 0
+    assert "ResNet-50" in capsys.readouterr().out
