@@ -219,7 +219,7 @@ def test_a_changed_photo_makes_the_run_stale(
     [
         (["rum"], "there is no command 'rum'"),
         (["run", "quik", "--images", "x", "--out", "y"], "quik is neither a recipe"),
-        (["run", "--images", "/no/such/folder", "--out", "y"], "/no/such/folder"),
+        (["run", "--images", "/no/such/folder", "--out", "{out}"], "/no/such/folder"),
         (["run", "--images", "{empty}", "--out", "{out}"], "{empty}"),
         (["run", "--images", "{few}", "--out", "{out}"], "11"),
         (["run", "--out", "{out}"], "--images"),
@@ -246,8 +246,11 @@ def test_a_wrong_command_gets_one_message_and_a_non_zero_exit(
     (tmp_path / "few").mkdir()
     for photo in sorted((scenes / "JPEGImages").iterdir())[:9]:
         shutil.copy(photo, tmp_path / "few")
+    before = set(tmp_path.iterdir())
     message = refused([argument.format(**places) for argument in arguments], capsys)
     assert complaint.format(**places) in " ".join(message.split())
+    if "{scenes}" not in arguments and "{few}" not in arguments:
+        assert set(tmp_path.iterdir()) == before, "a command that cannot begin leaves nothing"
 
 
 def test_a_config_file_is_a_start_and_its_errors_are_told(

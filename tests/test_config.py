@@ -52,7 +52,7 @@ def test_a_wrong_file_is_refused_with_what_is_wrong(text: str, complaint: str, t
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nothing.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.yaml"):
         load_config(tmp_path / "nothing.yaml")
 
 

@@ -29,7 +29,7 @@ def command_demo(arguments: Sequence[str]) -> None:
     config = _read_config("demo", arguments, start)
     from orl.run import run_demo
 
-    _finish("report", run_demo(_log_to(config)))
+    _finish("report", run_demo(config))
 
 
 def command_run(arguments: Sequence[str]) -> None:
@@ -37,7 +37,7 @@ def command_run(arguments: Sequence[str]) -> None:
     config = _read_config("run", arguments)
     from orl.run import run_all
 
-    _finish("report", run_all(_log_to(config)))
+    _finish("report", run_all(config))
 
 
 def command_pretrain(arguments: Sequence[str]) -> None:
@@ -46,7 +46,7 @@ def command_pretrain(arguments: Sequence[str]) -> None:
     config = _read_config("pretrain", arguments)
     from orl.run import run_pretrain
 
-    _finish("backbone", run_pretrain(_log_to(config), method))
+    _finish("backbone", run_pretrain(config, method))
 
 
 def command_discover(arguments: Sequence[str]) -> None:
@@ -54,7 +54,7 @@ def command_discover(arguments: Sequence[str]) -> None:
     config = _read_config("discover", arguments)
     from orl.run import run_discover
 
-    _finish("correspondences", run_discover(_log_to(config)))
+    _finish("correspondences", run_discover(config))
 
 
 def command_transfer(arguments: Sequence[str]) -> None:
@@ -121,9 +121,9 @@ def command_report(arguments: Sequence[str]) -> None:
         """
         if not RunDir(run).config.exists():
             raise FileNotFoundError(f"no run at {run}: there is no {RunDir(run).config.name} in it")
-        from orl.figures.report import write_report
+        from orl.run import report_run
 
-        _finish("report", write_report(RunDir(run)))
+        _finish("report", report_run(load_config(RunDir(run).config)))
 
     tyro.cli(report, args=list(arguments), prog="orl report")
 
@@ -244,17 +244,6 @@ def _log_to_terminal() -> None:
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
-
-
-def _log_to(config: RunConfig) -> RunConfig:
-    """Log to the run's own file as well."""
-    path = RunDir(config.out).log
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
-    logger.debug("orl %s", " ".join(sys.argv[1:]))
-    return config
 
 
 def _finish(what: str, path: Path) -> None:

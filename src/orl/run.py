@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shlex
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +15,10 @@ import torch
 
 from orl import tables
 from orl.config import RunConfig, differences, load_config, save_config, to_plain
+from orl.figures.galleries import GalleryOptions
 from orl.figures.report import write_report
 from orl.images.scenes import draw_scenes
-from orl.images.sources import read_labels
+from orl.images.sources import find_photos, read_labels
 from orl.images.table import ImageTable
 from orl.networks.backbones import Backbone, build_backbone, load_backbone
 from orl.networks.device import compute_device
@@ -30,6 +33,7 @@ from orl.transfer.judge import Features, LabelledPhotos, embed_labelled, judge_k
 logger = logging.getLogger(__name__)
 
 DEMO_TRAINVAL, DEMO_TEST = 400, 200
+MAX_ATTENTION_SIDE_PX = 448
 
 
 def run_demo(config: RunConfig) -> Path:
@@ -55,7 +59,14 @@ def run_all(config: RunConfig) -> Path:
     if config.transfer_data is not None:
         with _recorded(config, "transfer"):
             judge_run(config)
-    return write_report(RunDir(config.out))
+    return report_run(config)
+
+
+def report_run(config: RunConfig) -> Path:
+    """Write the report from whatever the run has left so far; returns its path."""
+    side_px = min(MAX_ATTENTION_SIDE_PX, 4 * config.views.size_px)
+    options = GalleryOptions(seed=config.seed, device=str(compute_device(config.device)), attention_side_px=side_px)
+    return write_report(RunDir(config.out), options)
 
 
 def run_pretrain(config: RunConfig, method: str) -> Path:
@@ -90,9 +101,12 @@ def prepare(config: RunConfig) -> ImageTable:
                 f"{run.root} was begun with other settings ({'; '.join(changed)}); take another --out, or rebuild "
                 "what depends on them with --overwrite"
             )
-    compute_device(config.device)
+    # What can be wrong with the command is found before the folder is made.
+    device = _device_name(config)
+    find_photos(config.images, config.split)
     save_config(replace(config, overwrite=False), run.config)
-    record_run(run, {"recipe": config.recipe, "seed": config.seed, "device": _device_name(config)})
+    _log_to(run)
+    record_run(run, {"recipe": config.recipe, "seed": config.seed, "device": device, "command": shlex.join(sys.argv)})
     with _recorded(config, "scan"):
         return scan(config)
 
@@ -208,6 +222,17 @@ def _recorded(config: RunConfig, stage: str) -> Iterator[None]:
         raise
     finally:
         record_stage(run, stage, state, time.monotonic() - started)
+
+
+def _log_to(run: RunDir) -> None:
+    """Keep what is logged, in the run's own file too."""
+    package = logging.getLogger("orl")
+    path = str(run.log.resolve())
+    if any(isinstance(handler, logging.FileHandler) and handler.baseFilename == path for handler in package.handlers):
+        return
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    package.addHandler(handler)
 
 
 def _device_name(config: RunConfig) -> str:

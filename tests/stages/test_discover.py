@@ -214,7 +214,7 @@ def test_another_backbone_makes_every_embedding_stale_and_no_proposal(
     out = tmp_path / "copy"
     shutil.copytree(whole, out)
     stage_1(out, seed=1)
-    with pytest.raises(tables.StaleTableError, match="embeddings .*backbone: was"):
+    with pytest.raises(tables.StaleTableError, match=r"embeddings .*backbone: was"):
         discover(new_config(out, shard_size=100), images)
     before = (out / "discover/proposals/00000.arrow").stat().st_mtime_ns
     discover(replace(new_config(out, shard_size=100), overwrite=True), images)
@@ -222,5 +222,5 @@ def test_another_backbone_makes_every_embedding_stale_and_no_proposal(
 
 
 def test_without_stage_1_the_way_is_told(images: ImageTable, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no backbone at .*stage1"):
+    with pytest.raises(FileNotFoundError, match=r"no backbone at .*stage1"):
         discover(new_config(tmp_path), images)

@@ -1,0 +1,92 @@
+"""Training curves: losses, feature spread and learning rate over the epochs, from metrics.jsonl."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from numpy import ndarray
+
+MAX_POINTS = 800
+SMOOTHING_SHARE = 0.02
+LINE_COLOURS = ("#2563c9", "#d9480f", "#0b7a4b", "#8a3ffc", "#b8860b", "#c2255c")
+
+
+def read_metrics(path: Path) -> dict[str, Float[ndarray, "n"]]:
+    """Every series of a metrics file; a value missing in a line is NaN.
+
+    A torn line, which a killed process leaves, is skipped; of a step written twice, which a resumed run
+    leaves, the last counts.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    rows: dict[int, dict[str, float]] = {}
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+            rows[int(row["step"])] = row
+        except (ValueError, KeyError, TypeError):
+            continue
+    steps = sorted(rows)
+    names = sorted({name for row in rows.values() for name, value in row.items() if _is_number(value)})
+    return {name: np.array([_number(rows[step].get(name)) for step in steps]) for name in names}
+
+
+def loss_terms(metrics: Mapping[str, Float[ndarray, "n"]]) -> dict[str, Float[ndarray, "n"]]:
+    """The losses to draw: each term by its short name, and their sum if there are several."""
+    terms = {name.removeprefix("loss_"): metrics[name] for name in metrics if name.startswith("loss_")}
+    if len(terms) > 1 or not terms:
+        return {"sum": metrics["loss"], **terms} if "loss" in metrics else terms
+    return terms
+
+
+def smooth(values: Float[ndarray, "n"], window: int) -> Float[ndarray, "n"]:
+    """The mean of the `window` values around each, of fewer at the ends; NaN values do not count."""
+    known = np.isfinite(values)
+    kernel = np.ones(min(window, max(1, len(values))))
+    sums = np.convolve(np.where(known, values, 0), kernel, mode="same")
+    counts = np.convolve(known.astype(float), kernel, mode="same")
+    return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0.5)
+
+
+def draw_curves(
+    curves: Mapping[str, tuple[Float[ndarray, "_"], Float[ndarray, "_"]]],
+    value_name: str,
+    from_zero: bool = True,
+) -> Figure:
+    """Several series over the epochs in one chart; a long one as its running mean over its faint raw values.
+
+    Args:
+        curves: label -> (epochs, values).
+        value_name: what the vertical axis shows.
+        from_zero: begin the vertical axis at 0, so that heights can be compared.
+    """
+    figure = Figure(figsize=(5.4, 3.2), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    for index, (label, (epochs, values)) in enumerate(curves.items()):
+        colour = LINE_COLOURS[index % len(LINE_COLOURS)]
+        window = 2 * (int(len(values) * SMOOTHING_SHARE) // 2) + 1
+        thin = slice(None, None, max(1, -(-len(values) // MAX_POINTS)))
+        if window > 1:
+            axes.plot(epochs[thin], values[thin], color=colour, alpha=0.22, linewidth=0.8)
+        marker = "o" if len(values) == 1 else None
+        axes.plot(epochs[thin], smooth(values, window)[thin], color=colour, label=label, marker=marker)
+    axes.set(xlabel="epoch", ylabel=value_name)
+    if from_zero:
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#00000018")
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")

@@ -1,0 +1,59 @@
+"""The report of a run: one HTML file that opens from disk and asks for nothing else."""
+
+from pathlib import Path
+
+from orl import tables
+from orl.figures import galleries, page, results
+from orl.figures.galleries import GalleryOptions
+from orl.figures.page import Html
+from orl.rundir import RunDir
+
+HOW_TO_READ = (
+    "The paper trains a ResNet-50 for 800 epochs on 118,287 photos. A run with fewer photos, epochs or a "
+    "smaller network shows that the method works, not how well: its numbers are not the paper's.",
+    "Compare rows of one table only: they share photos, settings and judge. One run has one seed; small "
+    "differences between rows can be chance.",
+    "Photos are chosen by the report's seed, not by hand, except for the most similar correspondences, "
+    "which are the best of the run and say so.",
+    "A heat map shows where features are strong, not why, and each is stretched to its own range: compare "
+    "its shape, not its brightness.",
+)
+
+
+def write_report(run: RunDir, options: GalleryOptions | None = None) -> Path:
+    """Write `report/index.html` from whatever the run has left so far.
+
+    A part that is missing is named, with the command that makes it.
+
+    Args:
+        run: folder of the run.
+        options: how many photos to show, chosen by which seed; the defaults if there are none.
+
+    Returns:
+        Where the report lies.
+
+    Raises:
+        FileNotFoundError: if there is no such run.
+        ValueError: if a file of results is torn.
+    """
+    if not run.root.is_dir():
+        raise FileNotFoundError(f"no run at {run.root}; make one with 'orl run --images DIR --out {run.root}'")
+    options = options or GalleryOptions()
+    sections = [
+        results.run_section(run),
+        results.results_section(run),
+        results.discovery_section(run),
+        galleries.correspondence_section(run, options),
+        galleries.attention_section(run, options),
+        galleries.neighbour_section(run, options),
+        galleries.roi_section(run, options),
+        galleries.curve_section(run),
+    ]
+    title = f"{run.root.resolve().name}: ORL report"
+    tables.write_atomically(run.report, page.page(title, results.header(run), sections, _footer()))
+    return run.report
+
+
+def _footer() -> Html:
+    points = "".join(f"<li>{page.markup(point)}</li>" for point in HOW_TO_READ)
+    return Html(f"<h2>How to read this</h2><ul>{points}</ul>")

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from orl.figures.correspondences import (
+    correspondence_figure,
+    draw_correspondence,
+    random_correspondences,
+    top_correspondences,
+)
+
+IMAGE_IDS = np.array([0, 0, 0, 1, 1, 2], dtype=np.int32)
+NEIGHBOUR_IDS = np.array([1, 1, 2, 0, 2, 0], dtype=np.int32)
+SIMILARITIES = np.array([0.5, 0.9, 0.8, 0.95, 0.6, 0.7], dtype=np.float32)
+
+
+def test_top_correspondences_are_the_best_of_distinct_query_photos_and_distinct_photo_pairs():
+    # Row 3 (1 -> 0) is best; row 1 is the same two photos the other way round; then row 2 (0 -> 2);
+    # row 5 (2 -> 0) is row 2 the other way round.
+    assert top_correspondences(IMAGE_IDS, NEIGHBOUR_IDS, SIMILARITIES, 3) == [3, 2]
+
+
+def test_top_correspondences_are_as_many_as_asked_for():
+    assert top_correspondences(IMAGE_IDS, NEIGHBOUR_IDS, SIMILARITIES, 1) == [3]
+
+
+def test_random_correspondences_are_the_best_row_of_their_photo_pair():
+    for seed in range(20):
+        rows = random_correspondences(IMAGE_IDS, NEIGHBOUR_IDS, SIMILARITIES, 3, np.random.default_rng(seed))
+        assert sorted(IMAGE_IDS[rows].tolist()) == [0, 1, 2]
+        assert 0 not in rows  # row 1 is of the same photos and more similar
+
+
+def test_random_correspondences_reach_every_neighbour_and_follow_the_generator():
+    drawn = [
+        random_correspondences(IMAGE_IDS, NEIGHBOUR_IDS, SIMILARITIES, 3, np.random.default_rng(seed))
+        for seed in (*range(20), 0)
+    ]
+    assert drawn[0] == drawn[-1]
+    assert set().union(*drawn) == {1, 2, 3, 4, 5}
+
+
+@pytest.fixture
+def drawn_axes():
+    photo = np.zeros((100, 200, 3), dtype=np.uint8)
+    neighbour = np.zeros((50, 100, 3), dtype=np.uint8)
+    boxes = np.array([[10, 20, 60, 80], [0, 0, 30, 30]], dtype=np.float32)
+    neighbour_boxes = np.array([[10, 10, 40, 30], [50, 20, 100, 50]], dtype=np.float32)
+    axes = Figure().add_subplot()
+    draw_correspondence(axes, photo, neighbour, boxes, neighbour_boxes, np.array([0.876, 0.5]))
+    return axes
+
+
+def test_a_pair_has_one_colour_and_another_pair_another(drawn_axes):
+    frames = [patch for patch in drawn_axes.patches if isinstance(patch, Rectangle)]
+    lines = [line for line in drawn_axes.lines if isinstance(line, Line2D)]
+    colours = [to_rgba(frame.get_edgecolor()) for frame in frames]
+    assert len(frames) == 4
+    assert colours[0] == colours[1] == to_rgba(lines[0].get_color())
+    assert colours[2] == colours[3] == to_rgba(lines[1].get_color())
+    assert colours[0] != colours[2]
+
+
+def test_boxes_of_the_neighbour_are_scaled_and_shifted_with_it(drawn_axes):
+    frames = [patch.get_bbox().extents.tolist() for patch in drawn_axes.patches]
+    assert frames[0] == [10, 20, 60, 80]
+    # The neighbour is drawn twice as high, beginning at 200 px plus a gap of 4% of them.
+    np.testing.assert_allclose(frames[1], [208 + 20, 20, 208 + 80, 60])
+    line = drawn_axes.lines[0]
+    np.testing.assert_allclose(line.get_xdata(), [60, 228])
+    np.testing.assert_allclose(line.get_ydata(), [50, 40])
+
+
+def test_the_similarity_is_written(drawn_axes):
+    assert [text.get_text() for text in drawn_axes.texts] == ["0.88", "0.50"]
+
+
+def test_the_figure_has_the_shape_of_the_two_photos():
+    photo = np.zeros((100, 100, 3), dtype=np.uint8)
+    box = np.array([[1, 1, 9, 9]], dtype=np.float32)
+    figure = correspondence_figure(photo, photo[:50], box, box, np.array([1.0]), width_in=6)
+    width, height = figure.get_size_inches()
+    assert width / height == pytest.approx(1.04 + 2)

@@ -1,0 +1,68 @@
+import json
+
+import numpy as np
+import pytest
+
+from orl.figures.curves import draw_curves, loss_terms, read_metrics, smooth
+
+
+def write(path, *lines):
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_a_torn_line_is_skipped(tmp_path):
+    path = write(tmp_path / "m", '{"step": 1, "loss": 2.0}', '{"step": 2, "loss": 1.5}', '{"step": 3, "lo')
+    assert read_metrics(path)["loss"].tolist() == [2.0, 1.5]
+
+
+def test_lines_that_are_no_step_are_skipped(tmp_path):
+    path = write(tmp_path / "m", "[1]", '{"loss": 1}', "", '{"step": 1, "loss": 2, "name": "x", "flag": true}')
+    assert {name: values.tolist() for name, values in read_metrics(path).items()} == {"step": [1], "loss": [2]}
+
+
+def test_of_a_step_written_twice_the_last_counts(tmp_path):
+    lines = [json.dumps({"step": step, "loss": loss}) for step, loss in [(1, 9.0), (2, 8.0), (3, 7.0), (2, 6.0)]]
+    assert read_metrics(write(tmp_path / "m", *lines))["loss"].tolist() == [9.0, 6.0, 7.0]
+
+
+def test_a_missing_value_is_nan(tmp_path):
+    path = write(tmp_path / "m", '{"step": 1, "lr": 1.0}', '{"step": 2, "lr": null}', '{"step": 3}')
+    np.testing.assert_array_equal(read_metrics(path)["lr"], [1.0, np.nan, np.nan])
+
+
+def test_an_empty_file_has_no_series(tmp_path):
+    assert read_metrics(write(tmp_path / "m", "")) == {}
+
+
+def test_smoothing_against_a_loop():
+    values = np.random.default_rng(0).normal(size=20)
+    values[4] = np.nan
+    expected = [np.nanmean(values[max(0, index - 2) : index + 3]) for index in range(20)]
+    np.testing.assert_allclose(smooth(values, 5), expected)
+
+
+def test_smoothing_over_one_value_changes_nothing():
+    values = np.array([1.0, np.nan, 3.0])
+    np.testing.assert_array_equal(smooth(values, 1), values)
+
+
+def test_smoothing_by_a_window_longer_than_the_series_keeps_its_length():
+    assert len(smooth(np.arange(3.0), 101)) == 3
+
+
+def test_one_loss_term_is_shown_alone_and_several_with_their_sum():
+    one, two = np.ones(2), np.full(2, 2.0)
+    assert list(loss_terms({"loss": one, "loss_global": one, "lr": one})) == ["global"]
+    assert list(loss_terms({"loss": two, "loss_global": one, "loss_intra": one})) == ["sum", "global", "intra"]
+    assert list(loss_terms({"loss": two})) == ["sum"]
+
+
+@pytest.mark.parametrize("num_steps", [1, 30, 5000])
+def test_a_chart_shows_long_series_smoothed_over_faint_raw_values(num_steps):
+    epochs = np.arange(num_steps) / 10
+    (axes,) = draw_curves({"global": (epochs, np.cos(epochs))}, "loss").axes
+    is_smoothed = num_steps > 100
+    assert [line.get_alpha() for line in axes.lines] == ([0.22, None] if is_smoothed else [None])
+    assert all(len(line.get_xdata()) <= 800 for line in axes.lines)
+    assert axes.get_legend().get_texts()[0].get_text() == "global"

@@ -1,0 +1,218 @@
+import base64
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from orl.figures.galleries import GalleryOptions, choose_photos
+from orl.figures.report import write_report
+from orl.figures.results import duration, read_json
+from orl.images.table import ImageTable, load_images, save_images
+from orl.rundir import RunDir
+
+SMALL = GalleryOptions(
+    num_top_pairs=2,
+    num_random_pairs=2,
+    num_attention_photos=2,
+    attention_side_px=64,
+    num_queries=2,
+    num_neighbours=2,
+    num_roi_photos=6,
+)
+VOID_TAGS = {"meta", "link", "img", "br"}
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes and the text, checking that every tag is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID_TAGS:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.words).split())
+
+
+def report_of(run: RunDir) -> tuple[str, Reader]:
+    text = write_report(run, SMALL).read_text()
+    return text, Reader(text)
+
+
+def test_a_whole_run_makes_a_well_formed_page_that_asks_for_nothing(run):
+    text, reader = report_of(run)
+    assert reader.open == []
+    assert "script" not in {tag for tag, _ in reader.tags}
+    for _, attributes in reader.tags:
+        for name in ("src", "href", "srcset", "data", "action"):
+            assert re.match(r"data:|#|$", attributes.get(name) or ""), attributes
+    style = re.search(r"<style>(.*)</style>", text, re.DOTALL)[1]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "//" not in re.sub(r"data:[^\"]*", "", text)
+    assert len(text) < 20e6
+
+
+def test_every_picture_has_words_a_size_and_pixels(run):
+    _, reader = report_of(run)
+    pictures = [attributes for tag, attributes in reader.tags if tag == "img"]
+    assert len(pictures) == 2 + 2 + 2 + 2 + 6 + 4  # pairs, random pairs, attention, neighbours, RoIs, charts
+    for picture in pictures:
+        assert picture["alt"].strip()
+        kind, data = picture["src"].split(";base64,")
+        content = base64.b64decode(data)
+        if kind == "data:image/svg+xml":
+            assert b"<svg" in content
+        else:
+            with Image.open(io.BytesIO(content)) as image:
+                image.load()
+                assert image.size == (int(picture["width"]), int(picture["height"]))
+
+
+def test_numbers_of_the_results_are_in_the_page(run):
+    _, reader = report_of(run)
+    shown = ["12.3", "23.4", "25.7", "7.3", "18.4", "20.7"]  # SVM, then kNN: 0.05 less each
+    expected = [
+        *shown,
+        "33.5",  # a class of the SVM by stage 1
+        *("43.2", "34.6", "11.1", "7.9", "1,234"),
+        *("3 min 12 s", "1 h 2 min", "torch 2.9, numpy 2.1", "recipe demo", "6 photos", "1 h 6 min"),
+        "stage 3 is 2.3 points above stage 1",
+        "orl run --images '<photos>' --out runs/fake",
+        "Loss of stage 3 from 6 to 3.1 over 3 epochs",
+    ]
+    assert [number for number in expected if number not in reader.text] == []
+
+
+def test_reasons_of_rejection_are_counted_by_kind(run):
+    _, reader = report_of(run)
+    assert re.search(r"Photos rejected\s*3", reader.text)
+    assert re.search(r"too small\s*2", reader.text)
+    assert re.search(r"not an image\s*1", reader.text)
+
+
+def test_a_malicious_name_is_shown_as_text(run):
+    text, reader = report_of(run)
+    assert "alert(1)" in reader.text
+    assert "<script" not in text
+    assert "onerror" not in {name for _, attributes in reader.tags for name in attributes}
+
+
+def test_the_same_run_gives_the_same_page(run):
+    assert report_of(run)[0] == report_of(run)[0]
+
+
+def test_an_empty_run_says_of_every_part_how_to_make_it(tmp_path):
+    run = RunDir(tmp_path / "empty")
+    run.root.mkdir()
+    _, reader = report_of(run)
+    sentences = [
+        "Nothing has run here yet",
+        "No backbone has been scored",
+        "Discovery has not been scored",
+        "No correspondences have been found yet",
+        "Stage 1 has left no backbone yet",
+        "Stage 3 has left no backbone yet",
+        "No neighbours have been found yet",
+        "No RoIs have been kept yet",
+        "Stage 1 has not been trained yet",
+        "Stage 3 has not been trained yet",
+    ]
+    assert [sentence for sentence in sentences if sentence not in reader.text] == []
+    assert reader.text.count(f"orl run --images DIR --out {run.root}") == len(sentences)
+    assert "img" not in {tag for tag, _ in reader.tags}
+
+
+def test_a_run_without_stage_3_shows_stage_1_and_repeats_its_command(run):
+    shutil.rmtree(run.stage("stage3"))
+    run.transfer("svm", "stage3").unlink()
+    run.transfer("knn", "stage3").unlink()
+    _, reader = report_of(run)
+    assert "Stage 3 has left no backbone yet. The same command goes on where it stopped: orl run" in reader.text
+    assert "Stage 3, objects: not scored yet" in reader.text
+    assert sum("heat maps of stage 1 laid" in (attributes.get("alt") or "") for _, attributes in reader.tags) == 2
+
+
+def test_a_photo_that_is_gone_is_named_and_the_others_are_shown(run):
+    (load_images(run.images).path(1)).unlink()
+    _, reader = report_of(run)
+    assert "photo_1.png: 2 RoIs cannot be shown; photo" in reader.text
+    assert "photo_2.png: 2 RoIs" in reader.words
+
+
+def test_tables_of_other_photos_are_named(run):
+    table = load_images(run.images)
+    fewer = ImageTable(root=table.root, names=table.names[:4], sizes_wh=table.sizes_wh[:4], digests=table.digests[:4])
+    save_images(fewer, run.images)
+    _, reader = report_of(run)
+    assert "the neighbour table has 6 rows but the image list 4" in reader.text
+    assert "18 rows that do not fit 4 photos" in reader.text
+
+
+def test_a_torn_backbone_is_named(run):
+    run.backbone("stage3").write_bytes(b"torn")
+    _, reader = report_of(run)
+    assert "is not a whole safetensors file" in reader.text
+
+
+def test_stage_3_below_stage_1_is_said(run):
+    for label, mean_ap in {"stage1": 0.5, "stage3": 0.4}.items():
+        run.transfer("svm", label).write_text(json.dumps({"mean_ap": mean_ap}))
+        run.transfer("knn", label).write_text(json.dumps({"mean_ap": 0.5}))
+    _, reader = report_of(run)
+    assert "By the linear SVM, stage 3 is 10.0 points below stage 1." in reader.text
+    assert "By the weighted kNN, stage 3 is level with stage 1." in reader.text
+
+
+def test_discovery_no_better_than_chance_is_said(run):
+    score = {"num_pairs": 9, "object_share": 0.1, "random_num_pairs": 9, "random_object_share": 0.1}
+    run.discovery_score.write_text(json.dumps({**score, "same_class_share": None}))
+    _, reader = report_of(run)
+    assert "Discovery does not beat chance here" in reader.text
+
+
+def test_a_run_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no run at .*nowhere"):
+        write_report(RunDir(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(("content", "message"), [('{"a', "is not JSON"), ("[1]", "holds a list")])
+def test_results_that_cannot_be_read_are_refused(tmp_path: Path, content, message):
+    (tmp_path / "svm.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_json(tmp_path / "svm.json")
+
+
+def test_a_smaller_choice_of_photos_begins_a_larger_one():
+    assert choose_photos(50, 3, seed=4) == choose_photos(50, 10, seed=4)[:3]
+    assert len(np.unique(choose_photos(50, 10, seed=4))) == 10
+    assert sorted(choose_photos(3, 10, seed=4)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(3.21, "3.2 s"), (59.99, "1 min 0 s"), (192, "3 min 12 s"), (3600 * 30 + 150, "30 h 2 min")]
+)
+def test_durations_are_said_as_a_person_would(seconds, said):
+    assert duration(seconds) == said
