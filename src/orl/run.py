@@ -27,7 +27,7 @@ from orl.stages.discover import discover
 from orl.stages.pretrain import pretrain_images, pretrain_objects
 from orl.stages.scan import scan
 from orl.training.interrupts import Stopped
-from orl.transfer.discovery import score_correspondences
+from orl.transfer.discovery import DiscoveryScore, score_correspondences
 from orl.transfer.judge import Features, LabelledPhotos, embed_labelled, judge_knn, judge_svm, read_labelled
 
 logger = logging.getLogger(__name__)
@@ -112,14 +112,28 @@ def prepare(config: RunConfig) -> ImageTable:
 
 
 def score_discovery(config: RunConfig, images: ImageTable) -> None:
-    """Write how often correspondences join objects of one class, where the photos' source has labels."""
+    """Write how often correspondences join objects of one class, where the photos' source has labels.
+
+    Labels that are missing or damaged are told and do not stop the run: nothing else needs them.
+    """
+    try:
+        score = _discovery_score(config, images)
+    except ValueError as error:
+        logger.warning("discovery is not scored: %s", error)
+        return
+    if score is None:
+        logger.info("discovery is not scored: the photos' source has no labels")
+        return
+    tables.write_atomically(RunDir(config.out).discovery_score, json.dumps(score.to_json(), indent=1))
+
+
+def _discovery_score(config: RunConfig, images: ImageTable) -> DiscoveryScore | None:
     run = RunDir(config.out)
     labels = read_labels(config.images, config.split)
     if labels is None:
-        logger.info("the photos have no labels: discovery is not scored")
-        return
+        return None
     correspondences, rois = tables.load(run.table("correspondences")), tables.load(run.table("rois"))
-    score = score_correspondences(
+    return score_correspondences(
         labels,
         images.names,
         {name: rois.column(name) for name in ("image_id", "box")},
@@ -129,7 +143,6 @@ def score_discovery(config: RunConfig, images: ImageTable) -> None:
         },
         seed=config.seed,
     )
-    tables.write_atomically(run.discovery_score, json.dumps(score.to_json(), indent=1))
 
 
 TASKS = ("svm", "knn")

@@ -1,0 +1,129 @@
+"""COCO JSON files: photos, categories and boxes."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from orl import boxes
+from orl.images.labels import ABSENT, IGNORED, PRESENT, LabelledSplit
+
+
+def coco_photo_names(json_path: Path) -> tuple[Path, list[str]]:
+    """The photos' folder and their paths below it, sorted.
+
+    The folder is the first of these that holds any of the photos: the JSON's own, `../<split>`, `..`,
+    `../images/<split>`, `../images`; the split is the end of the JSON's name, as in instances_train2017.json.
+
+    Raises:
+        ValueError: if the file is not COCO's JSON, lists no photo, or none of the folders holds one.
+    """
+    names = sorted(_photo_names(json_path, _read_json(json_path)).values())
+    return _photo_folder(json_path, names), names
+
+
+def read_coco(json_path: Path) -> LabelledSplit:
+    """The labels and boxes of a COCO JSON; categories in the order of their ids, crowds are 'difficult'.
+
+    Raises:
+        ValueError: if the file is not COCO's JSON, holds no annotations, or none of its photos is found.
+    """
+    content = _read_json(json_path)
+    names = _photo_names(json_path, content)
+    categories = _dicts(json_path, content, "categories", ("id", "name"))
+    annotations = _dicts(json_path, content, "annotations", ("image_id", "category_id", "bbox"))
+    if not categories:
+        raise ValueError(f"{json_path} has no categories; give the instances_*.json of the split")
+    categories.sort(key=lambda category: category["id"])
+    columns = {category["id"]: column for column, category in enumerate(categories)}
+    photo_ids = sorted(names, key=lambda photo_id: names[photo_id])
+    rows = {photo_id: row for row, photo_id in enumerate(photo_ids)}
+    by_photo: list[list[dict[str, Any]]] = [[] for _ in photo_ids]
+    for annotation in annotations:
+        if annotation["image_id"] not in rows or annotation["category_id"] not in columns:
+            raise ValueError(f"{json_path} has an annotation of an unknown photo or category: {_short(annotation)}")
+        by_photo[rows[annotation["image_id"]]].append(annotation)
+    box_classes = tuple(np.array([columns[a["category_id"]] for a in each], dtype=np.int64) for each in by_photo)
+    difficult = tuple(np.array([a.get("iscrowd", 0) == 1 for a in each], dtype=bool) for each in by_photo)
+    labels = np.full((len(photo_ids), len(categories)), ABSENT, dtype=np.int8)
+    for row, (columns_of_row, difficult_of_row) in enumerate(zip(box_classes, difficult)):
+        labels[row, columns_of_row] = IGNORED
+        labels[row, columns_of_row[~difficult_of_row]] = PRESENT
+    sorted_names = [names[photo_id] for photo_id in photo_ids]
+    return LabelledSplit(
+        root=_photo_folder(json_path, sorted_names),
+        names=tuple(sorted_names),
+        classes=tuple(str(category["name"]) for category in categories),
+        labels=labels,
+        boxes=tuple(_boxes(json_path, each) for each in by_photo),
+        box_classes=box_classes,
+        box_difficult=difficult,
+    )
+
+
+def has_labels(json_path: Path) -> bool:
+    """Whether the file lists annotations; the 'image_info' files of COCO's test photos do not.
+
+    Raises:
+        ValueError: if the file is not COCO's JSON.
+    """
+    return bool(_read_json(json_path).get("annotations"))
+
+
+def _read_json(json_path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(json_path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{json_path} is not JSON: {error}") from error
+    if not isinstance(content, dict) or "images" not in content:
+        found = ", ".join(list(content)[:5]) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{json_path} is not COCO's JSON: it has no 'images' (found: {found or 'nothing'})")
+    return content
+
+
+def _dicts(json_path: Path, content: dict[str, Any], key: str, fields: Sequence[str]) -> list[dict[str, Any]]:
+    entries = content.get(key, [])
+    if not isinstance(entries, list):
+        raise ValueError(f"{json_path} is not COCO's JSON: {key!r} is a {type(entries).__name__}, not a list")
+    for entry in entries:
+        if not isinstance(entry, dict) or any(field not in entry for field in fields):
+            raise ValueError(
+                f"{json_path} is not COCO's JSON: {key!r} needs {', '.join(fields)}, found {_short(entry)}"
+            )
+    return entries
+
+
+def _photo_names(json_path: Path, content: dict[str, Any]) -> dict[Any, str]:
+    """File name of each photo id; a file listed twice would be its own neighbour."""
+    entries = _dicts(json_path, content, "images", ("id", "file_name"))
+    names = {entry["id"]: str(entry["file_name"]) for entry in entries}
+    if not names:
+        raise ValueError(f"{json_path} lists no photo: its 'images' are empty")
+    if len(set(names.values())) < len(entries):
+        raise ValueError(f"{json_path} lists a photo twice: {len(entries)} entries, {len(set(names.values()))} photos")
+    return names
+
+
+def _photo_folder(json_path: Path, names: Sequence[str]) -> Path:
+    split = json_path.stem.rsplit("_", 1)[-1]
+    above = json_path.parent.parent
+    folders = [json_path.parent, above / split, above, above / "images" / split, above / "images"]
+    for folder in folders:
+        if any((folder / name).is_file() for name in names):
+            return folder
+    tried = ", ".join(str(folder) for folder in folders)
+    raise ValueError(f"none of the {len(names)} photos of {json_path}, such as {names[0]}, lies in {tried}")
+
+
+def _boxes(json_path: Path, annotations: Sequence[dict[str, Any]]) -> ndarray:
+    try:
+        return boxes.from_xywh(np.array([a["bbox"] for a in annotations], dtype=np.float32).reshape(-1, 4))
+    except ValueError as error:
+        raise ValueError(f"{json_path} has a box that is not x, y, w, h: {_short(annotations)}") from error
+
+
+def _short(entry: object) -> str:
+    return json.dumps(entry)[:120]

@@ -1,0 +1,158 @@
+"""From a file to pixels: any kind of photo becomes upright RGB bytes, or is refused with the reason."""
+
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+
+MAX_PIXELS = 100_000_000
+# What photos come in. Pillow's other kinds stay out: they start Ghostscript, or have no signature.
+FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+WHITE = (255, 255, 255, 255)
+
+_pillow_lock = threading.Lock()
+
+
+class PhotoError(ValueError):
+    """A file that cannot be used as a photo."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"photo {self.path}: {self.reason}"
+
+
+def load_photo(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[ndarray, "h w 3"]:
+    """The pixels of a photo.
+
+    Transparency is laid over white; 16-bit and wider values are scaled down to 8 bits, never clipped; CMYK is
+    converted by formula and colour profiles are ignored; of an animation the first frame is taken. Threads
+    take turns: use processes to decode in parallel.
+
+    Args:
+        path: a JPEG, PNG, TIFF, WebP, BMP, GIF, PPM, AVIF or JPEG 2000 file.
+        max_pixels: refuse a larger photo, judged by its header before anything is decoded.
+
+    Returns:
+        RGB, turned as the EXIF orientation says.
+
+    Raises:
+        PhotoError: if the file is missing, empty, not an image, truncated, corrupt or too large.
+    """
+    _check_file(path)
+    with _guarded_pillow():
+        try:
+            with Image.open(path, formats=_known_formats()) as image:
+                _check_size(path, image.size, max_pixels)
+                # Decode first, then ask for the tag: Pillow turns a TIFF while decoding and drops its tag.
+                image.load()
+                return _to_rgb(_turn_upright(image))
+        except PhotoError:
+            raise
+        except UnidentifiedImageError as error:
+            raise PhotoError(path, f"not an image: begins with {_first_bytes(path)!r}") from error
+        # Pillow answers damage with OSError, SyntaxError, struct.error, ValueError, zlib.error and more.
+        except Exception as error:
+            raise PhotoError(path, _damage(error)) from error
+
+
+def _check_file(path: Path) -> None:
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise PhotoError(path, "missing: there is no such file") from error
+    except (OSError, ValueError) as error:
+        raise PhotoError(path, f"cannot be opened: {error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise PhotoError(path, "not a file: it is a folder, a pipe or a device")
+    if status.st_size == 0:
+        raise PhotoError(path, "empty: 0 bytes")
+
+
+@contextmanager
+def _guarded_pillow() -> Iterator[None]:
+    """Our own limits in place of whatever Pillow's globals say, and its warnings kept in."""
+    with _pillow_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, truncated = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+        # `_check_size` does Pillow's check, by our limit and for every one of FORMATS.
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, False
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = limit, truncated
+
+
+def _known_formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _check_size(path: Path, size_wh: tuple[int, int], max_pixels: int) -> None:
+    width, height = size_wh
+    if width * height > max_pixels:
+        limit = f"{max_pixels / 1e6:g} megapixels"
+        raise PhotoError(path, f"too many pixels: {width}x{height} px, at most {limit}")
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a damaged EXIF block tells nothing; the pixels are still good
+        return image
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _to_rgb(image: Image.Image) -> UInt8[ndarray, "h w 3"]:
+    if image.mode == "F" or image.mode.startswith("I"):
+        gray = _to_8_bits(np.asarray(image), always_16_bits=image.mode.startswith("I;16"))
+        return np.repeat(gray[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
+    return np.array(image.convert("RGB"))
+
+
+def _to_8_bits(values: ndarray, always_16_bits: bool) -> UInt8[ndarray, "h w"]:
+    """Scale by the smallest usual range that holds all values: 0 to 1, 255 or 65535, else their own."""
+    values = values.astype(np.float64)
+    low, high = values.min(), values.max()
+    if not np.isfinite(low + high):
+        raise ValueError(f"pixel values from {low} to {high} are not finite")
+    if always_16_bits:
+        low, high = 0, 65535
+    else:
+        usual = [limit for limit in (1, 255, 65535) if high <= limit]
+        low, high = (0, usual[0]) if low >= 0 and usual else (low, high)
+    return np.rint((values - low) * (255 / max(high - low, 1e-300))).astype(np.uint8)
+
+
+def _first_bytes(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(12)
+
+
+def _damage(error: Exception) -> str:
+    text = " ".join(str(error).split()) or "no details"
+    if "truncated" in text.lower():
+        return f"truncated: {text}"
+    return f"corrupt: {type(error).__name__}: {text}"

@@ -1,0 +1,181 @@
+"""From a labelled set and a frozen backbone to the JSON of a judge: read once, embed once, score."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from orl.embed import embed_photos
+from orl.images.decode import MAX_PIXELS
+from orl.images.scan import Rejected, scan_photos
+from orl.images.voc import read_voc
+from orl.networks.backbones import Backbone
+from orl.transfer.knn import score_knn
+from orl.transfer.svm import score_svm
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledPhotos:
+    """The readable photos of one split, with their labels."""
+
+    data: Path
+    split: str
+    classes: tuple[str, ...]
+    paths: tuple[Path, ...]
+    labels: Int[ndarray, "n c"]
+    """1 present, -1 absent, 0 ignored."""
+    rejected: tuple[Rejected, ...]
+    """Photos that cannot be read, with the reason; they are neither learnt from nor scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What a backbone makes of the photos to learn from and of those to be scored."""
+
+    train: LabelledPhotos
+    test: LabelledPhotos
+    train_features: Float[ndarray, "n d"]
+    test_features: Float[ndarray, "m d"]
+    size_px: int
+    """Side that every photo was squeezed to."""
+    elapsed_s: float
+    """Seconds that the embedding took."""
+
+
+def read_labelled(data: Path, split: str, *, workers: int = 1, quiet: bool = False) -> LabelledPhotos:
+    """Read the labels of a split and look at its photos, so that broken ones are left out beforehand.
+
+    Args:
+        data: a VOC devkit, or a drawn set, which has the same layout.
+        split: such as 'trainval' or 'test'.
+        workers: processes that look at photos.
+        quiet: show no progress bar.
+
+    Raises:
+        ValueError: if there is no devkit or no such split, its labels are damaged, or no photo can be read.
+    """
+    labelled = read_voc(data, split)
+    images, rejected = scan_photos(
+        labelled.root, labelled.names, min_side_px=1, max_pixels=MAX_PIXELS, workers=workers, quiet=quiet
+    )
+    if not len(images):
+        raise ValueError(
+            f"none of the {len(rejected)} photos of split {split!r} of {data} can be read, such as "
+            f"{rejected[0].name} ({rejected[0].reason}); repair them or give another set"
+        )
+    readable = set(images.names)
+    rows = [row for row, name in enumerate(labelled.names) if name in readable]
+    return LabelledPhotos(
+        data=data,
+        split=split,
+        classes=labelled.classes,
+        paths=tuple(labelled.root / labelled.names[row] for row in rows),
+        labels=labelled.labels[rows],
+        rejected=tuple(rejected),
+    )
+
+
+def embed_labelled(
+    backbone: Backbone,
+    train: LabelledPhotos,
+    test: LabelledPhotos,
+    *,
+    size_px: int = 224,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    quiet: bool = False,
+) -> Features:
+    """Embed both splits with a frozen backbone, once for all judges.
+
+    Args:
+        backbone: put into evaluation mode.
+        train: photos to learn from.
+        test: photos to be scored.
+        size_px: side that every photo is squeezed to.
+        device: where to compute.
+        workers: processes that read photos.
+        quiet: show no progress bar.
+
+    Raises:
+        ValueError: if the two splits have different classes.
+    """
+    if train.classes != test.classes:
+        differing = sorted(set(train.classes) ^ set(test.classes))
+        raise ValueError(
+            f"splits {train.split!r} and {test.split!r} of {test.data} differ in classes {differing[:5]}; "
+            "give both the same class lists"
+        )
+    started = time.perf_counter()
+    train_features, test_features = (
+        embed_photos(
+            backbone,
+            photos.paths,
+            size_px=size_px,
+            device=device,
+            workers=workers,
+            title=f"embed {photos.split}",
+            quiet=quiet,
+        )
+        for photos in (train, test)
+    )
+    return Features(
+        train=train,
+        test=test,
+        train_features=train_features,
+        test_features=test_features,
+        size_px=size_px,
+        elapsed_s=time.perf_counter() - started,
+    )
+
+
+def judge_svm(
+    features: Features, backbone: str, *, workers: int = 1, seed: int = 0, quiet: bool = False
+) -> dict[str, Any]:
+    """Score linear SVMs (`score_svm`), as what is written to `transfer/svm_<backbone>.json`."""
+    result = score_svm(
+        features.train_features,
+        features.train.labels,
+        features.test_features,
+        features.test.labels,
+        features.train.classes,
+        workers=workers,
+        seed=seed,
+        quiet=quiet,
+    )
+    return {**result.to_json(), **_settings(features, backbone)}
+
+
+def judge_knn(
+    features: Features, backbone: str, *, k: int = 20, temperature: float = 0.07, quiet: bool = False
+) -> dict[str, Any]:
+    """Score nearest neighbours (`score_knn`), as what is written to `transfer/knn_<backbone>.json`."""
+    result = score_knn(
+        features.train_features,
+        features.train.labels,
+        features.test_features,
+        features.test.labels,
+        features.train.classes,
+        k=k,
+        temperature=temperature,
+        quiet=quiet,
+    )
+    return {**result.to_json(), **_settings(features, backbone)}
+
+
+def _settings(features: Features, backbone: str) -> dict[str, Any]:
+    rejected = [*features.train.rejected, *features.test.rejected]
+    return {
+        "backbone": backbone,
+        "data": str(features.train.data),
+        "train_split": features.train.split,
+        "test_split": features.test.split,
+        "size_px": features.size_px,
+        "num_features": features.train_features.shape[1],
+        "embed_elapsed_s": features.elapsed_s,
+        "num_rejected": len(rejected),
+        "rejected": {photo.name: photo.reason for photo in rejected},
+    }

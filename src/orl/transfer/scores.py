@@ -1,0 +1,72 @@
+"""Average precision: how well a score ranks the photos that show a class before those that do not."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Int, Shaped
+from numpy import ndarray
+
+
+def average_precision(scores: Shaped[ndarray, "n"], labels: Int[ndarray, "n"]) -> float:
+    """Area under the interpolated precision-recall curve.
+
+    Precision at a recall is the best precision at that recall or a higher one; all points count (VOC 2010 and
+    later), not eleven. Photos of equal score enter the ranking together, as one point of the curve: the
+    published code leaves their order to the sort, which would let the score of a collapsed backbone depend on
+    file names.
+
+    Args:
+        scores: higher where the class is more likely.
+        labels: 1 present, -1 absent, 0 ignored.
+
+    Returns:
+        In (0, 1]; with all scores equal, the share of positives.
+
+    Raises:
+        ValueError: if a label is none of the three, a score is not finite or no photo is positive.
+
+    Source:
+        `get_precision_recall` of the fair self-supervision benchmark (arXiv 1905.01235), for scores without ties.
+    """
+    if not np.isin(labels, (-1, 0, 1)).all():
+        raise ValueError(f"labels must be 1, -1 or 0, got {sorted(set(labels.tolist()) - {-1, 0, 1})[:3]}")
+    known = labels != 0
+    scores, positive = scores[known], labels[known] == 1
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{(~np.isfinite(scores)).sum()} of {len(scores)} scores are not finite; check the features")
+    if not positive.any():
+        raise ValueError(f"average precision needs a positive photo, got 0 among {len(scores)}; leave the class out")
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    num_found = np.cumsum(positive[order])[ends]
+    precision = np.maximum.accumulate((num_found / (ends + 1))[::-1])[::-1]
+    recall_steps = np.diff(num_found, prepend=0) / positive.sum()
+    return float((recall_steps * precision).sum())
+
+
+def class_average_precisions(
+    scores: Shaped[ndarray, "n c"], labels: Int[ndarray, "n c"], classes: tuple[str, ...]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Average precision of every class that has one.
+
+    Returns:
+        The average precision of each class with a positive photo, and the reason for each class without.
+    """
+    per_class_ap, skipped = {}, {}
+    for index, name in enumerate(classes):
+        if (labels[:, index] == 1).any():
+            per_class_ap[name] = average_precision(scores[:, index], labels[:, index])
+        else:
+            skipped[name] = "no positive test photo"
+    return per_class_ap, skipped
+
+
+def mean_average_precision(per_class_ap: Mapping[str, float]) -> float:
+    """Mean over the classes that could be scored.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if not per_class_ap:
+        raise ValueError("0 classes could be scored: no class has labelled photos enough; check the splits")
+    return float(np.mean(list(per_class_ap.values())))
