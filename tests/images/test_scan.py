@@ -1,0 +1,98 @@
+import csv
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from orl.images import scan
+from orl.images.scan import Rejected, check_scan, save_rejected, scan_photos
+from orl.images.table import ImageTable
+
+LIMITS = {"min_side_px": 32, "max_pixels": 1_000_000, "quiet": True}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    root = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for index in range(40):
+        pixels = generator.integers(0, 256, (40, 50 + index, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"good{index:02d}.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 40)).save(root / "turned.jpg", exif=exif)
+    Image.new("RGB", (20, 90)).save(root / "thin.png")
+    (root / "empty.jpg").write_bytes(b"")
+    names = [*(f"good{index:02d}.png" for index in range(40)), "turned.jpg", "thin.png", "empty.jpg", "missing.jpg"]
+    return root, names
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_good_photos_are_measured_and_bad_ones_named(photos: tuple[Path, list[str]], workers: int) -> None:
+    images, rejected = scan_photos(*photos, workers=workers, **LIMITS)
+    assert list(images.names) == photos[1][:41]
+    assert images.sizes_wh[:3] == ((50, 40), (51, 40), (52, 40))
+    assert images.sizes_wh[40] == (40, 60), "the size is that of the upright photo"
+    assert len(set(images.digests)) == 41
+    assert {each.name: each.reason.split(":")[0] for each in rejected} == {
+        "thin.png": "too small",
+        "empty.jpg": "empty",
+        "missing.jpg": "missing",
+    }
+    assert rejected[0].reason == "too small: 20x90 px, at least 32 on the short side"
+
+
+def test_any_number_of_workers_gives_the_same_table(photos: tuple[Path, list[str]]) -> None:
+    assert scan_photos(*photos, workers=1, **LIMITS) == scan_photos(*photos, workers=3, **LIMITS)
+
+
+def _die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_reported(photos: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "_begin_worker", _die)
+    with pytest.raises(RuntimeError, match=r"a process that scans photos died after 0 of 44 photos"):
+        scan_photos(*photos, workers=2, **LIMITS)
+
+
+def test_rejections_are_written_as_csv(tmp_path: Path) -> None:
+    rejected = [Rejected('a "quoted", name\n.jpg', "empty: 0 bytes"), Rejected("b.jpg", "missing: no file")]
+    save_rejected(rejected, tmp_path / "rejected.csv")
+    with open(tmp_path / "rejected.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["name"], row["reason"]) for row in rows] == [(each.name, each.reason) for each in rejected]
+
+
+def table(count: int) -> ImageTable:
+    names = tuple(f"{index}.jpg" for index in range(count))
+    return ImageTable(root=Path("photos"), names=names, sizes_wh=((64, 64),) * count, digests=names)
+
+
+def check(num_good: int, num_bad: int, share: float = 0.1) -> None:
+    rejected = [Rejected(f"{index}.png", "empty: 0 bytes") for index in range(num_bad)]
+    check_scan(
+        table(num_good), rejected, max_rejected_share=share, min_photos=11, rejected_path=Path("run/rejected.csv")
+    )
+
+
+def test_the_limits_themselves_are_allowed() -> None:
+    check(11, 0)
+    check(90, 10)
+
+
+@pytest.mark.parametrize(
+    ("num_good", "num_bad", "complaint"),
+    [
+        (0, 0, r"no photo is left"),
+        (0, 7, r"no photo is left: 7 of 7 .*7 empty; all reasons are in run.rejected.csv"),
+        (89, 11, r"too many photos rejected, 11.0% where 10.0% are allowed: 11 of 100"),
+        (10, 0, r"only 10 usable photos, but at least 11 are needed"),
+    ],
+)
+def test_too_few_photos_are_refused_with_the_counts(num_good: int, num_bad: int, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        check(num_good, num_bad)
