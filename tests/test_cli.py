@@ -71,6 +71,8 @@ def test_one_command_leaves_everything(finished: Path) -> None:
             result = json.loads(run.transfer(task, label).read_text())
             assert 0 < result["mean_ap"] < 1
             assert result["num_train"] == 24
+    assert {"torch", "python"} <= set(record["versions"])
+    assert record["device"] == "cpu"
     score = json.loads(run.discovery_score.read_text())
     assert score["num_pairs"] == 24 * 4
     assert 0 <= score["object_share"] <= 1
@@ -85,6 +87,7 @@ def test_the_report_holds_the_numbers_and_asks_for_nothing_from_elsewhere(finish
     assert all(address.startswith(("data:", "#")) for address in sources.addresses)
     for label in ("random", "stage1", "stage3"):
         assert f"{100 * json.loads(run.transfer('svm', label).read_text())['mean_ap']:.1f}" in html
+    assert "Maps against the known objects of 24 photos" in html
 
 
 def test_the_same_command_again_changes_nothing(scenes: Path, finished: Path) -> None:
@@ -188,6 +191,17 @@ def test_bad_photos_are_recorded_and_skipped(scenes: Path, tmp_path: Path) -> No
     assert "20x90" in reasons["thin.png"]
 
 
+def test_damaged_labels_do_not_stop_a_run_that_needs_none(scenes: Path, tmp_path: Path) -> None:
+    damaged, out = tmp_path / "scenes", tmp_path / "run"
+    shutil.copytree(scenes, damaged)
+    for annotation in (damaged / "Annotations").iterdir():
+        annotation.write_text("<annotation>")
+    assert main(run_arguments(damaged, out)) == 0
+    assert not RunDir(out).discovery_score.exists()
+    assert "labels of the photos cannot be used" in RunDir(out).log.read_text()
+    assert RunDir(out).report.exists()
+
+
 def test_too_many_bad_photos_stop_the_run_and_are_listed(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,6 +237,8 @@ def test_a_changed_photo_makes_the_run_stale(
         (["run", "--images", "{empty}", "--out", "{out}"], "{empty}"),
         (["run", "--images", "{few}", "--out", "{out}"], "11"),
         (["run", "--out", "{out}"], "--images"),
+        (["run", "--images", "{scenes}", "--out", "{out}", "--transfer-data", "{empty}"], "is not a VOC devkit"),
+        (["run", "demo", *SMALL, "--images", "{scenes}", "--out", "{out}", "--stage3.batch-size", "99"], "batch of 99"),
         (["run", "--images", "x", "--out", "y", "--stage1.epoch", "3"], "--stage1.epochs"),
         (["run", "--images", "x", "--out", "y", "--stage1.epochs", "many"], "many"),
         (["run", "--images", "x", "--out", "y", "--stage1.epochs", "0"], "epochs must be at least 1, not 0"),
@@ -249,7 +265,7 @@ def test_a_wrong_command_gets_one_message_and_a_non_zero_exit(
     before = set(tmp_path.iterdir())
     message = refused([argument.format(**places) for argument in arguments], capsys)
     assert complaint.format(**places) in " ".join(message.split())
-    if "{scenes}" not in arguments and "{few}" not in arguments:
+    if "{few}" not in arguments and ("{scenes}" not in arguments or "{empty}" in arguments):
         assert set(tmp_path.iterdir()) == before, "a command that cannot begin leaves nothing"
 
 

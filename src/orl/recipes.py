@@ -54,10 +54,10 @@ def demo(images: Path, out: Path) -> RunConfig:
         recipe="demo",
         network=NetworkConfig(backbone="resnet10", hidden_features=512, projection_features=128),
         views=ViewConfig(size_px=64, area_range=(0.2, 1.0), blur_sigma_px=(0.1, 1.0)),
-        stage1=_short_training(epochs=20, batch_size=64),
-        stage3=_short_training(epochs=20, batch_size=64),
+        stage1=_short_training(epochs=30, batch_size=32),
+        stage3=_short_training(epochs=30, batch_size=32),
         discover=DiscoverConfig(embed_px=96, roi_embed_px=64, min_side=0.2, shard_size=64),
-        objects=ObjectConfig(roi_size_px=48),
+        objects=ObjectConfig(roi_size_px=32),
         transfer=TransferConfig(size_px=96),
     )
 

@@ -17,9 +17,12 @@ from orl import tables
 from orl.config import RunConfig, differences, load_config, save_config, to_plain
 from orl.figures.galleries import GalleryOptions
 from orl.figures.report import write_report
+from orl.images.datasets import EpochBatches
+from orl.images.labels import LabelledSplit
 from orl.images.scenes import draw_scenes
 from orl.images.sources import find_photos, read_labels
 from orl.images.table import ImageTable
+from orl.images.voc import read_voc
 from orl.networks.backbones import Backbone, build_backbone, load_backbone
 from orl.networks.device import compute_device
 from orl.rundir import RunDir, record_run, record_stage
@@ -27,7 +30,7 @@ from orl.stages.discover import discover
 from orl.stages.pretrain import pretrain_images, pretrain_objects
 from orl.stages.scan import scan
 from orl.training.interrupts import Stopped
-from orl.transfer.discovery import DiscoveryScore, score_correspondences
+from orl.transfer.discovery import score_correspondences
 from orl.transfer.judge import Features, LabelledPhotos, embed_labelled, judge_knn, judge_svm, read_labelled
 
 logger = logging.getLogger(__name__)
@@ -66,7 +69,7 @@ def report_run(config: RunConfig) -> Path:
     """Write the report from whatever the run has left so far; returns its path."""
     side_px = min(MAX_ATTENTION_SIDE_PX, 4 * config.views.size_px)
     options = GalleryOptions(seed=config.seed, device=str(compute_device(config.device)), attention_side_px=side_px)
-    return write_report(RunDir(config.out), options)
+    return write_report(RunDir(config.out), options, _labels(config))
 
 
 def run_pretrain(config: RunConfig, method: str) -> Path:
@@ -91,7 +94,8 @@ def prepare(config: RunConfig) -> ImageTable:
     """Take the folder of the run, refuse other settings than it was begun with, and scan the photos.
 
     Raises:
-        ValueError: if the run was begun with settings that give other results, and `overwrite` is off.
+        ValueError: if the run was begun with settings that give other results and `overwrite` is off, if the labelled
+            set cannot be read, or if a batch needs more photos than there are.
     """
     run = RunDir(config.out)
     if run.config.exists() and not config.overwrite:
@@ -101,39 +105,34 @@ def prepare(config: RunConfig) -> ImageTable:
                 f"{run.root} was begun with other settings ({'; '.join(changed)}); take another --out, or rebuild "
                 "what depends on them with --overwrite"
             )
-    # What can be wrong with the command is found before the folder is made.
+    # What can be wrong with the command is found before the folder is made, and not hours later.
     device = _device_name(config)
     find_photos(config.images, config.split)
+    if config.transfer_data is not None:
+        for split in (config.transfer.train_split, config.transfer.test_split):
+            read_voc(config.transfer_data, split)
     save_config(replace(config, overwrite=False), run.config)
     _log_to(run)
-    record_run(run, {"recipe": config.recipe, "seed": config.seed, "device": device, "command": shlex.join(sys.argv)})
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    record_run(run, {"recipe": config.recipe, "seed": config.seed, "device": device, "command": command})
     with _recorded(config, "scan"):
-        return scan(config)
+        images = scan(config)
+    for settings in (config.stage1, config.stage3):
+        EpochBatches(len(images), settings.batch_size, settings.epochs, config.seed)
+    return images
 
 
 def score_discovery(config: RunConfig, images: ImageTable) -> None:
     """Write how often correspondences join objects of one class, where the photos' source has labels.
 
-    Labels that are missing or damaged are told and do not stop the run: nothing else needs them.
+    A source without labels, or with damaged ones, does not stop the run: nothing else needs them.
     """
-    try:
-        score = _discovery_score(config, images)
-    except ValueError as error:
-        logger.warning("discovery is not scored: %s", error)
-        return
-    if score is None:
+    run, labels = RunDir(config.out), _labels(config)
+    if labels is None:
         logger.info("discovery is not scored: the photos' source has no labels")
         return
-    tables.write_atomically(RunDir(config.out).discovery_score, json.dumps(score.to_json(), indent=1))
-
-
-def _discovery_score(config: RunConfig, images: ImageTable) -> DiscoveryScore | None:
-    run = RunDir(config.out)
-    labels = read_labels(config.images, config.split)
-    if labels is None:
-        return None
     correspondences, rois = tables.load(run.table("correspondences")), tables.load(run.table("rois"))
-    return score_correspondences(
+    score = score_correspondences(
         labels,
         images.names,
         {name: rois.column(name) for name in ("image_id", "box")},
@@ -143,6 +142,16 @@ def _discovery_score(config: RunConfig, images: ImageTable) -> DiscoveryScore | 
         },
         seed=config.seed,
     )
+    tables.write_atomically(run.discovery_score, json.dumps(score.to_json(), indent=1))
+
+
+def _labels(config: RunConfig) -> LabelledSplit | None:
+    """The labels of the photos' own source, which only scores and pictures use."""
+    try:
+        return read_labels(config.images, config.split)
+    except (ValueError, OSError) as error:
+        logger.warning("the labels of the photos cannot be used: %s", error)
+        return None
 
 
 TASKS = ("svm", "knn")

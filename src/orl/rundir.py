@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -90,11 +91,21 @@ def record_run(run: RunDir, facts: Mapping[str, Any]) -> None:
     record = {
         **facts,
         "orl": version("orl"),
+        "git": _commit(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in RECORDED_PACKAGES}},
         "stages": read_record(run).get("stages", {}),
     }
     tables.write_atomically(run.record, json.dumps(record, indent=1))
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package runs from; None for an installed package."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def record_stage(run: RunDir, stage: str, state: str, elapsed_s: float) -> None:

@@ -5,7 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from orl.figures.attention import attention_map, attention_overlap, draw_attention, points_at_object
+from orl.figures.attention import (
+    attention_map,
+    attention_overlap,
+    draw_attention,
+    points_at_object,
+    score_attention,
+)
 from orl.networks.backbones import Backbone, build_backbone
 
 
@@ -89,6 +95,17 @@ def test_overlap_is_the_share_of_the_sum_inside_the_boxes_each_pixel_once():
     assert attention_overlap(attention, boxes) == pytest.approx(0.28)
     assert attention_overlap(attention, boxes[:0]) == 0
     assert attention_overlap(np.zeros((10, 10), dtype=np.float32), boxes) == 0
+
+
+def test_scores_are_means_over_photos_beside_what_chance_gives():
+    left = np.zeros((4, 8), dtype=np.float32)
+    left[:, :4], left[1, 1] = 0.5, 1.0
+    inside, outside = np.array([[0.0, 0, 4, 4]]), np.array([[6.0, 0, 8, 4]])
+    score = score_attention([left, left], [inside, outside])
+    assert (score.pointing_share, score.inside_share, score.num_photos) == (0.5, 0.5, 2)
+    assert score.box_share == (4 / 8 + 2 / 8) / 2
+    with pytest.raises(ValueError, match="got 0 photos"):
+        score_attention([], [])
 
 
 def test_the_pointing_game_is_won_when_the_peak_is_in_a_box():

@@ -1,6 +1,7 @@
 """Where a backbone looks (the paper's supplementary Figure 2): heat maps of several over one photo."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import matplotlib.patheffects as effects
 import numpy as np
@@ -66,6 +67,47 @@ def attention_overlap(attention: Float[ndarray, "h w"], boxes: Shaped[ndarray, "
 def points_at_object(attention: Float[ndarray, "h w"], boxes: Shaped[ndarray, "b 4"]) -> bool:
     """The pointing game: does the map's peak lie inside one of the objects' boxes?"""
     return bool(_inside(attention.shape, boxes).flat[int(np.argmax(attention))])
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionScore:
+    """How well heat maps lie on labelled objects, over some photos."""
+
+    pointing_share: float
+    """Photos whose peak lies inside an object's box."""
+    inside_share: float
+    """Mean share of a map's sum that lies inside the boxes."""
+    box_share: float
+    """Mean share of a photo that the boxes take: what both would be by chance."""
+    num_photos: int
+
+
+def score_attention(
+    maps: Iterable[Float[ndarray, "_ _"]], photo_boxes: Iterable[Shaped[ndarray, "_ 4"]]
+) -> AttentionScore:
+    """Compare heat maps with the boxes of their photos.
+
+    Args:
+        maps: one a photo.
+        photo_boxes: the objects of each photo, at least one.
+
+    Raises:
+        ValueError: if there is no photo.
+    """
+    rows = [
+        (
+            points_at_object(attention, boxes),
+            attention_overlap(attention, boxes),
+            _inside(attention.shape, boxes).mean(),
+        )
+        for attention, boxes in zip(maps, photo_boxes)
+    ]
+    if not rows:
+        raise ValueError("score_attention got 0 photos; give some with objects")
+    pointing_share, inside_share, box_share = np.mean(np.array(rows, dtype=np.float64), axis=0).tolist()
+    return AttentionScore(
+        pointing_share=pointing_share, inside_share=inside_share, box_share=box_share, num_photos=len(rows)
+    )
 
 
 def draw_attention(

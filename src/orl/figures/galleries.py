@@ -1,17 +1,17 @@
 """The report's pictures: which photos and pairs are shown, and the figures of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from numpy import ndarray
 
 from orl import tables
 from orl.figures import page
-from orl.figures.attention import attention_map, draw_attention
+from orl.figures.attention import attention_map, draw_attention, score_attention
 from orl.figures.correspondences import correspondence_figure, random_correspondences, top_correspondences
 from orl.figures.curves import draw_curves, loss_terms, read_metrics
 from orl.figures.neighbours import draw_neighbours
@@ -20,8 +20,9 @@ from orl.figures.pictures import as_jpeg, as_svg
 from orl.figures.proposals import draw_proposals
 from orl.figures.results import how_to_go_on
 from orl.images.decode import PhotoError, load_photo
+from orl.images.labels import LabelledSplit
 from orl.images.table import ImageTable, load_images
-from orl.networks.backbones import load_backbone
+from orl.networks.backbones import Backbone, load_backbone
 from orl.rundir import RunDir
 
 TRAINED = {"stage1": "stage 1", "stage3": "stage 3"}
@@ -38,6 +39,8 @@ class GalleryOptions:
     """Correspondences drawn at random."""
     num_attention_photos: int = 5
     """Photos with attention maps."""
+    num_scored_photos: int = 60
+    """Photos with known objects whose attention maps are scored."""
     attention_side_px: int = 448
     """Longer side of a photo when the network sees it for its attention map."""
     num_queries: int = 4
@@ -103,8 +106,8 @@ def correspondence_section(run: RunDir, options: GalleryOptions) -> tuple[str, H
     )
 
 
-def attention_section(run: RunDir, options: GalleryOptions) -> tuple[str, Html]:
-    """Attention maps of stage 1 beside stage 3."""
+def attention_section(run: RunDir, options: GalleryOptions, labels: LabelledSplit | None) -> tuple[str, Html]:
+    """Attention maps of stage 1 beside stage 3, scored where the objects are known."""
     title = "Attention"
     intro = page.paragraph(
         "Where the backbone's last feature map is strong: mean magnitude over its channels, each photo "
@@ -121,12 +124,11 @@ def attention_section(run: RunDir, options: GalleryOptions) -> tuple[str, Html]:
         return page.section(title, intro, *notes)
     images, device = load_images(run.images), torch.device(options.device)
 
+    def map_of(backbone: Backbone, photo: Photo) -> Float[ndarray, "h w"]:
+        return attention_map(backbone, photo, options.attention_side_px, device)
+
     def draw(photos: Sequence[Photo]) -> Figure:
-        maps = {
-            label: attention_map(backbone, photos[0], options.attention_side_px, device)
-            for label, backbone in backbones.items()
-        }
-        return draw_attention(photos[0], maps)
+        return draw_attention(photos[0], {label: map_of(each, photos[0]) for label, each in backbones.items()})
 
     whose = " and ".join(backbones)
     figures = [
@@ -139,7 +141,42 @@ def attention_section(run: RunDir, options: GalleryOptions) -> tuple[str, Html]:
         )
         for index in choose_photos(len(images), options.num_attention_photos, options.seed)
     ]
-    return page.section(title, intro, *notes, page.gallery(figures, two_columns=False))
+    scores = _attention_scores(images, labels, backbones, map_of, options)
+    return page.section(title, intro, *notes, scores, page.gallery(figures, two_columns=False))
+
+
+def _attention_scores(
+    images: ImageTable,
+    labels: LabelledSplit | None,
+    backbones: Mapping[str, Backbone],
+    map_of: Callable[[Backbone, Photo], Float[ndarray, "_ _"]],
+    options: GalleryOptions,
+) -> Html:
+    """A table of how well the maps lie on the labelled objects; nothing where no object is known."""
+    known = {} if labels is None else {name: boxes for name, boxes in zip(labels.names, labels.boxes) if len(boxes)}
+    drawn = choose_photos(len(images), len(images), options.seed)
+    chosen = [index for index in drawn if images.names[index] in known][: options.num_scored_photos]
+    try:
+        photos = [load_photo(images.path(index)) for index in chosen]
+    except PhotoError as error:
+        return page.missing(f"The attention maps are not scored; {error}")
+    if not photos:
+        return Html("")
+    boxes = [known[images.names[index]] for index in chosen]
+    scores = {
+        label: score_attention((map_of(each, photo) for photo in photos), boxes) for label, each in backbones.items()
+    }
+    rows = [
+        [label, page.share_bar(each.pointing_share), page.share_bar(each.inside_share)]
+        for label, each in scores.items()
+    ]
+    chance = next(iter(scores.values())).box_share
+    rows.append(["chance (share of the photo in boxes)", page.share_bar(chance), page.share_bar(chance)])
+    return page.table(
+        f"Maps against the known objects of {len(photos)} photos",
+        ["Backbone", "Peak on an object (%)", "Map inside the objects (%)"],
+        rows,
+    )
 
 
 def neighbour_section(run: RunDir, options: GalleryOptions) -> tuple[str, Html]:

@@ -1,11 +1,14 @@
 """The report of a run: one HTML file that opens from disk and asks for nothing else."""
 
+from functools import partial
 from pathlib import Path
 
 from orl import tables
 from orl.figures import galleries, page, results
 from orl.figures.galleries import GalleryOptions
 from orl.figures.page import Html
+from orl.images.labels import LabelledSplit
+from orl.progress import progress_bar
 from orl.rundir import RunDir
 
 HOW_TO_READ = (
@@ -20,7 +23,7 @@ HOW_TO_READ = (
 )
 
 
-def write_report(run: RunDir, options: GalleryOptions | None = None) -> Path:
+def write_report(run: RunDir, options: GalleryOptions | None = None, labels: LabelledSplit | None = None) -> Path:
     """Write `report/index.html` from whatever the run has left so far.
 
     A part that is missing is named, with the command that makes it.
@@ -28,6 +31,7 @@ def write_report(run: RunDir, options: GalleryOptions | None = None) -> Path:
     Args:
         run: folder of the run.
         options: how many photos to show, chosen by which seed; the defaults if there are none.
+        labels: the objects of the run's photos where they are known, to score the attention maps.
 
     Returns:
         Where the report lies.
@@ -39,16 +43,17 @@ def write_report(run: RunDir, options: GalleryOptions | None = None) -> Path:
     if not run.root.is_dir():
         raise FileNotFoundError(f"no run at {run.root}; make one with 'orl run --images DIR --out {run.root}'")
     options = options or GalleryOptions()
-    sections = [
-        results.run_section(run),
-        results.results_section(run),
-        results.discovery_section(run),
-        galleries.correspondence_section(run, options),
-        galleries.attention_section(run, options),
-        galleries.neighbour_section(run, options),
-        galleries.roi_section(run, options),
-        galleries.curve_section(run),
-    ]
+    makers = (
+        partial(results.run_section, run),
+        partial(results.results_section, run),
+        partial(results.discovery_section, run),
+        partial(galleries.correspondence_section, run, options),
+        partial(galleries.attention_section, run, options, labels),
+        partial(galleries.neighbour_section, run, options),
+        partial(galleries.roi_section, run, options),
+        partial(galleries.curve_section, run),
+    )
+    sections = [make() for make in progress_bar(makers, total=len(makers), title="report", unit="sections")]
     title = f"{run.root.resolve().name}: ORL report"
     tables.write_atomically(run.report, page.page(title, results.header(run), sections, _footer()))
     return run.report

@@ -180,16 +180,16 @@ def _stands_free(place: Float32[ndarray, "1 4"], places: Float32[ndarray, "n 4"]
 
 def _draw_background(generator: np.random.Generator, size_wh: tuple[int, int]) -> Float32[ndarray, "h w 3"]:
     """Noise of several scales around a random colour, sometimes ruled, with specks and strokes over it."""
-    colour = generator.uniform(60, 200) + generator.normal(0, 22, 3)
+    colour = generator.uniform(80, 170) + generator.normal(0, 22, 3)
     canvas = np.full((size_wh[1], size_wh[0], 3), colour, dtype=np.float32)
-    for cells, strength in ((2, 26), (5, 16), (14, 10), (48, 8)):
+    for cells, strength in ((2, 18), (5, 8), (14, 4), (48, 4)):
         canvas += _noise(generator, cells, size_wh, strength, 1)
         canvas += _noise(generator, cells, size_wh, strength / 2, 3)
     if generator.random() < 0.35:
         angle, period_px = generator.uniform(0, math.pi), generator.uniform(6, 24)
         y, x = np.mgrid[: size_wh[1], : size_wh[0]].astype(np.float32)
         waves = np.sin((x * math.cos(angle) + y * math.sin(angle)) * (2 * math.pi / period_px))
-        canvas += (generator.uniform(5, 14) * waves)[:, :, None].astype(np.float32)
+        canvas += (generator.uniform(3, 8) * waves)[:, :, None].astype(np.float32)
     image = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
     _draw_clutter(generator, image)
     return np.array(image, dtype=np.float32)
