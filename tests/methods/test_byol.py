@@ -45,6 +45,15 @@ def test_gradient_of_the_loss_is_right_and_none_reaches_the_target() -> None:
     assert prediction.grad is not None
 
 
+def test_half_precision_inputs_are_compared_in_single_precision() -> None:
+    prediction, target = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = regression_loss(prediction, target)
+    assert loss.dtype == torch.float32
+    expected = regression_loss_by_loops(prediction.double().tolist(), target.double().tolist())
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_an_empty_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="empty batch"):
         regression_loss(torch.zeros(0, 4), torch.zeros(0, 4))

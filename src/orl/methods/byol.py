@@ -78,5 +78,7 @@ def regression_loss(prediction: Float[Tensor, "n d"], target_projection: Float[T
     """
     if len(prediction) == 0:
         raise ValueError("regression_loss got an empty batch; is drop_last set?")
-    cosine = F.cosine_similarity(prediction, target_projection.detach(), dim=-1)
+    # On a CPU autocast leaves this in half precision, which keeps two decimals of a cosine.
+    dtype = torch.promote_types(prediction.dtype, torch.float32)
+    cosine = F.cosine_similarity(prediction.to(dtype), target_projection.detach().to(dtype), dim=-1)
     return (2 - 2 * cosine).mean()
