@@ -1,6 +1,9 @@
 import csv
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +60,39 @@ def test_a_killed_process_is_reported(photos: tuple[Path, list[str]], monkeypatc
     monkeypatch.setattr(scan, "_begin_worker", _die)
     with pytest.raises(RuntimeError, match=r"a process that scans photos died after 0 of 44 photos"):
         scan_photos(*photos, workers=2, **LIMITS)
+
+
+def test_ctrl_c_while_a_large_scan_begins_leaves_at_once_with_one_traceback(tmp_path: Path) -> None:
+    Image.new("RGB", (50, 50)).save(tmp_path / "a.png")
+    (tmp_path / "program.py").write_text(
+        "from pathlib import Path\n"
+        "from orl.images.scan import scan_photos\n"
+        "if __name__ == '__main__':\n"
+        "    names = ['a.png'] * 2_000_000\n"
+        "    print('begin', flush=True)\n"
+        f"    scan_photos(Path({str(tmp_path)!r}), names, workers=2, **{LIMITS})\n"
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, tmp_path / "program.py"], text=True, start_new_session=True, **pipes)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begin\n"
+        time.sleep(0.7)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=15)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode != 0
+    assert errors.count("Traceback") == 1
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_a_name_that_is_not_unicode_is_rejected_and_can_be_written(tmp_path: Path) -> None:
+    _, rejected = scan_photos(tmp_path, [os.fsdecode(b"caf\xe9.jpg")], workers=1, **LIMITS)
+    assert rejected[0].reason.startswith("name is not Unicode")
+    save_rejected(rejected, tmp_path / "rejected.csv")
+    assert rb"caf\udce9.jpg" in (tmp_path / "rejected.csv").read_bytes()
 
 
 def test_rejections_are_written_as_csv(tmp_path: Path) -> None:

@@ -1,17 +1,16 @@
 """The look at every photo before any training: all are decoded, and the unusable named with the reason."""
 
 import csv
+import ctypes
 import io
 import multiprocessing
 import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from orl import tables
@@ -164,11 +163,14 @@ def _scan_in_processes(
 ) -> list[list[Accepted | Rejected]]:
     # Spawned, not forked: torch's threads in this process must not be copied half-way.
     context = multiprocessing.get_context("spawn")
-    leave = context.Event()
+    # Without a lock: a process that is killed while it holds one would keep this one waiting for ever.
+    leave = context.RawValue(ctypes.c_bool, False)
     pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=(leave,))
+    futures: list[Future[list[Accepted | Rejected]]] = []
     try:
-        with _sigint_ignored():  # what starts here inherits it: Ctrl-C is answered by this process alone
-            futures = [pool.submit(_scan_chunk, root, chunk, min_side_px, max_pixels) for chunk in chunks]
+        for chunk in chunks:
+            with _sigint_blocked():  # a process that starts here inherits it: only this one answers Ctrl-C
+                futures.append(pool.submit(_scan_chunk, root, chunk, min_side_px, max_pixels))
         for future in as_completed(futures):
             report(len(future.result()))
         return [future.result() for future in futures]
@@ -178,7 +180,7 @@ def _scan_in_processes(
             "photos: killed, or out of memory? Lower the number of workers, or set it to 1 to scan in this process"
         ) from error
     finally:
-        leave.set()
+        leave.value = True
         pool.shutdown(cancel_futures=True)
 
 
@@ -188,21 +190,22 @@ def _num_scanned(futures: Sequence[Future[list[Accepted | Rejected]]]) -> int:
 
 
 @contextmanager
-def _sigint_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may choose; `_begin_worker` sees to it a little later
+def _sigint_blocked() -> Iterator[None]:
+    """Ctrl-C waits until the end of the block; ignored instead, it would be lost."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows: `_begin_worker` sees to it a little later
+        yield
         return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-_leave: Event | None = None
+_leave: ctypes.c_bool | None = None
 
 
-def _begin_worker(leave: Event) -> None:
+def _begin_worker(leave: ctypes.c_bool) -> None:
     global _leave
     _leave = leave
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -211,7 +214,7 @@ def _begin_worker(leave: Event) -> None:
 def _scan_chunk(root: Path, names: Sequence[str], min_side_px: int, max_pixels: int) -> list[Accepted | Rejected]:
     verdicts = []
     for name in names:
-        if _leave is not None and _leave.is_set():
+        if _leave is not None and _leave.value:
             break  # nobody waits for the result any more
         verdicts.append(_scan_photo(root, name, min_side_px, max_pixels))
     return verdicts
