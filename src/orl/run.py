@@ -52,6 +52,8 @@ def run_all(config: RunConfig) -> Path:
         The path of the report.
     """
     images = prepare(config)
+    for settings in (config.stage1, config.stage3):  # a batch that is too large is told before stage 1, not after
+        EpochBatches(len(images), settings.batch_size, settings.epochs, config.seed)
     with _recorded(config, "stage1"):
         pretrain_images(config, images)
     with _recorded(config, "discover"):
@@ -94,8 +96,8 @@ def prepare(config: RunConfig) -> ImageTable:
     """Take the folder of the run, refuse other settings than it was begun with, and scan the photos.
 
     Raises:
-        ValueError: if the run was begun with settings that give other results and `overwrite` is off, if the labelled
-            set cannot be read, or if a batch needs more photos than there are.
+        ValueError: if the run was begun with settings that give other results and `overwrite` is off, or if the labelled
+            set cannot be read.
     """
     run = RunDir(config.out)
     if run.config.exists() and not config.overwrite:
@@ -116,10 +118,7 @@ def prepare(config: RunConfig) -> ImageTable:
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     record_run(run, {"recipe": config.recipe, "seed": config.seed, "device": device, "command": command})
     with _recorded(config, "scan"):
-        images = scan(config)
-    for settings in (config.stage1, config.stage3):
-        EpochBatches(len(images), settings.batch_size, settings.epochs, config.seed)
-    return images
+        return scan(config)
 
 
 def score_discovery(config: RunConfig, images: ImageTable) -> None:
