@@ -96,7 +96,7 @@ def prepare(config: RunConfig) -> ImageTable:
     """Take the folder of the run, refuse other settings than it was begun with, and scan the photos.
 
     Raises:
-        ValueError: if the run was begun with settings that give other results and `overwrite` is off, or if the labelled
+        ValueError: if the run was begun with settings that give other results and `overwrite` is off, or the labelled
             set cannot be read.
     """
     run = RunDir(config.out)
