@@ -27,9 +27,9 @@ def coco(images: Path, out: Path) -> RunConfig:
 def quick(images: Path, out: Path) -> RunConfig:
     """What a laptop can do in about an hour with some thousand small photos: ResNet-18, views of 96 and 48 px.
 
-    Command: `orl run quick --images PHOTOS --out runs/quick`. Hours: about one for 2,250 photos of 160 px on two cores with
-    AVX-512 bf16 and --precision bf16-mixed, which is slow on processors without it. Expected: no clear gain over random
-    weights in so few steps; see docs/results.md.
+    Command: `orl run quick --images PHOTOS --out runs/quick`. Hours: about one for 2,250 photos of 160 px on two
+    cores with AVX-512 bf16 and --precision bf16-mixed, which is slow on processors without it. Expected: no clear
+    gain over random weights in so few steps; see docs/results.md.
     """
     return RunConfig(
         images=images,
