@@ -215,6 +215,35 @@ def test_too_many_bad_photos_stop_the_run_and_are_listed(
     assert (tmp_path / "run" / "rejected.csv").read_text().count("empty") >= 10
 
 
+def test_a_refused_command_can_be_mended_and_given_again(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "run"
+    shutil.copytree(scenes / "JPEGImages", photos)
+    for index in range(10):
+        (photos / f"empty{index}.jpg").write_bytes(b"")
+    command = ["pretrain", "demo", "--images", str(photos), "--out", str(out), *SMALL, "--stage1.epochs", "1"]
+    assert "--scan.max-rejected-share" in refused(command, capsys)
+    command += ["--scan.max-rejected-share", "0.5"]
+    assert "batch of 999" in refused([*command, "--stage1.batch-size", "999"], capsys)
+    assert main(command) == 0
+
+
+def test_a_changed_limit_of_the_scan_is_obeyed_on_demand(scenes: Path, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    higher = ["--scan.min-side-px", "73", "--scan.max-rejected-share", "1.0", "--overwrite"]
+    assert main(["discover", "--out", str(out), *higher]) == 1
+    assert RunDir(out).rejected.read_text().count("too small: 96x72 px, at least 73") == 24
+
+
+def test_several_processes_are_refused(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "one process, not in 2" in refused(run_arguments(scenes, tmp_path / "run"), capsys)
+
+
 def test_a_changed_photo_makes_the_run_stale(
     scenes: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,7 +264,7 @@ def test_a_changed_photo_makes_the_run_stale(
         (["run", "quik", "--images", "x", "--out", "y"], "quik is neither a recipe"),
         (["run", "--images", "/no/such/folder", "--out", "{out}"], "/no/such/folder"),
         (["run", "--images", "{empty}", "--out", "{out}"], "{empty}"),
-        (["run", "--images", "{few}", "--out", "{out}"], "11"),
+        (["run", "--images", "{few}", "--out", "{out}"], "only 9 usable photos, but at least 11 are needed"),
         (["run", "--out", "{out}"], "--images"),
         (["run", "--images", "{scenes}", "--out", "{out}", "--transfer-data", "{empty}"], "is not a VOC devkit"),
         (["run", "demo", *SMALL, "--images", "{scenes}", "--out", "{out}", "--stage3.batch-size", "99"], "batch of 99"),
@@ -244,7 +273,7 @@ def test_a_changed_photo_makes_the_run_stale(
         (["run", "--images", "x", "--out", "y", "--stage1.epochs", "0"], "epochs must be at least 1, not 0"),
         (["run", "--images", "x", "--out", "y", "--device", "tpu"], "tpu"),
         (["discover", "demo", "--images", "{scenes}", "--out", "{out}"], "no backbone at"),
-        (["pretrain", "demo", "--method", "orl", "--images", "{scenes}", "--out", "{out}"], "no table at"),
+        (["pretrain", "demo", *SMALL, "--method", "orl", "--images", "{scenes}", "--out", "{out}"], "no table at"),
         (["pretrain", "--method", "simsiam"], "--method takes byol or orl, not 'simsiam'"),
         (["transfer", "svm", "--backbone", "{none}", "--data", "{scenes}"], "no backbone at"),
         (["transfer", "svm", "--backbone", "{text}", "--data", "{scenes}"], "not a whole safetensors file"),

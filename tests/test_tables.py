@@ -40,6 +40,26 @@ def test_a_table_of_other_inputs_is_named_and_refused(tmp_path: Path) -> None:
     assert tables.begin(folder, {"min_side": 48}, 1, overwrite=True) == [0]
 
 
+def test_a_process_killed_while_it_overwrites_leaves_a_folder_that_is_still_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "rois"
+    tables.begin(folder, {"min_side": 96}, 2)
+    for index in range(2):
+        tables.write_shard(folder, index, columns(0, 1))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "write_atomically", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tables.begin(folder, {"min_side": 48}, 2, overwrite=True)
+    with pytest.raises(tables.StaleTableError):
+        tables.begin(folder, {"min_side": 48}, 2)
+    assert tables.begin(folder, {"min_side": 48}, 2, overwrite=True) == [0, 1]
+
+
 def test_an_unfinished_table_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "t"
     tables.begin(folder, {}, 2)

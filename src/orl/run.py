@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shlex
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from orl import tables
-from orl.config import RunConfig, differences, load_config, save_config, to_plain
+from orl.config import RunConfig, TrainConfig, differences, load_config, save_config, to_plain
 from orl.figures.galleries import GalleryOptions
 from orl.figures.report import write_report
 from orl.images.datasets import EpochBatches
@@ -51,9 +52,7 @@ def run_all(config: RunConfig) -> Path:
     Returns:
         The path of the report.
     """
-    images = prepare(config)
-    for settings in (config.stage1, config.stage3):  # a batch that is too large is told before stage 1, not after
-        EpochBatches(len(images), settings.batch_size, settings.epochs, config.seed)
+    images = prepare(config, config.stage1, config.stage3)
     with _recorded(config, "stage1"):
         pretrain_images(config, images)
     with _recorded(config, "discover"):
@@ -77,7 +76,7 @@ def report_run(config: RunConfig) -> Path:
 def run_pretrain(config: RunConfig, method: str) -> Path:
     """One training stage: 'byol' is stage 1, 'orl' is stage 3; returns the path of the backbone."""
     stage, pretrain = {"byol": ("stage1", pretrain_images), "orl": ("stage3", pretrain_objects)}[method]
-    images = prepare(config)
+    images = prepare(config, config.stage1 if stage == "stage1" else config.stage3)
     with _recorded(config, stage):
         pretrain(config, images)
     return RunDir(config.out).backbone(stage)
@@ -92,14 +91,23 @@ def run_discover(config: RunConfig) -> Path:
     return RunDir(config.out).table("correspondences")
 
 
-def prepare(config: RunConfig) -> ImageTable:
-    """Take the folder of the run, refuse other settings than it was begun with, and scan the photos.
+def prepare(config: RunConfig, *trained: TrainConfig) -> ImageTable:
+    """Scan the photos and take the folder of the run for these settings.
+
+    What can be wrong is found here, and not hours later. The settings are saved last, so that a command that was
+    refused can be mended and given again.
+
+    Args:
+        config: the run.
+        trained: settings of the training stages to come.
 
     Raises:
-        ValueError: if the run was begun with settings that give other results and `overwrite` is off, or the labelled
-            set cannot be read.
+        ValueError: if the run was begun with settings that give other results and `overwrite` is off, if the labelled
+            set cannot be read, if a batch needs more photos than there are, or under several processes.
     """
     run = RunDir(config.out)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"orl runs in one process, not in {os.environ['WORLD_SIZE']}; start it without torchrun")
     if run.config.exists() and not config.overwrite:
         changed = differences(load_config(run.config), config)
         if changed:
@@ -107,18 +115,21 @@ def prepare(config: RunConfig) -> ImageTable:
                 f"{run.root} was begun with other settings ({'; '.join(changed)}); take another --out, or rebuild "
                 "what depends on them with --overwrite"
             )
-    # What can be wrong with the command is found before the folder is made, and not hours later.
     device = _device_name(config)
     find_photos(config.images, config.split)
     if config.transfer_data is not None:
         for split in (config.transfer.train_split, config.transfer.test_split):
             read_voc(config.transfer_data, split)
-    save_config(replace(config, overwrite=False), run.config)
+    run.root.mkdir(parents=True, exist_ok=True)
     _log_to(run)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     record_run(run, {"recipe": config.recipe, "seed": config.seed, "device": device, "command": command})
     with _recorded(config, "scan"):
-        return scan(config)
+        images = scan(config)
+    for settings in trained:
+        EpochBatches(len(images), settings.batch_size, settings.epochs, config.seed)
+    save_config(replace(config, overwrite=False), run.config)
+    return images
 
 
 def score_discovery(config: RunConfig, images: ImageTable) -> None:

@@ -108,9 +108,11 @@ def claim(folder: Path, made_from: Mapping[str, Any], overwrite: bool = False) -
             return
         if not overwrite:
             raise StaleTableError(_difference(folder, found.get("made_from", {}), made_from))
-        # The manifest goes first: what a killed process leaves of the old result must not pass for the new one.
-        path.unlink()
-        shutil.rmtree(folder)
+        # The old manifest stays until all else is gone: a process killed here leaves a folder that is known as ours,
+        # and stale.
+        for part in folder.iterdir():
+            if part != path:
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
     elif folder.exists() and any(part for part in folder.iterdir() if not part.name.endswith(".tmp")):
         raise ValueError(f"{folder} holds files without a {MANIFEST}, which are not ours to delete; move them away")
     write_atomically(path, json.dumps({**manifest, "made_from": made_from}, indent=1))

@@ -179,6 +179,7 @@ def test_chances_are_obeyed() -> None:
     }
     for name, (found, expected) in shares.items():
         assert found == pytest.approx(expected, abs=0.03), name
+    assert all((draw.hue != 0) == (draw.brightness != 1) for draw in draws), "all four change together or none"
     hues = np.array([draw.hue for draw in draws])
     assert hues.min() == pytest.approx(-0.1, abs=0.001)
     assert hues.max() == pytest.approx(0.1, abs=0.001)

@@ -5,7 +5,6 @@ import pytest
 import torch
 from PIL import Image
 
-from orl import boxes
 from orl.images.colour import ColourDistribution
 from orl.images.crops import cut
 from orl.images.datasets import EpochBatches, ImageViews, ObjectTable, ObjectViews, ViewRules
@@ -141,13 +140,6 @@ def test_batches_from_a_step_on_are_the_rest_of_all(step: int) -> None:
 def test_a_batch_larger_than_the_photos_is_refused() -> None:
     with pytest.raises(ValueError, match=r"batch of 512 needs as many photos, and there are 400.*batch-size"):
         EpochBatches(num_images=400, batch_size=512, epochs=1, seed=0)
-
-
-def test_the_jittered_copy_overlaps_its_roi() -> None:
-    generator = np.random.default_rng(0)
-    roi = np.array([0, 0, 30, 40], dtype=np.float32)
-    copies = np.stack([boxes.jitter(roi, (60, 40), generator) for _ in range(50)])
-    assert boxes.iou(copies, roi[None]).min() > 0.5
 
 
 def test_the_image_table_goes_to_disk_and_back(images: ImageTable, tmp_path: Path) -> None:

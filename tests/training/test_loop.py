@@ -60,7 +60,7 @@ def new_method() -> BYOL:
 
 
 def run(method: BYOL, data: ImageViews, folder: Path, lr: float = 0.05) -> BYOL:
-    optimiser = torch.optim.SGD([w for w in method.parameters() if w.requires_grad], lr=lr, momentum=0.9)
+    optimiser = torch.optim.SGD([w for w in method.parameters() if w.requires_grad], lr=0.05, momentum=0.9)
     train(
         Fabric(accelerator="cpu", devices=1),
         method,
@@ -150,6 +150,12 @@ def test_training_changes_the_online_network_and_drags_the_target_after(straight
     moved_online = (after.online.backbone.conv1.weight - before.online.backbone.conv1.weight).norm()
     moved_target = (after.target.backbone.conv1.weight - before.target.backbone.conv1.weight).norm()
     assert 0 < moved_target < moved_online
+
+
+def test_the_rate_of_the_schedule_is_the_one_that_steps(images: ImageTable, tmp_path: Path) -> None:
+    before, after = new_method(), run(new_method(), dataset(images), tmp_path, lr=0.0)
+    for one, other in zip(before.online.parameters(), after.online.parameters()):
+        assert torch.equal(one, other)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(images: ImageTable, tmp_path: Path) -> None:

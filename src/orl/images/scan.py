@@ -119,7 +119,7 @@ def check_scan(
     if share > max_rejected_share:
         raise ValueError(
             f"too many photos rejected, {share:.1%} where {max_rejected_share:.1%} are allowed: {found}; "
-            "repair them, or allow more with a higher max_rejected_share"
+            "repair them, or allow more with --scan.max-rejected-share"
         )
     if len(images) < min_photos:
         raise ValueError(

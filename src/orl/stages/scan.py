@@ -18,7 +18,7 @@ def scan(config: RunConfig) -> ImageTable:
     """The usable photos of a run; the others are in `rejected.csv` with the reason.
 
     A scan is taken over from an earlier part of the run while the source names the same photos and none of the files
-    has changed since.
+    has changed since; `overwrite` reads them all again.
 
     Raises:
         FileNotFoundError, ValueError: if the source holds no photos, too few, or too many that cannot be used.
@@ -27,7 +27,7 @@ def scan(config: RunConfig) -> ImageTable:
     run = RunDir(config.out)
     root, names = find_photos(config.images, config.split)
     known = load_images(run.images) if run.images.exists() else None
-    if known is not None and known.root == root and _unchanged(run, known, names):
+    if known is not None and not config.overwrite and known.root == root and _unchanged(run, known, names):
         return known
     images, rejected = scan_photos(
         root,
