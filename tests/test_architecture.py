@@ -15,6 +15,7 @@ FLOORS = {
     "discovery": 1,
     "methods": 2,
     "embed": 2,
+    "exchange": 2,
     "training": 3,
     "config": 3,
     "rundir": 3,

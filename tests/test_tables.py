@@ -1,8 +1,18 @@
+import errno
+import gc
 import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orl import tables
 
@@ -10,6 +20,33 @@ from orl import tables
 def columns(start: int, stop: int) -> dict[str, np.ndarray]:
     ids = np.arange(start, stop, dtype=np.int32)
     return {"image_id": ids, "embedding": np.outer(ids, np.ones(3)).astype(np.float16)}
+
+
+def table_of(folder: Path, counts: list[int], ids: list[int] | None = None) -> tables.Table:
+    """A table of shards of so many rows, numbered through."""
+    starts = np.concatenate([[0], np.cumsum(counts, dtype=int)])
+    for index in tables.begin(folder, {}, len(counts)):
+        made = columns(starts[index], starts[index + 1])
+        if ids is not None:
+            made["image_id"] = np.array(ids[starts[index] : starts[index + 1]], dtype=np.int32)
+        tables.write_shard(folder, index, made)
+    return tables.load(folder)
+
+
+def resident_file_bytes() -> int:
+    """Pages of mapped files in this process's memory."""
+    return int(Path("/proc/self/statm").read_text().split()[2]) * resource.getpagesize()
+
+
+@contextmanager
+def limited(what: int, to: int) -> Iterator[None]:
+    """One of the system's limits on this process, lowered for a while."""
+    soft, hard = resource.getrlimit(what)
+    resource.setrlimit(what, (to, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(what, (soft, hard))
 
 
 def test_a_table_of_shards_reads_as_one(tmp_path: Path) -> None:
@@ -69,14 +106,100 @@ def test_an_unfinished_table_is_refused(tmp_path: Path) -> None:
     assert tables.finished_fingerprint(folder) is None
 
 
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=5), st.data())
+def test_any_rows_are_those_of_the_whole_column(
+    tmp_path_factory: pytest.TempPathFactory, counts: list[int], data: st.DataObject
+) -> None:
+    table = table_of(tmp_path_factory.mktemp("tables") / "t", counts)
+    start = data.draw(st.integers(0, sum(counts)))
+    stop = data.draw(st.integers(start, sum(counts)))
+    assert table.shard_rows == tuple(counts)
+    np.testing.assert_array_equal(table.rows("image_id", start, stop), np.arange(start, stop))
+    np.testing.assert_array_equal(table.rows("embedding", start, stop), table.column("embedding")[start:stop])
+    parts = list(table.parts("image_id"))
+    assert [first for first, _ in parts] == table.shard_starts[:-1].tolist()
+    np.testing.assert_array_equal(np.concatenate([rows for _, rows in parts]), np.arange(sum(counts)))
+
+
+def test_rows_inside_a_shard_are_a_view_of_its_file(tmp_path: Path) -> None:
+    table = table_of(tmp_path / "t", [5, 5])
+    inside, across = table.rows("embedding", 6, 9), table.rows("embedding", 4, 6)
+    assert np.shares_memory(inside, table.shard_column(1, "embedding"))
+    assert not inside.flags.writeable
+    assert not any(np.shares_memory(across, table.shard_column(index, "embedding")) for index in range(2))
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 2), (0, 11), (3, 2)])
+def test_rows_that_are_not_there_are_refused(tmp_path: Path, start: int, stop: int) -> None:
+    with pytest.raises(ValueError, match=rf"has 10 rows, and not {start} to {stop}"):
+        table_of(tmp_path / "t", [5, 5]).rows("image_id", start, stop)
+
+
+def test_many_shards_take_few_file_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_OPEN_SHARDS", 4)
+    gc.collect()
+    used = len(os.listdir("/proc/self/fd"))
+    with limited(resource.RLIMIT_NOFILE, used + 10):
+        table = table_of(tmp_path / "t", [2] * 40)
+        np.testing.assert_array_equal(table.column("image_id"), np.arange(80))
+        for row in np.random.default_rng(0).integers(0, 80, 200).tolist():
+            assert table.rows("image_id", row, row + 1) == row
+        assert len(os.listdir("/proc/self/fd")) <= used + 4
+
+
+def test_a_view_outlives_the_closing_of_its_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_OPEN_SHARDS", 1)
+    table = table_of(tmp_path / "t", [3, 3, 3])
+    view = table.rows("image_id", 0, 3)
+    table.rows("image_id", 4, 5), table.rows("image_id", 7, 8)
+    del table
+    gc.collect()
+    assert view.tolist() == [0, 1, 2]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_released_pages_leave_the_memory_and_come_back_when_they_are_read(tmp_path: Path) -> None:
+    size = 2**25
+    tables.begin(tmp_path / "t", {}, 1)
+    tables.write_shard(tmp_path / "t", 0, {"value": np.arange(size // 8)})
+    table = tables.load(tmp_path / "t")
+    view, before = table.rows("value", 0, size // 8), resident_file_bytes()
+    total = view.sum()
+    assert resident_file_bytes() - before > 0.8 * size
+    table.release()
+    assert resident_file_bytes() - before < 0.2 * size
+    assert view.sum() == total == sum(range(size // 8))
+
+
+def test_row_starts_of_a_table_are_those_of_its_column(tmp_path: Path) -> None:
+    # Photo 0 and the last one have no rows, photo 2 has rows in three shards, one shard is empty.
+    ids = [1, 2, 2, 2, 2, 4]
+    table = table_of(tmp_path / "t", [2, 2, 0, 2], ids)
+    assert table.row_starts(6).tolist() == [0, 0, 1, 5, 5, 6, 6]
+    np.testing.assert_array_equal(table.row_starts(6), tables.row_starts(np.array(ids), 6))
+
+
+def test_a_table_of_another_photo_list_is_refused(tmp_path: Path) -> None:
+    table = table_of(tmp_path / "rois", [2, 2], [0, 1, 1, 4])
+    with pytest.raises(ValueError, match=r"rois has rows of photo 4, but there are 4 photos.*--overwrite"):
+        table.row_starts(4)
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 3, 2], [0, 2, 1, 3]])
+def test_rows_out_of_the_order_of_the_photos_are_refused(tmp_path: Path, ids: list[int]) -> None:
+    with pytest.raises(ValueError, match="not in the order of the photos"):
+        table_of(tmp_path / "t", [2, 2], ids).row_starts(4)
+
+
 def test_a_torn_shard_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "t"
     tables.begin(folder, {}, 1)
     tables.write_shard(folder, 0, columns(0, 100))
     shard = folder / "00000.arrow"
-    shard.write_bytes(shard.read_bytes()[:50])
-    with pytest.raises(ValueError, match=r"00000.arrow cannot be read"):
-        tables.load(folder)
+    for num_bytes in (shard.stat().st_size - 1, 50, 0):
+        shard.write_bytes(shard.read_bytes()[:num_bytes])
+        with pytest.raises(ValueError, match=r"00000.arrow cannot be read .*; delete it and run again"):
+            tables.load(folder)
 
 
 def test_a_missing_table_says_how_to_make_it(tmp_path: Path) -> None:
@@ -117,6 +240,41 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
         tables.write_atomically(path, Unwritable("new"))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_in_mid_shard_keeps_finished_shards_and_tells_the_way(tmp_path: Path) -> None:
+    folder = tmp_path / "rois"
+    tables.begin(folder, {}, 2)
+    tables.write_shard(folder, 0, columns(0, 10))
+    # The system writes the first 8 kB, then refuses: as a disk does that is full, with another number of the error.
+    expected = r"disk is full: no space to write .*rois/00001.arrow \(0.1 MB\).*make space and give the same command"
+    with limited(resource.RLIMIT_FSIZE, 8192), pytest.raises(OSError, match=expected) as caught:
+        tables.write_shard(folder, 1, columns(0, 10_000))
+    assert caught.value.errno == errno.EFBIG
+    assert sorted(path.name for path in folder.iterdir()) == ["00000.arrow", tables.MANIFEST]
+    assert tables.begin(folder, {}, 2) == [1]
+    tables.write_shard(folder, 1, columns(0, 10_000))
+    assert tables.load(folder).shard_rows == (10, 10_000)
+
+
+def test_another_failure_to_write_is_told_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(IsADirectoryError):
+        tables.write_atomically(tmp_path / "file", "text")
+
+
+def test_only_what_a_dead_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    folder = tmp_path / "rois"
+    tables.begin(folder, {}, 1)
+    stale, writing = folder / f".00000.arrow.{dead.pid}.tmp", folder / f".00000.arrow.{os.getppid()}.tmp"
+    foreign = [folder / f"00000.arrow.{dead.pid}.tmp", folder / ".notes.tmp", folder / f".00000.{10**30}.tmp"]
+    for path in (stale, writing, *foreign):
+        path.write_bytes(b"half")
+    assert tables.begin(folder, {}, 1) == [0]
+    assert not stale.exists()
+    assert all(path.exists() for path in (writing, *foreign))
 
 
 def test_row_starts_of_photos_with_and_without_rows() -> None:

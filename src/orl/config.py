@@ -87,6 +87,16 @@ class DiscoverConfig:
     """Side of the centre crop that a photo is embedded at, pixels."""
     num_neighbours: int = 10
     """Neighbours of a photo (K)."""
+    max_similarity: float | None = None
+    """Photos more similar than this cosine are near-duplicates and rank after all others as neighbours; None: off."""
+    neighbour_search: Literal["exact", "faiss"] = "exact"
+    """How neighbours are found: exactly, or for tens of millions of photos by an approximate index."""
+    proposals: Literal["selective-search", "opencv", "grid", "random", "file"] = "selective-search"
+    """Where boxes come from: our selective search, OpenCV's (slow; for comparison), a grid, chance, or a file."""
+    proposals_file: Path | None = None
+    """Boxes of your own, with --discover.proposals file: a COCO JSON or a published proposal file."""
+    search_scale: float = 1.0
+    """Size at which selective search looks at a photo, over its size; 0.5 takes a quarter of the time."""
     roi_embed_px: int = 224
     """Side that an RoI is resized to before it is embedded, pixels."""
     min_side: float = 96.0
@@ -108,6 +118,15 @@ class DiscoverConfig:
         _require(self, "above 0 and at most 1", lambda value: 0 < value <= 1, "pair_share")
         _require(self, "in [0, 1]", lambda value: 0 <= value <= 1, "max_iou")
         _require(self, "above 0", lambda value: value > 0, "min_side")
+        _require(self, "in (-1, 1]", lambda value: value is None or -1 < value <= 1, "max_similarity")
+        _require(self, "above 0 and at most 1", lambda value: 0 < value <= 1, "search_scale")
+        if (self.proposals == "file") != (self.proposals_file is not None):
+            raise ValueError(
+                f"proposals {self.proposals!r} and proposals_file {self.proposals_file} do not go together: "
+                "boxes of your own need --discover.proposals file and --discover.proposals-file FILE"
+            )
+        if self.search_scale != 1 and self.proposals != "selective-search":
+            raise ValueError(f"search_scale {self.search_scale} has no effect on proposals {self.proposals!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

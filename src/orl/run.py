@@ -2,12 +2,11 @@
 
 import json
 import logging
-import os
 import shlex
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,14 @@ from orl.images.datasets import EpochBatches
 from orl.images.labels import LabelledSplit
 from orl.images.scenes import draw_scenes
 from orl.images.sources import find_photos, read_labels
-from orl.images.table import ImageTable
+from orl.images.table import ImageTable, load_images
 from orl.images.voc import read_voc
 from orl.networks.backbones import Backbone, build_backbone, load_backbone
 from orl.networks.device import compute_device
 from orl.rundir import RunDir, record_run, record_stage
 from orl.stages.discover import discover
 from orl.stages.pretrain import pretrain_images, pretrain_objects
+from orl.stages.processes import joined_processes, num_processes
 from orl.stages.scan import scan
 from orl.training.interrupts import Stopped
 from orl.transfer.discovery import score_correspondences
@@ -82,13 +82,22 @@ def run_pretrain(config: RunConfig, method: str) -> Path:
     return RunDir(config.out).backbone(stage)
 
 
-def run_discover(config: RunConfig) -> Path:
-    """Stage 2 alone; returns the folder of the correspondences."""
-    images = prepare(config)
-    with _recorded(config, "discover"):
-        discover(config, images)
-        score_discovery(config, images)
-    return RunDir(config.out).table("correspondences")
+def run_discover(config: RunConfig) -> Path | None:
+    """Stage 2 alone, in one process or, started by torchrun, in several on one machine or more.
+
+    Returns:
+        The folder of the correspondences; none in a process that is not the first.
+    """
+    run = RunDir(config.out)
+    with joined_processes() as processes:
+        images = prepare(config) if processes.is_first else None
+        processes.wait("the scan of the photos")
+        images = images or load_images(run.images)
+        with _recorded(config, "discover") if processes.is_first else nullcontext():
+            discover(config, images, processes)
+            if processes.is_first:
+                score_discovery(config, images)
+        return run.table("correspondences") if processes.is_first else None
 
 
 def prepare(config: RunConfig, *trained: TrainConfig) -> ImageTable:
@@ -103,11 +112,15 @@ def prepare(config: RunConfig, *trained: TrainConfig) -> ImageTable:
 
     Raises:
         ValueError: if the run was begun with settings that give other results and `overwrite` is off, if the labelled
-            set cannot be read, if a batch needs more photos than there are, or under several processes.
+            set cannot be read, if a batch needs more photos than there are, or if there is training to come and several
+            processes.
     """
     run = RunDir(config.out)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(f"orl runs in one process, not in {os.environ['WORLD_SIZE']}; start it without torchrun")
+    if num_processes() > 1 and trained:
+        raise ValueError(
+            f"training runs in one process, not in {num_processes()}; start it without torchrun, which only "
+            "'orl discover' takes"
+        )
     if run.config.exists() and not config.overwrite:
         changed = differences(load_config(run.config), config)
         if changed:
@@ -121,6 +134,8 @@ def prepare(config: RunConfig, *trained: TrainConfig) -> ImageTable:
         for split in (config.transfer.train_split, config.transfer.test_split):
             read_voc(config.transfer_data, split)
     run.root.mkdir(parents=True, exist_ok=True)
+    for folder in (run.root, run.table("")):
+        tables.remove_stale_temporaries(folder)
     _log_to(run)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     record_run(run, {"recipe": config.recipe, "seed": config.seed, "device": device, "command": command})
@@ -253,7 +268,11 @@ def _recorded(config: RunConfig, stage: str) -> Iterator[None]:
         state = "stopped"
         raise
     finally:
-        record_stage(run, stage, state, time.monotonic() - started)
+        try:
+            record_stage(run, stage, state, time.monotonic() - started)
+        except OSError as error:
+            # What stopped the stage, such as a full disk, is to be told, and not this.
+            logger.warning("the state of %s is not kept: %s", stage, error)
 
 
 def _log_to(run: RunDir) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from orl import tables
 
-RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "opencv-contrib-python-headless")
+RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "numba", "scikit-learn")
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,22 @@ The columns of each table:
 
 Rows come in the order of the photos, so that the rows of one photo are a slice: see `row_starts`. `roi` and
 `neighbour_roi` are rows of rois.
+
+A table may be larger than the memory: its shards are mapped when they are asked for, at most `MAX_OPEN_SHARDS` at a
+time, `Table.rows` and `Table.parts` give views of them, and `Table.release` lets go of the pages that were read.
 """
 
+import errno
 import hashlib
 import json
+import mmap
 import os
+import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +40,9 @@ from numpy import ndarray
 
 VERSION = 1
 MANIFEST = "manifest.json"
+MAX_OPEN_SHARDS = 256
+"""Shards of one table that are mapped at a time: each holds a file descriptor, of which a process often has 1,024."""
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class StaleTableError(ValueError):
@@ -50,27 +61,49 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write a whole file under a temporary name, then rename it: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_atomically(path: Path, data: bytes | str | memoryview) -> None:
+    """Write a whole file under a temporary name, then rename it: a reader sees the old file or the new one.
+
+    Raises:
+        OSError: if it cannot be written; a full disk is told with the way out.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise OSError(
+            error.errno,
+            f"the disk is full: no space to write {path} ({len(data) / 1e6:.1f} MB). What is finished is kept: make "
+            "space and give the same command again",
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def remove_stale_temporaries(folder: Path) -> None:
+    """Delete the temporary files that killed processes of this machine left in a folder; others are not touched."""
+    for path in folder.glob(".*.tmp"):
+        written_by = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
+        if written_by and not _is_alive(int(written_by[1])):
+            path.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
 class Table:
-    """A finished table, memory-mapped."""
+    """A finished table; nothing of it is in memory but what was asked for."""
 
     folder: Path
     made_from: Mapping[str, Any]
-    shards: tuple[pa.Table, ...]
+    shard_rows: tuple[int, ...]
+    """Rows of each shard."""
+    _open: OrderedDict[int, "_Shard"] = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
 
     @property
     def fingerprint(self) -> str:
@@ -80,12 +113,101 @@ class Table:
     @property
     def num_rows(self) -> int:
         """Rows of all shards."""
-        return sum(shard.num_rows for shard in self.shards)
+        return int(self.shard_starts[-1])
+
+    @property
+    def num_shards(self) -> int:
+        return len(self.shard_rows)
+
+    @property
+    def column_names(self) -> list[str]:
+        return self._shard(0).columns.column_names
+
+    @cached_property
+    def shard_starts(self) -> ndarray:
+        """The first row of each shard, and the number of rows after the last."""
+        return np.concatenate([[0], np.cumsum(self.shard_rows, dtype=np.int64)])
 
     def column(self, name: str) -> ndarray:
-        """One column of all shards; a view of the file where there is one shard only."""
-        parts = [_to_numpy(shard.column(name)) for shard in self.shards]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        """One column of all shards, in memory; a view of the file where there is one shard only."""
+        return self.rows(name, 0, self.num_rows)
+
+    def rows(self, name: str, start: int, stop: int) -> ndarray:
+        """Some rows of a column: a view of the file inside one shard, a copy across shards.
+
+        Raises:
+            ValueError: if there are no such rows.
+        """
+        if not 0 <= start <= stop <= self.num_rows:
+            raise ValueError(f"table {self.folder} has {self.num_rows} rows, and not {start} to {stop}")
+        first = min(int(np.searchsorted(self.shard_starts, start, side="right")) - 1, self.num_shards - 1)
+        begin = int(self.shard_starts[first])
+        part = self.shard_column(first, name)[start - begin : stop - begin]
+        if len(part) == stop - start:
+            return part
+        joined = np.empty((stop - start, *part.shape[1:]), part.dtype)
+        for index in range(first, int(np.searchsorted(self.shard_starts, stop))):
+            begin, end = self.shard_starts[index : index + 2].tolist()
+            low, high = max(start, begin), min(stop, end)
+            joined[low - start : high - start] = self.shard_column(index, name)[low - begin : high - begin]
+        return joined
+
+    def shard_column(self, index: int, name: str) -> ndarray:
+        """One column of one shard, a view of its file."""
+        return _to_numpy(self._shard(index).columns.column(name))
+
+    def parts(self, name: str) -> Iterator[tuple[int, ndarray]]:
+        """One column shard by shard, as (first row, rows); a shard is let go of at the next."""
+        for index, start in enumerate(self.shard_starts[:-1].tolist()):
+            yield start, self.shard_column(index, name)
+            self.release()
+            self._open.pop(index, None)
+
+    def row_starts(self, num_images: int) -> ndarray:
+        """Where each photo's rows begin, as the function `row_starts`, read shard by shard.
+
+        Raises:
+            ValueError: if the rows are those of other photos, or not in their order.
+        """
+        counts, last = np.zeros(num_images + 1, np.int64), 0
+        for _, image_ids in self.parts("image_id"):
+            if len(image_ids) == 0:
+                continue
+            if image_ids[0] < last or (np.diff(image_ids) < 0).any():
+                raise ValueError(f"table {self.folder} is not in the order of the photos; delete it and make it again")
+            last = int(image_ids[-1])
+            if last >= num_images:
+                raise ValueError(
+                    f"table {self.folder} has rows of photo {last}, but there are {num_images} photos; it was made "
+                    "from another photo list: rebuild it with --overwrite"
+                )
+            ids, number = np.unique(image_ids, return_counts=True)
+            counts[ids + 1] += number
+        return counts.cumsum()
+
+    def release(self) -> None:
+        """Let go of the pages that were read: views stay valid, and read the file again when they are used."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for shard in self._open.values():
+                shard.pages.madvise(mmap.MADV_DONTNEED)
+
+    def _shard(self, index: int) -> "_Shard":
+        if index in self._open:
+            self._open.move_to_end(index)
+            return self._open[index]
+        if len(self._open) >= MAX_OPEN_SHARDS:
+            # Unmapped, and its file closed, as soon as the last view of it is gone.
+            self._open.popitem(last=False)
+        self._open[index] = _open_shard(self.folder, index)
+        return self._open[index]
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A mapped file and its columns, which are views of it."""
+
+    pages: mmap.mmap
+    columns: pa.Table
 
 
 def claim(folder: Path, made_from: Mapping[str, Any], overwrite: bool = False) -> None:
@@ -102,6 +224,7 @@ def claim(folder: Path, made_from: Mapping[str, Any], overwrite: bool = False) -
     """
     path = folder / MANIFEST
     manifest = {"version": VERSION, "fingerprint": fingerprint(made_from)}
+    remove_stale_temporaries(folder)
     if path.exists():
         found = _read_manifest(path)
         if {key: found.get(key) for key in manifest} == manifest:
@@ -125,7 +248,8 @@ def begin(folder: Path, made_from: Mapping[str, Any], num_shards: int, overwrite
         StaleTableError: as `claim`.
     """
     claim(folder, {**made_from, "num_shards": num_shards}, overwrite)
-    return [index for index in range(num_shards) if not _shard_path(folder, index).exists()]
+    finished = {path.name for path in folder.iterdir()}
+    return [index for index in range(num_shards) if _shard_path(folder, index).name not in finished]
 
 
 def write_shard(folder: Path, index: int, columns: Mapping[str, ndarray]) -> None:
@@ -134,7 +258,7 @@ def write_shard(folder: Path, index: int, columns: Mapping[str, ndarray]) -> Non
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    write_atomically(_shard_path(folder, index), sink.getvalue().to_pybytes())
+    write_atomically(_shard_path(folder, index), memoryview(sink.getvalue()))
 
 
 def load(folder: Path) -> Table:
@@ -153,16 +277,9 @@ def load(folder: Path) -> Table:
             f"table {folder} has version {manifest.get('version')}, this program reads {VERSION}; "
             "rebuild it with --overwrite"
         )
-    shards = []
-    for index in range(manifest["made_from"]["num_shards"]):
-        shard = _shard_path(folder, index)
-        if not shard.exists():
-            raise ValueError(f"table {folder} lacks shard {shard.name}; run 'orl discover' again to finish it")
-        try:
-            shards.append(pa.ipc.open_file(pa.memory_map(str(shard))).read_all())
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"shard {shard} cannot be read ({error}); delete it and run again") from error
-    return Table(folder, manifest["made_from"], tuple(shards))
+    num_shards = manifest["made_from"]["num_shards"]
+    rows = tuple(_open_shard(folder, index).columns.num_rows for index in range(num_shards))
+    return Table(folder, manifest["made_from"], rows)
 
 
 def finished_fingerprint(folder: Path) -> str | None:
@@ -195,6 +312,29 @@ def _shard_path(folder: Path, index: int) -> Path:
     return folder / f"{index:05d}.arrow"
 
 
+def _open_shard(folder: Path, index: int) -> _Shard:
+    path = _shard_path(folder, index)
+    try:
+        with open(path, "rb") as file:
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return _Shard(pages, pa.ipc.open_file(pa.py_buffer(pages)).read_all())
+    except FileNotFoundError as error:
+        raise ValueError(f"table {folder} lacks shard {path.name}; run 'orl discover' again to finish it") from error
+    # An empty file is a ValueError of mmap, and Arrow's own errors are some ValueErrors and some OSErrors.
+    except (ValueError, OSError) as error:
+        raise ValueError(f"shard {path} cannot be read ({error}); delete it and run again") from error
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
@@ -223,5 +363,6 @@ def _to_numpy(column: pa.ChunkedArray) -> ndarray:
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
     if pa.types.is_fixed_size_list(array.type):
-        return array.flatten().to_numpy().reshape(-1, array.type.list_size)
+        rows = array.values.to_numpy().reshape(-1, array.type.list_size)
+        return rows[array.offset : array.offset + len(array)]
     return array.to_numpy(zero_copy_only=pa.types.is_primitive(array.type))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.reference.discovery import match_by_loops
 
-from orl.discovery.matching import match_rois
+from orl.discovery.matching import match_neighbours, match_rois
 from orl.discovery.neighbours import unit_rows
 
 
@@ -18,6 +18,22 @@ def test_matching_equals_a_double_loop(num_own: int, num_other: int, share: floa
         own.double().numpy(), other.double().numpy(), share
     )
     assert values.tolist() == sorted(values.tolist(), reverse=True)
+
+
+@given(st.integers(1, 9), st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(0, 99))
+def test_neighbours_at_once_are_matched_as_one_by_one_and_ties_go_to_the_lower_rows(
+    num_own: int, counts: list[int], seed: int
+) -> None:
+    # Along four axes most cosines are 0 and the rest are 1: all sums are exact, and nearly every entry has its equal.
+    generator = np.random.default_rng(seed)
+    axes = torch.eye(4)
+    own = axes[generator.integers(0, 4, num_own)]
+    others = [axes[generator.integers(0, 4, count)] for count in counts]
+    found = match_neighbours(own, torch.cat(others), counts, share=0.6)
+    assert len(found) == len(counts)
+    for (pairs, values), other in zip(found, others):
+        assert [tuple(pair) for pair in pairs.tolist()] == match_by_loops(own.numpy(), other.numpy(), 0.6)
+        assert torch.equal(values, (own[pairs[:, 0]] * other[pairs[:, 1]]).sum(dim=1))
 
 
 @pytest.mark.parametrize(("num_rois", "num_pairs"), [(1, 1), (9, 1), (10, 1), (19, 1), (20, 2), (57, 5)])
@@ -38,3 +54,10 @@ def test_the_same_crop_is_matched_with_itself() -> None:
 def test_a_photo_without_rois_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot match 0 RoIs with 2"):
         match_rois(torch.zeros(0, 4), torch.eye(4)[:2])
+    with pytest.raises(ValueError, match="cannot match 1 RoIs with 2, 0"):
+        match_neighbours(torch.eye(4)[:1], torch.eye(4)[:2], [2, 0])
+
+
+def test_counts_of_other_embeddings_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 embeddings are not those of 3 RoIs"):
+        match_neighbours(torch.eye(4), torch.eye(4), [1, 2])

@@ -5,7 +5,7 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as TF
 
-from orl.images.crops import centre_box, cut, random_resized_crop
+from orl.images.crops import centre_box, cut, cut_boxes, random_resized_crop
 
 RATIOS = (3 / 4, 4 / 3)
 
@@ -43,6 +43,74 @@ def test_a_box_thinner_than_a_pixel_takes_one_pixel() -> None:
 def test_a_box_outside_the_photo_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\[40.0, 0.0, 50.0, 10.0\] lies outside its photo of 40x30 px"):
         cut(photo(40, 30), box(40, 0, 50, 10), 8)
+
+
+SHAPES_WH = [(60, 50), (50, 60), (24, 24), (24, 60), (90, 24), (10, 7), (2, 3), (1, 1), (1, 70), (90, 1), (90, 70)]
+
+
+def rows_then_columns(crop: np.ndarray, size_px: int) -> np.ndarray:
+    """Pillow's antialiased bicubic in the order that its versions share."""
+    rows = Image.fromarray(crop).resize((size_px, crop.shape[0]), Image.Resampling.BICUBIC)
+    return np.asarray(rows.resize((size_px, size_px), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("size_px", [24, 64])
+@pytest.mark.parametrize("size_wh", SHAPES_WH)
+def test_boxes_cut_together_equal_pillows_up_to_rounding(size_wh: tuple[int, int], size_px: int) -> None:
+    whole = photo(90, 70)
+    # At the top left, at the bottom right, in between.
+    lefts, tops = ((0, rest, rest // 2) for rest in (90 - size_wh[0], 70 - size_wh[1]))
+    boxes = np.array([[x, y, x + size_wh[0], y + size_wh[1]] for x, y in zip(lefts, tops)], dtype=np.float32)
+    found = cut_boxes(whole, boxes, size_px)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    for crop, (left, top, right, bottom) in zip(found, boxes.astype(int)):
+        difference = crop.permute(1, 2, 0).numpy() - rows_then_columns(whole[top:bottom, left:right], size_px).astype(
+            int
+        )
+        # Both round to whole grey levels twice; the second time can widen a difference of the first.
+        assert abs(difference).max() <= 2
+        assert abs(difference).mean() <= 0.02
+
+
+@pytest.mark.parametrize("size_wh", [(600, 450), (450, 600), (300, 900), (2000, 1500)])
+def test_boxes_cut_together_equal_the_single_cut_up_to_rounding_on_a_smooth_photo(
+    size_wh: tuple[int, int],
+) -> None:
+    y, x = np.mgrid[: size_wh[1], : size_wh[0]]
+    waves = [128 + 90 * np.sin(x / 40 + phase) * np.cos(y / 25 - phase) for phase in range(3)]
+    whole = np.stack(waves, axis=-1).astype(np.uint8)
+    boxes = np.array([[0, 0, *size_wh], [17, 5, 240, 299], [90.4, 33.7, 290.5, 150.2]], dtype=np.float32)
+    for crop, one in zip(cut_boxes(whole, boxes, 224), boxes):
+        difference = abs(crop.permute(1, 2, 0).numpy() - cut(whole, one, 224).astype(int))
+        assert difference.max() <= 2
+        assert (difference > 1).mean() <= 1e-3
+        assert difference.mean() <= 0.02
+
+
+def test_boxes_cut_together_are_rounded_and_ended_at_the_photo_as_a_single_one() -> None:
+    whole = photo(40, 30)
+    boxes = np.stack([box(-5, -5, 45, 35), box(10.1, 5.2, 10.2, 5.3), box(9.6, 3.4, 17.6, 11.4)])
+    found = cut_boxes(whole, boxes, 8).permute(0, 2, 3, 1).numpy()
+    assert abs(found[0] - cut(whole, boxes[0], 8).astype(int)).max() <= 1
+    np.testing.assert_array_equal(found[1], np.tile(whole[5:6, 10:11], (8, 8, 1)))
+    np.testing.assert_array_equal(found[2], whole[3:11, 10:18])
+
+
+def test_no_boxes_give_no_crops() -> None:
+    assert cut_boxes(photo(40, 30), np.zeros((0, 4), np.float32), 8).shape == (0, 3, 8, 8)
+
+
+def test_a_photo_in_another_layout_or_that_may_not_be_written_gives_the_same_crops() -> None:
+    whole, boxes = photo(40, 30), box(3, 2, 30, 20)[None]
+    locked = whole.copy()
+    locked.setflags(write=False)
+    for same in (locked, np.asfortranarray(whole), np.repeat(whole, 2, axis=1)[:, ::2]):
+        torch.testing.assert_close(cut_boxes(same, boxes, 8), cut_boxes(whole, boxes, 8), rtol=0, atol=0)
+
+
+def test_one_of_several_boxes_outside_the_photo_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[0.0, 30.0, 5.0, 40.0\] lies outside its photo of 40x30 px"):
+        cut_boxes(photo(40, 30), np.stack([box(0, 0, 5, 5), box(0, 30, 5, 40)]), 8)
 
 
 def test_centre_box_known_answer() -> None:

@@ -3,14 +3,20 @@
 import numpy as np
 
 
-def neighbours_by_loops(embeddings: np.ndarray, num_neighbours: int) -> tuple[np.ndarray, np.ndarray]:
-    """The K most similar others of every row; the lower row first where two are alike."""
+def neighbours_by_loops(
+    embeddings: np.ndarray, num_neighbours: int, max_similarity: float = np.inf
+) -> tuple[np.ndarray, np.ndarray]:
+    """The K most similar others of every row, near-duplicates last; the lower row first where two are alike."""
     ids, values = [], []
     for query in range(len(embeddings)):
-        others = [(-float(embeddings[query] @ embeddings[j]), j) for j in range(len(embeddings)) if j != query]
+        others = []
+        for j in range(len(embeddings)):
+            value = float(np.float32(sum(a * b for a, b in zip(embeddings[query].tolist(), embeddings[j].tolist()))))
+            if j != query:
+                others.append((value > max_similarity, -value, j))
         best = sorted(others)[:num_neighbours]
-        ids.append([j for _, j in best])
-        values.append([-value for value, _ in best])
+        ids.append([j for _, _, j in best])
+        values.append([-value for _, value, _ in best])
     return np.array(ids), np.array(values)
 
 

@@ -1,3 +1,4 @@
+import errno
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +60,7 @@ def contents(out: Path) -> dict[str, np.ndarray]:
     found = {}
     for name in TABLES:
         table = tables.load(RunDir(out).table(name))
-        found |= {f"{name}.{column}": table.column(column) for column in table.shards[0].column_names}
+        found |= {f"{name}.{column}": table.column(column) for column in table.column_names}
     return found
 
 
@@ -68,6 +69,17 @@ def assert_same(one: Path, other: Path) -> None:
     assert first.keys() == second.keys()
     for name, values in first.items():
         np.testing.assert_array_equal(values, second[name], err_msg=name)
+
+
+def rebuilt_by(config: RunConfig, images: ImageTable) -> list[str]:
+    """The tables whose files a discovery makes again."""
+
+    def times() -> dict[str, int]:
+        return {name: (RunDir(config.out).table(name) / "00000.arrow").stat().st_mtime_ns for name in TABLES}
+
+    before = times()
+    discover(config, images)
+    return [name for name, time in times().items() if time != before[name]]
 
 
 @pytest.fixture(scope="module")
@@ -192,20 +204,21 @@ def test_a_finished_stage_does_nothing(images: ImageTable, whole: Path) -> None:
         ({"roi_embed_px": 40}, ["roi_embeddings", "correspondences"]),
         ({"pair_share": 0.5}, ["correspondences"]),
         ({"embed_px": 40}, ["embeddings", "neighbours", "correspondences"]),
+        ({"max_similarity": 0.9}, ["neighbours", "correspondences"]),
+        ({"neighbour_search": "faiss"}, ["neighbours", "correspondences"]),
     ],
 )
 def test_a_changed_setting_makes_stale_what_depends_on_it_and_nothing_else(
     images: ImageTable, whole: Path, tmp_path: Path, change: dict, stale: list[str]
 ) -> None:
+    if change.get("neighbour_search") == "faiss":
+        pytest.importorskip("faiss")
     out = tmp_path / "copy"
     shutil.copytree(whole, out)
     changed = new_config(out, shard_size=100, **change)
     with pytest.raises(tables.StaleTableError, match=rf"{stale[0]} was made from something else.*{next(iter(change))}"):
         discover(changed, images)
-    before = {name: (out / "discover" / name / "00000.arrow").stat().st_mtime_ns for name in TABLES}
-    discover(replace(changed, overwrite=True), images)
-    after = {name: (out / "discover" / name / "00000.arrow").stat().st_mtime_ns for name in TABLES}
-    assert [name for name in TABLES if before[name] != after[name]] == stale
+    assert rebuilt_by(replace(changed, overwrite=True), images) == stale
 
 
 def test_another_backbone_makes_every_embedding_stale_and_no_proposal(
@@ -216,9 +229,49 @@ def test_another_backbone_makes_every_embedding_stale_and_no_proposal(
     stage_1(out, seed=1)
     with pytest.raises(tables.StaleTableError, match=r"embeddings .*backbone: was"):
         discover(new_config(out, shard_size=100), images)
-    before = (out / "discover/proposals/00000.arrow").stat().st_mtime_ns
-    discover(replace(new_config(out, shard_size=100), overwrite=True), images)
-    assert (out / "discover/proposals/00000.arrow").stat().st_mtime_ns == before
+    rebuilt = rebuilt_by(replace(new_config(out, shard_size=100), overwrite=True), images)
+    assert rebuilt == ["embeddings", "neighbours", "roi_embeddings", "correspondences"]
+
+
+def test_a_photo_of_another_content_makes_every_table_stale(images: ImageTable, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(whole, out)
+    edited = replace(images, digests=("edited", *images.digests[1:]))
+    with pytest.raises(tables.StaleTableError, match=r"embeddings .*images: was"):
+        discover(new_config(out, shard_size=100), edited)
+    assert rebuilt_by(replace(new_config(out, shard_size=100), overwrite=True), edited) == list(TABLES)
+
+
+@pytest.mark.parametrize("name", ["proposals", "correspondences"])
+def test_a_full_disk_in_mid_shard_keeps_what_is_finished_and_goes_on(
+    images: ImageTable, whole: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage_1(tmp_path)
+    fsync = tables.os.fsync
+
+    def full_disk(file: int) -> None:
+        if f"{name}/.00002.arrow" in str(Path(f"/proc/self/fd/{file}").readlink()):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables.os, "fsync", full_disk)
+        with pytest.raises(OSError, match=rf"disk is full.*{name}/00002.arrow.*give the same command again"):
+            discover(new_config(tmp_path), images)
+    folder = RunDir(tmp_path).table(name)
+    assert sorted(path.name for path in folder.iterdir()) == ["00000.arrow", "00001.arrow", tables.MANIFEST]
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "discover").rglob("*.arrow")}
+    assert discover(new_config(tmp_path), images)
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items()), "a finished shard was made again"
+
+
+def test_a_network_that_has_diverged_is_refused(images: ImageTable, tmp_path: Path) -> None:
+    stage_1(tmp_path)
+    projector = mlp(512, 16, 8)
+    torch.nn.init.constant_(next(projector.parameters()), torch.nan)
+    save_projector(projector, RunDir(tmp_path).projector("stage1"))
+    with pytest.raises(ValueError, match="not finite: it has diverged"):
+        discover(new_config(tmp_path), images)
 
 
 def test_without_stage_1_the_way_is_told(images: ImageTable, tmp_path: Path) -> None:

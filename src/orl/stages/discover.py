@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,18 +13,29 @@ from orl import tables
 from orl.config import DiscoverConfig, RunConfig
 from orl.images.table import ImageTable
 from orl.networks.backbones import load_backbone
-from orl.networks.device import compute_device
+from orl.networks.folding import fold_batch_norm
 from orl.networks.mlp import load_projector
 from orl.networks.online_target import Encoder
 from orl.progress import progress_bar
 from orl.rundir import RunDir
 from orl.stages import shards
+from orl.stages.neighbours import neighbour_finder, neighbour_inputs
+from orl.stages.processes import Processes, local_device
+from orl.stages.proposals import proposal_inputs, proposer
+from orl.stages.summary import StepRecord
 
 logger = logging.getLogger(__name__)
 
 
-def discover(config: RunConfig, images: ImageTable) -> bool:
+def discover(config: RunConfig, images: ImageTable, processes: Processes | None = None) -> bool:
     """Find the correspondences of every photo with the network of stage 1; finished shards are kept.
+
+    Several processes share the shards of each table. What a shard holds does not depend on which of them made it.
+
+    Args:
+        config: the run.
+        images: its photos.
+        processes: all that work on this run; this one alone if not given.
 
     Returns:
         Whether anything was left to do.
@@ -30,16 +43,18 @@ def discover(config: RunConfig, images: ImageTable) -> bool:
     Raises:
         FileNotFoundError: if stage 1 left no backbone.
         StaleTableError: if a table was made from something else and `overwrite` is off.
+        RuntimeError: if another process ended.
     """
     run, settings = RunDir(config.out), config.discover
-    device = compute_device(config.device)
-    encoder = Encoder(load_backbone(run.backbone("stage1")), load_projector(run.projector("stage1")))
+    device = local_device(config.device)
+    encoder = Encoder(fold_batch_norm(load_backbone(run.backbone("stage1"))), load_projector(run.projector("stage1")))
     encoder = encoder.to(memory_format=torch.channels_last).to(device).eval()
     backbone_digest = tables.file_digest(run.backbone("stage1"))
     projector_digest = tables.file_digest(run.projector("stage1"))
 
     known = tables.finished_fingerprint(run.table("correspondences"))
-    build = partial(_build, config, len(images))
+    processes = processes or Processes()
+    build = partial(_build, config, len(images), processes)
     embeddings = build(
         "embeddings",
         {
@@ -52,13 +67,13 @@ def discover(config: RunConfig, images: ImageTable) -> bool:
     )
     neighbours = build(
         "neighbours",
-        {"embeddings": embeddings.fingerprint, "num_neighbours": settings.num_neighbours},
-        lambda: shards.neighbour_finder(embeddings, settings.num_neighbours, device),
+        neighbour_inputs(embeddings, config),
+        lambda: neighbour_finder(embeddings, config, run.table("neighbours"), device, processes),
     )
     proposals = build(
         "proposals",
-        {"images": images.fingerprint, "search": "selective search by OpenCV, fast", "seed": config.seed},
-        lambda: shards.proposer(images, config.seed, config.workers),
+        proposal_inputs(images, config),
+        lambda: proposer(images, config, run.table("proposals")),
     )
     rois = build(
         "rois",
@@ -77,7 +92,7 @@ def discover(config: RunConfig, images: ImageTable) -> bool:
             "roi_embeddings": roi_embeddings.fingerprint,
             "pair_share": settings.pair_share,
         },
-        lambda: shards.matcher(len(images), neighbours, rois, roi_embeddings, settings.pair_share),
+        lambda: shards.matcher(len(images), neighbours, rois, roi_embeddings, settings.pair_share, device),
     )
     return correspondences.fingerprint != known
 
@@ -85,25 +100,56 @@ def discover(config: RunConfig, images: ImageTable) -> bool:
 def _build(
     config: RunConfig,
     num_images: int,
+    processes: Processes,
     name: str,
     made_from: dict[str, Any],
     new_maker: Callable[[], shards.ShardMaker],
 ) -> tables.Table:
     """Make the missing shards of one table and open it; the maker is asked for only when one is missing."""
-    folder = RunDir(config.out).table(name)
-    slices = tables.shard_slices(num_images, config.discover.shard_size)
-    made_from = {**made_from, "shard_size": config.discover.shard_size}
-    missing = tables.begin(folder, made_from, len(slices), config.overwrite)
+    run, slices = RunDir(config.out), tables.shard_slices(num_images, config.discover.shard_size)
+    folder = run.table(name)
+    made_from = {**made_from, "shard_size": config.discover.shard_size, "num_shards": len(slices)}
+    missing = processes.from_first(
+        lambda: tables.begin(folder, made_from, len(slices), config.overwrite), f"the folder of {name}"
+    )
     if not missing:
         logger.info("%s: up to date", name)
         return tables.load(folder)
-    num_missing = sum(slices[index].stop - slices[index].start for index in missing)
-    title = name.replace("_", " ")
-    with progress_bar(total=num_images, done=num_images - num_missing, title=title, unit="photos") as bar:
-        make_shard = new_maker()
-        for index in missing:
-            tables.write_shard(folder, index, make_shard(slices[index], bar.update))
-    return tables.load(folder)
+    with StepRecord(run, name, tables.fingerprint(made_from), quiet=not processes.is_first) as record:
+        _make_shards(folder, slices, missing, new_maker(), processes, record)
+        table = tables.load(folder)
+        record.num_rows = table.num_rows
+    return table
+
+
+def _make_shards(
+    folder: Path,
+    slices: list[slice],
+    missing: list[int],
+    make_shard: shards.ShardMaker,
+    processes: Processes,
+    record: StepRecord,
+) -> None:
+    """Make the shards that fall to this process and wait for the others; the first shows how far all have come."""
+    # Photos that are done when the first so many of the missing shards are.
+    done = list(accumulate((slices[index].stop - slices[index].start for index in missing), initial=0))
+    before = slices[-1].stop - done[-1]
+    title = folder.name.replace("_", " ")
+    with progress_bar(
+        total=slices[-1].stop, done=before, title=title, unit="photos", quiet=not processes.is_first
+    ) as bar:
+        for place, index in processes.deal(missing):
+            columns = make_shard(slices[index], bar.update if processes.count == 1 else _ignore)
+            tables.write_shard(folder, index, columns)
+            bar.update(before + done[place + 1] - bar.n)
+            record.update(done[place + 1])
+        processes.wait(f"the rest of {folder.name}")
+        bar.update(slices[-1].stop - bar.n)
+        record.update(done[-1])
+
+
+def _ignore(num_photos: int) -> None:
+    """Of one of several processes, photos are counted by the shard."""
 
 
 def _filter_settings(settings: DiscoverConfig) -> dict[str, Any]:

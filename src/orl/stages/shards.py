@@ -1,24 +1,22 @@
-"""How one shard of each table of stage 2 is made: a slice of the photos in, columns out."""
+"""How one shard of each table of stage 2 is made: a slice of the photos in, columns out.
 
-import zlib
-from collections.abc import Callable
-from typing import Any
+A maker reads what other tables hold of its photos, and lets go of it: the memory that it takes does not grow with the
+number of photos.
+"""
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from orl import tables
-from orl.discovery.matching import match_rois
-from orl.discovery.neighbours import nearest_neighbours, unit_rows
+from orl.discovery.matching import match_neighbours
+from orl.discovery.neighbours import unit_rows
 from orl.discovery.proposals import filter_proposals
-from orl.discovery.selective_search import selective_search
-from orl.embed import centre_crop_boxes, embed_boxes
-from orl.images.datasets import ignore_interrupts
-from orl.images.decode import load_photo
+from orl.embed import CropWorkers, centre_crop_boxes, embed_boxes
 from orl.images.table import ImageTable
 from orl.networks.backbones import pool
 from orl.networks.online_target import Encoder
@@ -28,53 +26,21 @@ Report = Callable[[int], object]
 """Takes the number of photos just finished."""
 ShardMaker = Callable[[slice, Report], Columns]
 
+RELEASE_BYTES = 2**28
+"""What may be read of a mapped table before its pages are let go."""
+
 
 def image_embedder(
     images: ImageTable, encoder: Encoder, size_px: int, device: torch.device, workers: int
 ) -> ShardMaker:
     """Projections of the centre crops of photos."""
+    crop_workers = CropWorkers(workers)
 
     def make(photos: slice, report: Report) -> Columns:
         paths = [images.path(index) for index in range(photos.start, photos.stop)]
         crops = centre_crop_boxes(images.sizes_wh[photos])
-        parts = embed_boxes(encoder, paths, crops, size_px=size_px, device=device, workers=workers, report=report)
+        parts = embed_boxes(encoder, paths, crops, size_px=size_px, device=device, workers=crop_workers, report=report)
         return _embedding_columns(list(parts))
-
-    return make
-
-
-def neighbour_finder(embeddings: tables.Table, num_neighbours: int, device: torch.device) -> ShardMaker:
-    """The K nearest other photos of photos."""
-    rows = unit_rows(embeddings.column("embedding")).to(device)
-
-    def make(photos: slice, report: Report) -> Columns:
-        ids = torch.arange(photos.start, photos.stop, device=device)
-        neighbour_ids, similarities = nearest_neighbours(rows[photos], ids, rows, num_neighbours)
-        report(len(ids))
-        return {
-            "neighbour_ids": neighbour_ids.cpu().numpy().astype(np.int32),
-            "similarities": similarities.cpu().numpy(),
-        }
-
-    return make
-
-
-def proposer(images: ImageTable, seed: int, workers: int) -> ShardMaker:
-    """Selective search on photos, side by side in loading workers."""
-
-    def make(photos: slice, report: Report) -> Columns:
-        loader = DataLoader(
-            _Searches(images, photos, seed),
-            batch_size=None,
-            num_workers=workers,
-            worker_init_fn=ignore_interrupts,
-            collate_fn=_unchanged,
-        )
-        found = []
-        for boxes in loader:
-            found.append(boxes)
-            report(1)
-        return _box_columns(photos, found)
 
     return make
 
@@ -89,13 +55,11 @@ def proposal_filter(
     max_rois: int,
 ) -> ShardMaker:
     """The RoIs of photos; a `min_side` below 1 is a share of each photo's short side."""
-    starts = tables.row_starts(proposals.column("image_id"), len(images))
-    boxes = proposals.column("box")
 
-    def rois_of(image_id: int) -> Float[ndarray, "b 4"]:
+    def rois_of(image_id: int, boxes: Float[ndarray, "n 4"]) -> Float[ndarray, "b 4"]:
         size_wh = images.sizes_wh[image_id]
         return filter_proposals(
-            np.array(boxes[starts[image_id] : starts[image_id + 1]]),
+            np.array(boxes),
             size_wh,
             min_side_px=min_side if min_side >= 1 else min_side * min(size_wh),
             max_aspect_ratio=max_aspect_ratio,
@@ -105,10 +69,11 @@ def proposal_filter(
 
     def make(photos: slice, report: Report) -> Columns:
         kept = []
-        for image_id in range(photos.start, photos.stop):
-            kept.append(rois_of(image_id))
+        for image_id, boxes in zip(range(photos.start, photos.stop), _boxes_of(proposals, photos)):
+            kept.append(rois_of(image_id, boxes))
             report(1)
-        return _box_columns(photos, kept)
+        proposals.release()
+        return box_columns(photos, kept)
 
     return make
 
@@ -117,18 +82,16 @@ def roi_embedder(
     images: ImageTable, rois: tables.Table, encoder: Encoder, size_px: int, device: torch.device, workers: int
 ) -> ShardMaker:
     """Pooled backbone features of the RoIs of photos, each RoI once."""
-    starts = tables.row_starts(rois.column("image_id"), len(images))
-    boxes = rois.column("box")
+    crop_workers = CropWorkers(workers)
 
     def make(photos: slice, report: Report) -> Columns:
-        ids = range(photos.start, photos.stop)
         parts = embed_boxes(
             lambda views: pool(encoder.backbone(views)),
-            [images.path(index) for index in ids],
-            [boxes[starts[index] : starts[index + 1]] for index in ids],
+            [images.path(index) for index in range(photos.start, photos.stop)],
+            _boxes_of(rois, photos),
             size_px=size_px,
             device=device,
-            workers=workers,
+            workers=crop_workers,
             report=report,
         )
         return _embedding_columns(list(parts))
@@ -142,60 +105,100 @@ def matcher(
     rois: tables.Table,
     roi_embeddings: tables.Table,
     pair_share: float,
+    device: torch.device,
 ) -> ShardMaker:
     """The correspondences of photos with each of their neighbours."""
-    starts = tables.row_starts(rois.column("image_id"), num_images)
-    neighbour_ids, embeddings = neighbours.column("neighbour_ids"), roi_embeddings.column("embedding")
+    vectors = _RoiVectors(roi_embeddings, rois.row_starts(num_images), device)
 
-    def embeddings_of(image_id: int) -> Tensor:
-        return unit_rows(embeddings[starts[image_id] : starts[image_id + 1]])
+    def match(image_id: int, neighbour_ids: Int[ndarray, "k"]) -> Columns:
+        photos = [image_id, *neighbour_ids.tolist()]
+        (num_own, *counts), units = vectors.of(photos)
+        matches = match_neighbours(units[:num_own], units[num_own:], counts, pair_share)
+        firsts = vectors.starts[photos]
+        pairs = torch.stack([rois for rois, _ in matches]).cpu().numpy()
+        num_pairs = pairs.shape[1]
+        return {
+            "image_id": np.full(num_pairs * len(counts), image_id, np.int32),
+            "neighbour_id": np.repeat(neighbour_ids, num_pairs),
+            "roi": (pairs[:, :, 0] + firsts[0]).reshape(-1),
+            "neighbour_roi": (pairs[:, :, 1] + firsts[1:, None]).reshape(-1),
+            "similarity": torch.cat([similarities for _, similarities in matches]).cpu().numpy(),
+        }
 
     def make(photos: slice, report: Report) -> Columns:
-        image_pairs, roi_pairs, similarities = [], [], []
-        for image_id in range(photos.start, photos.stop):
-            own = embeddings_of(image_id)
-            for neighbour_id in neighbour_ids[image_id].tolist():
-                pairs, values = match_rois(own, embeddings_of(neighbour_id), pair_share)
-                roi_pairs.append(np.add(pairs.numpy(), [starts[image_id], starts[neighbour_id]]))
-                similarities.append(values.numpy())
-                image_pairs.append(np.tile(np.array([image_id, neighbour_id], dtype=np.int32), (len(pairs), 1)))
+        found = []
+        neighbour_ids = neighbours.rows("neighbour_ids", photos.start, photos.stop)
+        for image_id, ids in zip(range(photos.start, photos.stop), neighbour_ids):
+            found.append(match(image_id, ids))
             report(1)
-        joined_images, joined_rois = np.concatenate(image_pairs), np.concatenate(roi_pairs)
-        return {
-            "image_id": joined_images[:, 0],
-            "neighbour_id": joined_images[:, 1],
-            "roi": joined_rois[:, 0],
-            "neighbour_roi": joined_rois[:, 1],
-            "similarity": np.concatenate(similarities),
-        }
+        neighbours.release()
+        vectors.release()
+        return {name: np.concatenate([columns[name] for columns in found]) for name in found[0]}
 
     return make
 
 
-class _Searches(Dataset[Float[ndarray, "n 4"]]):
-    """Selective search as a data set, so that loading workers run it side by side."""
+class _RoiVectors:
+    """Unit vectors of the RoIs of a few photos at a time, out of a table that is larger than the memory."""
 
-    def __init__(self, images: ImageTable, photos: slice, seed: int) -> None:
-        self.images, self.photos, self.seed = images, photos, seed
+    def __init__(self, table: tables.Table, starts: Int[ndarray, "n"], device: torch.device) -> None:
+        if starts[-1] != table.num_rows:
+            raise ValueError(
+                f"table {table.folder} has {table.num_rows} rows but there are {starts[-1]} RoIs; rebuild it with "
+                "--overwrite"
+            )
+        self.table, self.starts = table, starts
+        # Used again for every photo: fresh memory of this size costs as much as what is done with it.
+        self._halves = torch.empty((0, 0), dtype=torch.float16)
+        self._units = torch.empty((0, 0), device=device)
+        self._num_bytes = 0
 
-    def __len__(self) -> int:
-        return self.photos.stop - self.photos.start
+    def of(self, photos: Sequence[int]) -> tuple[list[int], Float[Tensor, "n d"]]:
+        """The number of RoIs of each photo, and their vectors one after another, until the next call."""
+        parts = [self.table.rows("embedding", *self.starts[photo : photo + 2].tolist()) for photo in photos]
+        counts = [len(part) for part in parts]
+        num_rows, num_dims = sum(counts), parts[0].shape[1]
+        if len(self._units) < num_rows:
+            self._halves = torch.empty((2 * num_rows, num_dims), dtype=torch.float16)
+            self._units = torch.empty((2 * num_rows, num_dims), device=self._units.device)
+        halves, units = self._halves[:num_rows], self._units[:num_rows]
+        np.concatenate(parts, out=halves.numpy())
+        units.copy_(halves.to(units.device))
+        self._num_bytes += halves.nbytes
+        if self._num_bytes > RELEASE_BYTES:
+            self.release()
+        return counts, torch.nn.functional.normalize(units, dim=1, out=units)
 
-    def __getitem__(self, index: int) -> Float[ndarray, "n 4"]:
-        image_id = self.photos.start + index
-        photo = load_photo(self.images.path(image_id))
-        return selective_search(photo, zlib.crc32(self.images.names[image_id].encode()) ^ self.seed)
+    def release(self) -> None:
+        """Let go of what was read of the table."""
+        self.table.release()
+        self._num_bytes = 0
 
 
-def _unchanged(item: Any) -> Any:
-    return item
+def _boxes_of(table: tables.Table, photos: slice) -> list[Float[ndarray, "_ 4"]]:
+    """The boxes of the photos of one shard, out of the shard of the same photos."""
+    index = photos.start // table.made_from["shard_size"]
+    image_ids, boxes = table.shard_column(index, "image_id"), np.array(table.shard_column(index, "box"))
+    starts = np.searchsorted(image_ids, np.arange(photos.start, photos.stop + 1))
+    if starts[0] != 0 or starts[-1] != len(image_ids):
+        raise ValueError(
+            f"shard {index} of {table.folder} has photos {image_ids[0]} to {image_ids[-1]}, not {photos.start} to "
+            f"{photos.stop - 1}; rebuild it with --overwrite"
+        )
+    table.release()
+    return np.split(boxes, starts[1:-1])
 
 
 def _embedding_columns(parts: list[Float[ndarray, "_ d"]]) -> Columns:
-    return {"embedding": unit_rows(np.concatenate(parts)).numpy().astype(np.float16)}
+    embeddings = unit_rows(np.concatenate(parts)).numpy().astype(np.float16)
+    if not np.isfinite(embeddings).all():
+        raise ValueError("the network of stage 1 gives embeddings that are not finite: it has diverged; train it again")
+    return {"embedding": embeddings}
 
 
-def _box_columns(photos: slice, boxes: list[Float[ndarray, "_ 4"]]) -> Columns:
+def box_columns(photos: slice, boxes: list[Float[ndarray, "_ 4"]]) -> Columns:
+    """Columns of the boxes of each of these photos."""
+    """The columns of a shard of proposals or RoIs, from the boxes of each of its photos."""
     counts = [len(part) for part in boxes]
     image_ids = np.repeat(np.arange(photos.start, photos.stop, dtype=np.int32), counts)
     return {"image_id": image_ids, "box": np.concatenate(boxes).reshape(-1, 4).astype(np.float32)}

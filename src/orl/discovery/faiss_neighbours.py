@@ -1,0 +1,208 @@
+"""Approximate nearest neighbours with FAISS, for tens of millions of photos.
+
+The index keeps the vectors in lists, one a cluster, and a query is compared with those of a few clusters only. It is
+built once and saved; every process that searches it maps the same file. How much is missed is measured: see
+`recall_against_exact`.
+"""
+
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from orl.discovery.neighbours import best_of, nearest_neighbours, ranks_of, similarities_of, too_few
+
+NUM_PROBES = 64
+ROWS_PER_LIST = 64
+"""Sampled rows that each cluster is found from; FAISS asks for at least 39."""
+WIDEST = 4096
+"""Photos looked at for a query before its near-duplicates are let in."""
+
+
+def num_lists_of(num_photos: int) -> int:
+    """Clusters for so many photos: four times the square root, as FAISS advises, and enough photos in each."""
+    return max(1, min(round(4 * math.sqrt(num_photos)), num_photos // ROWS_PER_LIST))
+
+
+def training_rows(num_photos: int, num_lists: int, seed: int) -> Int[ndarray, "s"]:
+    """Rows, rising, of a random sample that the clusters are found from."""
+    size = min(num_photos, num_lists * ROWS_PER_LIST)
+    return np.sort(np.random.default_rng(seed).choice(num_photos, size, replace=False, shuffle=False))
+
+
+def build_index(
+    sample: Float[Tensor, "s d"],
+    blocks: Iterable[tuple[int, Float[Tensor, "_ d"]]],
+    num_lists: int,
+    seed: int = 0,
+    storage: str = "SQfp16",
+) -> Any:
+    """An index of the photos in the blocks.
+
+    It is in memory while it is built: 2 d + 8 bytes a photo in half precision (52 GB for 10^8 photos and d = 256),
+    beside the sample and one block. The same photos, seed and number of threads give the same index.
+
+    Args:
+        sample: unit vectors of `training_rows`.
+        blocks: (first row, unit vectors of the rows from there on) of all photos, each row once.
+        num_lists: clusters; see `num_lists_of`.
+        seed: draws the first centres of the clusters.
+        storage: how FAISS keeps a vector, in its own words: 'SQfp16' (cosines within 0.001), 'Flat' (float32) or
+            'PQ64' (64 bytes; cosines are then rough, and so are limits on them).
+
+    Raises:
+        ImportError: if FAISS is not installed.
+        ValueError: if the sample is smaller than the number of clusters, or an embedding is not finite.
+    """
+    faiss = _faiss()
+    if not 1 <= num_lists <= len(sample):
+        raise ValueError(f"{len(sample)} sampled photos cannot make {num_lists} clusters; take 1 to {len(sample)}")
+    index = faiss.index_factory(sample.shape[1], f"IVF{num_lists},{storage}", faiss.METRIC_INNER_PRODUCT)
+    index.cp.seed = seed
+    index.train(_array(sample))
+    for first_row, block in blocks:
+        index.add_with_ids(_array(block), np.arange(first_row, first_row + len(block), dtype=np.int64))
+    return index
+
+
+def save_index(index: Any, path: Path) -> None:
+    """Write an index to a file whole or not at all.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _faiss().write_index(index, str(temporary))
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except RuntimeError as error:
+        raise OSError(f"cannot write the index {path} ({error}); is the disk full?") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_index(path: Path) -> Any:
+    """Map an index file: processes that search the same file share its memory, and only what is searched is read.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a whole index.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no index at {path}; build it with 'orl discover'")
+    faiss = _faiss()
+    try:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+    except RuntimeError as error:
+        raise ValueError(f"index {path} cannot be read ({error}); delete it and run again") from error
+
+
+def approximate_neighbours(
+    index: Any,
+    queries: Float[Tensor, "q d"],
+    query_ids: Int[Tensor, "q"],
+    num_neighbours: int,
+    max_similarity: float = math.inf,
+    num_probes: int = NUM_PROBES,
+) -> tuple[Int[Tensor, "q k"], Float[Tensor, "q k"]]:
+    """Most of the most similar other photos of each query, the most similar first.
+
+    As `nearest_neighbours`, of an index and on the processor. A query whose clusters hold too few photos is compared
+    with more of them, so that K are always found.
+
+    Args:
+        index: from `build_index` or `load_index`.
+        queries: unit vectors.
+        query_ids: row of each query among all photos; it is left out by it.
+        num_neighbours: K.
+        max_similarity: photos more similar than this, near-duplicates, come after all others, where the `WIDEST` most
+            similar photos hold K others.
+        num_probes: clusters that a query is compared with; with all of them nothing is missed.
+
+    Returns:
+        Rows and cosine similarities to the vectors as the index keeps them; of equally similar photos the lower row
+        comes first.
+
+    Raises:
+        ImportError: if FAISS is not installed.
+        ValueError: if there are not K other photos, or the index is of vectors of another length.
+    """
+    if num_neighbours < 1 or num_probes < 1:
+        raise ValueError(f"num_neighbours is {num_neighbours} and num_probes {num_probes}; ask for at least 1")
+    if queries.shape[1] != index.d:
+        raise ValueError(f"queries have {queries.shape[1]} numbers and the index {index.d}; build the index again")
+    width = (num_neighbours + 1) * (1 if max_similarity == math.inf else 2)
+    ranks, ids = _search(index, queries.cpu(), query_ids.cpu(), num_neighbours, max_similarity, width, num_probes)
+    if torch.isinf(ranks).any():
+        raise too_few(num_neighbours, index.ntotal)
+    return ids.to(queries.device), similarities_of(ranks).to(queries.device)
+
+
+def recall_against_exact(
+    index: Any,
+    queries: Float[Tensor, "q d"],
+    query_ids: Int[Tensor, "q"],
+    blocks: Iterable[tuple[int, Float[Tensor, "_ d"]]],
+    num_neighbours: int,
+    max_similarity: float = math.inf,
+    num_probes: int = NUM_PROBES,
+) -> float:
+    """Share of the exact neighbours of some queries that the index finds.
+
+    Another photo just as similar counts as missed, so that many duplicates lower it.
+    """
+    exact, _ = nearest_neighbours(queries, query_ids, blocks, num_neighbours, max_similarity)
+    found, _ = approximate_neighbours(index, queries, query_ids, num_neighbours, max_similarity, num_probes)
+    return (exact[:, :, None] == found[:, None, :]).any(dim=2).double().mean().item()
+
+
+def _search(
+    index: Any,
+    queries: Float[Tensor, "q d"],
+    query_ids: Int[Tensor, "q"],
+    num_neighbours: int,
+    max_similarity: float,
+    width: int,
+    num_probes: int,
+) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
+    """Ranks and photos, -inf where there are too few; looks further for queries that lack neighbours."""
+    settings = _faiss().SearchParametersIVF(nprobe=min(num_probes, index.nlist))
+    similarities, ids = (torch.from_numpy(found) for found in index.search(_array(queries), width, params=settings))
+    exhausted = (ids < 0).any(dim=1)
+    ranks = ranks_of(similarities.double(), max_similarity)
+    ranks[(ids < 0) | (ids == query_ids[:, None])] = -torch.inf
+    ranks, ids = best_of(ranks, ids, num_neighbours)
+    lacking = ranks[:, -1] < -2
+    for again, more_width, more_probes in (
+        (lacking & ~exhausted & (width < WIDEST), 8 * width, num_probes),
+        (lacking & exhausted & (num_probes < index.nlist), width, 4 * num_probes),
+    ):
+        if again.any():
+            ranks[again], ids[again] = _search(
+                index, queries[again], query_ids[again], num_neighbours, max_similarity, more_width, more_probes
+            )
+    return ranks, ids
+
+
+def _array(vectors: Float[Tensor, "n d"]) -> Float[ndarray, "n d"]:
+    if not torch.isfinite(vectors).all():
+        raise ValueError("an embedding is not finite; the network that made it has diverged, so train it again")
+    return np.ascontiguousarray(vectors.float().cpu().numpy())
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError("FAISS is not installed: pip install 'orl[faiss]', or search exactly") from error
+    return faiss

@@ -1,0 +1,132 @@
+"""Boxes of the user's own in place of proposals: from a COCO JSON or a published proposal file."""
+
+import logging
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+from numpy import ndarray
+
+from orl import boxes
+from orl.exchange import formats
+from orl.exchange.listing import coco_photos, listing_of_source, match_names, rows_of
+from orl.exchange.row_order import RowOrder
+from orl.exchange.stream import elements
+from orl.images.table import ImageTable
+
+logger = logging.getLogger(__name__)
+
+Boxes = Float32[ndarray, "_ 4"]
+
+
+class OwnBoxes:
+    """The boxes of the photos of a run, a slice of photos at a time.
+
+    Boxes are clipped to their photo, and those that are then empty are left out and counted. A photo that the file has
+    no box for has none.
+    """
+
+    def __init__(self, lists: Callable[[slice], list[Boxes]], images: ImageTable, path: Path) -> None:
+        self._lists, self._images, self._path = lists, images, path
+        self.num_boxes = self.num_clipped = self.num_dropped = 0
+
+    def __call__(self, photos: slice) -> list[Boxes]:
+        """The boxes of each of these photos as `xyxy`, in the file's order.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        found = [
+            self._inside(part, size_wh) for part, size_wh in zip(self._lists(photos), self._images.sizes_wh[photos])
+        ]
+        if photos.stop == len(self._images):
+            logger.info(
+                "%s: %d boxes, of which %d were clipped to their photo; %d empty ones are left out",
+                *(self._path, self.num_boxes, self.num_clipped, self.num_dropped),
+            )
+        return found
+
+    def _inside(self, found: Boxes, size_wh: tuple[int, int]) -> Boxes:
+        clipped = boxes.clip(found, size_wh)
+        kept = boxes.area(clipped) > 0
+        self.num_boxes += int(kept.sum())
+        self.num_dropped += int((~kept).sum())
+        self.num_clipped += int((clipped != found).any(axis=1)[kept].sum())
+        return clipped[kept]
+
+
+def boxes_from_file(path: Path, images: ImageTable, source: Path, folder: Path) -> OwnBoxes:
+    """The user's own boxes, to be asked for by slices of photos.
+
+    Of a COCO JSON the boxes of every category and of crowds are taken, and photos are found by name; its boxes are
+    held in memory (some 100 bytes each). A published proposal file is read as a stream, as far as the photos asked
+    for; its photos are taken in the order of the COCO JSON that the run's come from, else in that of the run.
+
+    Args:
+        path: the file of boxes.
+        images: the photos of the run.
+        source: where the photos come from, as given with --images.
+        folder: where an unnamed temporary file may lie, on a disk with room for the boxes (16 bytes each).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is of another format, damaged, or of other photos.
+    """
+    if formats.format_of(path, [formats.COCO, formats.PROPOSALS]) == formats.COCO:
+        return OwnBoxes(_coco_boxes(path, images), images, path)
+    rows = rows_of(listing_of_source(source, images), images, source)
+    folder.mkdir(parents=True, exist_ok=True)
+    parsed = (formats.boxes_of(item, f"{path}: photo {place}") for place, item in enumerate(elements(path, "bbox")))
+    return OwnBoxes(RowOrder(parsed, rows, folder, str(path)), images, path)
+
+
+def _coco_boxes(path: Path, images: ImageTable) -> Callable[[slice], list[Boxes]]:
+    row_of = _coco_rows(path, images)
+    rows, values = array("q"), array("d")
+    for entry in elements(path, "annotations", "entries"):
+        photo_id, box = _annotation(entry, path, len(rows))
+        if photo_id not in row_of:
+            raise ValueError(f"{path}: entry {len(rows)} of 'annotations' is of photo {photo_id!r}, which it lacks")
+        rows.append(row_of[photo_id])
+        values.extend(box[0])
+    image_ids = np.array(rows, dtype=np.int64)
+    order = np.argsort(image_ids, kind="stable")
+    found = np.array(values, dtype=np.float32).reshape(-1, 4)[order]
+    # Photos that are not of the run have row -1, and so lie before the first start.
+    starts = np.searchsorted(image_ids[order], np.arange(len(images) + 1))
+
+    def lists(photos: slice) -> list[Boxes]:
+        return [found[starts[row] : starts[row + 1]] for row in range(photos.start, photos.stop)]
+
+    return lists
+
+
+def _coco_rows(path: Path, images: ImageTable) -> dict[Any, int]:
+    """The row of each photo id of a COCO JSON, -1 for one that is not of the run."""
+    entries = coco_photos(path)
+    names = [name for _, name in entries]
+    row_of: dict[Any, int] = {}
+    for (photo_id, name), rows in zip(entries, match_names(names, images.names)):
+        if len(rows) > 1:
+            could_be = ", ".join(images.names[row] for row in rows[:3])
+            raise ValueError(f"{path}: {name} could be any of {could_be}; make the names unambiguous")
+        row_of[photo_id] = rows[0] if rows else -1
+    num_found = len({row for row in row_of.values() if row >= 0})
+    if num_found == 0:
+        raise ValueError(
+            f"{path} lists {len(entries)} photos ({', '.join(names[:3])}), of which none is among the {len(images)} "
+            f"of the run ({', '.join(images.names[:3])}); names are compared"
+        )
+    if num_found < len(images):
+        logger.warning("%s lists %d of the run's %d photos; the others have no box", path, num_found, len(images))
+    return row_of
+
+
+def _annotation(entry: Any, path: Path, place: int) -> tuple[Any, ndarray]:
+    where = f"{path}: entry {place} of 'annotations'"
+    if not isinstance(entry, dict) or "image_id" not in entry or "bbox" not in entry:
+        raise ValueError(f"{where} needs image_id and bbox, found {str(entry)[:120]}")
+    return entry["image_id"], formats.boxes_of([entry["bbox"]], where)

@@ -1,0 +1,87 @@
+"""The boxes of published pairs found again among the RoIs of their photos."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64
+from numpy import ndarray
+
+from orl import tables
+from orl.exchange import formats
+from orl.exchange.gather import ranges, rows_at
+from orl.images.table import ImageTable
+
+PAIRS_AT_A_TIME = 4096
+"""Bounds the memory of comparing each pair with all RoIs of its photos."""
+
+Columns = dict[str, ndarray]
+
+
+class PairMatcher:
+    """Columns of correspondences out of pairs of boxes, which must be RoIs of the two photos to the bit."""
+
+    def __init__(self, images: ImageTable, folder: Path, path: Path) -> None:
+        self._images, self._path = images, path
+        self._rois, self._neighbours = tables.load(folder / "rois"), tables.load(folder / "neighbours")
+        self._starts = self._rois.row_starts(len(images))
+
+    def __call__(self, photos: slice, pairs: list[Float32[ndarray, "_ 9"]]) -> Columns:
+        """The correspondences of these photos; `similarity` is NaN, since the published files have none.
+
+        Raises:
+            ValueError: if a box is not among the RoIs of its photo, or a pair is with a neighbour that is not there.
+        """
+        image_ids = np.repeat(np.arange(photos.start, photos.stop, dtype=np.int32), [len(part) for part in pairs])
+        values = np.concatenate(pairs)
+        neighbour_ids = self._neighbour_ids(photos, image_ids, values[:, 0].astype(np.int64))
+        columns = {
+            "image_id": image_ids,
+            "neighbour_id": neighbour_ids,
+            "roi": self._roi_rows(image_ids, values[:, 1:5]),
+            "neighbour_roi": self._roi_rows(neighbour_ids, values[:, 5:]),
+            "similarity": np.full(len(values), np.nan, dtype=np.float32),
+        }
+        self._rois.release()
+        return columns
+
+    def _neighbour_ids(
+        self, photos: slice, image_ids: Int32[ndarray, "p"], ranks: Int64[ndarray, "p"]
+    ) -> Int32[ndarray, "p"]:
+        neighbour_ids = self._neighbours.rows("neighbour_ids", photos.start, photos.stop)
+        number = neighbour_ids.shape[1]
+        if ranks.max() >= number:
+            photo = self._images.names[image_ids[ranks.argmax()]]
+            raise ValueError(
+                f"{self._path}: photo {photo} has pairs with {ranks.max() + 1} neighbours and only {number} "
+                "neighbours; 'knn_bbox_pair' and 'knn_image_id' belong to different runs"
+            )
+        return neighbour_ids[image_ids - photos.start, ranks]
+
+    def _roi_rows(self, image_ids: Int32[ndarray, "p"], boxes: Float32[ndarray, "p 4"]) -> Int64[ndarray, "p"]:
+        """The row of each box among the RoIs of its photo; of equal RoIs the first."""
+        owners = np.unique(image_ids)
+        starts, stops = self._starts[owners], self._starts[owners + 1]
+        candidates = rows_at(self._rois, "box", ranges(starts, stops))
+        # Where the RoIs of each owner begin among the candidates.
+        begins = np.cumsum(stops - starts) - (stops - starts)
+        owner_of = np.searchsorted(owners, image_ids)
+        rows = np.empty(len(boxes), dtype=np.int64)
+        for part in tables.shard_slices(len(boxes), PAIRS_AT_A_TIME):
+            owner = owner_of[part]
+            counts = (stops - starts)[owner]
+            candidate = ranges(begins[owner], begins[owner] + counts)
+            pair = np.repeat(np.arange(len(owner)), counts)
+            same = np.flatnonzero((candidates[candidate] == boxes[part][pair]).all(axis=1))
+            found, first = np.unique(pair[same], return_index=True)
+            if len(found) < len(owner):
+                missing = part.start + int(np.setdiff1d(np.arange(len(owner)), found)[0])
+                raise ValueError(self._unknown_box(boxes[missing], int(image_ids[missing])))
+            rows[part] = (candidate[same[first]] - begins[owner]) + starts[owner]
+        return rows
+
+    def _unknown_box(self, box: Float32[ndarray, "4"], image_id: int) -> str:
+        number = self._starts[image_id + 1] - self._starts[image_id]
+        return (
+            f"{self._path}: a pair has the box {formats.to_xywh(box[None])[0]}, which is none of the {number} RoIs of "
+            f"{self._images.names[image_id]}; 'bbox' and 'knn_bbox_pair' belong to different runs"
+        )
