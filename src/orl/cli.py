@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -13,7 +14,7 @@ import tyro
 
 from orl.config import RunConfig, TransferConfig, load_config
 from orl.recipes import DEFAULT_RECIPE, RECIPES
-from orl.rundir import RunDir
+from orl.rundir import RunDir, record_stage
 
 logger = logging.getLogger("orl")
 
@@ -53,8 +54,12 @@ def command_discover(arguments: Sequence[str]) -> None:
     """Stage 2: neighbours, proposals, RoIs and correspondences, with the network of stage 1."""
     config = _read_config("discover", arguments)
     from orl.run import run_discover
+    from orl.stages.summary import discover_summary, format_summary
 
-    _finish("correspondences", run_discover(config))
+    correspondences = run_discover(config)
+    if correspondences is not None:
+        print(format_summary(discover_summary(RunDir(config.out))))
+        _finish("correspondences", correspondences)
 
 
 def command_transfer(arguments: Sequence[str]) -> None:
@@ -128,6 +133,101 @@ def command_report(arguments: Sequence[str]) -> None:
     tyro.cli(report, args=list(arguments), prog="orl report")
 
 
+def command_figures(arguments: Sequence[str]) -> None:
+    """Draw what discovery found: `orl figures proposals` or `orl figures correspondences`."""
+    from orl.figures.jobs import Order, correspondence_sheet, proposal_sheet
+    from orl.figures.sheets import SheetOptions
+
+    def correspondences(
+        run: Annotated[Path, tyro.conf.Positional],
+        sheet: tyro.conf.OmitArgPrefixes[SheetOptions],
+        order: Order = "top",
+        pairs: int = 3,
+    ) -> None:
+        """Photos beside a neighbour each, the best pairs of RoIs joined, with their similarity (a cosine).
+
+        Args:
+            run: folder of a run whose stage 2 is done.
+            sheet: layout.
+            order: which pairs of photos: by their best RoIs (top, lowest), drawn at random, or photo by photo in turn.
+            pairs: most pairs of RoIs in each, from 1 to 6.
+        """
+        _finish("figure", correspondence_sheet(RunDir(run), sheet, order, pairs))
+
+    def proposals(
+        run: Annotated[Path, tyro.conf.Positional],
+        sheet: tyro.conf.OmitArgPrefixes[SheetOptions],
+        boxes: int = 150,
+    ) -> None:
+        """Photos drawn at random, each with its proposals and beside them the RoIs that the filter kept.
+
+        Args:
+            run: folder of a run whose stage 2 has filtered the proposals.
+            sheet: layout.
+            boxes: most proposals drawn of a photo; of more, a random choice.
+        """
+        _finish("figure", proposal_sheet(RunDir(run), sheet, boxes))
+
+    kinds: dict[str, Callable[..., None]] = {"correspondences": correspondences, "proposals": proposals}
+    tyro.extras.subcommand_cli_from_dict(
+        kinds, args=list(arguments), prog="orl figures", description=command_figures.__doc__
+    )
+
+
+def command_exchange(arguments: Sequence[str]) -> None:
+    """The published JSON files of stage 2: `orl exchange write RUN --to DIR`, or `orl exchange read`.
+
+    Reading takes `--correspondences FILE` (enough for stage 3), `--neighbours FILE` and `--proposals FILE`, at least
+    one of them, and beside them the options of the run that the tables are for.
+    """
+    verbs = {"write": _exchange_write, "read": _exchange_read}
+    verb, *options = arguments or [""]
+    if verb in ("-h", "--help"):
+        print(f"usage: orl exchange write|read [options]\n\n{command_exchange.__doc__}")
+    elif verb not in verbs:
+        raise ValueError(f"orl exchange takes {' or '.join(verbs)}, not {verb!r}: orl exchange write RUN --to DIR")
+    else:
+        verbs[verb](options)
+
+
+def _exchange_write(arguments: Sequence[str]) -> None:
+    def write(run: Annotated[Path, tyro.conf.Positional], to: Path, overwrite: bool = False) -> None:
+        """Write the published JSON files of a finished stage 2; their names begin with that of the run.
+
+        Args:
+            run: folder of the run.
+            to: folder for the files.
+            overwrite: replace files that are there.
+        """
+        from orl.exchange.writing import write_published
+        from orl.images.table import load_images
+
+        folder, source = RunDir(run), load_config(RunDir(run).config).images
+        name = run.resolve().name
+        for path in write_published(folder.table(""), load_images(folder.images), source, to, name, overwrite):
+            _finish("file", path)
+
+    tyro.cli(write, args=list(arguments), prog="orl exchange write")
+
+
+def _exchange_read(arguments: Sequence[str]) -> None:
+    paths: dict[str, Path | None] = {}
+    for name in ("proposals", "neighbours", "correspondences"):
+        paths[name], arguments = _take_path(arguments, f"--{name}")
+    config = _read_config("exchange read", arguments)
+    from orl.exchange.reading import PublishedFiles, RunTables, read_published
+    from orl.run import prepare
+
+    files = PublishedFiles(**paths)
+    images = prepare(config)
+    run, started = RunDir(config.out), time.monotonic()
+    target = RunTables(folder=run.table(""), shard_size=config.discover.shard_size, overwrite=config.overwrite)
+    found = read_published(files, images, config.images, target)
+    record_stage(run, "exchange", "done", time.monotonic() - started)
+    for name in found:
+        _finish(name, run.table(name))
+
+
 def command_recipes(arguments: Sequence[str]) -> None:
     """List the recipes."""
     for name, recipe in RECIPES.items():
@@ -141,6 +241,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "discover": command_discover,
     "transfer": command_transfer,
     "report": command_report,
+    "figures": command_figures,
+    "exchange": command_exchange,
     "recipes": command_recipes,
 }
 
@@ -179,7 +281,7 @@ def _read_config(command: str, arguments: Sequence[str], start: RunConfig | None
         default=start,
         args=options,
         prog=f"orl {command}" + (f" {name}" if name else ""),
-        description=" ".join([COMMANDS[command].__doc__ or "", origin, *([] if name else [others])]),
+        description=" ".join([COMMANDS[command.split()[0]].__doc__ or "", origin, *([] if name else [others])]),
     )
     missing = [f"--{key}" for key in ("images", "out") if getattr(config, key) == REQUIRED]
     if missing:
@@ -221,6 +323,20 @@ def _take_option(arguments: Sequence[str], option: str, choices: Sequence[str]) 
     if value not in choices:
         raise ValueError(f"{option} takes {' or '.join(choices)}, not {value!r}")
     return value, arguments[:at] + arguments[at + 2 :]
+
+
+def _take_path(arguments: Sequence[str], option: str) -> tuple[Path | None, list[str]]:
+    """Take one option with a path out of the arguments, given as `--option PATH` or `--option=PATH`."""
+    arguments = list(arguments)
+    at = next((at for at, given in enumerate(arguments) if given.partition("=")[0] == option), None)
+    if at is None:
+        return None, arguments
+    _, joined, value = arguments[at].partition("=")
+    num_taken = 1 if joined else 2
+    value = value if joined else "".join(arguments[at + 1 : at + 2])
+    if not value or value.startswith("--"):
+        raise ValueError(f"{option} needs the path of a JSON file, not {value!r}")
+    return Path(value), arguments[:at] + arguments[at + num_taken :]
 
 
 def _usage() -> str:

@@ -1,7 +1,34 @@
+import ctypes
+import ctypes.util
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+
 import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.discovery.photos import mottled
+from tests.reference.selective_search import (
+    bins_by_loops,
+    group_by_loops,
+    rand_by_loops,
+    rank_by_loops,
+    segment_by_loops,
+)
 
 from orl.boxes import iou
-from orl.discovery.selective_search import selective_search
+from orl.discovery import colour_spaces, compiled, graph_segmentation, grouping, selective_search, texture
+from orl.discovery.opencv_search import opencv_selective_search
+from orl.images.decode import load_photo
+from orl.images.labels import LabelledSplit
+from orl.images.scenes import Scene, draw_scene
+from orl.images.sources import read_labels
+
+search = selective_search.selective_search
+sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 
 def two_squares() -> np.ndarray:
@@ -11,22 +38,335 @@ def two_squares() -> np.ndarray:
     return photo
 
 
+def jaccard(found: np.ndarray, others: np.ndarray) -> float:
+    """Boxes that both hold over boxes that either holds."""
+    ours, theirs = set(map(tuple, found.tolist())), set(map(tuple, others.tolist()))
+    return len(ours & theirs) / len(ours | theirs)
+
+
+def assert_proposals(found: np.ndarray, photo: np.ndarray) -> None:
+    """Boxes of at least a pixel, inside the photo, each once."""
+    height, width, _ = photo.shape
+    assert found.dtype == np.float32
+    assert len(found) > 0
+    assert (found[:, :2] >= 0).all()
+    assert (found[:, 2:] <= [width, height]).all()
+    assert (found[:, 2:] > found[:, :2]).all()
+    assert len(np.unique(found, axis=0)) == len(found)
+
+
+def coco_photos(real_data: Path, count: int) -> tuple[LabelledSplit, list[int]]:
+    """Every so many of a COCO set, which begins with any kind of photo."""
+    labels = read_labels(real_data / "coco-mini" / "annotations" / "instances_train2017.json")
+    assert labels is not None
+    return labels, list(range(0, len(labels), len(labels) // count))[:count]
+
+
+def scene(index: int, size_wh: tuple[int, int] = (192, 144)) -> Scene:
+    return draw_scene(11, index, size_wh)
+
+
+# Known answers and the slow reference.
+
+
 def test_squares_of_one_colour_are_found() -> None:
-    found = selective_search(two_squares(), seed=0)
     squares = np.array([[16, 16, 56, 56], [72, 40, 120, 88]], dtype=np.float32)
     # The search smooths before it segments, which moves an edge by a pixel or two.
-    assert iou(squares, found).max(axis=1).min() > 0.85
+    assert iou(squares, search(two_squares(), seed=0)).max(axis=1).min() > 0.85
 
 
-def test_boxes_lie_inside_the_photo() -> None:
-    found = selective_search(two_squares(), seed=0)
-    assert (found[:, :2] >= 0).all()
-    assert (found[:, 2:] <= [128, 96]).all()
+@pytest.mark.parametrize("size_hw", [(1, 1), (1, 130), (2, 2), (30, 50)])
+def test_a_photo_of_one_colour_is_its_own_proposal(size_hw: tuple[int, int]) -> None:
+    found = search(np.full((*size_hw, 3), 130, dtype=np.uint8), seed=0)
+    assert found.tolist() == [[0, 0, size_hw[1], size_hw[0]]]
 
 
-def test_order_comes_from_the_seed_and_not_from_what_was_searched_before() -> None:
-    photo = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)
-    first = selective_search(photo, seed=3)
-    selective_search(two_squares(), seed=9)
-    np.testing.assert_array_equal(selective_search(photo, seed=3), first)
-    assert not np.array_equal(selective_search(photo, seed=4), first)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_boxes_and_their_order_are_those_of_the_slow_reference(seed: int) -> None:
+    photo = mottled(seed, 40, 54, patch_px=17)
+    boxes, levels = [], []
+    for image in (colour_spaces.to_hsv(photo), colour_spaces.to_lab(photo)):
+        bins = bins_by_loops(image)
+        for scale in (150, 300, 450):
+            labels = segment_by_loops(image, scale)
+            for with_colour in (True, False):
+                found = group_by_loops(image, bins, labels, with_colour)
+                boxes += found[0]
+                levels += found[1]
+    draws = np.array(rand_by_loops(seed, len(boxes))) / (2**31 - 1)
+    wanted = rank_by_loops(np.array(boxes), np.array(levels), draws)
+    assert len(wanted) > 10
+    assert search(photo, seed).tolist() == wanted
+
+
+def test_small_draws_and_low_levels_rank_first_and_a_box_keeps_its_best_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = np.array([0.9, 0.4, 0.1, 0.3, 0.2]) * (2**31 - 1)
+    monkeypatch.setattr(selective_search, "c_random", lambda seed, count: draws[:count])
+    one, two, three = [0, 0, 65535, 1], [0, 1, 2, 65535], [0, 0, 2, 2]
+    # In order of draw times level: 0.1 of one, 0.4 of three, 0.4 of two, 0.6 of three, 0.9 of one.
+    regions, levels = np.array([one, three, one, three, two]), np.array([1, 1, 1, 2, 2])
+    assert selective_search.rank(regions, levels, seed=0).tolist() == [one, three, two]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60))
+@settings(max_examples=50, deadline=None)
+def test_ranks_are_those_of_the_slow_reference(seed: int, count: int) -> None:
+    generator = np.random.default_rng(seed)
+    corners = generator.integers(0, 4, (count, 4))
+    levels = generator.integers(1, 9, count)
+    draws = np.array(rand_by_loops(seed, count)) / (2**31 - 1)
+    assert selective_search.rank(corners, levels, seed).tolist() == rank_by_loops(corners, levels, draws)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_first_random_numbers_are_the_known_ones(seed: int) -> None:
+    known = [1804289383, 846930886, 1681692777, 1714636915, 1957747793]
+    assert selective_search.c_random(seed, 5).tolist() == known
+
+
+@given(st.integers(-(2**40), 2**40) | st.sampled_from([2**31 - 1, 2**31, 2**32 - 1, 2**32]))
+@settings(deadline=None)
+def test_random_numbers_are_those_of_the_slow_reference(seed: int) -> None:
+    assert selective_search.c_random(seed, 40).tolist() == rand_by_loops(seed, 40)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 77, 2**31 - 1, 2**31, 3 * 10**9, 2**32 - 1])
+def test_random_numbers_are_those_of_the_c_library(seed: int) -> None:
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        pytest.skip("not the GNU C library")
+    library.srand(ctypes.c_uint(seed))
+    assert selective_search.c_random(seed, 500).tolist() == [library.rand() for _ in range(500)]
+
+
+# OpenCV.
+
+
+def test_boxes_are_those_of_opencv_on_drawn_scenes() -> None:
+    pytest.importorskip("cv2.ximgproc")
+    pairs = [(search(photo, seed), opencv_selective_search(photo, seed)) for seed, photo in drawn_photos()]
+    agreement = [jaccard(*pair) for pair in pairs]
+    # Where two edges or two similarities are equal the order is a matter of the sort.
+    assert np.mean(agreement) >= 0.99
+    assert min(agreement) >= 0.9
+    assert sum(np.array_equal(*pair) for pair in pairs) >= len(pairs) // 2
+
+
+def drawn_photos() -> list[tuple[int, np.ndarray]]:
+    """Seeds and photos; the size of every other one is odd."""
+    return [(2**31 * (index % 2) + index, scene(index, (151 + index, 120)).photo) for index in range(6)]
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_boxes_are_those_of_opencv_on_a_photo(real_data: Path, which: int) -> None:
+    pytest.importorskip("cv2.ximgproc")
+    labels, rows = coco_photos(real_data, 4)
+    photo = load_photo(labels.root / labels.names[rows[which]])
+    assert jaccard(search(photo, which), opencv_selective_search(photo, which)) >= 0.98
+
+
+@pytest.mark.slow
+def test_boxes_and_objects_found_are_those_of_opencv_on_forty_photos(real_data: Path) -> None:
+    pytest.importorskip("cv2.ximgproc")
+    labels, rows = coco_photos(real_data, 40)
+    agreement, best, best_of_opencv = [], [], []
+    for row in rows:
+        photo = load_photo(labels.root / labels.names[row])
+        ours, theirs = search(photo, row), opencv_selective_search(photo, row)
+        agreement.append(jaccard(ours, theirs))
+        if len(labels.boxes[row]):
+            best += iou(labels.boxes[row], ours).max(axis=1).tolist()
+            best_of_opencv += iou(labels.boxes[row], theirs).max(axis=1).tolist()
+    assert len(best) > 100
+    assert np.mean(agreement) >= 0.99
+    assert abs(np.mean(best) - np.mean(best_of_opencv)) <= 0.005
+
+
+# Laws.
+
+
+@given(st.integers(0, 1000), sizes, st.floats(0.05, 1))
+@settings(max_examples=40, deadline=None)
+def test_boxes_lie_inside_the_photo_each_once(seed: int, size_hw: tuple[int, int], scale: float) -> None:
+    photo = mottled(seed, *size_hw)
+    assert_proposals(search(photo, seed, scale), photo)
+
+
+@pytest.mark.parametrize(
+    "size_hw", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 3), (1, 700), (700, 1), (2, 300), (300, 2), (40, 400), (400, 40)]
+)
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_photos_of_odd_shapes_are_searched(size_hw: tuple[int, int], scale: float) -> None:
+    photo = mottled(4, *size_hw, patch_px=30)
+    found = search(photo, 0, scale)
+    assert_proposals(found, photo)
+    if min(size_hw) > 1:
+        assert [0, 0, size_hw[1], size_hw[0]] in found.tolist()
+
+
+def test_order_comes_from_photo_and_seed_and_not_from_what_was_searched_before() -> None:
+    photo = scene(0).photo
+    first = search(photo, seed=3)
+    search(two_squares(), seed=9)
+    np.testing.assert_array_equal(search(photo, seed=3), first)
+    other = search(photo, seed=4)
+    assert not np.array_equal(other, first)
+    assert jaccard(other, first) == 1
+
+
+def test_two_threads_find_what_one_finds() -> None:
+    photos = [scene(index).photo for index in range(6)]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(search, photos, range(6)))
+    for seed, (photo, found) in enumerate(zip(photos, together)):
+        np.testing.assert_array_equal(found, search(photo, seed))
+
+
+def test_the_search_leaves_the_lock_of_python_to_others() -> None:
+    photo = scene(0, (800, 600)).photo
+    search(photo, 0)
+    waits, now = [0.0], time.perf_counter()
+    with ThreadPoolExecutor(1) as pool:
+        searching = pool.submit(search, photo, 0)
+        while not searching.done():
+            waits.append(time.perf_counter() - now)
+            now = time.perf_counter()
+    # A thread that held the lock would stop this loop for as long as it searches.
+    assert len(waits) > 1000
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_at_half_size_the_same_objects_are_found(index: int) -> None:
+    drawn = scene(index, (400, 300))
+    full, half = search(drawn.photo, 0), search(drawn.photo, 0, scale=0.5)
+    assert_proposals(half, drawn.photo)
+    assert len(half) < len(full)
+    objects = np.array([each.box for each in drawn.objects if not each.difficult], dtype=np.float32)
+    assert iou(objects, half).max(axis=1).mean() > iou(objects, full).max(axis=1).mean() - 0.1
+    large = full[(full[:, 2:] - full[:, :2]).min(axis=1) >= 80]
+    assert iou(large, half).max(axis=1).mean() > 0.8
+
+
+def test_at_half_size_corners_are_even_and_the_whole_photo_is_whole() -> None:
+    photo = scene(0).photo
+    found = search(photo, 0, scale=0.5)
+    assert (found % 2 == 0).all()
+    assert [0, 0, 192, 144] in found.tolist()
+    for width in range(1, 60):
+        edges = search(np.full((2, width, 3), 9, dtype=np.uint8), 0, scale=0.37)
+        assert edges.tolist() == [[0, 0, width, 2]]
+
+
+def test_half_size_is_the_search_of_means_of_four_pixels() -> None:
+    photo = scene(1).photo
+    means = photo.reshape(72, 2, 96, 2, 3).mean(axis=(1, 3))
+    # Pillow rounds halves up.
+    small = np.floor(means + 0.5).astype(np.uint8)
+    np.testing.assert_array_equal(search(photo, 5, scale=0.5), 2 * search(small, 5))
+
+
+def test_a_photo_of_too_many_pixels_is_searched_at_a_reduced_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = scene(2).photo
+    monkeypatch.setattr(selective_search, "MAX_PIXELS", 96 * 72)
+    np.testing.assert_array_equal(search(photo, 0), search(photo, 0, scale=0.5))
+    # A scale that is smaller still is obeyed.
+    monkeypatch.undo()
+    quarter = search(photo, 0, scale=0.25)
+    monkeypatch.setattr(selective_search, "MAX_PIXELS", 96 * 72)
+    np.testing.assert_array_equal(search(photo, 0, scale=0.25), quarter)
+
+
+def test_a_photo_with_a_side_beyond_sixteen_bits_is_searched_at_a_reduced_size() -> None:
+    photo = np.zeros((2, 70_000, 3), dtype=np.uint8)
+    photo[:, 35_000:] = 255
+    found = search(photo, 0)
+    assert_proposals(found, photo)
+    wanted = np.array([[0, 0, 35_000, 2], [35_000, 0, 70_000, 2], [0, 0, 70_000, 2]], dtype=np.float32)
+    assert iou(wanted, found).max(axis=1).min() > 0.999
+
+
+def test_the_array_of_a_photo_need_not_be_contiguous_or_writable() -> None:
+    photo = scene(3).photo
+    locked = photo.copy()
+    locked.setflags(write=False)
+    np.testing.assert_array_equal(search(locked, 0), search(photo, 0))
+    cut = photo[4:, ::-2]
+    np.testing.assert_array_equal(search(cut, 0), search(cut.copy(), 0))
+    standing = photo.transpose(1, 0, 2)
+    np.testing.assert_array_equal(search(standing, 0), search(np.ascontiguousarray(standing), 0))
+
+
+def test_the_photo_is_left_as_it_was() -> None:
+    photo = scene(3).photo
+    before = photo.copy()
+    search(photo, 0)
+    np.testing.assert_array_equal(photo, before)
+
+
+# Compilation.
+
+
+def num_compiled() -> dict[str, int]:
+    """Versions of each compiled function."""
+    modules: list[ModuleType] = [colour_spaces, graph_segmentation, grouping, selective_search, texture]
+    return {
+        f"{module.__name__}.{name}": len(function.signatures)
+        for module in modules
+        for name, function in vars(module).items()
+        if hasattr(function, "signatures")
+    }
+
+
+def test_no_photo_has_anything_compiled_again() -> None:
+    selective_search.compile_search()
+    before = num_compiled()
+    assert len(before) > 20
+    locked = scene(3).photo
+    locked.setflags(write=False)
+    for photo in (locked, locked[::2, ::-1], locked[:1], locked[:1, :1]):
+        search(photo, 3)
+        search(photo, 3, scale=0.5)
+    assert num_compiled() == before
+
+
+@pytest.mark.parametrize(("seconds", "num_notices"), [(0.2, 1), (0.0, 0)])
+def test_a_compilation_is_announced_when_it_takes_long(
+    seconds: float, num_notices: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def slowly(photo: np.ndarray) -> np.ndarray:
+        time.sleep(seconds)
+        return photo
+
+    monkeypatch.setattr(selective_search, "to_hsv", slowly)
+    monkeypatch.setattr(selective_search, "COMPILE_NOTICE_S", 0.1 if seconds else 60)
+    selective_search.compile_search.cache_clear()
+    with caplog.at_level(logging.INFO, logger="orl"):
+        selective_search.compile_search()
+        selective_search.compile_search()
+    assert [record.message.split(" for ")[0] for record in caplog.records] == ["compiling selective search"] * num_notices
+
+
+def test_where_nothing_can_be_kept_on_disk_it_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = compiled.njit
+
+    def refusing(**options: bool) -> object:
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        assert options["nogil"]
+        return real(**options)
+
+    monkeypatch.setattr(compiled, "njit", refusing)
+    assert compiled.compiled()(double)(21) == 42
+
+
+def double(number):  # type: ignore[no-untyped-def]  # compiled, and so without types
+    return 2 * number
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.5, 1.5, float("nan")])
+def test_a_scale_that_is_no_share_is_refused(scale: float) -> None:
+    with pytest.raises(ValueError, match=rf"scale must be in \(0, 1\], not {scale}"):
+        search(two_squares(), 0, scale)

@@ -8,7 +8,9 @@ from matplotlib.patches import Rectangle
 from orl.figures.correspondences import (
     correspondence_figure,
     draw_correspondence,
+    draw_joined_boxes,
     random_correspondences,
+    side_by_side,
     top_correspondences,
 )
 
@@ -84,3 +86,26 @@ def test_the_figure_has_the_shape_of_the_two_photos():
     figure = correspondence_figure(photo, photo[:50], box, box, np.array([1.0]), width_in=6)
     width, height = figure.get_size_inches()
     assert width / height == pytest.approx(1.04 + 2)
+
+
+def test_a_box_that_several_pairs_share_has_one_frame_inside_the_other():
+    photo = np.zeros((100, 200, 3), dtype=np.uint8)
+    boxes = np.array([[10, 20, 60, 80], [10, 20, 60, 80], [0, 0, 9, 4], [10, 20, 60, 80]], dtype=np.float32)
+    others = np.tile(np.array([[5, 5, 9, 9]], dtype=np.float32), (4, 1))
+    axes = Figure().add_subplot()
+    middles = draw_joined_boxes(axes, photo, photo, boxes, others)
+    frames = np.array([patch.get_bbox().extents for patch in axes.patches]).reshape(4, 2, 4)
+    # 1.7% of the height inwards for each frame that is there already, at most a quarter of the side.
+    expected = [[10, 20, 60, 80], [11.7, 21.7, 58.3, 78.3], [0, 0, 9, 4], [13.4, 23.4, 56.6, 76.6]]
+    np.testing.assert_allclose(frames[:, 0], expected, rtol=1e-6)
+    shift = np.array([208, 0, 208, 0])
+    np.testing.assert_allclose(frames[:, 1] - shift, [[5, 5, 9, 9]] + [[6, 6, 8, 8]] * 3, rtol=1e-6)
+    assert len(axes.texts) == 0
+    np.testing.assert_allclose(middles[0], [(60 + 208 + 5) / 2, (50 + 7) / 2])
+
+
+def test_two_photos_side_by_side_have_one_height_and_a_gap():
+    photo = np.zeros((50, 100, 3), dtype=np.uint8)
+    aspect_ratio, second = side_by_side(photo, np.zeros((20, 10, 3), dtype=np.uint8))
+    assert aspect_ratio == pytest.approx(2 * 1.04 + 0.5)
+    assert second == pytest.approx(2 * 1.04 / (2 * 1.04 + 0.5))

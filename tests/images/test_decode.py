@@ -1,12 +1,15 @@
 """Every kind of photo comes in right side up as RGB, and every kind of damage is named."""
 
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
+from orl.images import decode as decode_module
 from orl.images.decode import PhotoError, load_photo
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -162,3 +165,21 @@ def test_pillows_own_settings_are_left_alone(tmp_path: Path) -> None:
     asymmetric().save(tmp_path / "a.png")
     load_photo(tmp_path / "a.png")
     assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_threads_decode_side_by_side_and_leave_pillows_limits_as_they_were(tmp_path: Path) -> None:
+    photos = [np.full((40, 50 + index, 3), index, np.uint8) for index in range(8)]
+    for index, photo in enumerate(photos):
+        Image.fromarray(photo).save(tmp_path / f"{index}.png")
+    inside = threading.Barrier(2, timeout=30)
+
+    def decode(index: int) -> np.ndarray:
+        with decode_module._guarded_pillow():
+            inside.wait()  # passes only when two threads are in at once
+            return load_photo(tmp_path / f"{index}.png")
+
+    before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+    with ThreadPoolExecutor(2) as pool:
+        for photo, found in zip(photos, pool.map(decode, range(8))):
+            np.testing.assert_array_equal(found, photo)
+    assert (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES) == before

@@ -1,6 +1,8 @@
 """Correspondence pairs (the paper's supplementary Figure 1): a choice, and a photo by its neighbour."""
 
 from collections.abc import Sequence
+from itertools import cycle
+from typing import Any
 
 import matplotlib.patheffects as effects
 import numpy as np
@@ -15,6 +17,8 @@ from orl.figures.pictures import panel
 
 PAIR_COLOURS = ("#ffb000", "#18c8ff", "#ff4f9a", "#74f05c", "#b79bff", "#ff6a2b")
 GAP_SHARE = 0.04
+NEST_SHARE = 0.017
+"""Between the frames of two pairs that share a box, over the height of the photo: the width of a line."""
 OUTLINE = effects.withStroke(linewidth=4.5, foreground="#000000a0")
 
 
@@ -88,6 +92,25 @@ def draw_correspondence(
         neighbour_boxes: the RoI each was matched to, in the neighbour's pixels.
         similarities: cosine of each pair.
     """
+    joined = draw_joined_boxes(axes, photo, neighbour, boxes, neighbour_boxes)
+    for (x, y), colour, similarity in zip(joined, cycle(PAIR_COLOURS), similarities):
+        ground = {"boxstyle": "round,pad=0.25", "facecolor": colour, "edgecolor": "#111111", "linewidth": 0.6}
+        look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "fontweight": "bold", "color": "#111111"}
+        axes.text(x, y, f"{similarity:.2f}", bbox=ground, **look)
+
+
+def draw_joined_boxes(
+    axes: Axes,
+    photo: UInt8[ndarray, "h w 3"],
+    neighbour: UInt8[ndarray, "h2 w2 3"],
+    boxes: Float[ndarray, "p 4"],
+    neighbour_boxes: Float[ndarray, "p 4"],
+) -> list[tuple[float, float]]:
+    """As `draw_correspondence`, without the similarities; a box that several pairs share has a frame inside the other.
+
+    Returns:
+        The middle of each pair's line, in the pixels of the photo.
+    """
     height, width = photo.shape[:2]
     scale = height / neighbour.shape[0]
     shift = width * (1 + GAP_SHARE)
@@ -95,9 +118,18 @@ def draw_correspondence(
     axes.imshow(photo, extent=(0, width, height, 0))
     axes.imshow(neighbour, extent=(shift, right, height, 0))
     placed = neighbour_boxes * scale + np.array([shift, 0, shift, 0], dtype=np.float32)
-    for index, (box, other, similarity) in enumerate(zip(boxes, placed, similarities)):
-        _draw_pair(axes, box, other, float(similarity), PAIR_COLOURS[index % len(PAIR_COLOURS)])
+    step = NEST_SHARE * height
+    nested = zip(_nested(boxes, step), _nested(placed, step), cycle(PAIR_COLOURS))
+    middles = [_draw_pair(axes, *pair) for pair in nested]
     axes.set(xlim=(0, right), ylim=(height, 0))
+    return middles
+
+
+def side_by_side(photo: UInt8[ndarray, "h w 3"], neighbour: UInt8[ndarray, "h2 w2 3"]) -> tuple[float, float]:
+    """Two photos at one height with a gap: width over height of both, and where the second begins, as a share."""
+    first_and_gap = photo.shape[1] / photo.shape[0] * (1 + GAP_SHARE)
+    aspect_ratio = first_and_gap + neighbour.shape[1] / neighbour.shape[0]
+    return aspect_ratio, first_and_gap / aspect_ratio
 
 
 def correspondence_figure(
@@ -109,15 +141,22 @@ def correspondence_figure(
     width_in: float = 7.0,
 ) -> Figure:
     """One `draw_correspondence` on a figure that fits it without margins."""
-    sides = (photo.shape[1] / photo.shape[0], neighbour.shape[1] / neighbour.shape[0])
-    aspect_ratio = sides[0] * (1 + GAP_SHARE) + sides[1]
+    aspect_ratio, _ = side_by_side(photo, neighbour)
     figure = Figure(figsize=(width_in, width_in / aspect_ratio), dpi=130)
     axes = panel(figure, 0, 0, 1, 1)
     draw_correspondence(axes, photo, neighbour, boxes, neighbour_boxes, similarities)
     return figure
 
 
-def _draw_pair(axes: Axes, box: ndarray, other: ndarray, similarity: float, colour: str) -> None:
+def _nested(boxes: Float[ndarray, "p 4"], step: float) -> Float[ndarray, "p 4"]:
+    """Boxes, each moved inwards by a step for every equal one before it, and by a quarter of its side at most."""
+    times = np.array([sum(np.array_equal(box, other) for other in boxes[:index]) for index, box in enumerate(boxes)])
+    sides = boxes[:, 2:] - boxes[:, :2]
+    inwards = np.minimum(times.reshape(-1, 1) * step, sides / 4)
+    return np.concatenate([boxes[:, :2] + inwards, boxes[:, 2:] - inwards], axis=1).astype(np.float32)
+
+
+def _draw_pair(axes: Axes, box: ndarray, other: ndarray, colour: str) -> tuple[float, float]:
     for x0, y0, x1, y1 in (box, other):
         frame = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=2.4)
         frame.set_path_effects([OUTLINE])
@@ -126,17 +165,7 @@ def _draw_pair(axes: Axes, box: ndarray, other: ndarray, similarity: float, colo
     line = Line2D([ends[0][0], ends[1][0]], [ends[0][1], ends[1][1]], color=colour, linewidth=1.8)
     line.set_path_effects([OUTLINE])
     axes.add_line(line)
-    axes.text(
-        (ends[0][0] + ends[1][0]) / 2,
-        (ends[0][1] + ends[1][1]) / 2,
-        f"{similarity:.2f}",
-        ha="center",
-        va="center",
-        fontsize=9,
-        fontweight="bold",
-        color="#111111",
-        bbox={"boxstyle": "round,pad=0.25", "facecolor": colour, "edgecolor": "#111111", "linewidth": 0.6},
-    )
+    return (ends[0][0] + ends[1][0]) / 2, (ends[0][1] + ends[1][1]) / 2
 
 
 def _middle_right(box: ndarray) -> tuple[float, float]:

@@ -1,23 +1,22 @@
-"""The kept RoIs of a photo."""
+"""The boxes of a photo: as found, and as kept by the filter."""
 
 from itertools import cycle
 
 import matplotlib.patheffects as effects
 import numpy as np
 from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy import ndarray
 
 from orl import boxes as geometry
-from orl.figures.correspondences import PAIR_COLOURS
+from orl.figures.correspondences import GAP_SHARE, PAIR_COLOURS
 from orl.figures.pictures import panel
-
-OUTLINE = effects.withStroke(linewidth=2.8, foreground="#00000070")
 
 
 def draw_proposals(photo: UInt8[ndarray, "h w 3"], boxes: Float[ndarray, "b 4"], width_in: float = 5.4) -> Figure:
-    """Every box on the photo, large ones first so that small ones lie on top.
+    """Every box on the photo.
 
     Args:
         photo: as decoded.
@@ -28,9 +27,35 @@ def draw_proposals(photo: UInt8[ndarray, "h w 3"], boxes: Float[ndarray, "b 4"],
     figure = Figure(figsize=(width_in, width_in * height / width), dpi=130)
     axes = panel(figure, 0, 0, 1, 1)
     axes.imshow(photo)
+    draw_boxes(axes, boxes, linewidth=1.5)
+    return figure
+
+
+def draw_found_and_kept(
+    axes: Axes, photo: UInt8[ndarray, "h w 3"], proposals: Float[ndarray, "n 4"], rois: Float[ndarray, "b 4"]
+) -> None:
+    """The photo twice: with its proposals in thin lines, and with the RoIs that the filter kept.
+
+    Args:
+        axes: where to draw, without frame.
+        photo: as decoded, or a thumbnail.
+        proposals: boxes as found, in its pixels.
+        rois: boxes as kept.
+    """
+    height, width = photo.shape[:2]
+    shift = width * (1 + GAP_SHARE)
+    axes.imshow(photo, extent=(0, width, height, 0))
+    axes.imshow(photo, extent=(shift, shift + width, height, 0))
+    draw_boxes(axes, proposals, linewidth=0.6)
+    draw_boxes(axes, rois + np.array([shift, 0, shift, 0], dtype=np.float32), linewidth=1.5)
+    axes.set(xlim=(0, shift + width), ylim=(height, 0))
+
+
+def draw_boxes(axes: Axes, boxes: Float[ndarray, "n 4"], linewidth: float) -> None:
+    """Boxes in turning colours, large ones first so that small ones lie on top; lines in points."""
+    outline = effects.withStroke(linewidth=linewidth + min(1.3, linewidth), foreground="#00000070")
     for index, colour in zip(np.argsort(-geometry.area(boxes), kind="stable"), cycle(PAIR_COLOURS)):
         x0, y0, x1, y1 = boxes[index]
-        frame = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.5)
-        frame.set_path_effects([OUTLINE])
+        frame = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=linewidth)
+        frame.set_path_effects([outline])
         axes.add_patch(frame)
-    return figure

@@ -4,7 +4,7 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,8 @@ UPRIGHT = {
 WHITE = (255, 255, 255, 255)
 
 _pillow_lock = threading.Lock()
+_guards = ExitStack()
+_num_guarded = 0
 
 
 class PhotoError(ValueError):
@@ -45,8 +47,7 @@ def load_photo(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[ndarray, "h w 
     """The pixels of a photo.
 
     Transparency is laid over white; 16-bit and wider values are scaled down to 8 bits, never clipped; CMYK is
-    converted by formula and colour profiles are ignored; of an animation the first frame is taken. Threads
-    take turns: use processes to decode in parallel.
+    converted by formula and colour profiles are ignored; of an animation the first frame is taken.
 
     Args:
         path: a JPEG, PNG, TIFF, WebP, BMP, GIF, PPM, AVIF or JPEG 2000 file.
@@ -90,8 +91,24 @@ def _check_file(path: Path) -> None:
 
 @contextmanager
 def _guarded_pillow() -> Iterator[None]:
-    """Our own limits in place of whatever Pillow's globals say, and its warnings kept in."""
-    with _pillow_lock, warnings.catch_warnings():
+    """Our own limits in place of whatever Pillow's globals say, from the first thread that decodes to the last."""
+    global _num_guarded
+    with _pillow_lock:
+        if _num_guarded == 0:
+            _guards.enter_context(_own_limits())
+        _num_guarded += 1
+    try:
+        yield
+    finally:
+        with _pillow_lock:
+            _num_guarded -= 1
+            if _num_guarded == 0:
+                _guards.close()
+
+
+@contextmanager
+def _own_limits() -> Iterator[None]:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         limit, truncated = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
         # `_check_size` does Pillow's check, by our limit and for every one of FORMATS.

@@ -26,6 +26,9 @@ from orl.stages.summary import StepRecord
 
 logger = logging.getLogger(__name__)
 
+CROPS = "bicubic by torch"
+"""How boxes are cut for the network; embeddings of other crops are stale."""
+
 
 def discover(config: RunConfig, images: ImageTable, processes: Processes | None = None) -> bool:
     """Find the correspondences of every photo with the network of stage 1; finished shards are kept.
@@ -62,6 +65,7 @@ def discover(config: RunConfig, images: ImageTable, processes: Processes | None 
             "backbone": backbone_digest,
             "projector": projector_digest,
             "embed_px": settings.embed_px,
+            "crops": CROPS,
         },
         lambda: shards.image_embedder(images, encoder, settings.embed_px, device, config.workers),
     )
@@ -82,7 +86,12 @@ def discover(config: RunConfig, images: ImageTable, processes: Processes | None 
     )
     roi_embeddings = build(
         "roi_embeddings",
-        {"rois": rois.fingerprint, "backbone": backbone_digest, "roi_embed_px": settings.roi_embed_px},
+        {
+            "rois": rois.fingerprint,
+            "backbone": backbone_digest,
+            "roi_embed_px": settings.roi_embed_px,
+            "crops": CROPS,
+        },
         lambda: shards.roi_embedder(images, rois, encoder, settings.roi_embed_px, device, config.workers),
     )
     correspondences = build(

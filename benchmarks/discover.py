@@ -1,0 +1,221 @@
+"""Matching RoIs: each embedded once, in full batches, against the published way.
+
+The published way takes the photos as queries one after another. It opens the query and its K neighbours, crops every
+RoI of them, passes the RoIs of one photo through the network as one batch, and compares the query with each neighbour:
+every photo is embedded again for each photo whose neighbour it is. We embed the RoIs of all photos once, then compare.
+Both take the same photos, RoIs, neighbours and network, run in one process, and resize by antialiased bicubic
+interpolation, rows before columns; the RoIs are drawn at random and filtered, so that no search of proposals is part of
+it. A second claim says what is left when the other side, too, embeds once: the gain by the way of cutting and
+computing.
+
+    python benchmarks/discover.py --images DIR --json FILE
+    python benchmarks/discover.py --images DIR --backbone RUN/stage1/backbone.safetensors
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import compare
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from numpy import ndarray
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision import transforms
+
+from orl.discovery.matching import match_rois
+from orl.discovery.proposals import filter_proposals
+from orl.embed import embed_boxes
+from orl.images.augment import IMAGENET_MEAN, IMAGENET_STD
+from orl.images.decode import load_photo
+from orl.images.sources import find_photos
+from orl.networks.backbones import Backbone, build_backbone, load_backbone, pool
+from orl.networks.folding import fold_batch_norm
+
+TOLERANCE = 1e-4
+PAIR_SHARE = 0.1
+WEIGHTS = ".safetensors"
+SEED = 0
+
+Matches = list[tuple[Int[Tensor, "p 2"], Float[Tensor, "p"]]]
+"""For every query and every neighbour of it, the pairs of RoIs and their cosines."""
+
+
+class Task(NamedTuple):
+    """What both sides are given."""
+
+    paths: list[Path]
+    rois: list[Float[ndarray, "_ 4"]]
+    neighbour_ids: Int[ndarray, "n k"]
+    size_px: int
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = compare.arguments(__doc__ or "", photos=12, rois=10, neighbours=10, size_px=224, runs=3)
+    parser.add_argument("--backbone", default="resnet50", help="one of random weights by its name, or a trained file")
+    given = parser.parse_args(argv)
+    task = draw_task(given.images, given.photos, given.rois, given.neighbours, given.size_px)
+    backbone = frozen_backbone(given.backbone)
+    num_rois = sum(map(len, task.rois))
+
+    ours = partial(match_embedded_once, task, fold_batch_norm(backbone).to(memory_format=torch.channels_last))
+    found = ours()
+    settings = {
+        "photos": len(task.paths),
+        "rois": num_rois,
+        "neighbours": task.neighbour_ids.shape[1],
+        "size_px": task.size_px,
+        "backbone": backbone.name,
+        "weights": "trained" if given.backbone.endswith(WEIGHTS) else "random",
+        "interpolation": "bicubic, antialiased, rows first",
+        "rois_embedded_by_us": num_rois,
+    }
+    results = []
+    for alternative, description, num_embedded in (
+        (match_as_published, "the published way", num_rois * (1 + task.neighbour_ids.shape[1])),
+        (match_photo_by_photo, "embedding once, a photo at a time by Pillow", num_rois),
+    ):
+        theirs = partial(alternative, task, backbone)
+        results.append(
+            compare.result(
+                f"correspondences of {len(task.paths)} photos, RoIs embedded once in full batches",
+                description,
+                timed(ours, theirs, given.runs),
+                check_agreement(found, theirs()),
+                **settings,
+                rois_embedded_by_alternative=num_embedded,
+            )
+        )
+    compare.finish(results, given.json)
+
+
+def draw_task(images: Path | None, num_photos: int, num_rois: int, num_neighbours: int, size_px: int) -> Task:
+    """The first photos of a source, RoIs drawn and filtered, and neighbours drawn among these photos."""
+    if images is None:
+        raise SystemExit("give the photos: --images DIR")
+    root, names = find_photos(images)
+    if not num_neighbours < num_photos <= len(names):
+        raise SystemExit(f"{num_neighbours} neighbours need more photos than that, of {len(names)}; got {num_photos}")
+    paths = [root / name for name in names[:num_photos]]
+    generator = np.random.default_rng(SEED)
+    rois = [draw_rois(load_photo(path).shape[:2], num_rois, generator) for path in paths]
+    others = [np.delete(np.arange(num_photos), image_id) for image_id in range(num_photos)]
+    neighbour_ids = np.stack([generator.choice(other, num_neighbours, replace=False) for other in others])
+    return Task(paths, rois, neighbour_ids, size_px)
+
+
+def draw_rois(size_hw: Sequence[int], num_rois: int, generator: np.random.Generator) -> Float[ndarray, "b 4"]:
+    """Random boxes of a fifth to the whole of each side, filtered as proposals are."""
+    size_wh = np.array(size_hw[::-1])
+    sides = np.floor(size_wh * generator.uniform(0.2, 1, (2000, 2)))
+    corners = np.floor((size_wh - sides) * generator.uniform(0, 1, (2000, 2)))
+    proposals = np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
+    width, height = size_wh.tolist()
+    return filter_proposals(proposals, (width, height), min_side_px=min(size_hw) / 5, max_rois=num_rois)
+
+
+def frozen_backbone(name: str) -> Backbone:
+    """A backbone with random weights by its name, or with trained ones from a file."""
+    torch.manual_seed(SEED)
+    backbone = load_backbone(Path(name)) if name.endswith(WEIGHTS) else build_backbone(name)
+    return backbone.eval().requires_grad_(False)
+
+
+def match_embedded_once(task: Task, folded: Backbone) -> Matches:
+    """Ours: what stage 2 does, in one process."""
+    parts = embed_boxes(
+        lambda views: pool(folded(views)),
+        task.paths,
+        task.rois,
+        size_px=task.size_px,
+        device=torch.device("cpu"),
+        workers=0,
+        report=lambda _: None,
+    )
+    joined = F.normalize(torch.from_numpy(np.concatenate(list(parts))), dim=1)
+    embeddings = joined.split([len(rois) for rois in task.rois])
+    return [
+        match_rois(embeddings[image_id], embeddings[neighbour_id], PAIR_SHARE)
+        for image_id, neighbour_ids in enumerate(task.neighbour_ids.tolist())
+        for neighbour_id in neighbour_ids
+    ]
+
+
+@torch.no_grad()
+def match_as_published(task: Task, backbone: Backbone) -> Matches:
+    """The published way: for every query, its own RoIs and those of each of its neighbours pass the network."""
+    matches = []
+    for image_id, neighbour_ids in enumerate(task.neighbour_ids.tolist()):
+        own = embed_photo(task, image_id, backbone)
+        for neighbour_id in neighbour_ids:
+            matches.append(best_pairs(own @ embed_photo(task, neighbour_id, backbone).T))
+    return matches
+
+
+@torch.no_grad()
+def match_photo_by_photo(task: Task, backbone: Backbone) -> Matches:
+    """As published, except that embeddings are kept."""
+    kept = [embed_photo(task, image_id, backbone) for image_id in range(len(task.paths))]
+    return [
+        best_pairs(kept[image_id] @ kept[neighbour_id].T)
+        for image_id, neighbour_ids in enumerate(task.neighbour_ids.tolist())
+        for neighbour_id in neighbour_ids
+    ]
+
+
+def embed_photo(task: Task, image_id: int, backbone: Backbone) -> Float[Tensor, "b d"]:
+    """Unit vectors of the RoIs of one photo: cropped and resized by Pillow, one batch, torchvision's transforms."""
+    to_view = transforms.Compose([transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
+    with Image.open(task.paths[image_id]) as file:
+        photo = ImageOps.exif_transpose(file).convert("RGB")
+    crops = [squeeze(photo.crop(tuple(map(int, roi))), task.size_px) for roi in task.rois[image_id]]
+    return F.normalize(backbone(torch.stack([to_view(crop) for crop in crops])).mean(dim=(2, 3)), dim=1)
+
+
+def squeeze(crop: Image.Image, size_px: int) -> Image.Image:
+    """What one call of `resize` does up to Pillow 12; Pillow 13 turns the order round for some high crops."""
+    rows = crop.resize((size_px, crop.height), Image.Resampling.BICUBIC)
+    return rows.resize((size_px, size_px), Image.Resampling.BICUBIC)
+
+
+def best_pairs(similarities: Float[Tensor, "b c"]) -> tuple[Int[Tensor, "p 2"], Float[Tensor, "p"]]:
+    """The highest entries of the matrix, 10% of the query's RoIs."""
+    values, order = similarities.flatten().topk(max(1, int(PAIR_SHARE * len(similarities))))
+    num_columns = similarities.shape[1]
+    return torch.stack([order // num_columns, order % num_columns], dim=1), values
+
+
+def timed(ours: Callable[[], object], alternative: Callable[[], object], runs: int) -> dict[str, float]:
+    return compare.ratios(*compare.interleaved(ours, alternative, runs))
+
+
+def check_agreement(ours: Matches, theirs: Matches) -> dict[str, Any]:
+    """How near two results are: the same pairs, their cosines, and the cosines at the same rank.
+
+    Where a pair differs, two candidates were alike within rounding if the cosines at that rank agree.
+
+    Raises:
+        SystemExit: if cosines of the same pair, or at the same rank, differ by more than the tolerance.
+    """
+    known = [dict(zip(map(tuple, pairs.tolist()), values.tolist())) for pairs, values in theirs]
+    found = [dict(zip(map(tuple, pairs.tolist()), values.tolist())) for pairs, values in ours]
+    same = [abs(one[pair] - other[pair]) for one, other in zip(found, known) for pair in one.keys() & other.keys()]
+    ranks = torch.cat([abs(one - other) for (_, one), (_, other) in zip(ours, theirs)])
+    agreement = {
+        "pairs": len(ranks),
+        "same_pairs_share": round(len(same) / len(ranks), 6),
+        "similarity_difference_max": max(same, default=0.0),
+        "similarity_difference_at_same_rank_max": ranks.max().item(),
+    }
+    worst = max(agreement["similarity_difference_max"], agreement["similarity_difference_at_same_rank_max"])
+    if worst > TOLERANCE:
+        raise SystemExit(f"the two ways disagree by more than {TOLERANCE}: {agreement}")
+    return agreement
+
+
+if __name__ == "__main__":
+    main()
