@@ -1,0 +1,293 @@
+"""The figures that are made from the folder of a run: what discovery found, drawn on its photos."""
+
+import difflib
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from matplotlib.axes import Axes
+from numpy import ndarray
+
+from orl import tables
+from orl.figures.choices import (
+    best_correspondences,
+    extreme_pairs,
+    first_pairs,
+    photo_rows,
+    random_pairs,
+    ranked_neighbours,
+)
+from orl.figures.correspondences import PAIR_COLOURS, draw_joined_boxes, side_by_side
+from orl.figures.proposals import draw_found_and_kept
+from orl.figures.sheets import Picture, SheetOptions, Words, check_options, save_sheet, sheet_figure, thumbnail
+from orl.images.decode import PhotoError, load_photo
+from orl.images.table import ImageTable, load_images
+from orl.rundir import RunDir
+from orl.tables import Table
+
+Order = Literal["top", "random", "lowest", "photo"]
+HEADINGS = {
+    "top": "The most similar correspondences",
+    "random": "Correspondences drawn at random",
+    "lowest": "The least similar correspondences",
+    "photo": "Correspondences in the order of the photos",
+}
+HEADINGS_OF_ONE = {
+    "top": "most similar first",
+    "random": "neighbours in random order",
+    "lowest": "least similar first",
+    "photo": "nearest neighbour first",
+}
+REBUILD = "rebuild it with 'orl discover --overwrite'"
+MAX_NEAR_CANDIDATES = 2000
+
+
+@dataclass(frozen=True)
+class _Photos:
+    """The photos of a run, at the size that a sheet shows them in."""
+
+    run: RunDir
+    images: ImageTable
+    dpi: int
+
+    def small(self, image_id: int) -> tuple[UInt8[ndarray, "h w 3"], Float[ndarray, "4"]]:
+        """A photo, and what brings boxes from its own pixels to these."""
+        try:
+            photo = load_photo(self.images.path(image_id))
+        except PhotoError as error:
+            raise ValueError(
+                f"{error}; the photos of this run were at {self.images.root}. If they have been moved, "
+                f"'orl discover --images PHOTOS --out {self.run.root}' finds them again"
+            ) from error
+        width, height = self.images.sizes_wh[image_id]
+        if photo.shape[:2] != (height, width):
+            raise ValueError(
+                f"photo {self.images.path(image_id)} has {photo.shape[1]}x{photo.shape[0]} pixels, but had "
+                f"{width}x{height} when it was scanned; {REBUILD}"
+            )
+        shown = thumbnail(photo, self.dpi)
+        scale_xy = shown.shape[1] / width, shown.shape[0] / height
+        return shown, np.array([*scale_xy, *scale_xy], dtype=np.float32)
+
+
+def correspondence_sheet(run: RunDir, options: SheetOptions, order: Order = "top", num_pairs: int = 3) -> Path:
+    """Draw photos beside a neighbour each, with the best pairs of RoIs joined.
+
+    Args:
+        run: folder of a run whose stage 2 is done.
+        options: how much is shown, and where it goes.
+        order: which pairs of photos are shown, by their most similar pair of RoIs.
+        num_pairs: most pairs of RoIs in each.
+
+    Returns:
+        Where the picture lies.
+
+    Raises:
+        FileNotFoundError: if there is no run, or stage 2 has not left the tables.
+        ValueError: if the photo is not one of the run, a table is of other photos, or a photo cannot be read.
+    """
+    check_options(options)
+    if not 1 <= num_pairs <= len(PAIR_COLOURS):
+        raise ValueError(f"pairs must be from 1 to {len(PAIR_COLOURS)}, one a colour, not {num_pairs}")
+    images = _load_photos(run)
+    rois, correspondences = (_load_table(run, name, images) for name in ("rois", "correspondences"))
+    query = None if options.photo is None else find_photo(images, options.photo)
+    chosen = _choose(correspondences, len(images), options, order, query)
+    if not chosen:
+        whose = "of this run" if query is None else f"of {images.names[query]}"
+        raise ValueError(f"{correspondences.folder} holds no correspondences {whose}; nothing can be drawn")
+    if order in ("top", "lowest") and np.isnan(best_correspondences(correspondences, *chosen[0], 1)[2][0]):
+        raise ValueError(
+            f"{correspondences.folder} holds no similarities (the published files have none), and so no order "
+            f"{order!r}; take --order random or --order photo"
+        )
+    photos = _Photos(run, images, options.dpi)
+    pictures = [_pair_picture(photos, rois, correspondences, pair, num_pairs) for pair in chosen]
+    heading = HEADINGS[order] if query is None else f"{Path(images.names[query]).name}, {HEADINGS_OF_ONE[order]}"
+    return _write(run, options, "correspondences", heading, pictures)
+
+
+def proposal_sheet(run: RunDir, options: SheetOptions, num_boxes: int = 150) -> Path:
+    """Draw photos drawn at random, each with its proposals and, beside it, with the RoIs kept of them.
+
+    Args:
+        run: folder of a run whose proposals have been filtered.
+        options: how much is shown, and where it goes.
+        num_boxes: most proposals drawn of a photo; of more, a random choice.
+
+    Returns:
+        Where the picture lies.
+
+    Raises:
+        FileNotFoundError: if there is no run, or stage 2 has not left the tables.
+        ValueError: if the photo is not one of the run, a table is of other photos, or a photo cannot be read.
+    """
+    check_options(options)
+    if num_boxes < 1:
+        raise ValueError(f"boxes must be at least 1, not {num_boxes}")
+    images = _load_photos(run)
+    proposals, rois = (_load_table(run, name, images) for name in ("proposals", "rois"))
+    if rois.made_from.get("proposals", proposals.fingerprint) != proposals.fingerprint:
+        raise ValueError(f"{rois.folder} was made from other proposals; {REBUILD}")
+    if options.photo is None:
+        chosen = np.random.default_rng(options.seed).permutation(len(images))[: options.rows * options.cols].tolist()
+        heading = "Proposals and the RoIs kept of them"
+    else:
+        chosen = [find_photo(images, options.photo)]
+        heading = f"Proposals of {Path(images.names[chosen[0]]).name} and the RoIs kept of them"
+    photos = _Photos(run, images, options.dpi)
+    pictures = [
+        _box_picture(photos, proposals, rois, image_id, num_boxes, np.random.default_rng([options.seed, image_id]))
+        for image_id in chosen
+    ]
+    return _write(run, options, "proposals", heading, pictures)
+
+
+def find_photo(images: ImageTable, name: str) -> int:
+    """The photo of this name, or the only one whose name ends in it after a slash.
+
+    Raises:
+        ValueError: if there is none, or several; near names are told.
+    """
+    if name in images.names:
+        return images.names.index(name)
+    found = [image_id for image_id, each in enumerate(images.names) if each.endswith(f"/{name}")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        some = ", ".join(images.names[image_id] for image_id in found[:3])
+        raise ValueError(f"{len(found)} photos of the run end in {name!r}, such as {some}; give more of the name")
+    near = _near_names(images, name)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the first is {images.names[0]}"
+    raise ValueError(f"no photo {name!r} among the {len(images):,} of the run; {hint}")
+
+
+def _near_names(images: ImageTable, name: str) -> list[str]:
+    """Names like this one, of those that lie about it in the alphabet: comparing with all would take minutes."""
+    by_last_part = sorted((each.rpartition("/")[2], each) for each in images.names)
+    name = name.rpartition("/")[2]
+    at = bisect_left(by_last_part, (name, ""))
+    candidates = dict(by_last_part[max(0, at - MAX_NEAR_CANDIDATES // 2) : at + MAX_NEAR_CANDIDATES // 2])
+    return [candidates[each] for each in difflib.get_close_matches(name, candidates, n=3)]
+
+
+def _choose(
+    correspondences: Table, num_photos: int, options: SheetOptions, order: Order, query: int | None
+) -> list[tuple[int, int]]:
+    num_shown, generator = options.rows * options.cols, np.random.default_rng(options.seed)
+    if query is None:
+        if order == "random":
+            return random_pairs(correspondences, num_photos, num_shown, generator)
+        if order == "photo":
+            return first_pairs(correspondences, num_photos, num_shown)
+        return extreme_pairs(correspondences, num_photos, num_shown, sign=1 if order == "top" else -1)
+    neighbour_ids, similarities = ranked_neighbours(correspondences, query)
+    ranks = {
+        "top": np.argsort(-similarities, kind="stable"),
+        "lowest": np.argsort(similarities, kind="stable"),
+        "random": generator.permutation(len(neighbour_ids)),
+        "photo": np.arange(len(neighbour_ids)),
+    }[order]
+    return [(query, int(neighbour_id)) for neighbour_id in neighbour_ids[ranks[:num_shown]]]
+
+
+def _pair_picture(
+    photos: _Photos, rois: Table, correspondences: Table, pair: tuple[int, int], num_pairs: int
+) -> Picture:
+    """A photo beside its neighbour; below each its name, then the similarities."""
+    *roi_rows, similarities = best_correspondences(correspondences, *pair, num_pairs)
+    boxes, neighbour_boxes = (_boxes_of(rois, rows, image_id) for rows, image_id in zip(roi_rows, pair))
+    (photo, scale), (neighbour, neighbour_scale) = (photos.small(image_id) for image_id in pair)
+    aspect_ratio, second = side_by_side(photo, neighbour)
+    names = [photos.images.names[image_id] for image_id in pair]
+    told = [f"{value:.3f}" if np.isfinite(value) else "–" for value in similarities]
+    badges = tuple(zip(told, PAIR_COLOURS))
+
+    def draw(axes: Axes) -> None:
+        draw_joined_boxes(axes, photo, neighbour, boxes * scale, neighbour_boxes * neighbour_scale)
+
+    return Picture(
+        aspect_ratio=aspect_ratio,
+        draw=draw,
+        lines=(
+            _two_words(names[0], names[1], second),
+            (Words(text="similarity", badges=badges),),
+        ),
+    )
+
+
+def _box_picture(
+    photos: _Photos, proposals: Table, rois: Table, image_id: int, num_boxes: int, generator: np.random.Generator
+) -> Picture:
+    """A photo with proposals, and again with its RoIs; below them its name, then how many there are."""
+    photo, scale = photos.small(image_id)
+    found, kept = (_rows_of(table, image_id) for table in (proposals, rois))
+    drawn = found[np.sort(generator.permutation(len(found))[:num_boxes])]
+    aspect_ratio, second = side_by_side(photo, photo)
+    counted = f"{len(drawn):,} of {_count(len(found), 'proposal')}"
+    return Picture(
+        aspect_ratio=aspect_ratio,
+        draw=lambda axes: draw_found_and_kept(axes, photo, drawn * scale, kept * scale),
+        lines=(
+            (Words(text=photos.images.names[image_id]),),
+            _two_words(counted, f"{_count(len(kept), 'RoI')} kept", second),
+        ),
+    )
+
+
+def _two_words(first: str, second: str, share: float) -> tuple[Words, Words]:
+    """Words below each of two photos; where one photo is narrow, its words have some of the other's space."""
+    share = min(max(share, 0.3), 0.7)
+    return Words(text=first, right=share), Words(text=second, left=share)
+
+
+def _rows_of(table: Table, image_id: int) -> Float[ndarray, "n 4"]:
+    rows = photo_rows(table, image_id)
+    return table.rows("box", rows.start, rows.stop)
+
+
+def _boxes_of(rois: Table, rows: Int[ndarray, "p"], image_id: int) -> Float[ndarray, "p 4"]:
+    """Some RoIs of this photo, by their rows in the table."""
+    own = photo_rows(rois, image_id)
+    if not own.start <= rows.min() <= rows.max() < own.stop:
+        raise ValueError(
+            f"the correspondences name rows {rows.min()} to {rows.max()} of {rois.folder} for photo {image_id}, which "
+            f"has {len(own)} rows from {own.start} on: they were made from other RoIs; {REBUILD}"
+        )
+    return rois.rows("box", own.start, own.stop)[rows - own.start]
+
+
+def _load_photos(run: RunDir) -> ImageTable:
+    if not (run.config.exists() or run.images.exists()):
+        raise FileNotFoundError(f"no run at {run.root}: there is no {run.config.name} in it")
+    return load_images(run.images)
+
+
+def _load_table(run: RunDir, name: str, images: ImageTable) -> Table:
+    try:
+        table = tables.load(run.table(name))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{run.root} has no table of {name} yet; make it with 'orl discover --out {run.root}'"
+        ) from error
+    last = int(table.rows("image_id", table.num_rows - 1, table.num_rows)[0]) if table.num_rows else 0
+    if last >= len(images):
+        raise ValueError(f"{table.folder} has rows of photo {last}, but there are {len(images):,} photos; {REBUILD}")
+    if table.made_from.get("images", images.fingerprint) != images.fingerprint:
+        raise ValueError(f"{table.folder} was made from another photo list; {REBUILD}")
+    return table
+
+
+def _write(run: RunDir, options: SheetOptions, name: str, heading: str, pictures: Sequence[Picture]) -> Path:
+    path = options.to or run.root / "figures" / f"{name}.png"
+    figure = sheet_figure(heading, run.root.resolve().name, pictures, options.cols, options.dpi)
+    save_sheet(figure, path)
+    return path
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
