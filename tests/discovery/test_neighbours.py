@@ -31,7 +31,7 @@ def assert_same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "_tile_size", lambda device: (3, 40))
+    monkeypatch.setattr(neighbours, "_tile_size", lambda queries: (3, 40))
 
 
 @pytest.mark.parametrize("block_rows", [1, 7, 16, 64, 1000])
@@ -82,12 +82,20 @@ def test_neighbours_fall_in_similarity_and_are_others(seed: int, num_neighbours:
 def test_neither_tiles_nor_the_cut_of_the_queries_change_a_bit() -> None:
     rows = embeddings(300, dim=64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "_tile_size", lambda device: (1000, 1000))
+        patch.setattr(neighbours, "_tile_size", lambda queries: (1000, 1000))
         expected = of_all(rows, 4, 1000)
     assert_same(of_all(rows, 4, 90), expected)
     for part in torch.arange(300).split(110):
         found = nearest_neighbours(rows[part], part, row_blocks(rows, 128), 4)
         assert_same(found, (expected[0][part], expected[1][part]))
+
+
+@pytest.mark.parametrize("num_queries", [0, 1, 100, 2000, 10**6])
+def test_a_tile_is_bounded_however_many_queries(num_queries: int) -> None:
+    rows, columns = neighbours._tile_size(torch.zeros(num_queries, 1))
+    assert 1 <= rows * columns <= 2**23
+    assert columns % neighbours.GROUP == 0
+    assert 4096 <= columns <= 16_384
 
 
 @pytest.mark.parametrize("dense", [0, 10**9])

@@ -49,7 +49,7 @@ def nearest_neighbours(
         raise ValueError(f"num_neighbours is {num_neighbours}; ask for at least 1")
     ranks = queries.new_full((len(queries), num_neighbours), -torch.inf, dtype=torch.float64)
     ids = query_ids.new_full((len(queries), num_neighbours), -1, dtype=torch.int64)
-    tile_rows, tile_columns = _tile_size(queries.device)
+    tile_rows, tile_columns = _tile_size(queries)
     batches = [
         _Batch(queries[part], query_ids[part], ranks[part], ids[part], max_similarity)
         for part in (slice(start, start + tile_rows) for start in range(0, len(queries), tile_rows))
@@ -119,8 +119,11 @@ class _Batch:
     max_similarity: float
 
 
-def _tile_size(device: torch.device) -> tuple[int, int]:
-    return (4096, 32_768) if device.type == "cuda" else (1024, 4096)
+def _tile_size(queries: Float[Tensor, "q d"]) -> tuple[int, int]:
+    """Queries and photos compared at a time: few queries are compared with more photos."""
+    max_rows, num_similarities, max_columns = (4096, 2**27, 65_536) if queries.is_cuda else (2048, 2**23, 16_384)
+    rows = max(1, min(len(queries), max_rows))
+    return rows, min(num_similarities // rows // GROUP * GROUP, max_columns)
 
 
 def _update_best(batch: _Batch, first_row: int, tile: Float[Tensor, "t d"]) -> None:

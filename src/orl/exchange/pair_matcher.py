@@ -61,7 +61,7 @@ class PairMatcher:
         """The row of each box among the RoIs of its photo; of equal RoIs the first."""
         owners = np.unique(image_ids)
         starts, stops = self._starts[owners], self._starts[owners + 1]
-        candidates = rows_at(self._rois, "box", ranges(starts, stops))
+        candidates, wanted = _bits(rows_at(self._rois, "box", ranges(starts, stops))), _bits(boxes)
         # Where the RoIs of each owner begin among the candidates.
         begins = np.cumsum(stops - starts) - (stops - starts)
         owner_of = np.searchsorted(owners, image_ids)
@@ -71,7 +71,8 @@ class PairMatcher:
             counts = (stops - starts)[owner]
             candidate = ranges(begins[owner], begins[owner] + counts)
             pair = np.repeat(np.arange(len(owner)), counts)
-            same = np.flatnonzero((candidates[candidate] == boxes[part][pair]).all(axis=1))
+            left, right = (candidates[candidate, half] == wanted[part][pair, half] for half in range(2))
+            same = np.flatnonzero(left & right)
             found, first = np.unique(pair[same], return_index=True)
             if len(found) < len(owner):
                 missing = part.start + int(np.setdiff1d(np.arange(len(owner)), found)[0])
@@ -85,3 +86,8 @@ class PairMatcher:
             f"{self._path}: a pair has the box {formats.to_xywh(box[None])[0]}, which is none of the {number} RoIs of "
             f"{self._images.names[image_id]}; 'bbox' and 'knn_bbox_pair' belong to different runs"
         )
+
+
+def _bits(boxes: Float32[ndarray, "n 4"]) -> Int64[ndarray, "n 2"]:
+    """The bits of each box as two whole numbers, which are compared four times as fast; -0 counts as 0."""
+    return np.ascontiguousarray(boxes + np.float32(0)).view(np.int64)

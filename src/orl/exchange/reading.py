@@ -16,7 +16,7 @@ from orl.exchange import formats
 from orl.exchange.listing import Listing, listing_of, listing_of_source, load_listing, rows_of, save_listing
 from orl.exchange.pair_matcher import Columns, PairMatcher
 from orl.exchange.row_order import RowOrder
-from orl.exchange.stream import elements, value
+from orl.exchange.stream import collector_paused, elements, value
 from orl.images.table import ImageTable
 from orl.progress import progress_bar
 
@@ -124,8 +124,8 @@ class _Reader:
                 found = formats.boxes_of(item, self._where(path, place))
                 if place < len(self.rows):
                     self._check_inside(found, path, place)
-                    if name == "rois" and not len(found):
-                        raise ValueError(f"{self._where(path, place)} has no box; stage 3 needs one of every photo")
+                if name == "rois":
+                    _check_rois(found, self._where(path, place))
                 yield found
 
         self._build(name, path, kind, {}, arrays, lambda: _box_columns)
@@ -186,7 +186,7 @@ class _Reader:
         if not missing:
             logger.info("%s: up to date", name)
             return
-        with progress_bar(total=len(self.images), title=f"read {name}", unit="photos") as bar:
+        with collector_paused(), progress_bar(total=len(self.images), title=f"read {name}", unit="photos") as bar:
             in_rows = RowOrder(arrays(), self.rows, self.target.folder, str(path), bar.update)
             make_columns = columns()
             for index in missing:
@@ -251,6 +251,17 @@ def _check_same_neighbours(neighbours: Path, correspondences: Path) -> None:
                 f"photo {place} has the neighbours {one} in {neighbours} and {other} in {correspondences}, which "
                 "belong to different runs; leave the neighbour file out"
             )
+
+
+def _check_rois(rois: Float32[ndarray, "n 4"], where: str) -> None:
+    """Stage 3 cuts an RoI out of every photo."""
+    if not len(rois):
+        raise ValueError(f"{where} has no box; stage 3 needs one of every photo")
+    empty = (rois[:, 2:] <= rois[:, :2]).any(axis=1)
+    if empty.any():
+        raise ValueError(
+            f"{where} has the empty box {formats.to_xywh(rois[empty][:1])[0]}, which nothing can be cut from"
+        )
 
 
 def _box_columns(photos: slice, found: list[Float32[ndarray, "_ 4"]]) -> Columns:

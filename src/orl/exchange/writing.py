@@ -17,11 +17,13 @@ from orl import tables
 from orl.exchange import formats
 from orl.exchange.gather import ranges, rows_at
 from orl.exchange.listing import Listing, listing_of_source, load_listing, rows_of
+from orl.exchange.stream import collector_paused
 from orl.images.table import ImageTable
 
 logger = logging.getLogger(__name__)
 
-PHOTOS_AT_A_TIME = 64
+PHOTOS_AT_A_TIME = 256
+BOXES_AT_A_TIME = 16_384
 ROI_INFO = {
     "bbox_min_size": "min_side",
     "bbox_max_aspect_ratio": "max_aspect_ratio",
@@ -75,7 +77,7 @@ def write_published(
     for kind in {formats.PROPOSALS, formats.NEIGHBOURS, formats.CORRESPONDENCES} - set(texts):
         logger.warning("no file of format %s is written: the run has no table for it", kind)
     for kind, path in paths.items():
-        with _open_atomically(path) as file:
+        with collector_paused(), _open_atomically(path) as file:
             file.writelines(texts[kind])
     return list(paths.values())
 
@@ -91,9 +93,9 @@ class _Photos:
         """The object `images`."""
         return json.dumps({"file_name": list(self.listing.names), "id": list(self.listing.ids)})
 
-    def blocks(self, *read: tables.Table) -> Iterator[Int64[ndarray, "n"]]:
-        """The rows of some photos after the others; what was read of the tables for them is let go of."""
-        for part in tables.shard_slices(self.num_photos, PHOTOS_AT_A_TIME):
+    def blocks(self, num_photos: int, *read: tables.Table) -> Iterator[Int64[ndarray, "n"]]:
+        """The rows of so many photos at a time; what was read of the tables for them is let go of."""
+        for part in tables.shard_slices(self.num_photos, num_photos):
             yield self.row_of[part]
             for table in read:
                 table.release()
@@ -130,7 +132,8 @@ def _correspondence_text(
 def _box_lists(photos: _Photos, table: tables.Table) -> Iterator[list[Any]]:
     """The boxes of some photos after the others."""
     starts = table.row_starts(photos.num_photos)
-    for rows in photos.blocks(table):
+    with_few_boxes = BOXES_AT_A_TIME * photos.num_photos // max(1, table.num_rows)
+    for rows in photos.blocks(max(1, min(with_few_boxes, PHOTOS_AT_A_TIME)), table):
         boxes = formats.to_xywh(rows_at(table, "box", ranges(starts[rows], starts[rows + 1])))
         ends = np.cumsum(starts[rows + 1] - starts[rows]).tolist()
         yield [boxes[start:end] for start, end in pairwise([0, *ends])]
@@ -144,7 +147,7 @@ def _place_lists(photos: _Photos, neighbours: tables.Table) -> Iterator[list[Any
             "with 'orl discover --overwrite'"
         )
     place_of = np.argsort(photos.row_of)
-    for rows in photos.blocks(neighbours):
+    for rows in photos.blocks(PHOTOS_AT_A_TIME, neighbours):
         yield place_of[rows_at(neighbours, "neighbour_ids", rows)].tolist()
 
 
@@ -153,7 +156,7 @@ def _pair_lists(
 ) -> Iterator[list[Any]]:
     """The pairs of some photos after the others, a list for each neighbour as far as there are any."""
     starts = pairs.row_starts(photos.num_photos)
-    for rows in photos.blocks(neighbours, rois, pairs):
+    for rows in photos.blocks(PHOTOS_AT_A_TIME, neighbours, rois, pairs):
         wanted = ranges(starts[rows], starts[rows + 1])
         photo = np.repeat(np.arange(len(rows)), starts[rows + 1] - starts[rows])
         neighbour_ids = rows_at(neighbours, "neighbour_ids", rows)
