@@ -61,22 +61,21 @@ def _atoms(labels):
     num_scales, height, width = labels.shape
     flat = labels.reshape(num_scales, -1)
     num_pixels = flat.shape[1]
-    strides = np.ones(num_scales, np.int64)
-    for scale in range(1, num_scales):
-        strides[scale] = strides[scale - 1] * (flat[scale - 1].max() + 1)
-    atoms = np.empty(num_pixels, np.int32)
-    firsts = np.empty(num_pixels, np.int32)
-    size = 1024
-    keys, values = np.full(size, np.int64(EMPTY)), np.empty(size, np.int32)
+    keys_of_pixels, stride = np.zeros(num_pixels, np.int64), np.int64(1)
+    for scale in range(num_scales):
+        for pixel in range(num_pixels):
+            keys_of_pixels[pixel] += stride * flat[scale, pixel]
+        stride *= flat[scale].max() + 1
+    atoms, firsts = np.empty(num_pixels, np.int32), np.empty(num_pixels, np.int32)
+    keys, values = np.full(1024, np.int64(EMPTY)), np.empty(1024, np.int32)
     count, last_key, last_atom = 0, np.int64(EMPTY), np.int32(0)
-    for pixel in range(num_pixels):
-        key = np.int64(0)
-        for scale in range(num_scales):
-            key += strides[scale] * flat[scale, pixel]
-        if key != last_key:
-            if 2 * count >= size:
+    for pixel in range(np.uint64(num_pixels)):
+        key = keys_of_pixels[pixel]
+        if key != last_key and pixel >= np.uint64(width) and key == keys_of_pixels[pixel - np.uint64(width)]:
+            last_key, last_atom = key, atoms[pixel - np.uint64(width)]
+        elif key != last_key:
+            if 2 * count >= len(keys):
                 keys, values = _grown(keys, values)
-                size = len(keys)
             slot = _slot(keys, key)
             if keys[slot] == EMPTY:
                 keys[slot] = key
@@ -219,29 +218,37 @@ def _neighbours(labels, num_regions):
 
 @compiled()
 @no_type_check
-def _overlap(a, b):
-    total = np.float32(0)
-    for at in range(len(a)):
-        total += a[at] if a[at] < b[at] else b[at]
-    return total
+def _overlaps(histograms, row, rows, totals):
+    """What a histogram shares with several others; each sum runs in order, but all sums side by side."""
+    totals[:] = 0
+    for at in range(histograms.shape[1]):
+        own = histograms[row, at]
+        for other in range(len(rows)):
+            value = histograms[np.uint64(rows[other]), at]
+            totals[other] += own if own < value else value
 
 
 @compiled()
 @no_type_check
-def _similarity(a, b, sizes, boxes, rows, colours, textures, num_pixels, with_colour):
-    size = sizes[a] + sizes[b]
-    width = max(boxes[a, 2], boxes[b, 2]) - min(boxes[a, 0], boxes[b, 0])
-    height = max(boxes[a, 3], boxes[b, 3]) - min(boxes[a, 1], boxes[b, 1])
-    one, zero = np.float32(1), np.float32(0)
-    fill = max(min(one - np.float32(width * height - size) / np.float32(num_pixels), one), zero)
-    small = max(min(one - np.float32(size) / np.float32(num_pixels), one), zero)
-    texture = _overlap(textures[rows[a]], textures[rows[b]])
+def _similarities(node, others, sizes, boxes, rows, colours, textures, num_pixels, with_colour, out):
+    """How alike a node and each of several others are."""
+    one, zero, quarter, third = np.float32(1), np.float32(0), np.float32(0.25), np.float32(0.3333)
+    other_rows = rows[others]
+    texture, colour = np.empty(len(others), np.float32), np.empty(len(others), np.float32)
+    _overlaps(textures, rows[node], other_rows, texture)
     if with_colour:
-        quarter = np.float32(0.25)
-        colour = _overlap(colours[rows[a]], colours[rows[b]])
-        return quarter * colour + quarter * fill + quarter * texture + quarter * small
-    third = np.float32(0.3333)
-    return (third * fill + third * texture + third * small) / (third + third + third)
+        _overlaps(colours, rows[node], other_rows, colour)
+    for at in range(len(others)):
+        other = others[at]
+        size = sizes[node] + sizes[other]
+        width = max(boxes[node, 2], boxes[other, 2]) - min(boxes[node, 0], boxes[other, 0])
+        height = max(boxes[node, 3], boxes[other, 3]) - min(boxes[node, 1], boxes[other, 1])
+        fill = max(min(one - np.float32(width * height - size) / np.float32(num_pixels), one), zero)
+        small = max(min(one - np.float32(size) / np.float32(num_pixels), one), zero)
+        if with_colour:
+            out[at] = quarter * colour[at] + quarter * fill + quarter * texture[at] + quarter * small
+        else:
+            out[at] = (third * fill + third * texture[at] + third * small) / (third + third + third)
 
 
 @compiled()
@@ -260,17 +267,24 @@ def _merge(pairs, region_sizes, region_boxes, colours, textures, num_pixels, wit
     heap = np.empty(16 + 4 * len(pairs), np.int64)
     values, ends = np.empty(len(heap), np.float32), np.empty((len(heap), 2), np.int32)
     in_heap, entries = 0, 0
-    for pair in range(len(pairs)):
-        a, b = pairs[pair]
-        for side in range(2):
-            cell = 2 * pair + side
-            cells[cell] = pairs[pair, 1 - side]
-            nexts[cell] = heads[pairs[pair, side]]
-            heads[pairs[pair, side]] = cell
-        values[entries] = _similarity(a, b, sizes, boxes, rows, colours, textures, num_pixels, with_colour)
-        ends[entries] = pairs[pair]
-        in_heap = _push(heap, in_heap, values, entries)
-        entries += 1
+    near = np.empty(num_nodes, np.int64)
+    pair = 0
+    while pair < len(pairs):
+        a, num_near = pairs[pair, 0], 0
+        while pair < len(pairs) and pairs[pair, 0] == a:
+            b = pairs[pair, 1]
+            cells[2 * pair], cells[2 * pair + 1] = b, a
+            nexts[2 * pair], nexts[2 * pair + 1] = heads[a], heads[b]
+            heads[a], heads[b] = 2 * pair, 2 * pair + 1
+            near[num_near] = b
+            ends[pair] = pairs[pair]
+            num_near, pair = num_near + 1, pair + 1
+        _similarities(
+            a, near[:num_near], sizes, boxes, rows, colours, textures, num_pixels, with_colour, values[entries:pair]
+        )
+        while entries < pair:
+            in_heap = _push(heap, in_heap, values, entries)
+            entries += 1
     node = num_regions
     while in_heap > 0:
         best = heap[0]
@@ -287,6 +301,7 @@ def _merge(pairs, region_sizes, region_boxes, colours, textures, num_pixels, wit
         _blend(textures[rows[a]], sizes[a], textures[rows[b]], sizes[b], textures[rows[node]])
         if with_colour:
             _blend(colours[rows[a]], sizes[a], colours[rows[b]], sizes[b], colours[rows[node]])
+        num_near = 0
         for part in (a, b):
             cell = heads[part]
             while cell != EMPTY:
@@ -294,18 +309,18 @@ def _merge(pairs, region_sizes, region_boxes, colours, textures, num_pixels, wit
                 other = _current(merged_into, cells[cell])
                 if other != node and stamps[other] != node:
                     stamps[other] = node
-                    cells[cell] = other
-                    nexts[cell] = heads[node]
-                    heads[node] = cell
-                    if entries == len(values):
-                        values, ends, heap = _doubled(values), _doubled(ends), _doubled(heap)
-                    values[entries] = _similarity(
-                        node, other, sizes, boxes, rows, colours, textures, num_pixels, with_colour
-                    )
-                    ends[entries, 0], ends[entries, 1] = node, other
-                    in_heap = _push(heap, in_heap, values, entries)
-                    entries += 1
+                    cells[cell], nexts[cell], heads[node] = other, heads[node], cell
+                    near[num_near] = other
+                    num_near += 1
                 cell = after
+        while entries + num_near > len(values):
+            values, ends, heap = _doubled(values), _doubled(ends), _doubled(heap)
+        out = values[entries : entries + num_near]
+        _similarities(node, near[:num_near], sizes, boxes, rows, colours, textures, num_pixels, with_colour, out)
+        for at in range(num_near):
+            ends[entries, 0], ends[entries, 1] = node, near[at]
+            in_heap = _push(heap, in_heap, values, entries)
+            entries += 1
         node += 1
     return boxes[:node], levels[:node]
 

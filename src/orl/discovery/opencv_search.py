@@ -25,7 +25,7 @@ def opencv_selective_search(photo: UInt8[ndarray, "h w 3"], seed: int) -> Float[
         seed: decides the random part of the ranks.
 
     Returns:
-        About 2,500 boxes for a 640x480 photo; none for a photo of one colour.
+        About 2,500 boxes for a 640x480 photo; the whole photo for one of one colour.
 
     Raises:
         ImportError: if OpenCV's contributed modules are missing.

@@ -12,10 +12,10 @@ from numpy import ndarray
 from PIL import Image
 
 from orl.discovery.colour_spaces import to_hsv, to_lab
-from orl.discovery.compiled import compiled
+from orl.discovery.compiled import compiled, keep_freed_memory
 from orl.discovery.graph_segmentation import segment
 from orl.discovery.grouping import group_regions
-from orl.discovery.texture import texture_codes
+from orl.discovery.texture import Turns, texture_codes
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +54,9 @@ def selective_search(photo: UInt8[ndarray, "h w 3"], seed: int, scale: float = 1
     compile_search()
     small = _reduced(photo, scale)
     regions, levels = [], []
+    turns = Turns(small.shape[1], small.shape[0])
     for image in (to_hsv(small), to_lab(small)):
-        found = group_regions(image, *texture_codes(image), segment(image, SEGMENTATION_SCALES))
+        found = group_regions(image, *texture_codes(image, turns), segment(image, SEGMENTATION_SCALES))
         regions.append(found[0])
         levels.append(found[1])
     ranked = rank(np.concatenate(regions), np.concatenate(levels), seed)
@@ -81,10 +82,11 @@ def rank(regions: Int[ndarray, "n 4"], levels: Int[ndarray, "n"], seed: int) -> 
 
 @cache
 def compile_search() -> None:
-    """Compile the search, or load what was compiled before; said when it takes long."""
+    """Make ready to search: compile, or load what was compiled before; said when it takes long."""
     message = "compiling selective search for this processor: about half a minute, once"
     notice = threading.Timer(COMPILE_NOTICE_S, logger.info, [message])
     notice.start()
+    keep_freed_memory()
     try:
         photo = np.zeros((8, 9, 3), np.uint8)
         photo[:, 4:] = 255

@@ -20,29 +20,57 @@ NUM_GRADIENTS = 12
 """Along x and y (0 to 5, two of each channel) and along the diagonals (6 to 11)."""
 
 
-MARGIN = 3
-"""Columns that a row of the turned image reaches over the image itself: its gradients look at its neighbours."""
+class Turns:
+    """Where pixels go when images of one size are turned by 45 degrees and back, and room for one channel on the way.
+
+    Computed once for a photo, since its images and their channels are turned alike.
+    """
+
+    def __init__(self, width: int, height: int) -> None:
+        """Follow every pixel there and back.
+
+        Args:
+            width: of the images, pixels.
+            height: of the images, pixels.
+        """
+        (turned_width, turned_height), turn, turn_back = _turns(width, height)
+        self.spans, self.there = _places_there(turned_width, turned_height, turn, width, height)
+        self.back = _places_back(width, height, turn_back, turned_width, turned_height)
+        # A frame of one pixel lies around each; what is never written stays 0.
+        self.padded = np.zeros((height + 2, width + 2), np.uint8)
+        self.turned = np.zeros((turned_height + 2, turned_width + 2), np.uint8)
+        self.turned_gradients = np.zeros((turned_height + 2, turned_width + 2, 2), np.float32)
+        self.gradients = np.empty((2, height, width), np.float32)
 
 
 def texture_codes(
-    image: UInt8[ndarray, "h w 3"],
+    image: UInt8[ndarray, "h w 3"], turns: Turns | None = None
 ) -> tuple[UInt8[ndarray, "12 h w"], Int64[ndarray, "12 2"]]:
     """The step of every gradient of every pixel.
 
     Args:
         image: any three channels.
+        turns: of another image of this size, to be used again.
 
     Returns:
         Codes of the gradients, see `NUM_CODES`: the bin in the falling part, or 10 plus the bin in the rising part. The
         bin in the other part is that of a gradient of 0: the second array, first for the falling part.
     """
     height, width, _ = image.shape
-    turned_wh, turn, turn_back = _turns(width, height)
-    gradients = np.empty((NUM_GRADIENTS, height, width), np.float32)
-    _straight_gradients(_framed(image), gradients)
-    turned = _turned_gradients(_turn(image, turned_wh[0], turned_wh[1], turn), turn, width, height)
-    _turn_back(turned, turn_back, gradients)
-    return _codes(gradients)
+    turns = turns or Turns(width, height)
+    codes = np.empty((NUM_GRADIENTS, height, width), np.uint8)
+    zeros = np.empty((NUM_GRADIENTS, 2), np.int64)
+    for channel in range(3):
+        along_axes, along_diagonals = slice(2 * channel, 2 * channel + 2), slice(6 + 2 * channel, 8 + 2 * channel)
+        _pad(image, channel, turns.padded)
+        _turn(turns.padded, turns.spans, turns.there, turns.turned)
+        _turned_gradients(turns.turned, turns.spans, turns.turned_gradients)
+        _turn_back(turns.turned_gradients, turns.back, turns.gradients)
+        _code(turns.gradients, codes[along_diagonals], zeros[along_diagonals])
+        _mirror_frame(turns.padded)
+        _straight_gradients(turns.padded, turns.gradients)
+        _code(turns.gradients, codes[along_axes], zeros[along_axes])
+    return codes, zeros
 
 
 def _turns(width: int, height: int) -> tuple[tuple[int, int], ndarray, ndarray]:
@@ -87,178 +115,168 @@ def _shifted(affine: ndarray, left: int, top: int) -> ndarray:
     return np.concatenate([affine.astype(np.float32).ravel(), [left, top]]).astype(np.float32)
 
 
-@compiled()
-@no_type_check
-def _span(source, y, width, columns, rows):
-    """First and last column + 1 of the turned image that can show the image in a row, and a little more."""
-    first, last = 0.0, np.float64(width)
-    for axis, size in ((0, columns), (1, rows)):
-        slope = np.float64(source[axis, 0])
-        start = np.float64(y) * source[axis, 1] + source[axis, 2]
-        one, other = (-1 - start) / slope, (size - start) / slope
-        first, last = max(first, min(one, other)), min(last, max(one, other))
-    return max(np.int64(first) - MARGIN, 0), min(np.int64(last) + MARGIN, width)
-
-
 # 'contract' lets the compiler fuse a product and a sum, as OpenCV's interpolation does.
 @compiled(fastmath={"contract"})
 @no_type_check
-def _turn(image, width, height, source):
-    """The turned image as planes with a frame of one pixel, mirrored."""
-    rows, columns, _ = image.shape
-    turned = np.zeros((3, height + 2, width + 2), np.uint8)
+def _places_there(width, height, source, columns, rows):
+    """Columns of each row of the turned image that show the image, and where in the padded image their values lie.
+
+    Returns:
+        Spans int64 (h, 2), first column and last + 1; places as int32 index of the upper left of four pixels, and the
+        shares of the right and the lower ones as float32, span after span.
+    """
+    spans = np.zeros((height, 2), np.int64)
+    places = np.empty(width * height, np.int32)
+    shares = np.empty((width * height, 2), np.float32)
+    count = 0
     for y in range(height):
         start_x = np.float32(y) * source[0, 1] + source[0, 2]
         start_y = np.float32(y) * source[1, 1] + source[1, 2]
-        first, last = _span(source, y, width, columns, rows)
-        for x in range(first, last):
+        low, high = 0.0, np.float64(width)
+        for axis, size in ((0, columns), (1, rows)):
+            start = start_x if axis == 0 else start_y
+            one, other = (-1 - start) / source[axis, 0], (size - start) / source[axis, 0]
+            low, high = max(low, min(one, other)), min(high, max(one, other))
+        first = count
+        for x in range(max(np.int64(low) - 2, 0), min(np.int64(high) + 2, width)):
             at_x = np.float32(x) * source[0, 0] + start_x
             at_y = np.float32(x) * source[1, 0] + start_y
-            if at_x <= -1 or at_y <= -1 or at_x >= columns or at_y >= rows:
-                continue
-            left, top = np.int64(np.floor(at_x)), np.int64(np.floor(at_y))
-            share_x, share_y = at_x - np.float32(left), at_y - np.float32(top)
-            inside = left >= 0 and top >= 0 and left + 1 < columns and top + 1 < rows
-            for channel in range(3):
-                if inside:
-                    value = _mix_inside(image, np.uint64(top), np.uint64(left), np.uint64(channel), share_x, share_y)
-                else:
-                    value = _mix(image, top, left, channel, share_x, share_y)
-                turned[channel, y + 1, x + 1] = np.uint8(np.rint(value))
-    _mirror_frame(turned)
-    return turned
-
-
-@compiled(fastmath={"contract"}, inline="always")
-@no_type_check
-def _mix_inside(image, top, left, channel, share_x, share_y):
-    """A value between four pixels."""
-    a, b = np.float32(image[top, left, channel]), np.float32(image[top, left + np.uint64(1), channel])
-    below = top + np.uint64(1)
-    c, d = np.float32(image[below, left, channel]), np.float32(image[below, left + np.uint64(1), channel])
-    upper, lower = share_x * (b - a) + a, share_x * (d - c) + c
-    return share_y * (lower - upper) + upper
+            if at_x > -1 and at_y > -1 and at_x < columns and at_y < rows:
+                left, top = np.floor(at_x), np.floor(at_y)
+                places[count] = (np.int32(top) + 1) * (columns + 2) + np.int32(left) + 1
+                shares[count, 0], shares[count, 1] = at_x - left, at_y - top
+                if count == first:
+                    spans[y, 0] = x
+                spans[y, 1] = x + 1
+                count += 1
+    return spans, (places[:count].copy(), shares[:count].copy())
 
 
 @compiled(fastmath={"contract"})
 @no_type_check
-def _mix(image, top, left, channel, share_x, share_y):
-    """A value between four pixels, of which those outside are 0."""
-    a, b = _value(image, top, left, channel), _value(image, top, left + 1, channel)
-    c, d = _value(image, top + 1, left, channel), _value(image, top + 1, left + 1, channel)
-    upper, lower = share_x * (b - a) + a, share_x * (d - c) + c
-    return share_y * (lower - upper) + upper
-
-
-@compiled()
-@no_type_check
-def _value(image, y, x, channel):
-    if y < 0 or x < 0 or y >= image.shape[0] or x >= image.shape[1]:
-        return np.float32(0)
-    return np.float32(image[y, x, channel])
-
-
-@compiled()
-@no_type_check
-def _framed(image):
-    height, width, _ = image.shape
-    framed = np.empty((3, height + 2, width + 2), np.uint8)
-    for channel in range(3):
-        for y in range(height):
-            for x in range(width):
-                framed[channel, y + 1, x + 1] = image[y, x, channel]
-    _mirror_frame(framed)
-    return framed
-
-
-@compiled()
-@no_type_check
-def _mirror_frame(framed):
-    height, width = framed.shape[1] - 2, framed.shape[2] - 2
-    framed[:, 0] = framed[:, min(2, height)]
-    framed[:, height + 1] = framed[:, max(height - 1, 1)]
-    framed[:, :, 0] = framed[:, :, min(2, width)]
-    framed[:, :, width + 1] = framed[:, :, max(width - 1, 1)]
-
-
-@compiled()
-@no_type_check
-def _scharr_row(above, here, below, along_x, along_y):
-    for x in range(len(along_x)):
-        left, right = np.int32(above[x]), np.int32(above[x + 2])
-        low_left, low_right = np.int32(below[x]), np.int32(below[x + 2])
-        falling, rising = low_right - left, right - low_left
-        along_x[x] = 3 * (falling + rising) + 10 * (np.int32(here[x + 2]) - np.int32(here[x]))
-        along_y[x] = 3 * (falling - rising) + 10 * (np.int32(below[x + 1]) - np.int32(above[x + 1]))
-
-
-@compiled()
-@no_type_check
-def _straight_gradients(framed, gradients):
-    for channel in range(3):
-        plane = framed[channel]
-        for y in range(plane.shape[0] - 2):
-            along_x, along_y = gradients[2 * channel, y], gradients[2 * channel + 1, y]
-            _scharr_row(plane[y], plane[y + 1], plane[y + 2], along_x, along_y)
-
-
-@compiled()
-@no_type_check
-def _turned_gradients(framed, source, columns, rows):
-    """The gradients of a pixel side by side, (h, w, 8): six, and two of nothing."""
-    height, width = framed.shape[1] - 2, framed.shape[2] - 2
-    gradients = np.zeros((height, width, 8), np.float32)
-    along_x, along_y = np.empty(width, np.float32), np.empty(width, np.float32)
-    for y in range(height):
-        first, last = _span(source, y, width, columns, rows)
-        for channel in range(3):
-            above, here, below = framed[channel, y], framed[channel, y + 1], framed[channel, y + 2]
-            cut = slice(first, last + 2)
-            _scharr_row(above[cut], here[cut], below[cut], along_x[first:last], along_y[first:last])
-            for x in range(first, last):
-                gradients[y, x, 2 * channel] = along_x[x]
-                gradients[y, x, 2 * channel + 1] = along_y[x]
-    return gradients
-
-
-@compiled(fastmath={"contract"})
-@no_type_check
-def _turn_back(turned, source, gradients):
-    """Gradients 6 to 11 from those of the turned image."""
-    _, height, width = gradients.shape
-    rows, columns, _ = turned.shape
+def _places_back(width, height, source, columns, rows):
+    """Where in the framed turned image the value of each pixel lies, as in `_places_there`."""
+    places = np.zeros(height * width, np.int32)
+    shares = np.zeros((height * width, 2), np.float32)
     for y in range(height):
         row = np.float32(y) + source[7]
         start_x, start_y = row * source[1] + source[2], row * source[4] + source[5]
         for x in range(width):
             column = np.float32(x) + source[6]
             at_x, at_y = column * source[0] + start_x, column * source[3] + start_y
-            left, top = np.int64(np.floor(at_x)), np.int64(np.floor(at_y))
-            share_x, share_y = at_x - np.float32(left), at_y - np.float32(top)
-            if left >= 0 and top >= 0 and left + 1 < columns and top + 1 < rows:
-                # All six are read before the first is written, so that the compiler can take them as a vector.
-                a, b = np.uint64(top), np.uint64(left)
-                one = _mix_inside(turned, a, b, np.uint64(0), share_x, share_y)
-                two = _mix_inside(turned, a, b, np.uint64(1), share_x, share_y)
-                three = _mix_inside(turned, a, b, np.uint64(2), share_x, share_y)
-                four = _mix_inside(turned, a, b, np.uint64(3), share_x, share_y)
-                five = _mix_inside(turned, a, b, np.uint64(4), share_x, share_y)
-                six = _mix_inside(turned, a, b, np.uint64(5), share_x, share_y)
-                gradients[6, y, x], gradients[7, y, x], gradients[8, y, x] = one, two, three
-                gradients[9, y, x], gradients[10, y, x], gradients[11, y, x] = four, five, six
-            else:
-                for gradient in range(6):
-                    gradients[6 + gradient, y, x] = _mix(turned, top, left, gradient, share_x, share_y)
+            # Of a very long photo the ends lie outside: they stay at place 0, which is empty.
+            if at_x > -1 and at_y > -1 and at_x < columns and at_y < rows:
+                left, top = np.floor(at_x), np.floor(at_y)
+                places[y * width + x] = (np.int32(top) + 1) * (columns + 2) + np.int32(left) + 1
+                shares[y * width + x, 0], shares[y * width + x, 1] = at_x - left, at_y - top
+    return places, shares
+
+
+@compiled()
+@no_type_check
+def _pad(image, channel, padded):
+    """One channel of the image in a frame of zeros."""
+    height, width, _ = image.shape
+    padded[0], padded[height + 1] = 0, 0
+    for y in range(height):
+        padded[y + 1, 0], padded[y + 1, width + 1] = 0, 0
+        for x in range(width):
+            padded[y + 1, x + 1] = image[y, x, channel]
+
+
+@compiled()
+@no_type_check
+def _mirror_frame(framed):
+    height, width = framed.shape[0] - 2, framed.shape[1] - 2
+    framed[0] = framed[min(2, height)]
+    framed[height + 1] = framed[max(height - 1, 1)]
+    framed[:, 0] = framed[:, min(2, width)]
+    framed[:, width + 1] = framed[:, max(width - 1, 1)]
+
+
+@compiled(fastmath={"contract"})
+@no_type_check
+def _turn(padded, spans, there, turned):
+    values, stride = padded.reshape(-1), np.uint64(padded.shape[1])
+    places, shares = there
+    one, at = np.uint64(1), np.uint64(0)
+    for y in range(len(spans)):
+        row = turned[y + 1]
+        for x in range(np.uint64(spans[y, 0] + 1), np.uint64(spans[y, 1] + 1)):
+            place, share_x, share_y = np.uint64(places[at]), shares[at, 0], shares[at, 1]
+            a, b = np.float32(values[place]), np.float32(values[place + one])
+            c, d = np.float32(values[place + stride]), np.float32(values[place + stride + one])
+            upper, lower = share_x * (b - a) + a, share_x * (d - c) + c
+            row[x] = np.uint8(np.rint(share_y * (lower - upper) + upper))
+            at += one
+    _mirror_frame(turned)
+
+
+@compiled()
+@no_type_check
+def _scharr(above, here, below, x):
+    """Gradients along x and y at the column right of x."""
+    left, right = np.int32(above[x]), np.int32(above[x + np.uint64(2)])
+    low_left, low_right = np.int32(below[x]), np.int32(below[x + np.uint64(2)])
+    falling, rising = low_right - left, right - low_left
+    along_x = 3 * (falling + rising) + 10 * (np.int32(here[x + np.uint64(2)]) - np.int32(here[x]))
+    along_y = 3 * (falling - rising) + 10 * (np.int32(below[x + np.uint64(1)]) - np.int32(above[x + np.uint64(1)]))
+    return along_x, along_y
+
+
+@compiled()
+@no_type_check
+def _turned_gradients(turned, spans, gradients):
+    """Gradients along x and y of the framed turned channel, side by side, where they are not 0."""
+    width = turned.shape[1] - 2
+    for y in range(len(spans)):
+        first, last = spans[y, 0], spans[y, 1]
+        for near in (max(y - 1, 0), min(y + 1, len(spans) - 1)):
+            if spans[near, 1] > spans[near, 0]:
+                empty = first == last
+                first = spans[near, 0] if empty else min(first, spans[near, 0])
+                last = spans[near, 1] if empty else max(last, spans[near, 1])
+        above, here, below, row = turned[y], turned[y + 1], turned[y + 2], gradients[y + 1]
+        for x in range(np.uint64(max(first - 1, 0)), np.uint64(min(last + 1, width))):
+            along_x, along_y = _scharr(above, here, below, x)
+            row[x + np.uint64(1), 0], row[x + np.uint64(1), 1] = along_x, along_y
+
+
+@compiled()
+@no_type_check
+def _straight_gradients(framed, gradients):
+    for y in range(framed.shape[0] - 2):
+        above, here, below = framed[y], framed[y + 1], framed[y + 2]
+        row_x, row_y = gradients[0, y], gradients[1, y]
+        for x in range(np.uint64(len(row_x))):
+            along_x, along_y = _scharr(above, here, below, x)
+            row_x[x], row_y[x] = along_x, along_y
+
+
+@compiled(fastmath={"contract"})
+@no_type_check
+def _turn_back(turned_gradients, back, gradients):
+    values, stride = turned_gradients.reshape(-1), np.uint64(2 * turned_gradients.shape[1])
+    places, shares = back
+    two = np.uint64(2)
+    for axis in range(2):
+        out = gradients[axis].reshape(-1)
+        for pixel in range(np.uint64(len(out))):
+            place = two * np.uint64(places[pixel]) + np.uint64(axis)
+            share_x, share_y = shares[pixel, 0], shares[pixel, 1]
+            a, b = values[place], values[place + two]
+            c, d = values[place + stride], values[place + stride + two]
+            upper, lower = share_x * (b - a) + a, share_x * (d - c) + c
+            out[pixel] = share_y * (lower - upper) + upper
 
 
 @compiled(fastmath={"contract", "nnan", "nsz"})
 @no_type_check
-def _codes(gradients):
-    codes = np.empty(gradients.shape, np.uint8)
-    zeros = np.zeros((NUM_GRADIENTS, 2), np.int64)
+def _code(gradients, codes, zeros):
+    """Codes of the gradients of one channel along two axes."""
     scales, shifts = np.empty(2, np.float32), np.empty(2, np.float32)
-    for gradient in range(NUM_GRADIENTS):
-        values, out = gradients[gradient].reshape(-1), codes[gradient].reshape(-1)
+    for axis in range(2):
+        values, out = gradients[axis].reshape(-1), codes[axis].reshape(-1)
         lowest, highest = values[0], values[0]
         for value in values:
             lowest = value if value < lowest else lowest
@@ -270,9 +288,7 @@ def _codes(gradients):
             span = np.float64(high) - np.float64(low)
             scales[part] = 255 / span if span > 0 else 0
             shifts[part] = -255 * np.float64(low) / span if span > 0 else 0
-            # Where every gradient is in this part, 0 is outside its range, and no pixel asks for it.
-            zero = min(max(np.rint(shifts[part]), np.float32(0)), np.float32(255))
-            zeros[gradient, part] = (np.int32(zero) * NUM_BINS) >> 8
+            zeros[axis, part] = (np.int32(min(max(np.rint(shifts[part]), 0), 255)) * NUM_BINS) >> 8
         falling, falling_shift, rising, rising_shift = scales[0], shifts[0], scales[1], shifts[1]
         for pixel in range(len(values)):
             value = values[pixel]
@@ -281,4 +297,3 @@ def _codes(gradients):
             # A level of 0 to 255 over 25.6, rounded down.
             step = (np.int32(np.rint(value * scale + shift)) * NUM_BINS) >> 8
             out[pixel] = step + NUM_BINS if value > 0 else step
-    return codes, zeros
