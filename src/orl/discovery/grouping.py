@@ -34,8 +34,9 @@ def group_regions(image: ndarray, codes: ndarray, zeros: ndarray, labels: ndarra
     Source:
         Uijlings et al., IJCV 2013, Section 4, as OpenCV does it.
     """
-    atoms, parts = _atoms(labels)
-    counts = _count(image, codes, atoms.reshape(-1), parts.shape[1])
+    atoms, firsts = _atoms(_joint_regions(labels), labels.shape[2])
+    parts = np.take(labels.reshape(len(labels), -1), firsts, axis=1)
+    counts = _count(image, codes, atoms, len(firsts))
     boxes, levels = [], []
     for index in range(len(labels)):
         num_regions = int(parts[index].max()) + 1
@@ -53,42 +54,48 @@ def group_regions(image: ndarray, codes: ndarray, zeros: ndarray, labels: ndarra
 
 @compiled()
 @no_type_check
-def _atoms(labels):
-    """The pieces in which no segmentation has a border: piece of each pixel, regions of each piece.
+def _joint_regions(labels):
+    """A number for each combination of regions that a pixel is in, int64."""
+    flat = labels.reshape(len(labels), -1)
+    joint, stride = np.zeros(flat.shape[1], np.int64), np.int64(1)
+    for scale in range(len(flat)):
+        row, highest = flat[scale], np.int32(0)
+        for pixel in range(len(row)):
+            joint[pixel] += stride * row[pixel]
+            highest = max(highest, row[pixel])
+        stride *= highest + 1
+    return joint
+
+
+@compiled()
+@no_type_check
+def _atoms(joint, width):
+    """The pieces in which no segmentation has a border: piece of each pixel, a pixel of each piece.
 
     Pixels are counted once a piece, and not once a segmentation.
     """
-    num_scales, height, width = labels.shape
-    flat = labels.reshape(num_scales, -1)
-    num_pixels = flat.shape[1]
-    keys_of_pixels, stride = np.zeros(num_pixels, np.int64), np.int64(1)
-    for scale in range(num_scales):
-        for pixel in range(num_pixels):
-            keys_of_pixels[pixel] += stride * flat[scale, pixel]
-        stride *= flat[scale].max() + 1
-    atoms, firsts = np.empty(num_pixels, np.int32), np.empty(num_pixels, np.int32)
+    atoms, firsts = np.empty(len(joint), np.int32), np.empty(len(joint), np.int32)
     keys, values = np.full(1024, np.int64(EMPTY)), np.empty(1024, np.int32)
     count, last_key, last_atom = 0, np.int64(EMPTY), np.int32(0)
-    for pixel in range(np.uint64(num_pixels)):
-        key = keys_of_pixels[pixel]
-        if key != last_key and pixel >= np.uint64(width) and key == keys_of_pixels[pixel - np.uint64(width)]:
-            last_key, last_atom = key, atoms[pixel - np.uint64(width)]
-        elif key != last_key:
-            if 2 * count >= len(keys):
-                keys, values = _grown(keys, values)
-            slot = _slot(keys, key)
-            if keys[slot] == EMPTY:
-                keys[slot] = key
-                values[slot] = count
-                firsts[count] = pixel
-                count += 1
-            last_key, last_atom = key, values[slot]
+    row = np.uint64(width)
+    for pixel in range(np.uint64(len(joint))):
+        key = joint[pixel]
+        if key != last_key:
+            if pixel >= row and key == joint[pixel - row]:
+                last_atom = atoms[pixel - row]
+            else:
+                if 2 * count >= len(keys):
+                    keys, values = _grown(keys, values)
+                slot = _slot(keys, key)
+                if keys[slot] == EMPTY:
+                    keys[slot] = key
+                    values[slot] = count
+                    firsts[count] = pixel
+                    count += 1
+                last_atom = values[slot]
+            last_key = key
         atoms[pixel] = last_atom
-    parts = np.empty((num_scales, count), np.int32)
-    for atom in range(count):
-        for scale in range(num_scales):
-            parts[scale, atom] = flat[scale, firsts[atom]]
-    return atoms.reshape(height, width), parts
+    return atoms, firsts[:count].copy()
 
 
 @compiled()
