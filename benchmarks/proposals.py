@@ -1,8 +1,8 @@
 """Our own selective search against OpenCV's, photo by photo in turn: same boxes, photos a second, several threads.
 
 `--images` takes whatever `orl run --images` takes; with a COCO JSON or a VOC devkit the objects found are compared too.
-Every photo gives one pair of times on one core: OpenCV once, and ours the median of three. OpenCV runs in a process of its
-own, in turn with ours: our search tells malloc to keep freed memory, which would make OpenCV's faster too.
+Every photo gives one pair of times on one core: OpenCV once, and ours the median of three. OpenCV runs in a process of
+its own, in turn with ours: our search tells malloc to keep freed memory, which would make OpenCV's faster too.
 """
 
 import multiprocessing

@@ -315,7 +315,7 @@ def test_a_config_file_is_a_start_and_its_errors_are_told(
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     usage = capsys.readouterr().out
-    for command in ("demo", "run", "pretrain", "discover", "transfer", "report"):
+    for command in ("demo", "run", "pretrain", "discover", "transfer", "report", "figures", "exchange"):
         assert command in usage
         assert main([command, "--help"]) == 0
         assert "--" in capsys.readouterr().out

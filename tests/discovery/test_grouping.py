@@ -119,7 +119,7 @@ def test_regions_come_first_and_the_whole_image_last(seed: int, height: int, wid
 
 
 def test_more_regions_than_the_tables_begin_with_are_grouped_alike() -> None:
-    # Regions of two pixels, one above the other: pieces, neighbours and the queue of pairs all outgrow their first sizes.
+    # Regions of two pixels, one above the other: pieces, neighbours and the queue of pairs outgrow their first sizes.
     image = mottled(0, 60, 50)
     codes = texture_codes(image)
     tiny = np.arange(1500).reshape(30, 50).repeat(2, axis=0)

@@ -182,4 +182,4 @@ def test_threads_decode_side_by_side_and_leave_pillows_limits_as_they_were(tmp_p
     with ThreadPoolExecutor(2) as pool:
         for photo, found in zip(photos, pool.map(decode, range(8))):
             np.testing.assert_array_equal(found, photo)
-    assert (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES) == before
+    assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)

@@ -21,6 +21,7 @@ TASKS = {"svm": "Linear SVM", "knn": "Weighted kNN"}
 STAGES = {
     "scan": "Scan of the photos",
     "stage1": "Stage 1: pre-training on whole photos",
+    "exchange": "Stage 2: read from published files",
     "discover": "Stage 2: discovery of correspondences",
     "stage3": "Stage 3: pre-training on objects",
     "transfer": "Transfer: scoring the backbones",
