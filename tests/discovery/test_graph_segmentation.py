@@ -6,7 +6,7 @@ from scipy import ndimage
 from tests.discovery.photos import mottled
 from tests.reference.selective_search import blur_by_loops, numbered, segment_by_loops
 
-from orl.discovery.graph_segmentation import SIGMA, blur, segment
+from orl.discovery.graph_segmentation import blur, segment
 from orl.images.scenes import draw_scene
 
 SCALES = (150.0, 300.0, 450.0)
@@ -67,8 +67,15 @@ def test_edges_are_told_apart_to_their_last_digits(nearer: int) -> None:
 
 
 def test_an_image_of_one_colour_is_one_region() -> None:
-    # Also at scale 0, where an edge has to be no heavier than those inside.
-    assert (segment(np.full((20, 30, 3), 77, dtype=np.uint8), (0.0, *SCALES)) == 0).all()
+    assert (segment(np.full((20, 30, 3), 77, dtype=np.uint8), SCALES) == 0).all()
+
+
+def test_an_edge_as_heavy_as_the_limit_is_joined() -> None:
+    # At scale 0 the limit is 0. The arms of the U are large before the edges that join them are looked at.
+    image = np.full((40, 60, 3), 90, dtype=np.uint8)
+    image[:20, 20:40] = 200
+    labels = segment(image, (0.0,))[0]
+    assert labels[0, 0] == labels[0, 59] == labels[39, 30] != labels[0, 30]
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 2), (2, 1), (2, 2), (1, 50), (50, 1)])
@@ -94,15 +101,21 @@ def test_the_blur_is_that_of_the_slow_reference(size_hw: tuple[int, int]) -> Non
 
 @pytest.mark.parametrize("index", range(3))
 def test_regions_and_their_numbers_are_those_of_opencv(index: int) -> None:
-    cv2 = pytest.importorskip("cv2")
     graph = pytest.importorskip("cv2.ximgproc").segmentation
     image = draw_scene(5, index, (181, 140)).photo
     for scale, ours in zip(SCALES, segment(image, SCALES)):
         theirs = graph.createGraphSegmentation(float(np.float32(0.8)), scale, 100).processImage(image)
         np.testing.assert_array_equal(ours, theirs)
     assert ours.max() > 2
-    smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), SIGMA)
-    assert np.abs(smooth - blur(image)).max() < 1e-4
+
+
+def test_the_blur_is_that_of_opencv() -> None:
+    cv2 = pytest.importorskip("cv2")
+    image = draw_scene(5, 0, (181, 140)).photo
+    smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), float(np.float32(0.8)))
+    # To the last bit, except in a few columns at the right, where OpenCV does not fuse products and sums.
+    assert (blur(image) != smooth).mean() < 0.02
+    assert np.abs(blur(image) - smooth).max() < 1e-4
 
 
 @given(st.integers(0, 1000), sizes)

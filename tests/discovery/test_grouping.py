@@ -119,17 +119,17 @@ def test_regions_come_first_and_the_whole_image_last(seed: int, height: int, wid
 
 
 def test_more_regions_than_the_tables_begin_with_are_grouped_alike() -> None:
-    # Regions of two pixels, one above the other: pieces, neighbours and the queue of pairs outgrow their first sizes.
+    # Regions of two pixels far apart: pieces, neighbours and the queue of pairs all outgrow their first sizes.
     image = mottled(0, 60, 50)
     codes = texture_codes(image)
-    tiny = np.arange(1500).reshape(30, 50).repeat(2, axis=0)
+    tiny = np.tile(np.arange(1500).reshape(30, 50), (2, 1))
     labels = np.stack([tiny, random_regions(0, 60, 50, 30)]).astype(np.int32)
     boxes, levels = group_regions(image, *codes, labels)
     assert len(boxes) == 2 * 2999 + 2 * 59
     for start in (0, 2999):
         leaves = boxes[start : start + 1500]
-        np.testing.assert_array_equal(leaves[:, 0] + 25 * leaves[:, 1], np.arange(1500))
-        np.testing.assert_array_equal(leaves[:, 2:] - leaves[:, :2], np.tile([1, 2], (1500, 1)))
+        np.testing.assert_array_equal(leaves[:, 0] + 50 * leaves[:, 1], np.arange(1500))
+        np.testing.assert_array_equal(leaves[:, 2:] - leaves[:, :2], np.tile([1, 31], (1500, 1)))
         assert boxes[start + 2998].tolist() == [0, 0, 50, 60]
     alone = group_regions(image, *codes, labels[1:])
     np.testing.assert_array_equal(boxes[2 * 2999 :], alone[0])

@@ -3,6 +3,7 @@ import ctypes.util
 import logging
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +24,7 @@ from tests.reference.selective_search import (
 )
 
 from orl.boxes import iou
-from orl.discovery import colour_spaces, compiled, graph_segmentation, grouping, selective_search, texture
+from orl.discovery import colour_spaces, graph_segmentation, grouping, selective_search, texture
 from orl.discovery.opencv_search import opencv_selective_search
 from orl.images.decode import load_photo
 from orl.images.labels import LabelledSplit
@@ -109,6 +110,13 @@ def test_small_draws_and_low_levels_rank_first_and_a_box_keeps_its_best_place(mo
     # In order of draw times level: 0.1 of one, 0.4 of three, 0.4 of two, 0.6 of three, 0.9 of one.
     regions, levels = np.array([one, three, one, three, two]), np.array([1, 1, 1, 2, 2])
     assert selective_search.rank(regions, levels, seed=0).tolist() == [one, three, two]
+
+
+def test_of_equal_ranks_the_first_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selective_search, "c_random", lambda seed, count: np.full(count, 7.0))
+    regions = np.arange(4 * 300).reshape(300, 4)
+    ranked = selective_search.rank(regions, np.ones(300, dtype=int), seed=0)
+    np.testing.assert_array_equal(ranked, regions)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60))
@@ -337,9 +345,9 @@ print([each.__name__ for each, count in zip(functions, before) if len(each.signa
     assert ended.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(("seconds", "num_notices"), [(0.2, 1), (0.0, 0)])
-def test_a_compilation_is_announced_when_it_takes_long(
-    seconds: float, num_notices: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("seconds", "notices"), [(0.2, ["compiling selective search"]), (0.0, [])])
+def test_a_compilation_is_announced_when_it_takes_long_and_only_then(
+    seconds: float, notices: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def slowly(photo: np.ndarray) -> np.ndarray:
         time.sleep(seconds)
@@ -351,26 +359,11 @@ def test_a_compilation_is_announced_when_it_takes_long(
     with caplog.at_level(logging.INFO, logger="orl"):
         selective_search.compile_search()
         selective_search.compile_search()
-    assert [record.message.split(" for ")[0] for record in caplog.records] == [
-        "compiling selective search"
-    ] * num_notices
-
-
-def test_where_nothing_can_be_kept_on_disk_it_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = compiled.njit
-
-    def refusing(**options: bool) -> object:
-        if options.get("cache"):
-            raise RuntimeError("cannot cache function: no locator available")
-        assert options["nogil"]
-        return real(**options)
-
-    monkeypatch.setattr(compiled, "njit", refusing)
-    assert compiled.compiled()(double)(21) == 42
-
-
-def double(number):  # type: ignore[no-untyped-def]  # compiled, and so without types
-    return 2 * number
+    assert [record.message.split(" for ")[0] for record in caplog.records] == notices
+    timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    for timer in timers:
+        timer.join(10)
+        assert not timer.is_alive()
 
 
 # Refusals.

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from tests.discovery.photos import mottled
 from tests.reference.selective_search import bins_by_loops, bins_of_codes
 
-from orl.discovery.texture import NUM_BINS, texture_codes
+from orl.discovery.texture import NUM_BINS, Turns, texture_codes
 from orl.images.scenes import draw_scene
 
 RISES = NUM_BINS
@@ -124,6 +124,18 @@ def test_each_channel_has_its_own_gradients(seed: int, size_hw: tuple[int, int])
     order = [2, 3, 4, 5, 0, 1, 8, 9, 10, 11, 6, 7]
     np.testing.assert_array_equal(turned_codes, codes[order])
     np.testing.assert_array_equal(turned_zeros, zeros[order])
+
+
+@given(st.integers(0, 1000), sizes | st.tuples(st.integers(1, 3), st.integers(60, 90)))
+@settings(max_examples=25, deadline=None)
+def test_turns_that_were_used_before_give_the_same_codes(seed: int, size_hw: tuple[int, int]) -> None:
+    image, other = mottled(seed, *size_hw, patch_px=3), mottled(seed + 1, *size_hw, patch_px=5)
+    turns = Turns(size_hw[1], size_hw[0])
+    texture_codes(np.full((*size_hw, 3), 255, dtype=np.uint8), turns)
+    for each in (image, other, image):
+        codes, zeros = texture_codes(each, turns)
+        np.testing.assert_array_equal(codes, texture_codes(each)[0])
+        np.testing.assert_array_equal(zeros, texture_codes(each)[1])
 
 
 @given(st.integers(0, 1000), sizes)
