@@ -79,7 +79,8 @@ def test_ctrl_c_while_a_large_scan_begins_leaves_at_once_with_one_traceback(tmp_
         assert process.stdout.readline() == "begin\n"
         time.sleep(0.7)
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=60)  # the scan itself would take an hour; processes that just start are waited for
+        # The scan would take an hour; the processes that have just been started are waited for.
+        _, errors = process.communicate(timeout=60)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
