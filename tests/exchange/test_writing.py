@@ -41,7 +41,7 @@ def own_run(folder: Path, images: ImageTable, generator: np.random.Generator, wh
     """The tables of a stage 2 of ours."""
     number, counts = len(images), generator.integers(1, 5, len(images))
     image_ids = np.repeat(np.arange(number, dtype=np.int32), counts)
-    corners = np.sort(generator.uniform(0, 480, (2, len(image_ids), 2)), axis=0)
+    corners = np.sort(generator.uniform(0, 479, (2, len(image_ids), 2)), axis=0) + np.array([0, 1])[:, None, None]
     corners = np.round(corners) if whole_pixels else corners
     boxes = np.concatenate(list(corners), axis=1).astype(np.float32)
     box_columns = {"image_id": image_ids, "box": boxes}
