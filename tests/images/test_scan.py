@@ -65,9 +65,13 @@ def test_a_killed_process_is_reported(photos: tuple[Path, list[str]], monkeypatc
 def test_ctrl_c_while_a_large_scan_begins_leaves_at_once_with_one_traceback(tmp_path: Path) -> None:
     Image.new("RGB", (50, 50)).save(tmp_path / "a.png")
     (tmp_path / "program.py").write_text(
+        "import signal\n"
         "from pathlib import Path\n"
         "from orl.images.scan import scan_photos\n"
         "if __name__ == '__main__':\n"
+        # As a shell starts a program, whatever the process of the tests does with Ctrl-C.
+        "    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "    names = ['a.png'] * 2_000_000\n"
         "    print('begin', flush=True)\n"
         f"    scan_photos(Path({str(tmp_path)!r}), names, workers=2, **{LIMITS})\n"
