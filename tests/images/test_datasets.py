@@ -7,7 +7,16 @@ from PIL import Image
 
 from orl.images.colour import ColourDistribution
 from orl.images.crops import cut
-from orl.images.datasets import EpochBatches, ImageViews, ObjectTable, ObjectViews, ViewRules
+from orl.images.datasets import (
+    EpochBatches,
+    ImageViews,
+    ObjectTable,
+    ObjectViews,
+    Samples,
+    ViewRules,
+    collate,
+)
+from orl.images.decode import PhotoError
 from orl.images.table import ImageTable, load_images, save_images
 
 PLAIN = ColourDistribution(flip_probability=0, jitter_probability=0, gray_probability=0, blur_probability=0)
@@ -54,23 +63,24 @@ def same(one: dict, other: dict) -> bool:
 
 
 def test_a_sample_depends_on_seed_epoch_and_photo_alone(images: ImageTable, objects: ObjectTable) -> None:
-    data, again = (ObjectViews(images, RULES, objects, 8, seed=3) for _ in range(2))
-    first = data[(5, 1)]
+    data, again = (Samples(ObjectViews(images, RULES, objects, 8, seed=3)) for _ in range(2))
+    first = data[(5, 1)].views
     data[(0, 2)]
-    assert same(data[(5, 1)], first)
-    assert same(again[(5, 1)], first)
-    assert not same(data[(6, 1)], first)
-    assert not same(data[(5, 2)], first)
-    assert not same(ObjectViews(images, RULES, objects, 8, seed=4)[(5, 1)], first)
+    assert same(data[(5, 1)].views, first)
+    assert same(again[(5, 1)].views, first)
+    assert not same(data[(6, 1)].views, first)
+    assert not same(data[(5, 2)].views, first)
+    assert not same(Samples(ObjectViews(images, RULES, objects, 8, seed=4))[(5, 1)].views, first)
 
 
 def test_stage_3_sees_the_same_global_views_as_stage_1(images: ImageTable, objects: ObjectTable) -> None:
-    alone, with_objects = ImageViews(images, RULES, 3)[(1, 2)], ObjectViews(images, RULES, objects, 8, 3)[(1, 2)]
+    alone = Samples(ImageViews(images, RULES, 3))[(1, 2)].views
+    with_objects = Samples(ObjectViews(images, RULES, objects, 8, 3))[(1, 2)].views
     assert same(alone, {name: with_objects[name] for name in ("view_1", "view_2")})
 
 
 def test_views_have_their_sizes(images: ImageTable, objects: ObjectTable) -> None:
-    sample = ObjectViews(images, RULES, objects, 8, seed=0)[(0, 0)]
+    sample = Samples(ObjectViews(images, RULES, objects, 8, seed=0))[(0, 0)].views
     sides = {name: crop.shape for name, (crop, _) in sample.items()}
     assert sides == {f"view_{i}": (3, 16, 16) for i in (1, 2)} | {
         f"{pair}_{i}": (3, 8, 8) for pair in ("intra", "inter") for i in (1, 2)
@@ -78,12 +88,12 @@ def test_views_have_their_sizes(images: ImageTable, objects: ObjectTable) -> Non
 
 
 def test_intra_pair_is_an_roi_and_a_jittered_copy(images: ImageTable, objects: ObjectTable) -> None:
-    data = ObjectViews(images, RULES, objects, 8, seed=0)
+    data = Samples(ObjectViews(images, RULES, objects, 8, seed=0))
     photo = np.asarray(Image.open(images.path(1)))
     cuts = [cut(photo, roi, 8).transpose(2, 0, 1) for roi in objects.rois[2:4]]
     taken, num_moved = set(), 0
     for epoch in range(20):
-        sample = data[(epoch, 1)]
+        sample = data[(epoch, 1)].views
         matches = [index for index, crop in enumerate(cuts) if np.array_equal(sample["intra_1"][0].numpy(), crop)]
         assert len(matches) == 1
         taken |= set(matches)
@@ -95,7 +105,7 @@ def test_intra_pair_is_an_roi_and_a_jittered_copy(images: ImageTable, objects: O
 
 
 def test_inter_pair_joins_the_two_boxes_of_a_correspondence(images: ImageTable, objects: ObjectTable) -> None:
-    data = ObjectViews(images, RULES, objects, 8, seed=0)
+    data = Samples(ObjectViews(images, RULES, objects, 8, seed=0))
     photos = [np.asarray(Image.open(images.path(index))) for index in range(4)]
     expected = {}
     for number in range(3):
@@ -104,7 +114,7 @@ def test_inter_pair_joins_the_two_boxes_of_a_correspondence(images: ImageTable, 
         expected[number] = [crop.transpose(2, 0, 1) for crop in crops]
     counts = dict.fromkeys(expected, 0)
     for epoch in range(200):
-        sample = data[(epoch, 0)]
+        sample = data[(epoch, 0)].views
         found = [
             number
             for number, (own, other) in expected.items()
@@ -140,6 +150,52 @@ def test_batches_from_a_step_on_are_the_rest_of_all(step: int) -> None:
 def test_a_batch_larger_than_the_photos_is_refused() -> None:
     with pytest.raises(ValueError, match=r"batch of 512 needs as many photos, and there are 400.*batch-size"):
         EpochBatches(num_images=400, batch_size=512, epochs=1, seed=0)
+
+
+def test_the_parts_of_the_processes_make_up_each_batch() -> None:
+    whole = list(EpochBatches(num_images=13, batch_size=4, epochs=2, seed=1))
+    parts = [list(EpochBatches(13, 4, 2, 1, rank=rank, num_processes=2)) for rank in range(2)]
+    assert all(len(one) == len(other) == 2 for one, other in zip(*parts))
+    assert [sorted(one + other) for one, other in zip(*parts)] == [sorted(batch) for batch in whole]
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
+    with pytest.raises(ValueError, match="batch of 8 cannot be shared evenly by 3 processes"):
+        EpochBatches(num_images=400, batch_size=8, epochs=1, seed=0, num_processes=3)
+
+
+def copied(images: ImageTable, folder: Path, unreadable: list[int]) -> ImageTable:
+    """The same photos elsewhere, some of them emptied."""
+    for index in range(len(images)):
+        content = b"" if index in unreadable else images.path(index).read_bytes()
+        (folder / images.names[index]).write_bytes(content)
+    return ImageTable(root=folder, names=images.names, sizes_wh=images.sizes_wh, digests=images.digests)
+
+
+def test_another_photo_takes_the_place_of_an_unreadable_one_and_both_are_known(
+    images: ImageTable, tmp_path: Path
+) -> None:
+    data = Samples(ImageViews(copied(images, tmp_path, unreadable=[2]), RULES, seed=0))
+    found, again = data[(7, 2)], data[(7, 2)]
+    assert (str(tmp_path / "2.png"), "empty: 0 bytes") in found.unreadable
+    assert same(found.views, again.views)
+    assert any(same(found.views, data[(7, other)].views) for other in (0, 1, 3))
+    whole = collate([data[(7, 2)], data[(7, 0)]])
+    assert whole.views["view_1"].crop.shape == (2, 3, 16, 16)
+    assert whole.unreadable == found.unreadable
+
+
+def test_when_no_photo_can_be_read_the_last_error_is_raised(images: ImageTable, tmp_path: Path) -> None:
+    data = Samples(ImageViews(copied(images, tmp_path, unreadable=[0, 1, 2, 3]), RULES, seed=0))
+    with pytest.raises(PhotoError, match="empty: 0 bytes"):
+        data[(0, 0)]
+
+
+def test_a_photo_that_changed_its_size_is_unreadable(images: ImageTable, tmp_path: Path) -> None:
+    changed = copied(images, tmp_path, unreadable=[])
+    Image.new("RGB", (20, 30)).save(tmp_path / "1.png")
+    found = Samples(ImageViews(changed, RULES, seed=0))[(0, 1)]
+    assert "has 20x30 px, and had 60x40 when the photos were scanned" in found.unreadable[0][1]
 
 
 def test_the_image_table_goes_to_disk_and_back(images: ImageTable, tmp_path: Path) -> None:

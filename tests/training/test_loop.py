@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from PIL import Image
 
 from orl.images.colour import ColourDistribution
-from orl.images.datasets import EpochBatches, ImageViews, ViewRules
+from orl.images.datasets import EpochBatches, ImageViews, Loaded, Samples, ViewRules
 from orl.images.table import ImageTable
 from orl.methods.byol import BYOL
 from orl.networks.backbones import build_backbone
@@ -36,13 +36,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
     return ImageTable(root=root, names=names, sizes_wh=((48, 40),) * 8, digests=names)
 
 
-class Interrupting(ImageViews):
+class Interrupting(Samples):
     """A data set that sends a signal to its own process when a photo of one step is read."""
 
     interrupt_at: tuple[int, int] | None = None
     signal_number = signal.SIGINT
 
-    def __getitem__(self, key: tuple[int, int]) -> dict:
+    def __getitem__(self, key: tuple[int, int]) -> Loaded:
         if key == self.interrupt_at:
             os.kill(os.getpid(), self.signal_number)
         return super().__getitem__(key)
@@ -51,7 +51,7 @@ class Interrupting(ImageViews):
 def dataset(images: ImageTable) -> Interrupting:
     colours = (ColourDistribution(blur_sigma_px=(0.1, 0.5)), ColourDistribution(solarise_probability=0.5))
     rules = ViewRules(size_px=32, area_range=(0.2, 1.0), aspect_ratio_range=(0.75, 1.33), colours=colours)
-    return Interrupting(images, rules, seed=0)
+    return Interrupting(ImageViews(images, rules, seed=0))
 
 
 def new_method() -> BYOL:
@@ -59,7 +59,7 @@ def new_method() -> BYOL:
     return BYOL(Encoder(build_backbone("resnet10"), mlp(512, 16, 8)), mlp(8, 16, 8))
 
 
-def run(method: BYOL, data: ImageViews, folder: Path, lr: float = 0.05) -> BYOL:
+def run(method: BYOL, data: Samples, folder: Path, lr: float = 0.05) -> BYOL:
     optimiser = torch.optim.SGD([w for w in method.parameters() if w.requires_grad], lr=0.05, momentum=0.9)
     train(
         Fabric(accelerator="cpu", devices=1),

@@ -1,4 +1,4 @@
-"""Training samples: the crops of one photo and the colour draws that go with them.
+"""Training samples: where the views of each photo lie, which photo comes when, what replaces an unreadable one.
 
 A sample depends on (seed, epoch, photo) alone, never on the worker, the process or where a run was resumed.
 """
@@ -9,31 +9,21 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from numpy import ndarray
-from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from orl import boxes
-from orl.images.colour import ColourDistribution, ColourParameters, draw_colours
-from orl.images.crops import cut, random_resized_crop
-from orl.images.decode import load_photo
+from orl.images.colour import ColourDistribution, draw_colours
+from orl.images.crops import random_resized_crop
+from orl.images.decode import PhotoError
 from orl.images.table import ImageTable
+from orl.images.views import Placement, Placements, Sample, cut_views
 
 Key = tuple[int, int]
 """Epoch and photo."""
-
-
-class View(NamedTuple):
-    """A crop and what is to happen to its colours; in a batch, every field has a leading dimension."""
-
-    crop: UInt8[Tensor, "*n 3 s s"]
-    colours: ColourParameters
-
-
-Sample = dict[str, View]
-"""The views of one photo, or of a batch of photos, by name."""
+MAX_REPLACEMENTS = 10
+"""Photos tried in the place of one that cannot be read, before training stops."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,44 +50,38 @@ class ObjectTable:
     """For every photo, the slices of `pairs` of its neighbours, one row (start, end) each."""
 
 
-class ImageViews(Dataset[Sample]):
+class ImageViews:
     """Two views of a photo: the samples of stage 1."""
 
     def __init__(self, images: ImageTable, rules: ViewRules, seed: int) -> None:
         self.images, self.rules, self.seed = images, rules, seed
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, key: Key) -> Sample:
-        photo = load_photo(self.images.path(key[1]))
-        return global_views(photo, self.rules, (self.seed, *key))
+    def place(self, key: Key) -> Placements:
+        """`view_1` and `view_2` of a photo in an epoch."""
+        return place_global_views(key[1], self.images.sizes_wh[key[1]], self.rules, (self.seed, *key))
 
 
-class ObjectViews(Dataset[Sample]):
+class ObjectViews:
     """Two views of a photo, two of one of its objects, and one object in two photos: the samples of stage 3."""
 
     def __init__(self, images: ImageTable, rules: ViewRules, objects: ObjectTable, roi_size_px: int, seed: int) -> None:
         self.images, self.rules, self.objects = images, rules, objects
         self.roi_size_px, self.seed = roi_size_px, seed
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, key: Key) -> Sample:
+    def place(self, key: Key) -> Placements:
+        """`view_1`, `view_2`, `intra_1`, `intra_2`, `inter_1` and `inter_2` of a photo in an epoch."""
         image_id = key[1]
-        photo = load_photo(self.images.path(image_id))
-        sample = global_views(photo, self.rules, (self.seed, *key))
+        size_wh = self.images.sizes_wh[image_id]
+        placements = place_global_views(image_id, size_wh, self.rules, (self.seed, *key))
         generator = np.random.default_rng([self.seed, *key, 2])
         roi = self._draw_roi(image_id, generator)
-        intra_pair = (roi, boxes.jitter(roi, self.images.sizes_wh[image_id], generator))
+        intra_pair = (roi, boxes.jitter(roi, size_wh, generator))
         inter_pair, neighbour_id = self._draw_correspondence(image_id, generator)
-        neighbour = load_photo(self.images.path(neighbour_id))
-        for view, (source, box) in enumerate(zip((photo, photo), intra_pair)):
-            sample[f"intra_{view + 1}"] = self._roi_view(source, box, view, generator)
-        for view, (source, box) in enumerate(zip((photo, neighbour), inter_pair)):
-            sample[f"inter_{view + 1}"] = self._roi_view(source, box, view, generator)
-        return sample
+        for view, box in enumerate(intra_pair):
+            placements[f"intra_{view + 1}"] = self._place_roi(image_id, box, view, generator)
+        for view, (source_id, box) in enumerate(zip((image_id, neighbour_id), inter_pair)):
+            placements[f"inter_{view + 1}"] = self._place_roi(source_id, box, view, generator)
+        return placements
 
     def _draw_roi(self, image_id: int, generator: np.random.Generator) -> Float[ndarray, "4"]:
         start, end = self.objects.roi_starts[image_id : image_id + 2]
@@ -109,55 +93,103 @@ class ObjectViews(Dataset[Sample]):
         pair = self.objects.pairs[generator.integers(start, end)]
         return self.objects.rois[pair], int(self.objects.roi_image_ids[pair[1]])
 
-    def _roi_view(
-        self,
-        photo: UInt8[ndarray, "h w 3"],
-        box: Float[ndarray, "4"],
-        view: int,
-        generator: np.random.Generator,
-    ) -> View:
-        crop = cut(photo, box, self.roi_size_px)
-        return View(to_tensor(crop), draw_colours(self.rules.colours[view], generator))
+    def _place_roi(
+        self, image_id: int, box: Float[ndarray, "4"], view: int, generator: np.random.Generator
+    ) -> Placement:
+        return Placement(image_id, box, self.roi_size_px, draw_colours(self.rules.colours[view], generator))
 
 
-def global_views(photo: UInt8[ndarray, "h w 3"], rules: ViewRules, key: tuple[int, int, int]) -> Sample:
+def place_global_views(
+    image_id: int, size_wh: tuple[int, int], rules: ViewRules, key: tuple[int, int, int]
+) -> Placements:
     """The two views of a whole photo, from (seed, epoch, photo)."""
-    size_wh = (photo.shape[1], photo.shape[0])
-    sample: Sample = {}
+    placements: Placements = {}
     for view in range(2):
         generator = np.random.default_rng([*key, view])
         box = random_resized_crop(size_wh, rules.area_range, rules.aspect_ratio_range, generator)
-        crop = cut(photo, box, rules.size_px)
-        sample[f"view_{view + 1}"] = View(to_tensor(crop), draw_colours(rules.colours[view], generator))
-    return sample
+        colours = draw_colours(rules.colours[view], generator)
+        placements[f"view_{view + 1}"] = Placement(image_id, box, rules.size_px, colours)
+    return placements
 
 
-def to_tensor(crop: UInt8[ndarray, "h w 3"]) -> UInt8[Tensor, "3 h w"]:
-    """A crop with the channels first."""
-    return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
+class Loaded(NamedTuple):
+    """A sample, or a batch of them, and the photos that could not be read on the way."""
+
+    views: Sample
+    unreadable: list[tuple[str, str]]
+    """File and reason."""
+
+
+class Samples(Dataset[Loaded]):
+    """The samples that a placer describes, with their pixels.
+
+    Another photo takes the place of one that has become unreadable; which one depends on (seed, epoch, photo) too.
+    """
+
+    def __init__(self, placer: ImageViews | ObjectViews) -> None:
+        self.placer = placer
+
+    def __len__(self) -> int:
+        return len(self.placer.images)
+
+    def __getitem__(self, key: Key) -> Loaded:
+        """The sample of a photo in an epoch.
+
+        Raises:
+            PhotoError: if the photo and `MAX_REPLACEMENTS` others cannot be read.
+        """
+        unreadable: list[tuple[str, str]] = []
+        for image_id in self._candidates(key):
+            try:
+                return Loaded(cut_views(self.placer.images, self.placer.place((key[0], image_id))), unreadable)
+            except PhotoError as error:
+                unreadable.append((str(error.path), error.reason))
+                last = error
+        raise last
+
+    def _candidates(self, key: Key) -> Iterator[int]:
+        yield key[1]
+        yield from (
+            np.random.default_rng([self.placer.seed, *key, 3]).integers(len(self), size=MAX_REPLACEMENTS).tolist()
+        )
+
+
+def collate(loaded: Sequence[Loaded]) -> Loaded:
+    """A batch out of samples."""
+    return Loaded(default_collate([one.views for one in loaded]), [row for one in loaded for row in one.unreadable])
 
 
 class EpochBatches(Sampler[list[Key]]):
     """The batches from one step to the end of training, in an order that depends on (seed, epoch) alone."""
 
-    def __init__(self, num_images: int, batch_size: int, epochs: int, seed: int) -> None:
-        """Refuse what would leave an epoch without a step.
+    def __init__(
+        self, num_images: int, batch_size: int, epochs: int, seed: int, *, rank: int = 0, num_processes: int = 1
+    ) -> None:
+        """Refuse what would leave an epoch without a step, or the processes with unequal parts.
 
         Args:
             num_images: photos in all.
-            batch_size: photos a step; the last, smaller batch of an epoch is left out.
+            batch_size: photos a step over all processes; the last, smaller batch of an epoch is left out.
             epochs: passes over the photos.
             seed: the run's seed.
+            rank: whose part of each batch it is.
+            num_processes: how many share a batch.
 
         Raises:
-            ValueError: if the batch is larger than the photos.
+            ValueError: if the batch is larger than the photos, or cannot be shared evenly.
         """
         if batch_size > num_images:
             raise ValueError(
                 f"a batch of {batch_size} needs as many photos, and there are {num_images}: "
                 "set a smaller batch size (--stage1.batch-size, --stage3.batch-size)"
             )
+        if batch_size % num_processes:
+            raise ValueError(
+                f"a batch of {batch_size} cannot be shared evenly by {num_processes} processes: set another batch "
+                "size (--stage1.batch-size, --stage3.batch-size), which is over all processes"
+            )
         self.num_images, self.batch_size, self.epochs, self.seed = num_images, batch_size, epochs, seed
+        self.rank, self.num_processes = rank, num_processes
         self.first_step = 0
 
     @property
@@ -172,8 +204,8 @@ class EpochBatches(Sampler[list[Key]]):
             order = np.random.default_rng([self.seed, epoch]).permutation(self.num_images)
             first = max(0, self.first_step - epoch * self.steps_per_epoch)
             for step in range(first, self.steps_per_epoch):
-                start = step * self.batch_size
-                yield [(epoch, int(image_id)) for image_id in order[start : start + self.batch_size]]
+                batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+                yield [(epoch, int(image_id)) for image_id in batch[self.rank :: self.num_processes]]
 
 
 def ignore_interrupts(worker_id: int) -> None:

@@ -13,7 +13,7 @@ from numpy import ndarray
 from orl import tables
 from orl.config import RunConfig, TrainConfig, ViewConfig, to_plain
 from orl.images.colour import ColourDistribution
-from orl.images.datasets import EpochBatches, ImageViews, ObjectTable, ObjectViews, ViewRules
+from orl.images.datasets import EpochBatches, ImageViews, ObjectTable, ObjectViews, Samples, ViewRules
 from orl.images.table import ImageTable
 from orl.methods.byol import BYOL
 from orl.methods.orl import ORL, TERMS
@@ -41,7 +41,7 @@ def pretrain_images(config: RunConfig, images: ImageTable) -> bool:
         Stopped: after Ctrl-C; the same call goes on.
     """
     made_from = _made_from(config, config.stage1, images)
-    dataset = ImageViews(images, view_rules(config.views), config.seed)
+    dataset = Samples(ImageViews(images, view_rules(config.views), config.seed))
     torch.manual_seed(config.seed)
     encoder = _build_encoder(config)
     return _run_stage(config, "stage1", config.stage1, made_from, BYOL(encoder, _build_predictor(config)), dataset)
@@ -65,7 +65,8 @@ def pretrain_objects(config: RunConfig, images: ImageTable) -> bool:
         "correspondences": correspondences.fingerprint,
     }
     objects = object_table(tables.load(run.table("rois")), correspondences, len(images))
-    dataset = ObjectViews(images, view_rules(config.views), objects, config.objects.roi_size_px, config.seed)
+    placer = ObjectViews(images, view_rules(config.views), objects, config.objects.roi_size_px, config.seed)
+    dataset = Samples(placer)
     torch.manual_seed(config.seed)
     encoder = _build_encoder(config)
     weights = {
@@ -119,7 +120,7 @@ def _run_stage(
     settings: TrainConfig,
     made_from: dict[str, Any],
     method: BYOL | ORL,
-    dataset: ImageViews | ObjectViews,
+    dataset: Samples,
 ) -> bool:
     run = RunDir(config.out)
     tables.claim(run.stage(stage), made_from, config.overwrite)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from orl.images.augment import augment
-from orl.images.datasets import EpochBatches, ImageViews, ObjectViews, Sample, ignore_interrupts
+from orl.images.datasets import EpochBatches, Samples, collate, ignore_interrupts
+from orl.images.views import Sample
 from orl.progress import progress_bar
 from orl.training.checkpoints import load_newest, save_checkpoint
 from orl.training.interrupts import Stopped, StopRequest
@@ -36,7 +37,7 @@ def train(
     fabric: Fabric,
     method: nn.Module,
     optimiser: torch.optim.Optimizer,
-    dataset: ImageViews | ObjectViews,
+    dataset: Samples,
     batches: EpochBatches,
     *,
     lr_at: Schedule,
@@ -77,6 +78,7 @@ def train(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
+        collate_fn=collate,
         worker_init_fn=ignore_interrupts,
         pin_memory=fabric.device.type == "cuda",
     )
@@ -96,7 +98,7 @@ def train(
         first_step = step
         for batch in loader:
             lr, ema_momentum = lr_at(step), ema_momentum_at(step)
-            losses, spread = _update(fabric, model, method, optimiser, batch, lr, ema_momentum, step + 1)
+            losses, spread = _update(fabric, model, method, optimiser, batch.views, lr, ema_momentum, step + 1)
             step += 1
             elapsed_s = time.monotonic() - started_s
             metrics = {"step": step, "epoch": step / batches.steps_per_epoch, **losses}
