@@ -25,10 +25,10 @@ from orl.images.table import ImageTable, load_images
 from orl.images.voc import read_voc
 from orl.networks.backbones import Backbone, build_backbone, load_backbone
 from orl.networks.device import compute_device
+from orl.processes import joined_processes, num_processes
 from orl.rundir import RunDir, record_run, record_stage
 from orl.stages.discover import discover
 from orl.stages.pretrain import pretrain_images, pretrain_objects
-from orl.stages.processes import joined_processes, num_processes
 from orl.stages.scan import scan
 from orl.training.interrupts import Stopped
 from orl.transfer.discovery import score_correspondences

@@ -12,9 +12,9 @@ from orl import tables
 from orl.config import DiscoverConfig, RunConfig
 from orl.discovery import faiss_neighbours
 from orl.discovery.neighbours import unit_rows
+from orl.processes import Processes
 from orl.stages import neighbours as module
 from orl.stages.neighbours import exact_finder, neighbour_finder, neighbour_inputs
-from orl.stages.processes import Processes
 from orl.stages.shards import ShardMaker
 
 CPU = torch.device("cpu")

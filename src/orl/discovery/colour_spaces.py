@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from orl.discovery.compiled import compiled
+from orl.compiled import compiled
 
 HSV_BITS, LAB_BITS, GAMMA_BITS = 12, 12, 3
 """Binary places of the fixed-point arithmetic."""

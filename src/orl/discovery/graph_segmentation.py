@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from numpy import ndarray
 
-from orl.discovery.compiled import compiled
+from orl.compiled import compiled
 
 SIGMA = float(np.float32(0.8))
 """Of the blur, pixels. OpenCV passes it in single precision, which shows in the last bit of the kernel."""

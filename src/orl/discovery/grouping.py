@@ -5,7 +5,7 @@ from typing import no_type_check
 import numpy as np
 from numpy import ndarray
 
-from orl.discovery.compiled import compiled
+from orl.compiled import compiled
 from orl.discovery.texture import NUM_BINS, NUM_CODES, NUM_GRADIENTS
 
 COLOUR_BINS = 25

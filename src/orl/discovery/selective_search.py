@@ -11,11 +11,12 @@ from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from PIL import Image
 
+from orl.compiled import compiled
 from orl.discovery.colour_spaces import to_hsv, to_lab
-from orl.discovery.compiled import compiled, keep_freed_memory
 from orl.discovery.graph_segmentation import segment
 from orl.discovery.grouping import group_regions
 from orl.discovery.texture import Turns, texture_codes
+from orl.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 

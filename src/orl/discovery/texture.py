@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from numpy import ndarray
 
-from orl.discovery.compiled import compiled
+from orl.compiled import compiled
 
 NUM_BINS = 10
 NUM_CODES = 2 * NUM_BINS

@@ -16,11 +16,11 @@ from orl.networks.backbones import load_backbone
 from orl.networks.folding import fold_batch_norm
 from orl.networks.mlp import load_projector
 from orl.networks.online_target import Encoder
+from orl.processes import Processes, local_device
 from orl.progress import progress_bar
 from orl.rundir import RunDir
 from orl.stages import shards
 from orl.stages.neighbours import neighbour_finder, neighbour_inputs
-from orl.stages.processes import Processes, local_device
 from orl.stages.proposals import proposal_inputs, proposer
 from orl.stages.summary import StepRecord
 

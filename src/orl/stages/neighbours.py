@@ -17,7 +17,7 @@ from orl import tables
 from orl.config import RunConfig
 from orl.discovery import faiss_neighbours as faiss
 from orl.discovery.neighbours import BLOCK_ROWS, nearest_neighbours
-from orl.stages.processes import Processes
+from orl.processes import Processes
 from orl.stages.shards import Columns, Report, ShardMaker
 
 logger = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from orl.cli import main
 from orl.images.scenes import draw_scenes
 from orl.networks.backbones import build_backbone, save_backbone
 from orl.networks.mlp import mlp, save_projector
+from orl.processes import Processes, joined_processes, local_device
 from orl.rundir import RunDir
 from orl.stages import processes as module
-from orl.stages.processes import Processes, joined_processes, local_device
 
 NUM_SHARDS = 6 * 6
 TIME_LIMIT_S = 300

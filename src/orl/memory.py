@@ -1,0 +1,27 @@
+"""What this process does with memory, and how much of it it has taken."""
+
+import ctypes
+import resource
+import sys
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Names of malloc's settings in the GNU C library."""
+KEPT_BYTES, LARGEST_KEPT_BYTES = 2**29, 2**25
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep arrays that it has freed for the next ones, instead of asking the system for each.
+
+    New pages take a fifth of the time of a search otherwise, and a tenth of a training step. It concerns the whole process, up to `KEPT_BYTES`; without
+    the GNU C library nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process has held at once."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,39 @@
+import ctypes
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from orl import memory
+
+
+def test_freed_memory_is_kept_by_two_settings_of_malloc(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {}
+    library = SimpleNamespace(mallopt=settings.__setitem__)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    memory.keep_freed_memory()
+    # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h; glibc refuses the second above 32 MiB.
+    assert settings == {-1: 2**29, -3: 2**25}
+
+
+def test_without_such_settings_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
+    memory.keep_freed_memory()
+
+
+def test_the_library_here_takes_the_settings() -> None:
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        pytest.skip("not the GNU C library")
+    assert library.mallopt(memory.M_MMAP_THRESHOLD, memory.LARGEST_KEPT_BYTES) == 1
+    assert library.mallopt(memory.M_TRIM_THRESHOLD, memory.KEPT_BYTES) == 1
+
+
+def test_the_peak_counts_what_was_held_and_freed_again() -> None:
+    program = (
+        "from orl.memory import peak_resident_bytes as peak\n"
+        "before = peak(); held = bytearray(b'1') * 200_000_000; del held; print(peak() - before)"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 190_000_000 < int(found.stdout) < 420_000_000
