@@ -13,13 +13,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from orl import processes as module
 from orl.cli import main
 from orl.images.scenes import draw_scenes
 from orl.networks.backbones import build_backbone, save_backbone
 from orl.networks.mlp import mlp, save_projector
 from orl.processes import Processes, joined_processes, local_device
 from orl.rundir import RunDir
-from orl.stages import processes as module
 
 NUM_SHARDS = 6 * 6
 TIME_LIMIT_S = 300
@@ -179,7 +179,7 @@ def test_a_start_without_an_address_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("MASTER_PORT", raising=False)
     with (
         pytest.raises(ValueError, match=r"WORLD_SIZE is 2, but MASTER_ADDR, MASTER_PORT is not set"),
-        joined_processes(),
+        joined_processes(torch.device("cpu")),
     ):
         pass
 

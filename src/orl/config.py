@@ -24,6 +24,8 @@ class NetworkConfig:
     """Width of the projector and of the predictors."""
     projection_features: int = 256
     """Length of a projection."""
+    join_views: bool = False
+    """Pass both views of a pair as one batch, which shares batch statistics; the paper passes each by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +70,20 @@ class TrainConfig:
     """Weight decay of all weights."""
     ema_momentum: float = 0.99
     """What the target keeps of itself at the first step; rises to 1."""
+    accumulation_steps: int = 1
+    """Parts of a batch that pass one after the other, to save memory; batch statistics are of a part."""
+    probe_epochs: int = 0
+    """Epochs between two judgements by kNN on --transfer-data while training, 0 for none."""
     checkpoint_minutes: float = 10.0
     """Minutes between checkpoints; one is also written at the end and on Ctrl-C."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
 
     def __post_init__(self) -> None:
-        _require(self, "at least 1", lambda value: value >= 1, "epochs")
+        _require(self, "at least 1", lambda value: value >= 1, "epochs", "accumulation_steps", "keep_checkpoints")
         _require(self, "at least 2 (batch statistics need it)", lambda value: value >= 2, "batch_size")
         _require(self, "above 0", lambda value: value > 0, "base_lr", "checkpoint_minutes")
-        _require(self, "0 or more", lambda value: value >= 0, "warmup_epochs", "weight_decay")
+        _require(self, "0 or more", lambda value: value >= 0, "warmup_epochs", "weight_decay", "probe_epochs")
         _require(self, "in [0, 1]", lambda value: 0 <= value <= 1, "ema_momentum", "sgd_momentum")
 
 
@@ -141,6 +149,8 @@ class ObjectConfig:
     """Weight of the loss between an RoI and a jittered copy."""
     inter_weight: float = 1.0
     """Weight of the loss between corresponding RoIs of two photos."""
+    warm_start: bool = False
+    """Start from stage 1's backbone and projector; the paper starts anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,8 +201,14 @@ class RunConfig:
     """Processes that read photos."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes a GPU when there is one."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Arithmetic of training."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    """Arithmetic of training; 16-mixed needs a GPU."""
+    compile: bool = False
+    """Compile the networks before training: a minute or more, then faster steps; needs a C++ compiler on a CPU."""
+    init_from: Path | None = None
+    """Weights that training starts from instead of random ones: a backbone.safetensors. Not for going on with a run."""
+    wandb: Literal["off", "online", "offline"] = "off"
+    """Send the numbers of training to Weights & Biases as well, or keep them for 'wandb sync'."""
     overwrite: bool = False
     """Rebuild what was made from other settings, instead of refusing."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -205,11 +221,13 @@ class RunConfig:
     transfer: TransferConfig = field(default_factory=TransferConfig)
 
 
-FREE_FIELDS = frozenset({"images", "out", "workers", "device", "overwrite", "recipe"})
+FREE_FIELDS = frozenset({"images", "out", "workers", "device", "overwrite", "recipe", "compile", "wandb"})
 """Fields of `RunConfig` that may change between two parts of one run: they do not change its results.
 
 The photos are free too, since the table of images says by content whether they are the same.
 """
+FREE_TRAIN_FIELDS = frozenset({"checkpoint_minutes", "keep_checkpoints", "probe_epochs", "accumulation_steps"})
+"""The same of `TrainConfig`. A batch in more parts has other batch statistics; it is the way out when memory is short."""
 
 
 def _require(config: Any, rule: str, holds: Callable[[Any], bool], *names: str) -> None:
@@ -296,7 +314,8 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     A setting that was None adds to the results, and changes none.
     """
     was, now = _flat(to_plain(old)), _flat(to_plain(new))
-    changed = [key for key in was if key not in FREE_FIELDS and was[key] is not None and was[key] != now[key]]
+    free = {f"{stage}.{name}" for stage in ("stage1", "stage3") for name in FREE_TRAIN_FIELDS} | FREE_FIELDS
+    changed = [key for key in was if key not in free and was[key] is not None and was[key] != now[key]]
     return [f"{key}: was {was[key]}, now {now[key]}" for key in changed]
 
 

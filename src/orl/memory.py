@@ -3,6 +3,7 @@
 import ctypes
 import resource
 import sys
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Names of malloc's settings in the GNU C library."""
@@ -12,8 +13,8 @@ KEPT_BYTES, LARGEST_KEPT_BYTES = 2**29, 2**25
 def keep_freed_memory() -> None:
     """Let this process keep arrays that it has freed for the next ones, instead of asking the system for each.
 
-    New pages take a fifth of the time of a search otherwise, and a tenth of a training step. It concerns the whole process, up to `KEPT_BYTES`; without
-    the GNU C library nothing happens.
+    New pages take a fifth of the time of a search otherwise, and a tenth of a training step. It concerns the whole
+    process, up to `KEPT_BYTES`; without the GNU C library nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -23,5 +24,10 @@ def keep_freed_memory() -> None:
 
 def peak_resident_bytes() -> int:
     """The most memory that this process has held at once."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # `getrusage` counts what the parent held before this program began, too.
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        return int(lines["VmHWM"].split()[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

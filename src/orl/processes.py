@@ -1,7 +1,7 @@
-"""The processes of one discovery, on one machine or several: who makes which shard, and how they wait for others.
+"""The processes of one run, on one machine or several: who makes which shard, and how they agree and wait.
 
-Nothing but shard numbers goes from process to process, and so gloo serves machines with GPUs too: all results go
-through the run's folder, which the machines must share.
+torchrun or SLURM starts them. Tables go through the run's folder, which the machines must share; only training sends
+more than small numbers from process to process.
 """
 
 import itertools
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from lightning_fabric.plugins.environments import SLURMEnvironment
 
 from orl.networks.device import compute_device
 
@@ -26,6 +27,9 @@ TIMEOUT = timedelta(hours=6)
 One that ends is noticed at once.
 """
 
+SLURM_FIRST_PORT = 15_000
+"""Processes of a SLURM job meet at this port plus the last four digits of the job's number."""
+
 T = TypeVar("T")
 
 
@@ -35,6 +39,8 @@ class Processes:
 
     rank: int = 0
     count: int = 1
+    num_local: int = 1
+    """Processes on this machine."""
     store: dist.Store | None = None
     """Where shards are dealt; none for one process."""
     _deals: Iterator[int] = field(default_factory=itertools.count, repr=False)
@@ -67,6 +73,31 @@ class Processes:
             self._together(lambda: dist.broadcast_object_list(shared, src=0), what)
         return shared[0]
 
+    def gather(self, *numbers: int) -> list[tuple[int, ...]]:
+        """These numbers of every process, in the order of ranks, in all processes.
+
+        Raises:
+            RuntimeError: as `wait`.
+        """
+        if self.count == 1:
+            return [numbers]
+        own = torch.tensor(numbers)
+        parts = [torch.empty_like(own) for _ in range(self.count)]
+        self._together(lambda: dist.all_gather(parts, own), "the other processes' step")
+        return [tuple(part.tolist()) for part in parts]
+
+    def gather_lists(self, rows: Sequence[T]) -> list[T]:
+        """The rows of all processes, in the order of ranks, in all processes.
+
+        Raises:
+            RuntimeError: as `wait`.
+        """
+        if self.count == 1:
+            return list(rows)
+        parts: list[Any] = [None] * self.count
+        self._together(lambda: dist.all_gather_object(parts, list(rows)), "the other processes' messages")
+        return [row for part in parts for row in part]
+
     def wait(self, what: str) -> None:
         """Go on when all processes have come here.
 
@@ -91,13 +122,17 @@ class Processes:
 
 
 def num_processes() -> int:
-    """How many processes torchrun, or whoever set its variables, started."""
+    """How many processes torchrun, srun, or whoever set torchrun's variables, started."""
+    _adopt_slurm()
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
-def joined_processes() -> Iterator[Processes]:
-    """Join the other processes of the run, if torchrun started several; processes but the first log warnings only.
+def joined_processes(device: torch.device) -> Iterator[Processes]:
+    """Join the other processes of the run, if several were started; processes but the first log warnings only.
+
+    Args:
+        device: GPUs exchange gradients by NCCL; all else goes by gloo.
 
     Raises:
         ValueError: if torchrun's variables are not all there.
@@ -110,13 +145,32 @@ def joined_processes() -> Iterator[Processes]:
     if missing:
         raise ValueError(f"WORLD_SIZE is {num_processes()}, but {', '.join(missing)} is not set; start by torchrun")
     store, rank, world_size = next(iter(dist.rendezvous("env://", timeout=timedelta(minutes=5))))
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
     if rank > 0:
         logging.getLogger("orl").setLevel(logging.WARNING)
+    num_local = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
     try:
-        yield Processes(rank=rank, count=world_size, store=dist.PrefixStore("orl", store))
+        yield Processes(rank=rank, count=world_size, num_local=num_local, store=dist.PrefixStore("orl", store))
     finally:
         dist.destroy_process_group()
+
+
+def _adopt_slurm() -> None:
+    """Say in torchrun's words what srun says in its own; torchrun started within SLURM goes first."""
+    environ = os.environ
+    if "WORLD_SIZE" in environ or int(environ.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
+        return
+    first_host = SLURMEnvironment.resolve_root_node_address(environ["SLURM_STEP_NODELIST"])
+    tasks_per_node = environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split(",")[0].split("(")[0]
+    environ.setdefault("MASTER_ADDR", first_host)
+    environ.setdefault("MASTER_PORT", str(SLURM_FIRST_PORT + int(environ.get("SLURM_JOB_ID", "0")) % 10_000))
+    environ.update(
+        WORLD_SIZE=environ["SLURM_STEP_NUM_TASKS"],
+        RANK=environ["SLURM_PROCID"],
+        LOCAL_RANK=environ["SLURM_LOCALID"],
+        LOCAL_WORLD_SIZE=tasks_per_node,
+    )
 
 
 def local_device(name: str) -> torch.device:

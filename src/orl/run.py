@@ -6,12 +6,13 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from orl import tables
 from orl.config import RunConfig, TrainConfig, differences, load_config, save_config, to_plain
@@ -25,10 +26,10 @@ from orl.images.table import ImageTable, load_images
 from orl.images.voc import read_voc
 from orl.networks.backbones import Backbone, build_backbone, load_backbone
 from orl.networks.device import compute_device
-from orl.processes import joined_processes, num_processes
+from orl.processes import Processes, joined_processes
 from orl.rundir import RunDir, record_run, record_stage
 from orl.stages.discover import discover
-from orl.stages.pretrain import pretrain_images, pretrain_objects
+from orl.stages.pretrain import Probe, pretrain_images, pretrain_objects, stage_settings
 from orl.stages.scan import scan
 from orl.training.interrupts import Stopped
 from orl.transfer.discovery import score_correspondences
@@ -40,26 +41,33 @@ DEMO_TRAINVAL, DEMO_TEST = 400, 200
 MAX_ATTENTION_SIDE_PX = 448
 
 
-def run_demo(config: RunConfig) -> Path:
+def run_demo(config: RunConfig) -> Path | None:
     """Draw labelled scenes, then do everything with them; returns the path of the report."""
     draw_scenes(config.images, num_trainval=DEMO_TRAINVAL, num_test=DEMO_TEST, seed=config.seed)
     return run_all(config)
 
 
-def run_all(config: RunConfig) -> Path:
+def run_all(config: RunConfig) -> Path | None:
     """Three stages, the judges where labels are given, and the report; whatever is done already is kept.
 
+    Started by torchrun or srun, all processes train and discover together, and the first does the rest.
+
     Returns:
-        The path of the report.
+        The path of the report; none in a process that is not the first.
     """
-    images = prepare(config, config.stage1, config.stage3)
-    with _recorded(config, "stage1"):
-        pretrain_images(config, images)
-    with _recorded(config, "discover"):
-        discover(config, images)
-        score_discovery(config, images)
-    with _recorded(config, "stage3"):
-        pretrain_objects(config, images)
+    with _joined(config, config.stage1, config.stage3) as (images, processes):
+        probe = _probe(config) if processes.is_first else None
+        with _recorded(config, "stage1", processes):
+            pretrain_images(config, images, processes, probe)
+        with _recorded(config, "discover", processes):
+            discover(config, images, processes)
+            if processes.is_first:
+                score_discovery(config, images)
+        with _recorded(config, "stage3", processes):
+            pretrain_objects(config, images, processes, probe)
+        is_first = processes.is_first
+    if not is_first:
+        return None
     if config.transfer_data is not None:
         with _recorded(config, "transfer"):
             judge_run(config)
@@ -73,34 +81,57 @@ def report_run(config: RunConfig) -> Path:
     return write_report(RunDir(config.out), options, _labels(config))
 
 
-def run_pretrain(config: RunConfig, method: str) -> Path:
-    """One training stage: 'byol' is stage 1, 'orl' is stage 3; returns the path of the backbone."""
+def run_pretrain(config: RunConfig, method: str) -> Path | None:
+    """One training stage: 'byol' is stage 1, 'orl' is stage 3, in one process or several.
+
+    Returns:
+        The path of the backbone; none in a process that is not the first.
+    """
     stage, pretrain = {"byol": ("stage1", pretrain_images), "orl": ("stage3", pretrain_objects)}[method]
-    images = prepare(config, config.stage1 if stage == "stage1" else config.stage3)
-    with _recorded(config, stage):
-        pretrain(config, images)
-    return RunDir(config.out).backbone(stage)
+    with _joined(config, stage_settings(config, stage)) as (images, processes):
+        probe = _probe(config) if processes.is_first else None
+        with _recorded(config, stage, processes):
+            pretrain(config, images, processes, probe)
+        return RunDir(config.out).backbone(stage) if processes.is_first else None
 
 
 def run_discover(config: RunConfig) -> Path | None:
-    """Stage 2 alone, in one process or, started by torchrun, in several on one machine or more.
+    """Stage 2 alone, in one process or, started by torchrun or srun, in several on one machine or more.
 
     Returns:
         The folder of the correspondences; none in a process that is not the first.
     """
-    run = RunDir(config.out)
-    with joined_processes() as processes:
-        images = prepare(config) if processes.is_first else None
-        processes.wait("the scan of the photos")
-        images = images or load_images(run.images)
-        with _recorded(config, "discover") if processes.is_first else nullcontext():
+    with _joined(config) as (images, processes):
+        with _recorded(config, "discover", processes):
             discover(config, images, processes)
             if processes.is_first:
                 score_discovery(config, images)
-        return run.table("correspondences") if processes.is_first else None
+        return RunDir(config.out).table("correspondences") if processes.is_first else None
 
 
-def prepare(config: RunConfig, *trained: TrainConfig) -> ImageTable:
+@contextmanager
+def _joined(config: RunConfig, *trained: TrainConfig) -> Iterator[tuple[ImageTable, Processes]]:
+    """The photos of the run and the processes that work on it; the first of them scans."""
+    with joined_processes(compute_device(config.device)) as processes:
+        images = prepare(config, *trained, num_processes=processes.count) if processes.is_first else None
+        processes.wait("the scan of the photos")
+        yield images or load_images(RunDir(config.out).images), processes
+
+
+def _probe(config: RunConfig) -> Probe | None:
+    """Judges a backbone by kNN on the labelled set, if the settings ask for it."""
+    if not (config.stage1.probe_epochs or config.stage3.probe_epochs):
+        return None
+    splits = _read_splits(config)
+
+    def probe(backbone: nn.Module) -> dict[str, float]:
+        assert isinstance(backbone, Backbone)
+        return {"probe_knn_map": float(judge(_embed(backbone, splits, config), "knn", "probe", config)["mean_ap"])}
+
+    return probe
+
+
+def prepare(config: RunConfig, *trained: TrainConfig, num_processes: int = 1) -> ImageTable:
     """Scan the photos and take the folder of the run for these settings.
 
     What can be wrong is found here, and not hours later. The settings are saved last, so that a command that was
@@ -109,18 +140,14 @@ def prepare(config: RunConfig, *trained: TrainConfig) -> ImageTable:
     Args:
         config: the run.
         trained: settings of the training stages to come.
+        num_processes: how many will work on it.
 
     Raises:
         ValueError: if the run was begun with settings that give other results and `overwrite` is off, if the labelled
-            set cannot be read, if a batch needs more photos than there are, or if there is training to come and several
-            processes.
+            set cannot be read, or if a batch needs more photos than there are, or cannot be shared evenly.
+        FileNotFoundError: if there is no file of weights to start from.
     """
     run = RunDir(config.out)
-    if num_processes() > 1 and trained:
-        raise ValueError(
-            f"training runs in one process, not in {num_processes()}; start it without torchrun, which only "
-            "'orl discover' takes"
-        )
     if run.config.exists() and not config.overwrite:
         changed = differences(load_config(run.config), config)
         if changed:
@@ -129,6 +156,10 @@ def prepare(config: RunConfig, *trained: TrainConfig) -> ImageTable:
                 "what depends on them with --overwrite"
             )
     device = _device_name(config)
+    if config.init_from is not None:
+        load_backbone(config.init_from)
+    if any(settings.probe_epochs for settings in trained) and config.transfer_data is None:
+        raise ValueError("probe_epochs needs a labelled set to judge on: give a VOC devkit with --transfer-data")
     find_photos(config.images, config.split)
     if config.transfer_data is not None:
         for split in (config.transfer.train_split, config.transfer.test_split):
@@ -142,9 +173,19 @@ def prepare(config: RunConfig, *trained: TrainConfig) -> ImageTable:
     with _recorded(config, "scan"):
         images = scan(config)
     for settings in trained:
-        EpochBatches(len(images), settings.batch_size, settings.epochs, config.seed)
+        EpochBatches(len(images), settings.batch_size, settings.epochs, config.seed, num_processes=num_processes)
+        _check_parts(settings, num_processes)
     save_config(replace(config, overwrite=False), run.config)
     return images
+
+
+def _check_parts(settings: TrainConfig, num_processes: int) -> None:
+    share, parts = settings.batch_size // num_processes, settings.accumulation_steps
+    if share % parts or share // parts < 2:
+        raise ValueError(
+            f"the {share} photos that a process has of a batch of {settings.batch_size} cannot be passed in {parts} "
+            "equal parts of two or more: set another accumulation-steps or batch-size"
+        )
 
 
 def score_discovery(config: RunConfig, images: ImageTable) -> None:
@@ -257,9 +298,12 @@ def _is_current(path: Path, made_from: dict[str, Any], overwrite: bool) -> bool:
 
 
 @contextmanager
-def _recorded(config: RunConfig, stage: str) -> Iterator[None]:
-    """Note in `run.json` how a stage went and how long it took."""
+def _recorded(config: RunConfig, stage: str, processes: Processes | None = None) -> Iterator[None]:
+    """Note in `run.json` how a stage went and how long it took; of several processes the first one does."""
     run = RunDir(config.out)
+    if processes is not None and not processes.is_first:
+        yield
+        return
     state, started = "failed", time.monotonic()
     try:
         yield

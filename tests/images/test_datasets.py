@@ -16,7 +16,6 @@ from orl.images.datasets import (
     ViewRules,
     collate,
 )
-from orl.images.decode import PhotoError
 from orl.images.table import ImageTable, load_images, save_images
 
 PLAIN = ColourDistribution(flip_probability=0, jitter_probability=0, gray_probability=0, blur_probability=0)
@@ -183,12 +182,16 @@ def test_another_photo_takes_the_place_of_an_unreadable_one_and_both_are_known(
     whole = collate([data[(7, 2)], data[(7, 0)]])
     assert whole.views["view_1"].crop.shape == (2, 3, 16, 16)
     assert whole.unreadable == found.unreadable
+    assert whole.files == [found.files[0], "0.png"]
+    assert found.files[0] != "2.png"
 
 
-def test_when_no_photo_can_be_read_the_last_error_is_raised(images: ImageTable, tmp_path: Path) -> None:
+def test_when_no_photo_can_be_read_there_are_reasons_and_no_views(images: ImageTable, tmp_path: Path) -> None:
     data = Samples(ImageViews(copied(images, tmp_path, unreadable=[0, 1, 2, 3]), RULES, seed=0))
-    with pytest.raises(PhotoError, match="empty: 0 bytes"):
-        data[(0, 0)]
+    found = data[(0, 0)]
+    assert found.views == {}
+    assert {reason for _, reason in found.unreadable} == {"empty: 0 bytes"}
+    assert collate([found]).views == {}
 
 
 def test_a_photo_that_changed_its_size_is_unreadable(images: ImageTable, tmp_path: Path) -> None:

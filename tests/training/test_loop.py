@@ -1,43 +1,40 @@
 import json
+import logging
 import os
 import signal
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from lightning_fabric import Fabric
-from PIL import Image
+from tests.training.small import (
+    NUM_STEPS,
+    batches,
+    equal_weights,
+    new_learner,
+    new_method,
+    options,
+    photos,
+    placer,
+    run,
+    schedules,
+)
 
-from orl.images.colour import ColourDistribution
-from orl.images.datasets import EpochBatches, ImageViews, Loaded, Samples, ViewRules
+from orl.images.datasets import Loaded, Samples
 from orl.images.table import ImageTable
 from orl.methods.byol import BYOL
-from orl.networks.backbones import build_backbone
-from orl.networks.mlp import mlp
-from orl.networks.online_target import Encoder
-from orl.schedules import ema_momentum, warmup_cosine
-from orl.training.checkpoints import load_newest, save_checkpoint
+from orl.processes import Processes
+from orl.schedules import warmup_cosine
 from orl.training.interrupts import Stopped
 from orl.training.loop import train
-from orl.training.metrics import MetricsLog, feature_spread
-
-NUM_STEPS = 6
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
-    root = tmp_path_factory.mktemp("photos")
-    generator = np.random.default_rng(0)
-    names = tuple(f"{index}.png" for index in range(8))
-    for name in names:
-        Image.fromarray(generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(root / name)
-    return ImageTable(root=root, names=names, sizes_wh=((48, 40),) * 8, digests=names)
+    return photos(tmp_path_factory.mktemp("photos"))
 
 
 class Interrupting(Samples):
-    """A data set that sends a signal to its own process when a photo of one step is read."""
+    """Samples that send a signal to their own process when a photo of one step is read."""
 
     interrupt_at: tuple[int, int] | None = None
     signal_number = signal.SIGINT
@@ -48,91 +45,58 @@ class Interrupting(Samples):
         return super().__getitem__(key)
 
 
-def dataset(images: ImageTable) -> Interrupting:
-    colours = (ColourDistribution(blur_sigma_px=(0.1, 0.5)), ColourDistribution(solarise_probability=0.5))
-    rules = ViewRules(size_px=32, area_range=(0.2, 1.0), aspect_ratio_range=(0.75, 1.33), colours=colours)
-    return Interrupting(ImageViews(images, rules, seed=0))
-
-
-def new_method() -> BYOL:
-    torch.manual_seed(0)
-    return BYOL(Encoder(build_backbone("resnet10"), mlp(512, 16, 8)), mlp(8, 16, 8))
-
-
-def run(method: BYOL, data: Samples, folder: Path, lr: float = 0.05) -> BYOL:
-    optimiser = torch.optim.SGD([w for w in method.parameters() if w.requires_grad], lr=0.05, momentum=0.9)
-    train(
-        Fabric(accelerator="cpu", devices=1),
-        method,
-        optimiser,
-        data,
-        EpochBatches(num_images=8, batch_size=4, epochs=3, seed=0),
-        lr_at=partial(warmup_cosine, num_steps=NUM_STEPS, num_warmup_steps=2, peak=lr),
-        ema_momentum_at=partial(ema_momentum, num_steps=NUM_STEPS, start=0.9),
-        folder=folder,
-        workers=0,
-        checkpoint_minutes=60,
-        title="test",
-    )
-    return method
-
-
-def equal_weights(one: BYOL, other: BYOL) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
-
-
 def steps(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(rows: list[dict]) -> list[dict]:
+    measured = ("_s", "data_wait", "memory_gib")
+    return [{key: value for key, value in row.items() if not key.endswith(measured)} for row in rows]
 
 
 @pytest.fixture(scope="module")
 def straight(images: ImageTable, tmp_path_factory: pytest.TempPathFactory) -> tuple[BYOL, Path]:
     """Training that went through."""
     folder = tmp_path_factory.mktemp("straight")
-    return run(new_method(), dataset(images), folder), folder
+    return run(new_method(), Samples(placer(images)), folder), folder
 
 
 @pytest.mark.parametrize("key_of", [0, 3, 4])
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_stopped_run_resumed_equals_one_that_went_through(
     images: ImageTable, straight: tuple[BYOL, Path], tmp_path: Path, key_of: int, signal_number: int
 ) -> None:
-    batches = list(EpochBatches(num_images=8, batch_size=4, epochs=3, seed=0))
-    data = dataset(images)
-    data.interrupt_at, data.signal_number = batches[key_of][1], signal_number
+    data = Interrupting(placer(images))
+    data.interrupt_at, data.signal_number = list(batches())[key_of][1], signal_number
     with pytest.raises(Stopped, match=rf"after step {key_of + 1} of {NUM_STEPS} and saved") as stopped:
         run(new_method(), data, tmp_path)
     assert stopped.value.exit_code == 128 + signal_number
     assert len(steps(tmp_path)) == key_of + 1
-    data.interrupt_at = None
-    resumed = run(new_method(), data, tmp_path)
+    resumed = run(new_method(), Samples(placer(images)), tmp_path)
     assert equal_weights(resumed, straight[0])
-    timeless = [{key: v for key, v in row.items() if key.endswith("_s") is False} for row in steps(tmp_path)]
-    expected = [{key: v for key, v in row.items() if key.endswith("_s") is False} for row in steps(straight[1])]
-    assert timeless == expected
+    assert without_times(steps(tmp_path)) == without_times(steps(straight[1]))
 
 
 def test_a_finished_run_does_nothing_more(images: ImageTable, straight: tuple[BYOL, Path]) -> None:
     before = (straight[1] / "metrics.jsonl").read_bytes()
-    assert equal_weights(run(new_method(), dataset(images), straight[1]), straight[0])
+    assert equal_weights(run(new_method(), Samples(placer(images)), straight[1]), straight[0])
     assert (straight[1] / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_torn_checkpoint_is_passed_over_for_the_one_before(
     images: ImageTable, straight: tuple[BYOL, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    data = dataset(images)
-    data.interrupt_at = list(EpochBatches(num_images=8, batch_size=4, epochs=3, seed=0))[2][0]
+    data = Interrupting(placer(images))
+    data.interrupt_at = list(batches())[2][0]
     with pytest.raises(Stopped):
         run(new_method(), data, tmp_path)
     whole = tmp_path / "checkpoints" / "step_00000003.ckpt"
     (tmp_path / "checkpoints" / "step_00000005.ckpt").write_bytes(whole.read_bytes()[:1000])
-    data.interrupt_at = None
-    assert equal_weights(run(new_method(), data, tmp_path), straight[0])
+    assert equal_weights(run(new_method(), Samples(placer(images)), tmp_path), straight[0])
     assert "step_00000005.ckpt cannot be read" in caplog.text
 
 
-def test_the_schedules_and_the_loss_are_in_the_log(straight: tuple[BYOL, Path]) -> None:
+def test_the_schedules_and_what_was_measured_are_in_the_log(straight: tuple[BYOL, Path]) -> None:
     rows = steps(straight[1])
     assert [row["step"] for row in rows] == list(range(1, NUM_STEPS + 1))
     assert [row["epoch"] for row in rows] == [0.5, 1, 1.5, 2, 2.5, 3]
@@ -140,8 +104,16 @@ def test_the_schedules_and_the_loss_are_in_the_log(straight: tuple[BYOL, Path]) 
         pytest.approx(warmup_cosine(step, NUM_STEPS, 2, 0.05), abs=1e-6) for step in range(NUM_STEPS)
     ]
     assert rows[0]["ema_momentum"] == 0.9
-    assert all(row["loss"] == row["loss_global"] and 0 < row["loss"] < 8 for row in rows)
-    assert all(0 < row["spread"] <= 1.01 for row in rows)
+    for row in rows:
+        assert row["loss"] == row["loss_global"]
+        assert 0 < row["loss"] < 8
+        assert 0 < row["spread"] <= 1.01
+        assert 0 < row["alignment"] < 4
+        assert -8 < row["uniformity"] < 0
+        assert row["gradient_norm"] > 0
+        assert 0 <= row["data_wait"] <= 1
+        assert row["photos_per_s"] > 0
+        assert row["memory_gib"] > 0.1
     assert list((straight[1] / "tensorboard").iterdir())
 
 
@@ -153,52 +125,150 @@ def test_training_changes_the_online_network_and_drags_the_target_after(straight
 
 
 def test_the_rate_of_the_schedule_is_the_one_that_steps(images: ImageTable, tmp_path: Path) -> None:
-    before, after = new_method(), run(new_method(), dataset(images), tmp_path, lr=0.0)
+    before, after = new_method(), run(new_method(), Samples(placer(images)), tmp_path, lr=0.0)
     for one, other in zip(before.online.parameters(), after.online.parameters()):
         assert torch.equal(one, other)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(images: ImageTable, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_term_and_photos(
+    images: ImageTable, tmp_path: Path
+) -> None:
     method = new_method()
     method.predictor[0].weight.data[0, 0] = float("nan")
-    with pytest.raises(RuntimeError, match=r"not finite at step 1: .*'loss_global': nan"):
-        run(method, dataset(images), tmp_path)
+    first = [images.names[image_id] for _, image_id in next(iter(batches()))]
+    with pytest.raises(
+        RuntimeError, match=rf"at step 1 .*loss_global is nan.*photos begin with {first[0]}, {first[1]}"
+    ):
+        run(method, Samples(placer(images)), tmp_path)
+    told = json.loads((tmp_path / "not_finite.json").read_text())
+    assert told["step"] == 1
+    assert told["terms"]["loss_global"] == "nan"
+    assert told["photos"] == first
+    assert not list(tmp_path.glob("checkpoints/*"))
 
 
-def test_only_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
-    for step in (1, 2, 3):
-        save_checkpoint(tmp_path, step, {"method": {"w": torch.full((2,), float(step))}})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000002.ckpt", "step_00000003.ckpt"]
-    state, complaints = load_newest(tmp_path)
-    assert state is not None
-    assert state["step"] == 3
-    assert complaints == []
+def emptied(images: ImageTable, folder: Path, unreadable: list[int]) -> ImageTable:
+    for index, name in enumerate(images.names):
+        (folder / name).write_bytes(b"" if index in unreadable else images.path(index).read_bytes())
+    return ImageTable(root=folder, names=images.names, sizes_wh=images.sizes_wh, digests=images.digests)
 
 
-def test_foreign_checkpoints_are_refused_and_none_is_no_state(tmp_path: Path) -> None:
-    assert load_newest(tmp_path) == (None, [])
-    torch.save({"weights": 1}, tmp_path / "step_00000001.ckpt")
-    with pytest.raises(ValueError, match=r"step_00000001.ckpt is not a checkpoint of orl"):
-        load_newest(tmp_path)
+def test_photos_that_become_unreadable_are_written_down_and_training_goes_on(
+    images: ImageTable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = emptied(images, tmp_path, [5])
+    run(new_method(), Samples(placer(damaged)), tmp_path / "out", max_unreadable=1)
+    header, *rows = (tmp_path / "out" / "unreadable.csv").read_text().splitlines()
+    assert header == "step,file,reason"
+    assert len(rows) == 1, "three epochs, and it is told once"
+    assert rows[0].endswith(f"{tmp_path / '5.png'},empty: 0 bytes")
+    assert "5.png: empty: 0 bytes; another takes its place" in caplog.text
+    assert len(steps(tmp_path / "out")) == NUM_STEPS
 
 
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    torch.save({"orl_checkpoint": 1, "step": 1, "surprise": os.system}, tmp_path / "step_00000001.ckpt")
-    with pytest.raises(ValueError, match="cannot be read"):
-        load_newest(tmp_path)
+def test_too_many_unreadable_photos_stop_the_run_and_what_was_done_is_kept(images: ImageTable, tmp_path: Path) -> None:
+    later = {image_id for _, image_id in list(batches())[1]}
+    damaged = emptied(images, tmp_path, sorted(later))
+    with pytest.raises(RuntimeError, match=r"photos have become unreadable .* at most 2 may .*unreadable\.csv"):
+        run(new_method(), Samples(placer(damaged)), tmp_path / "out", max_unreadable=2)
+    assert (tmp_path / "out" / "checkpoints").is_dir()
+    # Repaired, the same command goes on, and ends as if nothing had been.
+    emptied(images, tmp_path, [])
+    (tmp_path / "out" / "unreadable.csv").unlink()
+    run(new_method(), Samples(placer(damaged)), tmp_path / "out", max_unreadable=2)
+    assert len(steps(tmp_path / "out")) == NUM_STEPS
 
 
-def test_steps_after_the_checkpoint_are_dropped_from_the_log(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4, "lo')
-    with MetricsLog(tmp_path, first_step=2) as log:
-        log.write({"step": 3, "loss": 0.5})
-    assert [row["step"] for row in steps(tmp_path)] == [1, 2, 3]
-    assert steps(tmp_path)[2]["loss"] == 0.5
+def test_a_folder_that_is_gone_stops_the_run_and_says_so(images: ImageTable, tmp_path: Path) -> None:
+    gone = ImageTable(root=tmp_path / "gone", names=images.names, sizes_wh=images.sizes_wh, digests=images.digests)
+    with pytest.raises(RuntimeError, match=r"photos in a row cannot be read at step 1, .*missing.*The state is saved"):
+        run(new_method(), Samples(placer(gone)), tmp_path / "out", max_unreadable=100)
 
 
-def test_spread_is_zero_after_collapse_and_about_one_on_the_sphere() -> None:
-    assert feature_spread(torch.ones(16, 8)).item() == pytest.approx(0, abs=1e-6)
-    even = torch.randn(4000, 64, generator=torch.Generator().manual_seed(0))
-    assert feature_spread(even).item() == pytest.approx(1, abs=0.02)
-    # Two opposite points on an axis of two: deviations 1 and 0, mean 1/2, times the root of 2.
-    assert feature_spread(torch.tensor([[5.0, 0.0], [-2.0, 0.0]])).item() == pytest.approx(0.5 * 2**0.5)
+class RunsOut(BYOL):
+    """A method that has no memory left at its fourth call."""
+
+    calls = 0
+
+    def forward(self, views: dict[str, torch.Tensor]):  # type: ignore[no-untyped-def]
+        self.calls += 1
+        if self.calls == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
+        return super().forward(views)
+
+
+def test_out_of_memory_says_what_to_reduce_and_keeps_the_steps_before(
+    images: ImageTable, straight: tuple[BYOL, Path], tmp_path: Path
+) -> None:
+    method = new_method()
+    method.__class__ = RunsOut
+    with pytest.raises(
+        RuntimeError,
+        match=r"out of memory at step 4 .* with 4 photos .* step 3 is saved.*accumulation-steps 2.*2\.00 GiB",
+    ):
+        run(method, Samples(placer(images)), tmp_path)
+    assert equal_weights(run(new_method(), Samples(placer(images)), tmp_path), straight[0])
+
+
+def test_a_full_disk_at_a_checkpoint_is_told_and_the_one_before_stays(
+    images: ImageTable, straight: tuple[BYOL, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orl import tables
+
+    write, written = tables.write_atomically, []
+
+    def full_after_two(path: Path, content: bytes | str) -> None:
+        if path.suffix == ".ckpt":
+            written.append(path)
+            if len(written) > 2:
+                raise OSError(28, "No space left on device", str(path))
+        write(path, content)
+
+    monkeypatch.setattr(tables, "write_atomically", full_after_two)
+    with pytest.raises(OSError, match=r"No space left on device: .*step_00000003\.ckpt"):
+        run(new_method(), Samples(placer(images)), tmp_path, checkpoint_minutes=1e-9)
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
+        "step_00000001.ckpt",
+        "step_00000002.ckpt",
+    ]
+    monkeypatch.undo()
+    assert equal_weights(run(new_method(), Samples(placer(images)), tmp_path), straight[0])
+
+
+def test_the_probe_judges_the_backbone_at_its_steps_and_changes_nothing(
+    images: ImageTable, straight: tuple[BYOL, Path], tmp_path: Path
+) -> None:
+    seen = []
+
+    def probe(backbone: torch.nn.Module) -> dict[str, float]:
+        seen.append(backbone.conv1.weight.detach().clone())
+        return {"probe_knn_map": 0.5}
+
+    method = run(new_method(), Samples(placer(images)), tmp_path, probe=probe, probe_steps=2)
+    assert [row["step"] for row in steps(tmp_path) if "probe_knn_map" in row] == [2, 4, 6]
+    assert torch.equal(seen[-1], method.online.backbone.conv1.weight)
+    assert equal_weights(method, straight[0])
+
+
+def test_a_collapse_is_warned_of(images: ImageTable, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    method = new_method()
+    for network in (method.online, method.target):
+        # All photos are projected to one point but for a trace.
+        network.projector[3].weight.data *= 0
+        network.projector[1].weight.data *= 1e-3
+        network.projector[1].bias.data += 1
+        network.projector[3].weight.data += 1
+    with caplog.at_level(logging.WARNING, "orl"):
+        run(method, Samples(placer(images)), tmp_path, lr=1e-6)
+    warnings = [record.message for record in caplog.records if "collapse" in record.message]
+    assert len(warnings) == 1
+    assert "the features collapse: at step 3 their spread is 0.0" in warnings[0]
+
+
+def test_processes_that_see_different_checkpoints_are_refused(images: ImageTable, tmp_path: Path) -> None:
+    class Apart(Processes):
+        def gather(self, *numbers: int) -> list[tuple[int, ...]]:
+            return [numbers, (7,)]
+
+    with pytest.raises(RuntimeError, match=r"different steps \(\[0, 7\]\): .* must be one folder that all share"):
+        train(new_learner(new_method()), Samples(placer(images)), batches(), schedules(), options(tmp_path), Apart())

@@ -116,6 +116,9 @@ class Loaded(NamedTuple):
     """A sample, or a batch of them, and the photos that could not be read on the way."""
 
     views: Sample
+    """Empty if neither the photo nor any that might replace it can be read; in a batch, if that is so for one."""
+    files: list[str]
+    """The photos that were read, by name."""
     unreadable: list[tuple[str, str]]
     """File and reason."""
 
@@ -133,19 +136,17 @@ class Samples(Dataset[Loaded]):
         return len(self.placer.images)
 
     def __getitem__(self, key: Key) -> Loaded:
-        """The sample of a photo in an epoch.
-
-        Raises:
-            PhotoError: if the photo and `MAX_REPLACEMENTS` others cannot be read.
-        """
+        """The sample of a photo in an epoch."""
+        images = self.placer.images
         unreadable: list[tuple[str, str]] = []
         for image_id in self._candidates(key):
             try:
-                return Loaded(cut_views(self.placer.images, self.placer.place((key[0], image_id))), unreadable)
+                views = cut_views(images, self.placer.place((key[0], image_id)))
             except PhotoError as error:
                 unreadable.append((str(error.path), error.reason))
-                last = error
-        raise last
+            else:
+                return Loaded(views, [images.names[image_id]], unreadable)
+        return Loaded({}, [], unreadable)
 
     def _candidates(self, key: Key) -> Iterator[int]:
         yield key[1]
@@ -156,7 +157,12 @@ class Samples(Dataset[Loaded]):
 
 def collate(loaded: Sequence[Loaded]) -> Loaded:
     """A batch out of samples."""
-    return Loaded(default_collate([one.views for one in loaded]), [row for one in loaded for row in one.unreadable])
+    all_whole = all(one.views for one in loaded)
+    return Loaded(
+        default_collate([one.views for one in loaded]) if all_whole else {},
+        [name for one in loaded for name in one.files],
+        [row for one in loaded for row in one.unreadable],
+    )
 
 
 class EpochBatches(Sampler[list[Key]]):

@@ -8,28 +8,30 @@ from torch import Tensor, nn
 from orl.networks.online_target import Encoder, make_target, update_target
 
 Losses = dict[str, Tensor]
+Projections = tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]
 
 
 class BYOL(nn.Module):
     """Online and target encoder and one predictor."""
 
-    def __init__(self, encoder: Encoder, predictor: nn.Module) -> None:
+    def __init__(self, encoder: Encoder, predictor: nn.Module, *, join_views: bool = False) -> None:
         super().__init__()
         self.online, self.target = encoder, make_target(encoder)
-        self.predictor = predictor
+        self.predictor, self.join_views = predictor, join_views
 
-    def forward(self, views: dict[str, Tensor]) -> tuple[Losses, Float[Tensor, "n d"]]:
+    def forward(self, views: dict[str, Tensor]) -> tuple[Losses, Projections]:
         """The loss of a batch.
 
         Args:
             views: `view_1` and `view_2`, each `(N, 3, H, W)`. Each passes the network by itself, with its own
-                batch statistics.
+                batch statistics, unless views are joined.
 
         Returns:
-            The loss terms, to be summed, and the online projections of view 1, to be watched.
+            The loss terms, to be summed, and the online projections of both views, to be watched.
         """
-        loss, projection = pair_loss(self.online, self.target, self.predictor, views["view_1"], views["view_2"])
-        return {"loss_global": loss}, projection
+        pair = (views["view_1"], views["view_2"])
+        loss, projections = pair_loss(self.online, self.target, self.predictor, pair, self.join_views)
+        return {"loss_global": loss}, projections
 
     def update_target(self, ema_momentum: float) -> None:
         """Move the target after a step of the optimiser."""
@@ -40,22 +42,31 @@ def pair_loss(
     online: nn.Module,
     target: nn.Module,
     predictor: nn.Module,
-    view_1: Float[Tensor, "n 3 h w"],
-    view_2: Float[Tensor, "n 3 h w"],
-) -> tuple[Float[Tensor, ""], Float[Tensor, "n d"]]:
+    views: tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]],
+    join_views: bool = False,
+) -> tuple[Float[Tensor, ""], Projections]:
     """The symmetric loss of two views: each predicts the target's projection of the other.
 
     Returns:
-        In [0, 8], and the online projections of view 1.
+        In [0, 8], and the online projections of both views.
 
     Source:
         BYOL (arXiv 2006.07733), Eq. 2 and the line after it.
     """
-    projection_1, projection_2 = online(view_1), online(view_2)
+    projections = pass_pair(online, views, join_views)
     with torch.no_grad():
-        target_1, target_2 = target(view_1), target(view_2)
-    loss = regression_loss(predictor(projection_1), target_2) + regression_loss(predictor(projection_2), target_1)
-    return loss, projection_1.detach()
+        target_1, target_2 = pass_pair(target, views, join_views)
+    prediction_1, prediction_2 = pass_pair(predictor, projections, join_views)
+    loss = regression_loss(prediction_1, target_2) + regression_loss(prediction_2, target_1)
+    return loss, (projections[0].detach(), projections[1].detach())
+
+
+def pass_pair(network: nn.Module, pair: tuple[Tensor, Tensor], join: bool) -> tuple[Tensor, Tensor]:
+    """What a network makes of two batches: each by itself, or joined into one that shares its batch statistics."""
+    if not join:
+        return network(pair[0]), network(pair[1])
+    first, second = network(torch.cat(pair)).chunk(2)
+    return first, second
 
 
 def regression_loss(prediction: Float[Tensor, "n d"], target_projection: Float[Tensor, "n d"]) -> Float[Tensor, ""]:

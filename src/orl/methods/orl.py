@@ -1,9 +1,8 @@
 """ORL: BYOL on whole photos, on two boxes around one object, and on one object in two photos."""
 
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from orl.methods.byol import Losses, pair_loss
+from orl.methods.byol import Losses, Projections, pair_loss
 from orl.networks.online_target import Encoder, make_target, update_target
 
 TERMS = {"global": "view", "intra": "intra", "inter": "inter"}
@@ -13,13 +12,21 @@ TERMS = {"global": "view", "intra": "intra", "inter": "inter"}
 class ORL(nn.Module):
     """One online and one target encoder, shared by three terms with a predictor each."""
 
-    def __init__(self, encoder: Encoder, predictors: dict[str, nn.Module], loss_weights: dict[str, float]) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        predictors: dict[str, nn.Module],
+        loss_weights: dict[str, float],
+        *,
+        join_views: bool = False,
+    ) -> None:
         """Join the parts.
 
         Args:
             encoder: becomes the online network.
             predictors: one for each of `TERMS`.
             loss_weights: one for each of `TERMS`; a term of weight 0 is not computed.
+            join_views: pass the two views of a pair through the network as one batch.
 
         Raises:
             ValueError: if a weight is negative, or all are 0.
@@ -28,31 +35,32 @@ class ORL(nn.Module):
         if min(loss_weights.values()) < 0 or max(loss_weights.values()) == 0:
             raise ValueError(f"loss weights must not be negative, nor all 0; they are {loss_weights}")
         self.online, self.target = encoder, make_target(encoder)
+        self.join_views = join_views
         self.loss_weights = {term: weight for term, weight in loss_weights.items() if weight > 0}
         self.predictors = nn.ModuleDict({term: predictors[term] for term in TERMS if term in self.loss_weights})
 
-    def forward(self, views: dict[str, Tensor]) -> tuple[Losses, Float[Tensor, "n d"]]:
+    def forward(self, views: dict[str, Tensor]) -> tuple[Losses, Projections]:
         """The losses of a batch.
 
         Args:
             views: `view_1`, `view_2` `(N, 3, H, W)`; `intra_1`, `intra_2`, `inter_1`, `inter_2` `(N, 3, h, w)`.
-                Each passes the network by itself, with its own batch statistics.
+                Each passes the network by itself, with its own batch statistics, unless views are joined.
 
         Returns:
-            The weighted loss terms, to be summed, and the online projections of the first views that were
+            The weighted loss terms, to be summed, and the online projections of the first pair that was
             computed, to be watched.
 
         Source:
             ORL (NeurIPS 2021), Section 3.3.
         """
         losses: Losses = {}
-        projections = []
+        watched: list[Projections] = []
         for term, predictor in self.predictors.items():
-            view_1, view_2 = (views[f"{TERMS[term]}_{number}"] for number in (1, 2))
-            loss, projection = pair_loss(self.online, self.target, predictor, view_1, view_2)
+            pair = (views[f"{TERMS[term]}_1"], views[f"{TERMS[term]}_2"])
+            loss, projections = pair_loss(self.online, self.target, predictor, pair, self.join_views)
             losses[f"loss_{term}"] = self.loss_weights[term] * loss
-            projections.append(projection)
-        return losses, projections[0]
+            watched.append(projections)
+        return losses, watched[0]
 
     def update_target(self, ema_momentum: float) -> None:
         """Move the target after a step of the optimiser."""

@@ -1,37 +1,52 @@
 """Stages 1 and 3: BYOL on whole photos, then ORL on photos and their objects."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int
-from lightning_fabric import Fabric
 from numpy import ndarray
+from torch import nn
 
 from orl import tables
-from orl.config import RunConfig, TrainConfig, ViewConfig, to_plain
+from orl.config import FREE_TRAIN_FIELDS, RunConfig, TrainConfig, ViewConfig, to_plain
 from orl.images.colour import ColourDistribution
 from orl.images.datasets import EpochBatches, ImageViews, ObjectTable, ObjectViews, Samples, ViewRules
 from orl.images.table import ImageTable
+from orl.memory import keep_freed_memory
 from orl.methods.byol import BYOL
 from orl.methods.orl import ORL, TERMS
-from orl.networks.backbones import build_backbone, save_backbone
-from orl.networks.device import compute_device
-from orl.networks.mlp import mlp, save_projector
+from orl.networks.backbones import build_backbone, load_backbone, save_backbone
+from orl.networks.mlp import load_projector, mlp, save_projector
 from orl.networks.online_target import Encoder
+from orl.processes import Processes, local_device
 from orl.rundir import RunDir
 from orl.schedules import ema_momentum, warmup_cosine
-from orl.training.loop import train
+from orl.training.fabric import launch_fabric
+from orl.training.learner import Learner
+from orl.training.loop import Options, Schedules, train
 
 logger = logging.getLogger(__name__)
 
 ASPECT_RATIO_RANGE = (3 / 4, 4 / 3)
 
+Probe = Callable[[nn.Module], dict[str, float]]
+"""Judges a backbone while it is trained: scores by name."""
 
-def pretrain_images(config: RunConfig, images: ImageTable) -> bool:
-    """Stage 1: BYOL from random weights; leaves `stage1/backbone.safetensors`.
+
+def pretrain_images(
+    config: RunConfig, images: ImageTable, processes: Processes | None = None, probe: Probe | None = None
+) -> bool:
+    """Stage 1: BYOL; leaves `stage1/backbone.safetensors`.
+
+    Args:
+        config: the run.
+        images: its photos.
+        processes: all that train together; this one alone if not given.
+        probe: judges the backbone every `probe_epochs`.
 
     Returns:
         Whether anything was left to do.
@@ -41,14 +56,24 @@ def pretrain_images(config: RunConfig, images: ImageTable) -> bool:
         Stopped: after Ctrl-C; the same call goes on.
     """
     made_from = _made_from(config, config.stage1, images)
-    dataset = Samples(ImageViews(images, view_rules(config.views), config.seed))
-    torch.manual_seed(config.seed)
-    encoder = _build_encoder(config)
-    return _run_stage(config, "stage1", config.stage1, made_from, BYOL(encoder, _build_predictor(config)), dataset)
+    samples = Samples(ImageViews(images, view_rules(config.views), config.seed))
+
+    def build() -> BYOL:
+        return BYOL(_build_encoder(config), _build_predictor(config), join_views=config.network.join_views)
+
+    return _run_stage(config, "stage1", made_from, build, samples, processes or Processes(), probe)
 
 
-def pretrain_objects(config: RunConfig, images: ImageTable) -> bool:
-    """Stage 3: ORL from random weights on the correspondences of stage 2; leaves `stage3/backbone.safetensors`.
+def pretrain_objects(
+    config: RunConfig, images: ImageTable, processes: Processes | None = None, probe: Probe | None = None
+) -> bool:
+    """Stage 3: ORL on the correspondences of stage 2; leaves `stage3/backbone.safetensors`.
+
+    Args:
+        config: the run.
+        images: its photos.
+        processes: all that train together; this one alone if not given.
+        probe: judges the backbone every `probe_epochs`.
 
     Returns:
         Whether anything was left to do.
@@ -58,24 +83,28 @@ def pretrain_objects(config: RunConfig, images: ImageTable) -> bool:
         StaleTableError: if the folder holds a stage 3 of other settings.
         Stopped: after Ctrl-C; the same call goes on.
     """
-    run = RunDir(config.out)
+    run, settings = RunDir(config.out), config.objects
     correspondences = tables.load(run.table("correspondences"))
     made_from = _made_from(config, config.stage3, images) | {
-        "objects": to_plain(config.objects),
+        "objects": to_plain(settings),
         "correspondences": correspondences.fingerprint,
     }
+    if settings.warm_start:
+        made_from["warm_start"] = [
+            tables.file_digest(path) for path in (run.backbone("stage1"), run.projector("stage1"))
+        ]
     objects = object_table(tables.load(run.table("rois")), correspondences, len(images))
-    placer = ObjectViews(images, view_rules(config.views), objects, config.objects.roi_size_px, config.seed)
-    dataset = Samples(placer)
-    torch.manual_seed(config.seed)
-    encoder = _build_encoder(config)
-    weights = {
-        "global": config.objects.global_weight,
-        "intra": config.objects.intra_weight,
-        "inter": config.objects.inter_weight,
-    }
-    method = ORL(encoder, {term: _build_predictor(config) for term in TERMS}, weights)
-    return _run_stage(config, "stage3", config.stage3, made_from, method, dataset)
+    placer = ObjectViews(images, view_rules(config.views), objects, settings.roi_size_px, config.seed)
+
+    def build() -> ORL:
+        encoder = _build_encoder(config)
+        if settings.warm_start:
+            encoder = Encoder(load_backbone(run.backbone("stage1")), load_projector(run.projector("stage1")))
+        weights = {"global": settings.global_weight, "intra": settings.intra_weight, "inter": settings.inter_weight}
+        predictors: dict[str, nn.Module] = {term: _build_predictor(config) for term in TERMS}
+        return ORL(encoder, predictors, weights, join_views=config.network.join_views)
+
+    return _run_stage(config, "stage3", made_from, build, Samples(placer), processes or Processes(), probe)
 
 
 def view_rules(views: ViewConfig) -> ViewRules:
@@ -117,61 +146,114 @@ def object_table(rois: tables.Table, correspondences: tables.Table, num_images: 
 def _run_stage(
     config: RunConfig,
     stage: str,
-    settings: TrainConfig,
     made_from: dict[str, Any],
-    method: BYOL | ORL,
-    dataset: Samples,
+    build: Callable[[], BYOL | ORL],
+    samples: Samples,
+    processes: Processes,
+    probe: Probe | None,
 ) -> bool:
-    run = RunDir(config.out)
-    tables.claim(run.stage(stage), made_from, config.overwrite)
-    if run.backbone(stage).exists():
+    run, settings = RunDir(config.out), stage_settings(config, stage)
+    if processes.is_first:
+        tables.claim(run.stage(stage), made_from, config.overwrite)
+    processes.wait(f"the folder of {stage}")
+    is_done = processes.gather(int(run.backbone(stage).exists()))[0][0]
+    if is_done:
         logger.info("%s is up to date", stage)
         return False
-    device = compute_device(config.device)
-    fabric = Fabric(accelerator=device.type, devices=1, precision=config.precision)
-    batches = EpochBatches(len(dataset), settings.batch_size, settings.epochs, config.seed)
-    num_steps = batches.steps_per_epoch * settings.epochs
-    peak_lr = settings.base_lr * settings.batch_size / 256
-    optimiser = torch.optim.SGD(
-        [weight for weight in method.parameters() if weight.requires_grad],
-        lr=peak_lr,
-        momentum=settings.sgd_momentum,
-        weight_decay=settings.weight_decay,
+    keep_freed_memory()
+    learner = _build_learner(config, settings, build, processes)
+    batches = EpochBatches(
+        len(samples),
+        settings.batch_size,
+        settings.epochs,
+        config.seed,
+        rank=processes.rank,
+        num_processes=processes.count,
     )
-    warmup_steps = round(settings.warmup_epochs * batches.steps_per_epoch)
-    train(
-        fabric,
-        method,
-        optimiser,
-        dataset,
-        batches,
-        lr_at=partial(warmup_cosine, num_steps=num_steps, num_warmup_steps=warmup_steps, peak=peak_lr),
-        ema_momentum_at=partial(ema_momentum, num_steps=num_steps, start=settings.ema_momentum),
+    options = Options(
         folder=run.stage(stage),
+        title=stage,
         workers=config.workers,
         checkpoint_minutes=settings.checkpoint_minutes,
-        title=stage,
+        num_checkpoints=settings.keep_checkpoints,
+        max_unreadable=int(config.scan.max_rejected_share * len(samples)),
+        wandb=config.wandb,
+        probe=probe if settings.probe_epochs else None,
+        probe_steps=settings.probe_epochs * batches.steps_per_epoch,
     )
-    save_projector(method.online.projector, run.projector(stage))
-    save_backbone(method.online.backbone, run.backbone(stage), {"stage": stage, "epochs": str(settings.epochs)})
+    train(learner, samples, batches, _schedules(settings, batches.steps_per_epoch), options, processes)
+    if processes.is_first:
+        save_projector(learner.method.online.projector, run.projector(stage))
+        notes = {"stage": stage, "epochs": str(settings.epochs)}
+        save_backbone(learner.method.online.backbone, run.backbone(stage), notes)
+    processes.wait(f"the weights of {stage}")
     return True
 
 
+def stage_settings(config: RunConfig, stage: str) -> TrainConfig:
+    """The settings of 'stage1' or 'stage3'."""
+    return {"stage1": config.stage1, "stage3": config.stage3}[stage]
+
+
+def _build_learner(
+    config: RunConfig, settings: TrainConfig, build: Callable[[], BYOL | ORL], processes: Processes
+) -> Learner:
+    fabric = launch_fabric(local_device(config.device), config.precision, processes)
+    torch.manual_seed(config.seed)
+    method = build()
+    optimiser = torch.optim.SGD(
+        [weight for weight in method.parameters() if weight.requires_grad],
+        lr=peak_lr(settings),
+        momentum=settings.sgd_momentum,
+        weight_decay=settings.weight_decay,
+    )
+    return Learner(
+        fabric,
+        method,
+        optimiser,
+        seed=config.seed,
+        accumulation_steps=settings.accumulation_steps,
+        compile=config.compile,
+    )
+
+
+def peak_lr(settings: TrainConfig) -> float:
+    """The highest learning rate: linear in the batch over all processes and parts."""
+    return settings.base_lr * settings.batch_size / 256
+
+
+def _schedules(settings: TrainConfig, steps_per_epoch: int) -> Schedules:
+    num_steps = steps_per_epoch * settings.epochs
+    num_warmup_steps = round(settings.warmup_epochs * steps_per_epoch)
+    return Schedules(
+        lr_at=partial(warmup_cosine, num_steps=num_steps, num_warmup_steps=num_warmup_steps, peak=peak_lr(settings)),
+        ema_momentum_at=partial(ema_momentum, num_steps=num_steps, start=settings.ema_momentum),
+        num_warmup_steps=num_warmup_steps,
+    )
+
+
 def _made_from(config: RunConfig, settings: TrainConfig, images: ImageTable) -> dict[str, Any]:
-    train_settings = {key: value for key, value in to_plain(settings).items() if key != "checkpoint_minutes"}
-    return {
+    made_from = {
         "images": images.fingerprint,
         "network": to_plain(config.network),
         "views": to_plain(config.views),
-        "train": train_settings,
+        "train": {key: value for key, value in to_plain(settings).items() if key not in FREE_TRAIN_FIELDS},
         "seed": config.seed,
         "precision": config.precision,
     }
+    return made_from | ({"init_from": tables.file_digest(config.init_from)} if config.init_from else {})
 
 
 def _build_encoder(config: RunConfig) -> Encoder:
-    backbone = build_backbone(config.network.backbone)
     network = config.network
+    backbone = build_backbone(network.backbone)
+    if config.init_from is not None:
+        start = load_backbone(config.init_from)
+        if start.name != network.backbone:
+            raise ValueError(
+                f"--init-from {config.init_from} holds a {start.name}, and --network.backbone is {network.backbone}"
+            )
+        backbone = start
     return Encoder(backbone, mlp(backbone.num_channels, network.hidden_features, network.projection_features))
 
 

@@ -1,22 +1,69 @@
-"""Training state on disk: written whole, the last two kept, the newest readable one taken."""
+"""Training state on disk: written whole, the last few kept, the newest readable one taken."""
 
 import io
+import logging
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from orl import tables
+from orl.training.learner import Learner
 
-NUM_KEPT = 2
+logger = logging.getLogger(__name__)
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write the state after a step and delete all but the newest two."""
+class Checkpoints:
+    """The checkpoints of one training: when they are due, and which process writes them."""
+
+    def __init__(self, folder: Path, learner: Learner, *, minutes: float, num_kept: int, is_writer: bool) -> None:
+        """Begin to count the time.
+
+        Args:
+            folder: of the checkpoints; all processes must see it.
+            learner: whose state is saved and loaded.
+            minutes: time between two checkpoints.
+            num_kept: how many stay.
+            is_writer: whether this process writes; the others only read.
+        """
+        self.folder, self.learner = folder, learner
+        self.minutes, self.num_kept, self.is_writer = minutes, num_kept, is_writer
+        self._saved_s = time.monotonic()
+
+    def resume(self) -> int:
+        """Load the newest state that can be read; returns its step, 0 if there is none.
+
+        Raises:
+            ValueError: if there are checkpoints and none can be read.
+        """
+        state, complaints = load_newest(self.folder)
+        for complaint in complaints:
+            logger.warning("%s; taking the one before", complaint)
+        if state is None:
+            return 0
+        self.learner.load_state(state)
+        logger.info("going on from step %d", state["step"])
+        return int(state["step"])
+
+    def save(self, step: int) -> None:
+        """Write the state after a step, unless one is half done."""
+        if self.is_writer and self.learner.is_whole:
+            save_checkpoint(self.folder, step, self.learner.state(), self.num_kept)
+        self._saved_s = time.monotonic()
+
+    def save_if_due(self, step: int) -> None:
+        """Write the state if the last one is old enough."""
+        if time.monotonic() - self._saved_s > 60 * self.minutes:
+            self.save(step)
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], num_kept: int = 2) -> None:
+    """Write the state after a step, then delete all but the newest few."""
     buffer = io.BytesIO()
     torch.save({"orl_checkpoint": 1, "step": step, **state}, buffer)
     tables.write_atomically(folder / f"step_{step:08d}.ckpt", buffer.getvalue())
-    for old in _by_step(folder)[NUM_KEPT:]:
+    for old in _by_step(folder)[num_kept:]:
         old.unlink()
 
 

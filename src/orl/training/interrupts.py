@@ -1,8 +1,10 @@
-"""Ctrl-C and SIGTERM during training: finish the step, save, then leave."""
+"""Ctrl-C, SIGTERM and SIGUSR1 (SLURM's notice before the time limit) in training: finish the step, save, leave."""
 
 import signal
 from types import FrameType, TracebackType
 from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stopped(RuntimeError):
@@ -14,14 +16,14 @@ class Stopped(RuntimeError):
 
 
 class StopRequest:
-    """While entered, the first Ctrl-C or SIGTERM is only remembered; a second Ctrl-C interrupts at once."""
+    """While entered, the first Ctrl-C or signal is only remembered; a second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._remember)
         return self
 

@@ -1,157 +1,169 @@
-"""The one training loop: views in, losses down, target after, state saved."""
+"""The one training loop: batch after batch, until the last one or until it is asked to stop."""
 
+import json
 import logging
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
-import torch
-from lightning_fabric import Fabric
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import nn
 
-from orl.images.augment import augment
-from orl.images.datasets import EpochBatches, Samples, collate, ignore_interrupts
-from orl.images.views import Sample
-from orl.progress import progress_bar
-from orl.training.checkpoints import load_newest, save_checkpoint
+from orl import tables
+from orl.images.datasets import EpochBatches, Loaded, Samples
+from orl.processes import Processes
+from orl.training.checkpoints import Checkpoints
+from orl.training.fabric import is_out_of_memory
 from orl.training.interrupts import Stopped, StopRequest
-from orl.training.metrics import MetricsLog, feature_spread
+from orl.training.journal import Journal
+from orl.training.learner import Learner, NotFiniteError
+from orl.training.metrics import MetricsLog, WandbMode
+from orl.training.reading import BatchReader
+from orl.training.unreadable import UnreadablePhotos
+from orl.training.watch import CollapseWatch
 
 logger = logging.getLogger(__name__)
 
-Schedule = Callable[[int], float]
-"""Steps done to a value."""
+NUM_NAMED = 5
+"""Photos that an error names; a file has all."""
 
 
-class Method(Protocol):
-    """What the loop needs of a method beside being a module."""
+@dataclass(frozen=True, kw_only=True)
+class Schedules:
+    """What changes with the number of steps done."""
 
-    def __call__(self, views: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]: ...
+    lr_at: Callable[[int], float]
+    ema_momentum_at: Callable[[int], float]
+    num_warmup_steps: int
 
-    def update_target(self, ema_momentum: float) -> None: ...
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How training is run and watched; none of it changes what is learnt."""
+
+    folder: Path
+    """Of the stage; gets checkpoints, metrics.jsonl, tensorboard, unreadable.csv."""
+    title: str
+    """What the progress bar says."""
+    workers: int
+    """Processes that read photos, for each process that trains."""
+    checkpoint_minutes: float
+    """Time between two checkpoints."""
+    num_checkpoints: int = 2
+    """Checkpoints that are kept."""
+    max_unreadable: int = 0
+    """Photos that may become unreadable before training stops."""
+    wandb: WandbMode = "off"
+    """Whether Weights & Biases gets the numbers."""
+    probe: Callable[[nn.Module], dict[str, float]] | None = None
+    """Judges the method's backbone while it is trained: scores by name."""
+    probe_steps: int = 0
+    """Steps between two probes."""
 
 
 def train(
-    fabric: Fabric,
-    method: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    dataset: Samples,
+    learner: Learner,
+    samples: Samples,
     batches: EpochBatches,
-    *,
-    lr_at: Schedule,
-    ema_momentum_at: Schedule,
-    folder: Path,
-    workers: int,
-    checkpoint_minutes: float,
-    title: str,
+    schedules: Schedules,
+    options: Options,
+    processes: Processes | None = None,
 ) -> None:
     """Train to the end, from the newest checkpoint in the folder if there is one.
 
     Args:
-        fabric: launched already.
-        method: BYOL or ORL; changed in place.
-        optimiser: over the method's parameters.
-        dataset: gives the samples.
-        batches: says which photo comes at which step.
-        lr_at: learning rate of a step.
-        ema_momentum_at: momentum of the target after a step.
-        folder: of the stage; gets checkpoints, metrics.jsonl and tensorboard.
-        workers: processes that read photos.
-        checkpoint_minutes: time between two checkpoints.
-        title: what the progress bar says.
+        learner: does the steps.
+        samples: give the views of each photo.
+        batches: say which photo comes at which step, to this process.
+        schedules: learning rate and momentum of the target.
+        options: how to run and watch it.
+        processes: all that train together; this one alone if not given.
 
     Raises:
-        RuntimeError: if the loss is not finite; names the step and the terms.
-        Stopped: after Ctrl-C or SIGTERM, when the state is saved.
+        RuntimeError: if the loss or the gradient is not finite, memory runs out, or too many photos cannot be read.
+        Stopped: after Ctrl-C, SIGTERM or SIGUSR1 to any of the processes, when the state is saved.
     """
-    method = method.to(memory_format=torch.channels_last)
-    model, optimiser = fabric.setup(method, optimiser)
-    checkpoints = folder / "checkpoints"
-    num_steps = batches.steps_per_epoch * batches.epochs
-    step = _resume(checkpoints, method, optimiser)
+    processes = processes or Processes()
+    is_first, num_steps = processes.is_first, batches.steps_per_epoch * batches.epochs
+    checkpoints = Checkpoints(
+        options.folder / "checkpoints",
+        learner,
+        minutes=options.checkpoint_minutes,
+        num_kept=options.num_checkpoints,
+        is_writer=is_first,
+    )
+    step = batches.first_step = _common_step(checkpoints.resume(), processes, options.folder)
     if step == num_steps:
         return
-    batches.first_step = step
-    loader = DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=collate,
-        worker_init_fn=ignore_interrupts,
-        pin_memory=fabric.device.type == "cuda",
-    )
-
-    def save() -> None:
-        state: dict[str, Any] = {"method": method.state_dict(), "optimiser": optimiser.state_dict()}
-        save_checkpoint(checkpoints, step, state)
-
-    batch_size = batches.batch_size
-    method.train()
-    with (
-        StopRequest() as stop,
-        MetricsLog(folder, step) as log,
-        progress_bar(total=num_steps * batch_size, done=step * batch_size, title=title, unit="photos") as bar,
-    ):
-        started_s = saved_s = time.monotonic()
-        first_step = step
-        for batch in loader:
-            lr, ema_momentum = lr_at(step), ema_momentum_at(step)
-            losses, spread = _update(fabric, model, method, optimiser, batch.views, lr, ema_momentum, step + 1)
+    reader = BatchReader(samples, batches, options.workers, pin_memory=learner.fabric.device.type == "cuda")
+    unreadable = UnreadablePhotos(options.folder / "unreadable.csv", options.max_unreadable)
+    log = MetricsLog(options.folder, step, wandb_mode=options.wandb, quiet=not is_first)
+    journal = Journal(log, CollapseWatch(schedules.num_warmup_steps), is_first=is_first)
+    journal.begin(options.title, step, num_steps, batches.batch_size)
+    with StopRequest() as stop, journal, closing(reader.__iter__()) as loaded:
+        for batch in loaded:
+            lr, ema_momentum = schedules.lr_at(step), schedules.ema_momentum_at(step)
+            with _saved_on_failure(checkpoints, step, batch, options):
+                _note_unreadable(unreadable, batch, step + 1, processes)
+                metrics = learner.update(step + 1, batch.views, lr, ema_momentum)
             step += 1
-            elapsed_s = time.monotonic() - started_s
-            metrics = {"step": step, "epoch": step / batches.steps_per_epoch, **losses}
-            metrics |= {"lr": lr, "ema_momentum": ema_momentum, "spread": spread, "elapsed_s": elapsed_s}
-            log.write(metrics | {"photos_per_s": (step - first_step) * batch_size / elapsed_s})
-            bar.set_postfix_str(f"loss {losses['loss']:.3f}, spread {spread:.2f}", refresh=False)
-            bar.update(batch_size)
-            if stop.signal_number is not None:
-                save()
-                raise Stopped(stop.signal_number, f"stopped after step {step} of {num_steps} and saved")
-            if time.monotonic() - saved_s > 60 * checkpoint_minutes and step < num_steps:
-                save()
-                saved_s = time.monotonic()
-        save()
+            metrics = {"epoch": step / batches.steps_per_epoch, **metrics, "lr": lr, "ema_momentum": ema_momentum}
+            if is_first and options.probe is not None and step % options.probe_steps == 0:
+                metrics |= options.probe(learner.method.online.backbone)
+            journal.add(step, metrics, reader.waited_s)
+            signals = [number for (number,) in processes.gather(stop.signal_number or 0) if number]
+            if signals:
+                checkpoints.save(step)
+                raise Stopped(signals[0], f"stopped after step {step} of {num_steps} and saved")
+            if step < num_steps:
+                checkpoints.save_if_due(step)
+        checkpoints.save(step)
 
 
-def _update(
-    fabric: Fabric,
-    model: Any,
-    method: Any,
-    optimiser: Any,
-    batch: Sample,
-    lr: float,
-    ema_momentum: float,
-    step: int,
-) -> tuple[dict[str, float], float]:
-    views = {
-        name: augment(crops, parameters, fabric.device).contiguous(memory_format=torch.channels_last)
-        for name, (crops, parameters) in batch.items()
-    }
-    terms, projections = model(views)
-    loss = torch.stack(list(terms.values())).sum()
-    losses = {"loss": loss.item(), **{name: value.item() for name, value in terms.items()}}
-    if not torch.isfinite(loss):
+def _common_step(step: int, processes: Processes, folder: Path) -> int:
+    steps = [number for (number,) in processes.gather(step)]
+    if len(set(steps)) > 1:
         raise RuntimeError(
-            f"the loss is not finite at step {step}: {losses}; try a smaller learning rate, or --precision 32-true"
+            f"the processes found checkpoints of different steps ({steps}): {folder} must be one folder that all share"
         )
-    for group in optimiser.param_groups:
-        group["lr"] = lr
-    optimiser.zero_grad()
-    fabric.backward(loss)
-    optimiser.step()
-    method.update_target(ema_momentum)
-    return losses, float(feature_spread(projections))
+    return step
 
 
-def _resume(checkpoints: Path, method: nn.Module, optimiser: Any) -> int:
-    state, complaints = load_newest(checkpoints)
-    for complaint in complaints:
-        logger.warning("%s; taking the one before", complaint)
-    if state is None:
-        return 0
-    method.load_state_dict(state["method"])
-    optimiser.load_state_dict(state["optimiser"])
-    logger.info("going on from step %d", state["step"])
-    return int(state["step"])
+def _note_unreadable(unreadable: UnreadablePhotos, batch: Loaded, step: int, processes: Processes) -> None:
+    """Write down what no process could read for this step; too much of it stops the run."""
+    if not any(number for (number,) in processes.gather(len(batch.unreadable))):
+        return
+    rows = processes.gather_lists(batch.unreadable)
+    if processes.is_first:
+        unreadable.add(step, rows)
+    if not batch.views:
+        file, reason = batch.unreadable[-1]
+        raise RuntimeError(
+            f"{len(batch.unreadable)} photos in a row cannot be read at step {step}, the last one {file}: {reason}. "
+            "Is the disk still there? The state is saved: the same command goes on"
+        )
+
+
+@contextmanager
+def _saved_on_failure(checkpoints: Checkpoints, step: int, batch: Loaded, options: Options) -> Iterator[None]:
+    """Keep the steps that are done when the next one cannot be, and say why it cannot."""
+    try:
+        yield
+    except NotFiniteError as error:
+        # Not saved: the weights are as they were, but may be on their way to where this came from.
+        path = options.folder / "not_finite.json"
+        told = {"step": step + 1, "terms": {name: str(value) for name, value in error.terms.items()}}
+        tables.write_atomically(path, json.dumps({**told, "photos": batch.files}, indent=1))
+        raise RuntimeError(
+            f"at step {step + 1} {error}; its photos begin with {', '.join(batch.files[:NUM_NAMED])} (all are in "
+            f"{path}). Try a smaller base-lr, a longer warm-up, or --precision 32-true"
+        ) from error
+    except Exception as error:
+        checkpoints.save(step)
+        if is_out_of_memory(error):
+            raise RuntimeError(
+                f"out of memory at step {step + 1} of {options.title} with {len(batch.files)} photos at a time; step "
+                f"{step} is saved. Pass the batch in parts (--{options.title}.accumulation-steps 2 or more), or take a "
+                f"smaller --{options.title}.batch-size, --views.size-px or backbone ({str(error).splitlines()[0]})"
+            ) from error
+        raise

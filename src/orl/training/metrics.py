@@ -1,40 +1,54 @@
-"""What training tells of itself: a JSON line a step, TensorBoard, and the spread of the features."""
+"""What training tells of itself: a JSON line a step, TensorBoard, and Weights & Biases where it is asked for."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor
+from typing import Any, Literal
 
 from orl import tables
+
+WandbMode = Literal["off", "online", "offline"]
 
 
 class MetricsLog:
     """Writes `metrics.jsonl` and TensorBoard files; a resumed run goes on where its checkpoint was."""
 
-    def __init__(self, folder: Path, first_step: int) -> None:
+    def __init__(self, folder: Path, first_step: int, *, wandb_mode: WandbMode = "off", quiet: bool = False) -> None:
         """Drop what was written after the checkpoint, since those steps are done again.
 
         Args:
             folder: of the stage.
             first_step: steps done before.
+            wandb_mode: send the numbers to Weights & Biases too, or keep them in `wandb/` for 'wandb sync'.
+            quiet: write nothing (every process but the first).
+
+        Raises:
+            ImportError: if Weights & Biases is asked for and not installed.
         """
+        self._quiet, self._wandb = quiet, None
+        if quiet:
+            return
         from torch.utils.tensorboard import SummaryWriter
 
+        if wandb_mode != "off":
+            self._wandb = _begin_wandb(folder, wandb_mode)
         path = folder / "metrics.jsonl"
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= first_step]
         tables.write_atomically(path, "".join(line + "\n" for line in kept))
         self._file = open(path, "a", buffering=1)  # noqa: SIM115 - closed in __exit__
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
-    def write(self, metrics: dict[str, float]) -> None:
+    def write(self, metrics: Mapping[str, float]) -> None:
         """Add one step; `step` is among the metrics."""
+        if self._quiet:
+            return
         self._file.write(json.dumps({name: round(value, 6) for name, value in metrics.items()}) + "\n")
-        for name, value in metrics.items():
-            if name not in ("step", "epoch"):
-                self._board.add_scalar(name, value, int(metrics["step"]))
+        shown = {name: value for name, value in metrics.items() if name not in ("step", "epoch")}
+        for name, value in shown.items():
+            self._board.add_scalar(name, value, int(metrics["step"]))
+        if self._wandb is not None:
+            self._wandb.log(shown, step=int(metrics["step"]))
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -42,21 +56,21 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._quiet:
+            return
         self._file.close()
         self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=0 if kind is None else 1, quiet=True)
 
 
-def feature_spread(projections: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """How far the features spread: mean deviation per dimension of unit vectors, times the root of d.
-
-    Returns:
-        0 when all photos have one feature (collapse), about 1 when they lie evenly on the sphere.
-
-    Source:
-        SimSiam (arXiv 2011.10566), Section 4.1.
-    """
-    unit = F.normalize(projections.float(), dim=1)
-    return unit.std(dim=0, correction=0).mean() * unit.shape[1] ** 0.5
+def _begin_wandb(folder: Path, mode: WandbMode) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise ImportError(f"--wandb {mode} needs Weights & Biases: pip install wandb, or leave it off") from error
+    name = f"{folder.resolve().parent.name}-{folder.name}"
+    return wandb.init(project="orl", name=name, dir=str(folder), mode=mode, settings=wandb.Settings(silent=True))
 
 
 def _lines(path: Path) -> list[str]:

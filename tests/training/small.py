@@ -1,0 +1,75 @@
+"""A training of seconds: eight small photos, ResNet-10, six steps."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from PIL import Image
+
+from orl.images.colour import ColourDistribution
+from orl.images.datasets import EpochBatches, ImageViews, Samples, ViewRules
+from orl.images.table import ImageTable
+from orl.methods.byol import BYOL
+from orl.networks.backbones import build_backbone
+from orl.networks.mlp import mlp
+from orl.networks.online_target import Encoder
+from orl.processes import Processes
+from orl.schedules import ema_momentum, warmup_cosine
+from orl.training.learner import Learner
+from orl.training.loop import Options, Schedules, train
+
+NUM_PHOTOS, BATCH_SIZE, EPOCHS = 8, 4, 3
+NUM_STEPS = EPOCHS * NUM_PHOTOS // BATCH_SIZE
+COLOURS = (ColourDistribution(blur_probability=0.0), ColourDistribution(solarise_probability=0.5))
+RULES = ViewRules(size_px=32, area_range=(0.2, 1.0), aspect_ratio_range=(0.75, 1.33), colours=COLOURS)
+
+
+def photos(root: Path) -> ImageTable:
+    generator = np.random.default_rng(0)
+    names = tuple(f"{index}.png" for index in range(NUM_PHOTOS))
+    for name in names:
+        Image.fromarray(generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(root / name)
+    return ImageTable(root=root, names=names, sizes_wh=((48, 40),) * NUM_PHOTOS, digests=names)
+
+
+def placer(images: ImageTable) -> ImageViews:
+    return ImageViews(images, RULES, seed=0)
+
+
+def batches(**parts: int) -> EpochBatches:
+    return EpochBatches(num_images=NUM_PHOTOS, batch_size=BATCH_SIZE, epochs=EPOCHS, seed=0, **parts)
+
+
+def new_method() -> BYOL:
+    torch.manual_seed(0)
+    return BYOL(Encoder(build_backbone("resnet10"), mlp(512, 16, 8)), mlp(8, 16, 8))
+
+
+def new_learner(method: BYOL, fabric: Fabric | None = None, **options: Any) -> Learner:
+    optimiser = torch.optim.SGD([w for w in method.parameters() if w.requires_grad], lr=0.05, momentum=0.9)
+    return Learner(fabric or Fabric(accelerator="cpu", devices=1), method, optimiser, **options)
+
+
+def schedules(lr: float = 0.05) -> Schedules:
+    return Schedules(
+        lr_at=partial(warmup_cosine, num_steps=NUM_STEPS, num_warmup_steps=2, peak=lr),
+        ema_momentum_at=partial(ema_momentum, num_steps=NUM_STEPS, start=0.9),
+        num_warmup_steps=2,
+    )
+
+
+def options(folder: Path, **others: Any) -> Options:
+    return Options(**{"folder": folder, "title": "stage1", "workers": 0, "checkpoint_minutes": 60.0, **others})
+
+
+def run(method: BYOL, samples: Samples, folder: Path, *, lr: float = 0.05, **others: Any) -> BYOL:
+    """Train, with the options of the loop that are named."""
+    train(new_learner(method), samples, batches(), schedules(lr), options(folder, **others), Processes())
+    return method
+
+
+def equal_weights(one: BYOL, other: BYOL) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))

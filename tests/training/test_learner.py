@@ -1,0 +1,205 @@
+"""A step in parts, in other precisions and in several processes."""
+
+import copy
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from lightning_fabric import Fabric
+from tests.training.small import (
+    batches,
+    equal_weights,
+    new_learner,
+    new_method,
+    options,
+    photos,
+    placer,
+    schedules,
+)
+
+from orl.images.datasets import Samples, collate
+from orl.images.table import ImageTable
+from orl.images.views import Sample
+from orl.processes import joined_processes
+from orl.training.fabric import is_out_of_memory, launch_fabric
+from orl.training.learner import NotFiniteError
+from orl.training.loop import train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
+    return photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def views(images: ImageTable) -> Sample:
+    samples = Samples(placer(images))
+    return collate([samples[key] for key in next(iter(batches()))]).views
+
+
+def double() -> Fabric:
+    return Fabric(accelerator="cpu", devices=1, precision="64-true")
+
+
+def test_a_batch_in_parts_steps_by_the_mean_of_the_parts_gradients(views: Sample) -> None:
+    method = new_method()
+    learner = new_learner(method, double(), accumulation_steps=2)
+    by_hand = copy.deepcopy(method)
+    target_before = [weight.clone() for weight in by_hand.target.parameters()]
+    gradients, losses = [], []
+    for part, _ in learner._parts(views):
+        by_hand.zero_grad()
+        alone = new_learner(copy.deepcopy(by_hand), double())
+        losses.append(alone._backward(part, is_last=True)["loss"])
+        gradients.append([w.grad.clone() for w in alone.method.parameters() if w.grad is not None])
+    found = learner.update(1, views, lr=0.05, ema_momentum=0.9)
+    assert found["loss"] == pytest.approx(torch.stack(losses).mean().item())
+    trained = [weight for weight in by_hand.parameters() if weight.requires_grad]
+    stepped = [weight for weight in method.parameters() if weight.requires_grad]
+    norm = 0.0
+    for weight, after, one, other in zip(trained, stepped, *gradients, strict=True):
+        mean = (one + other) / 2
+        norm += mean.square().sum().item()
+        torch.testing.assert_close(after, weight - 0.05 * mean)
+    assert found["gradient_norm"] == pytest.approx(norm**0.5)
+    onlines = list(method.online.parameters())
+    for target, before, online in zip(method.target.parameters(), target_before, onlines, strict=True):
+        torch.testing.assert_close(target, 0.9 * before + 0.1 * online)
+
+
+def test_the_parts_of_a_batch_are_its_rows_in_order(views: Sample) -> None:
+    learner = new_learner(new_method(), accumulation_steps=2)
+    parts = [part for part, _ in learner._parts(views)]
+    assert [is_last for _, is_last in learner._parts(views)] == [False, True]
+    for name, (crops, colours) in views.items():
+        assert torch.equal(torch.cat([part[name].crop for part in parts]), crops)
+        assert torch.equal(torch.cat([part[name].colours.hue for part in parts]), colours.hue)
+
+
+def test_half_precision_and_compiled_steps_stay_near_full_ones(views: Sample) -> None:
+    full = new_learner(new_method()).update(1, views, lr=0.05, ema_momentum=0.9)
+    half_fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    half = new_learner(new_method(), half_fabric).update(1, views, lr=0.05, ema_momentum=0.9)
+    # bf16 has 8 bits; errors of single layers add up over twelve.
+    assert half["loss"] == pytest.approx(full["loss"], abs=0.1)
+    assert half["loss"] != full["loss"]
+
+
+def test_a_gradient_that_is_not_finite_steps_nothing(views: Sample) -> None:
+    method = new_method()
+    learner = new_learner(method)
+    before = copy.deepcopy(method)
+    handle = method.online.backbone.conv1.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(NotFiniteError, match="gradient_norm is"):
+        learner.update(1, views, lr=0.05, ema_momentum=0.9)
+    handle.remove()
+    for one, other in zip(before.parameters(), method.parameters()):
+        assert torch.equal(one, other)
+    assert learner.is_whole
+
+
+def test_what_a_method_draws_depends_on_seed_and_step_alone(views: Sample) -> None:
+    def drawn(step: int, seed: int) -> float:
+        new_learner(new_method(), seed=seed).update(step, views, lr=0.0, ema_momentum=0.9)
+        return torch.rand(1).item()
+
+    assert drawn(5, 1) == drawn(5, 1)
+    assert len({drawn(5, 1), drawn(6, 1), drawn(5, 2)}) == 3
+
+
+def test_state_goes_over_to_another_learner(views: Sample) -> None:
+    one, other = new_learner(new_method()), new_learner(new_method())
+    one.update(1, views, lr=0.05, ema_momentum=0.9)
+    other.load_state(copy.deepcopy(one.state()))
+    for learner in (one, other):
+        learner.update(2, views, lr=0.05, ema_momentum=0.9)
+    assert equal_weights(one.method, other.method)
+
+
+def test_fp16_on_a_cpu_is_refused() -> None:
+    from orl.processes import Processes
+
+    with pytest.raises(ValueError, match="16-mixed needs a GPU; on a CPU take bf16-mixed"):
+        launch_fabric(CPU, "16-mixed", Processes())
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from orl.processes import Processes
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(ValueError, match="2 processes were started on this machine and torch sees 1 GPUs"):
+        launch_fabric(torch.device("cuda"), "32-true", Processes(count=2, num_local=2))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory: ..."), True),
+        (RuntimeError("shape mismatch"), False),
+        (ValueError("DefaultCPUAllocator: can't allocate memory"), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(error: BaseException, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
+
+
+def test_memory_that_a_cpu_does_not_have_is_known_as_such() -> None:
+    with pytest.raises(RuntimeError) as told:
+        torch.empty(2**60)
+    assert is_out_of_memory(told.value)
+
+
+def one_of_two(rank: int, port: int, images: ImageTable, folder: Path, accumulation_steps: int) -> None:
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        WORLD_SIZE="2",
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        LOCAL_WORLD_SIZE="2",
+    )
+    torch.set_num_threads(1)
+    with joined_processes(CPU) as processes:
+        fabric = launch_fabric(CPU, "64-true", processes)
+        learner = new_learner(new_method(), fabric, accumulation_steps=accumulation_steps)
+        data = batches(rank=rank, num_processes=2)
+        train(learner, Samples(placer(images)), data, schedules(), options(folder), processes)
+        torch.save(learner.method.state_dict(), folder / f"{rank}.pt")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_two_processes_give_the_losses_and_weights_of_one(images: ImageTable, tmp_path: Path) -> None:
+    import json
+
+    together, alone = tmp_path / "two", tmp_path / "one"
+    together.mkdir()
+    alone.mkdir()
+    multiprocessing.spawn(one_of_two, (free_port(), images, together, 1), nprocs=2)
+    method = new_method()
+    train(new_learner(method, double()), Samples(placer(images)), batches(), schedules(), options(alone))
+    rows = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (together, alone)
+    ]
+    assert len(rows[0]) == len(rows[1]) == 6
+    for ours, expected in zip(*rows):
+        # The log keeps six decimals.
+        for name in ("loss", "gradient_norm", "alignment", "lr", "ema_momentum", "epoch"):
+            assert ours[name] == pytest.approx(expected[name], abs=2e-6), name
+    first, second = (torch.load(together / f"{rank}.pt") for rank in range(2))
+    for name, expected_weight in method.state_dict().items():
+        assert torch.equal(first[name], second[name]), name
+        # Views are float32; all after them is in float64.
+        torch.testing.assert_close(first[name], expected_weight, rtol=1e-9, atol=1e-11, msg=name)

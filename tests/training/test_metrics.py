@@ -1,0 +1,53 @@
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from orl.training.metrics import MetricsLog
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_steps_after_the_checkpoint_are_dropped_from_the_log(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4, "lo')
+    with MetricsLog(tmp_path, first_step=2) as log:
+        log.write({"step": 3, "loss": 0.5})
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+    assert rows(tmp_path)[2]["loss"] == 0.5
+
+
+def test_a_quiet_log_writes_nothing(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, first_step=0, quiet=True) as log:
+        log.write({"step": 1, "loss": 0.5})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_and_biases_gets_every_step_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple] = []
+    run = SimpleNamespace(
+        log=lambda metrics, step: calls.append(("log", metrics, step)),
+        finish=lambda exit_code, quiet: calls.append(("finish", exit_code)),
+    )
+    told = {}
+
+    def init(**settings: object) -> SimpleNamespace:
+        told.update(settings)
+        return run
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=lambda **settings: settings))
+    with MetricsLog(tmp_path / "stage1", first_step=0, wandb_mode="offline") as log:
+        log.write({"step": 1, "epoch": 0.5, "loss": 0.5})
+    assert calls == [("log", {"loss": 0.5}, 1), ("finish", 0)]
+    assert (told["mode"], told["name"], told["dir"]) == ("offline", f"{tmp_path.name}-stage1", str(tmp_path / "stage1"))
+
+
+def test_weights_and_biases_missing_is_said_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ImportError, match="--wandb offline needs Weights & Biases: pip install wandb"):
+        MetricsLog(tmp_path, first_step=0, wandb_mode="offline")
