@@ -23,7 +23,7 @@ from orl.training.loop import Options, Schedules, train
 
 NUM_PHOTOS, BATCH_SIZE, EPOCHS = 8, 4, 3
 NUM_STEPS = EPOCHS * NUM_PHOTOS // BATCH_SIZE
-COLOURS = (ColourDistribution(blur_probability=0.0), ColourDistribution(solarise_probability=0.5))
+COLOURS = (ColourDistribution(blur_probability=0.0), ColourDistribution(blur_probability=0.0, solarise_probability=0.5))
 RULES = ViewRules(size_px=32, area_range=(0.2, 1.0), aspect_ratio_range=(0.75, 1.33), colours=COLOURS)
 
 
