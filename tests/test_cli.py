@@ -237,11 +237,28 @@ def test_a_changed_limit_of_the_scan_is_obeyed_on_demand(scenes: Path, finished:
     assert RunDir(out).rejected.read_text().count("too small: 96x72 px, at least 73") == 24
 
 
-def test_several_processes_are_refused(
+def test_several_processes_without_an_address_are_refused(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "one process, not in 2" in refused(run_arguments(scenes, tmp_path / "run"), capsys)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    complaint = refused(run_arguments(scenes, tmp_path / "run"), capsys)
+    assert "WORLD_SIZE is 2, but" in complaint
+    assert "MASTER_ADDR" in complaint
+
+
+def test_threads_wait_briefly_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    main([])
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    main([])
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    main([])
+    assert "GOMP_SPINCOUNT" not in os.environ
 
 
 def test_a_changed_photo_makes_the_run_stale(

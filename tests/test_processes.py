@@ -194,3 +194,44 @@ def test_processes_of_a_machine_take_its_gpus_in_turn(monkeypatch: pytest.Monkey
     for rank, gpu in enumerate((0, 1, 0)):
         monkeypatch.setenv("LOCAL_RANK", str(rank))
         assert local_device("cuda") == torch.device("cuda", gpu)
+
+
+def test_what_srun_started_joins_as_what_torchrun_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    step = {
+        "SLURM_STEP_NUM_TASKS": "8",
+        "SLURM_STEP_NODELIST": "gpu[07-08]",
+        "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
+        "SLURM_PROCID": "5",
+        "SLURM_LOCALID": "1",
+        "SLURM_JOB_ID": "1234567",
+    }
+    with monkeypatch.context() as started:
+        for name, value in step.items():
+            started.setenv(name, value)
+        started.setattr(os, "environ", dict(os.environ))
+        assert module.num_processes() == 8
+        found = {
+            name: os.environ[name] for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        }
+    assert found == {
+        "RANK": "5",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "4",
+        "MASTER_ADDR": "gpu07",
+        "MASTER_PORT": "19567",
+    }
+
+
+def test_a_batch_script_of_slurm_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS", raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert module.num_processes() == 1
+
+
+def test_one_process_gathers_its_own() -> None:
+    assert Processes().gather(3, 4) == [(3, 4)]
+    assert Processes().gather_lists(["a", "b"]) == ["a", "b"]

@@ -186,7 +186,7 @@ class RunConfig:
     """A whole run: three stages, the judges and the report."""
 
     images: Path
-    """Photos: a folder (any tree), a list file, a COCO JSON or a VOC devkit. No labels are needed."""
+    """Photos: a folder (any tree), a list file, a COCO JSON, a VOC devkit or a pack. No labels are needed."""
     out: Path
     """Folder of the run, new or to be continued."""
     recipe: str = "coco"
@@ -199,6 +199,8 @@ class RunConfig:
     """Seed of weights, orders, crops and colours."""
     workers: int = 2
     """Processes that read photos."""
+    hold: Literal["disk", "ram", "device"] = "disk"
+    """Where photos are while training: on disk, a pack in memory (ram), or on the device, which then cuts the views."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes a GPU when there is one."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
@@ -221,13 +223,17 @@ class RunConfig:
     transfer: TransferConfig = field(default_factory=TransferConfig)
 
 
-FREE_FIELDS = frozenset({"images", "out", "workers", "device", "overwrite", "recipe", "compile", "wandb"})
+FREE_FIELDS = frozenset(
+    {"images", "out", "workers", "hold", "device", "overwrite", "recipe", "compile", "wandb", "init_from"}
+)
 """Fields of `RunConfig` that may change between two parts of one run: they do not change its results.
 
-The photos are free too, since the table of images says by content whether they are the same.
+The photos and the weights to start from are free too, since their content is compared.
 """
 FREE_TRAIN_FIELDS = frozenset({"checkpoint_minutes", "keep_checkpoints", "probe_epochs", "accumulation_steps"})
-"""The same of `TrainConfig`. A batch in more parts has other batch statistics; it is the way out when memory is short."""
+"""The same of `TrainConfig`.
+
+A batch in more parts has other batch statistics, but it is the way out when memory is short."""
 
 
 def _require(config: Any, rule: str, holds: Callable[[Any], bool], *names: str) -> None:

@@ -1,5 +1,6 @@
 """Jobs as the command line offers them: the three stages, the judges, the score of discovery, the report."""
 
+import copy
 import json
 import logging
 import shlex
@@ -29,7 +30,7 @@ from orl.networks.device import compute_device
 from orl.processes import Processes, joined_processes
 from orl.rundir import RunDir, record_run, record_stage
 from orl.stages.discover import discover
-from orl.stages.pretrain import Probe, pretrain_images, pretrain_objects, stage_settings
+from orl.stages.pretrain import Probe, load_start, pretrain_images, pretrain_objects, stage_settings
 from orl.stages.scan import scan
 from orl.training.interrupts import Stopped
 from orl.transfer.discovery import score_correspondences
@@ -123,10 +124,18 @@ def _probe(config: RunConfig) -> Probe | None:
     if not (config.stage1.probe_epochs or config.stage3.probe_epochs):
         return None
     splits = _read_splits(config)
+    fewer = min(config.transfer.knn_neighbours, len(splits[0].paths))
+    config = replace(config, transfer=replace(config.transfer, knn_neighbours=fewer))
 
     def probe(backbone: nn.Module) -> dict[str, float]:
         assert isinstance(backbone, Backbone)
-        return {"probe_knn_map": float(judge(_embed(backbone, splits, config), "knn", "probe", config)["mean_ap"])}
+        try:
+            # The judge puts what it is given into evaluation mode.
+            features = _embed(copy.deepcopy(backbone), splits, config)
+            return {"probe_knn_map": float(judge(features, "knn", "probe", config)["mean_ap"])}
+        except (ValueError, OSError) as error:
+            logger.warning("the backbone is not judged this time, and training goes on: %s", error)
+            return {}
 
     return probe
 
@@ -156,8 +165,7 @@ def prepare(config: RunConfig, *trained: TrainConfig, num_processes: int = 1) ->
                 "what depends on them with --overwrite"
             )
     device = _device_name(config)
-    if config.init_from is not None:
-        load_backbone(config.init_from)
+    load_start(config)
     if any(settings.probe_epochs for settings in trained) and config.transfer_data is None:
         raise ValueError("probe_epochs needs a labelled set to judge on: give a VOC devkit with --transfer-data")
     find_photos(config.images, config.split)

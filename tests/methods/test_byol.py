@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -86,10 +87,34 @@ def test_pair_loss_compares_each_views_prediction_with_the_targets_projection_of
     quarter_turn = nn.Linear(2, 2, bias=False).double()
     quarter_turn.weight.data = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
     # Projections (1, 0) and (0, 1); predictions turned by 90 degrees: (0, 1) and (-1, 0).
-    loss, projection = pair_loss(online, target, quarter_turn, view(1, 0), view(0, 1))
+    pair = (view(1, 0), view(0, 1))
+    loss, projections = pair_loss(online, target, quarter_turn, pair)
     # The first prediction meets the second view's target (cos 1), the second is opposed to the first's (cos -1).
     assert loss.item() == pytest.approx(0 + 4)
-    assert projection.tolist() == [[1.0, 0.0]]
+    assert [projection.tolist() for projection in projections] == [[[1.0, 0.0]], [[0.0, 1.0]]]
+
+
+def test_joined_views_share_their_batch_statistics_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    one = BYOL(small_encoder(), mlp(8, 16, 8))
+    apart, joined = copy.deepcopy(one), copy.deepcopy(one)
+    joined.join_views = True
+    batch = views("view_1", "view_2")
+    # In evaluation mode no statistics are shared, and both give the same.
+    for method in (apart, joined):
+        method.eval()
+    assert_same = torch.testing.assert_close
+    assert_same(joined(batch)[0]["loss_global"], apart(batch)[0]["loss_global"])
+    # Views that are the same batch have the same statistics, apart and joined.
+    for method in (apart, joined):
+        method.train()
+    twice = {"view_1": batch["view_1"], "view_2": batch["view_1"]}
+    assert_same(joined(twice)[0]["loss_global"], apart(twice)[0]["loss_global"])
+    # Else, joined views are one batch of both.
+    both = torch.cat([batch["view_1"], batch["view_2"]])
+    projections = torch.cat(joined(batch)[1])
+    assert_same(projections, one.train().online(both).detach())
+    assert not torch.allclose(projections, torch.cat(apart(batch)[1]))
 
 
 def test_byol_sends_gradients_to_the_online_network_and_the_predictor_only() -> None:
@@ -100,8 +125,8 @@ def test_byol_sends_gradients_to_the_online_network_and_the_predictor_only() -> 
     assert all(weight.grad is not None for weight in method.online.parameters())
     assert all(weight.grad is not None for weight in method.predictor.parameters())
     assert all(weight.grad is None for weight in method.target.parameters())
-    assert projections.shape == (4, 8)
-    assert not projections.requires_grad
+    assert [projection.shape for projection in projections] == [(4, 8), (4, 8)]
+    assert not any(projection.requires_grad for projection in projections)
 
 
 def test_orl_is_the_sum_of_three_byol_losses_with_a_predictor_each() -> None:
@@ -111,9 +136,8 @@ def test_orl_is_the_sum_of_three_byol_losses_with_a_predictor_each() -> None:
     batch = views("view_1", "view_2") | views("intra_1", "intra_2", "inter_1", "inter_2", side=64)
     losses, _ = method(batch)
     for term, prefix, weight in (("global", "view", 1.0), ("intra", "intra", 0.5), ("inter", "inter", 2.0)):
-        expected, _ = pair_loss(
-            method.online, method.target, predictors[term], batch[f"{prefix}_1"], batch[f"{prefix}_2"]
-        )
+        pair = (batch[f"{prefix}_1"], batch[f"{prefix}_2"])
+        expected, _ = pair_loss(method.online, method.target, predictors[term], pair)
         torch.testing.assert_close(losses[f"loss_{term}"], weight * expected)
     torch.stack(list(losses.values())).sum().backward()
     for predictor in predictors.values():

@@ -1,14 +1,22 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from orl import tables
-from orl.config import ViewConfig
+from orl.config import RunConfig, TrainConfig, ViewConfig, differences
 from orl.images.colour import ColourDistribution
+from orl.images.scenes import draw_scenes
+from orl.networks.backbones import build_backbone, load_backbone, save_backbone
 from orl.networks.device import compute_device
-from orl.recipes import coco
-from orl.stages.pretrain import object_table, view_rules
+from orl.recipes import coco, demo
+from orl.run import run_discover, run_pretrain
+from orl.rundir import RunDir
+from orl.stages.pretrain import object_table, peak_lr, view_rules
+from orl.training import learner
 
 
 def write_table(folder: Path, columns: dict[str, np.ndarray]) -> tables.Table:
@@ -63,3 +71,118 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ValueError, match="torch sees no GPU here"):
         compute_device("cuda")
     assert compute_device("auto").type == "cpu"
+
+
+SHORT = TrainConfig(epochs=2, batch_size=4, warmup_epochs=1.0)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    draw_scenes(folder, num_trainval=12, num_test=8, size_wh=(96, 72), seed=0, quiet=True)
+    return folder
+
+
+def small(scenes: Path, out: Path, **changes: object) -> RunConfig:
+    start = demo(scenes, out)
+    views = replace(start.views, size_px=32)
+    return replace(start, **{"workers": 0, "stage1": SHORT, "stage3": SHORT, "views": views, **changes})
+
+
+@pytest.fixture(scope="module")
+def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """A run whose stages 1 and 2 are done."""
+    config = small(scenes, tmp_path_factory.mktemp("trained") / "run")
+    run_pretrain(config, "byol")
+    run_discover(config)
+    return config
+
+
+def start_of(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """The first weights that a training has, once it has begun."""
+    found: dict[str, torch.Tensor] = {}
+    update = learner.Learner.update
+
+    def watched(self: learner.Learner, *arguments: object) -> dict[str, float]:
+        if not found:
+            found.update({name: value.clone() for name, value in self.method.online.state_dict().items()})
+        return update(self, *arguments)
+
+    monkeypatch.setattr(learner.Learner, "update", watched)
+    return found
+
+
+def test_training_starts_from_given_weights_and_tells_other_weights_apart(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(77)
+    given = build_backbone("resnet10")
+    save_backbone(given, tmp_path / "given.safetensors")
+    found = start_of(monkeypatch)
+    config = small(scenes, tmp_path / "run", init_from=tmp_path / "given.safetensors")
+    run_pretrain(config, "byol")
+    for name, weight in given.state_dict().items():
+        assert torch.equal(found[f"backbone.{name}"], weight), name
+    save_backbone(build_backbone("resnet10"), tmp_path / "given.safetensors")
+    with pytest.raises(tables.StaleTableError, match="init_from"):
+        run_pretrain(config, "byol")
+
+
+def test_weights_of_another_network_are_refused(scenes: Path, tmp_path: Path) -> None:
+    save_backbone(build_backbone("resnet18"), tmp_path / "given.safetensors")
+    with pytest.raises(ValueError, match=r"given\.safetensors holds a resnet18, and --network\.backbone is resnet10"):
+        run_pretrain(small(scenes, tmp_path / "run", init_from=tmp_path / "given.safetensors"), "byol")
+    with pytest.raises(FileNotFoundError, match="no backbone at"):
+        run_pretrain(small(scenes, tmp_path / "run", init_from=tmp_path / "missing.safetensors"), "byol")
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_stage_3_starts_from_stage_1_where_it_is_asked_to(
+    trained: RunConfig, monkeypatch: pytest.MonkeyPatch, warm: bool
+) -> None:
+    found = start_of(monkeypatch)
+    config = replace(trained, objects=replace(trained.objects, warm_start=warm), overwrite=True)
+    run_pretrain(config, "orl")
+    before = load_backbone(RunDir(config.out).backbone("stage1")).state_dict()
+    same = [torch.equal(found[f"backbone.{name}"], weight) for name, weight in before.items()]
+    assert all(same) if warm else not all(same)
+    made_from = json.loads((RunDir(config.out).stage("stage3") / tables.MANIFEST).read_text())["made_from"]
+    assert ("warm_start" in made_from) is warm
+
+
+def test_the_probe_judges_at_its_epochs_and_changes_no_weight(scenes: Path, trained: RunConfig, tmp_path: Path) -> None:
+    probing = replace(SHORT, probe_epochs=1)
+    config = small(scenes, tmp_path / "run", stage1=probing, transfer_data=scenes)
+    run_pretrain(config, "byol")
+    run = RunDir(config.out)
+    rows = [json.loads(line) for line in run.metrics("stage1").read_text().splitlines()]
+    probed = {row["epoch"]: row["probe_knn_map"] for row in rows if "probe_knn_map" in row}
+    assert list(probed) == [1.0, 2.0]
+    assert all(0 < value < 1 for value in probed.values())
+    assert run.backbone("stage1").read_bytes() == RunDir(trained.out).backbone("stage1").read_bytes()
+
+
+def test_a_probe_without_labels_is_refused(scenes: Path, tmp_path: Path) -> None:
+    config = small(scenes, tmp_path / "run", stage1=replace(SHORT, probe_epochs=1))
+    with pytest.raises(ValueError, match=r"probe_epochs needs a labelled set .* --transfer-data"):
+        run_pretrain(config, "byol")
+
+
+@pytest.mark.parametrize("parts", [3, 4])
+def test_parts_that_are_unequal_or_too_small_are_refused(scenes: Path, tmp_path: Path, parts: int) -> None:
+    config = small(scenes, tmp_path / "run", stage1=replace(SHORT, accumulation_steps=parts))
+    with pytest.raises(ValueError, match=rf"the 4 photos .* of a batch of 4 cannot be passed in {parts} equal parts"):
+        run_pretrain(config, "byol")
+
+
+def test_the_rate_follows_the_batch_over_all_processes_and_parts() -> None:
+    assert peak_lr(TrainConfig(batch_size=512)) == 0.4
+    assert peak_lr(TrainConfig(batch_size=512, accumulation_steps=4)) == 0.4
+    assert peak_lr(TrainConfig(batch_size=256)) == 0.2
+
+
+def test_settings_that_only_say_how_to_run_may_change(scenes: Path, tmp_path: Path) -> None:
+    one = small(scenes, tmp_path)
+    other = replace(SHORT, checkpoint_minutes=1.0, keep_checkpoints=9, accumulation_steps=2)
+    assert differences(one, replace(one, stage1=other, wandb="offline", compile=True)) == []
+    assert differences(one, replace(one, stage1=replace(SHORT, base_lr=0.9))) == ["stage1.base_lr: was 0.2, now 0.9"]

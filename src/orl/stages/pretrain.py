@@ -19,7 +19,7 @@ from orl.images.table import ImageTable
 from orl.memory import keep_freed_memory
 from orl.methods.byol import BYOL
 from orl.methods.orl import ORL, TERMS
-from orl.networks.backbones import build_backbone, load_backbone, save_backbone
+from orl.networks.backbones import Backbone, build_backbone, load_backbone, save_backbone
 from orl.networks.mlp import load_projector, mlp, save_projector
 from orl.networks.online_target import Encoder
 from orl.processes import Processes, local_device
@@ -195,6 +195,23 @@ def stage_settings(config: RunConfig, stage: str) -> TrainConfig:
     return {"stage1": config.stage1, "stage3": config.stage3}[stage]
 
 
+def load_start(config: RunConfig) -> Backbone | None:
+    """The backbone that training starts from, if not from random weights.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no backbone, or another one than the settings say.
+    """
+    if config.init_from is None:
+        return None
+    start = load_backbone(config.init_from)
+    if start.name != config.network.backbone:
+        raise ValueError(
+            f"--init-from {config.init_from} holds a {start.name}, and --network.backbone is {config.network.backbone}"
+        )
+    return start
+
+
 def _build_learner(
     config: RunConfig, settings: TrainConfig, build: Callable[[], BYOL | ORL], processes: Processes
 ) -> Learner:
@@ -246,14 +263,7 @@ def _made_from(config: RunConfig, settings: TrainConfig, images: ImageTable) -> 
 
 def _build_encoder(config: RunConfig) -> Encoder:
     network = config.network
-    backbone = build_backbone(network.backbone)
-    if config.init_from is not None:
-        start = load_backbone(config.init_from)
-        if start.name != network.backbone:
-            raise ValueError(
-                f"--init-from {config.init_from} holds a {start.name}, and --network.backbone is {network.backbone}"
-            )
-        backbone = start
+    backbone = load_start(config) or build_backbone(network.backbone)
     return Encoder(backbone, mlp(backbone.num_channels, network.hidden_features, network.projection_features))
 
 
