@@ -14,7 +14,10 @@ from typing import Any
 
 import numpy as np
 
-PACKAGES = ("orl", "torch", "torchvision", "numpy", "numba", "opencv-contrib-python-headless", "faiss-cpu")
+PACKAGES = (
+    *("orl", "torch", "torchvision", "numpy", "numba", "pillow", "simplejpeg"),
+    *("opencv-contrib-python-headless", "faiss-cpu"),
+)
 
 
 def arguments(description: str, **defaults: int) -> argparse.ArgumentParser:
@@ -28,16 +31,19 @@ def arguments(description: str, **defaults: int) -> argparse.ArgumentParser:
 
 
 def interleaved(
-    ours: Callable[[], object], alternative: Callable[[], object], runs: int
+    ours: Callable[[], object],
+    alternative: Callable[[], object],
+    runs: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[list[float], list[float]]:
     """Seconds of each of so many runs, in turn, so that a machine that slows down slows both."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for run in range(runs):
         # The order changes from run to run: neither always meets the caches that the other has warmed.
         for which in (0, 1) if run % 2 == 0 else (1, 0):
-            started = time.perf_counter()
+            started = clock()
             (ours, alternative)[which]()
-            seconds[which].append(time.perf_counter() - started)
+            seconds[which].append(clock() - started)
     return seconds
 
 

@@ -27,6 +27,7 @@ FLOORS = {
     "figures": 4,
     "recipes": 4,
     "run": 5,
+    "doctor": 5,
     "cli": 6,
     "__main__": 7,
     "__init__": 0,

@@ -1,6 +1,7 @@
 import ctypes
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -37,3 +38,19 @@ def test_the_peak_counts_what_was_held_and_freed_again() -> None:
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert 190_000_000 < int(found.stdout) < 420_000_000
+
+
+def test_free_memory_is_that_of_the_machine_or_of_a_narrower_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    on_machine = memory.available_bytes()
+    assert 10**7 < on_machine < 10**14
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.available_bytes() > on_machine / 2
+    (tmp_path / "memory.max").write_text("10000000\n")
+    (tmp_path / "memory.current").write_text("9000000\n")
+    (tmp_path / "memory.stat").write_text("anon 2000000\nactive_file 3000000\ninactive_file 4000000\n")
+    assert memory.available_bytes() == 8_000_000, "what is kept of files can be let go of"
+    (tmp_path / "memory.current").write_text("99000000\n")
+    assert memory.available_bytes() == 0

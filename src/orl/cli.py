@@ -1,7 +1,9 @@
 """The command line: a table from verb to function."""
 
 import dataclasses
+import json
 import logging
+import os
 import sys
 import time
 import traceback
@@ -228,6 +230,68 @@ def _exchange_read(arguments: Sequence[str]) -> None:
         _finish(name, run.table(name))
 
 
+def command_data(arguments: Sequence[str]) -> None:
+    """Photo sets: `orl data pack` makes a copy that is read without decoding, `orl data check` looks at every photo."""
+    from orl.config import ScanConfig
+    from orl.stages.check import check_source, format_check
+    from orl.stages.pack import PackOptions, pack_photos
+
+    def pack(options: tyro.conf.OmitArgPrefixes[PackOptions]) -> None:
+        """Copy photos, reduced to a set size, into a few memory-mapped files with checksums; --images takes the folder.
+
+        A packing that was stopped goes on with the same command.
+
+        Args:
+            options: what is packed, and how.
+        """
+        _finish("pack", pack_photos(options))
+
+    def check(
+        path: Annotated[Path, tyro.conf.Positional],
+        scan: tyro.conf.OmitArgPrefixes[ScanConfig],
+        split: str | None = None,
+        workers: int = 2,
+    ) -> None:
+        """Tell how many photos can be used, why others cannot, and their sizes; of a pack, compare all checksums.
+
+        Args:
+            path: photos: a folder, a list file, a COCO JSON, a VOC devkit or a pack.
+            scan: which photos are taken.
+            split: split of a VOC devkit, 'trainval' if not given.
+            workers: processes that read photos.
+        """
+        print(format_check(check_source(path, split, scan, workers)))
+
+    verbs: dict[str, Callable[..., None]] = {"pack": pack, "check": check}
+    tyro.extras.subcommand_cli_from_dict(verbs, args=list(arguments), prog="orl data", description=command_data.__doc__)
+
+
+def command_doctor(arguments: Sequence[str]) -> None:
+    """Whether a recipe will work here: versions, devices, the batch that fits, hours; tries some photos for a minute.
+
+    Takes `--photos N` (what hours are for, when there are no --images yet), `--processes N` (how many would train
+    together, each on devices as here) and `--json FILE`, and beside them the options of the run. Without --images
+    scenes are drawn. The exit code is 1 if something will not work.
+    """
+    path, arguments = _take_path(arguments, "--json")
+    num_photos, arguments = _take_number(arguments, "--photos")
+    num_processes, arguments = _take_number(arguments, "--processes")
+    config = _read_config("doctor", arguments, required=())
+    from orl.doctor.report import examine, format_examination, to_json
+    from orl.tables import write_atomically
+
+    out = Path() if config.out == REQUIRED else config.out
+    images = None if config.images == REQUIRED else config.images
+    config = dataclasses.replace(config, out=out)
+    examination = examine(config, images, num_photos=num_photos, num_processes=num_processes or 1)
+    print(format_examination(examination))
+    if path is not None:
+        write_atomically(path, json.dumps(to_json(examination), indent=1))
+        _finish("result", path)
+    if not examination.works:
+        raise SystemExit(1)
+
+
 def command_recipes(arguments: Sequence[str]) -> None:
     """List the recipes."""
     for name, recipe in RECIPES.items():
@@ -243,6 +307,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "report": command_report,
     "figures": command_figures,
     "exchange": command_exchange,
+    "data": command_data,
+    "doctor": command_doctor,
     "recipes": command_recipes,
 }
 
@@ -250,6 +316,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 an error that is told in one line, 2 a wrong option."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _wait_briefly_for_threads()
     _log_to_terminal()
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
@@ -268,7 +335,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _read_config(command: str, arguments: Sequence[str], start: RunConfig | None = None) -> RunConfig:
+def _read_config(
+    command: str,
+    arguments: Sequence[str],
+    start: RunConfig | None = None,
+    required: Sequence[str] = ("images", "out"),
+) -> RunConfig:
     """Settings from a recipe or a file, with the options after it on top."""
     name = arguments[0] if arguments and not arguments[0].startswith("-") else None
     options = list(arguments[1:] if name else arguments)
@@ -283,7 +355,7 @@ def _read_config(command: str, arguments: Sequence[str], start: RunConfig | None
         prog=f"orl {command}" + (f" {name}" if name else ""),
         description=" ".join([COMMANDS[command.split()[0]].__doc__ or "", origin, *([] if name else [others])]),
     )
-    missing = [f"--{key}" for key in ("images", "out") if getattr(config, key) == REQUIRED]
+    missing = [f"--{key}" for key in required if getattr(config, key) == REQUIRED]
     if missing:
         raise ValueError(
             f"{' and '.join(missing)} must be given: orl {command} --images PHOTOS --out runs/NAME "
@@ -327,16 +399,29 @@ def _take_option(arguments: Sequence[str], option: str, choices: Sequence[str]) 
 
 def _take_path(arguments: Sequence[str], option: str) -> tuple[Path | None, list[str]]:
     """Take one option with a path out of the arguments, given as `--option PATH` or `--option=PATH`."""
+    value, arguments = _take_value(arguments, option)
+    if value is not None and (not value or value.startswith("--")):
+        raise ValueError(f"{option} needs the path of a JSON file, not {value!r}")
+    return None if value is None else Path(value), arguments
+
+
+def _take_number(arguments: Sequence[str], option: str) -> tuple[int | None, list[str]]:
+    """Take one option with a whole number above 0 out of the arguments."""
+    value, arguments = _take_value(arguments, option)
+    if value is not None and not (value.isdecimal() and int(value)):
+        raise ValueError(f"{option} needs a whole number above 0, not {value!r}")
+    return None if value is None else int(value), arguments
+
+
+def _take_value(arguments: Sequence[str], option: str) -> tuple[str | None, list[str]]:
+    """The value of `--option VALUE` or `--option=VALUE`, None if the option is not there; and the other arguments."""
     arguments = list(arguments)
     at = next((at for at, given in enumerate(arguments) if given.partition("=")[0] == option), None)
     if at is None:
         return None, arguments
     _, joined, value = arguments[at].partition("=")
-    num_taken = 1 if joined else 2
     value = value if joined else "".join(arguments[at + 1 : at + 2])
-    if not value or value.startswith("--"):
-        raise ValueError(f"{option} needs the path of a JSON file, not {value!r}")
-    return Path(value), arguments[:at] + arguments[at + num_taken :]
+    return value, arguments[:at] + arguments[at + (1 if joined else 2) :]
 
 
 def _usage() -> str:
@@ -354,6 +439,16 @@ def _usage() -> str:
     )
 
 
+def _wait_briefly_for_threads() -> None:
+    """Let torch's threads sleep soon while they wait for each other; nothing else has imported torch yet.
+
+    By default they keep their processors busy for a while, and beside any other job training slows down by far more
+    than its share. Alone it costs nothing, and beside a second job training is 1.5 times as fast (docs/profile.md).
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 def _log_to_terminal() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("orl: %(message)s"))
@@ -362,8 +457,9 @@ def _log_to_terminal() -> None:
     logger.propagate = False
 
 
-def _finish(what: str, path: Path) -> None:
-    print(f"{what}: {path.resolve()}")
+def _finish(what: str, path: Path | None) -> None:
+    if path is not None:  # only the first of several processes has one
+        print(f"{what}: {path.resolve()}")
 
 
 def _fail(message: str, exit_code: int) -> int:

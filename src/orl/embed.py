@@ -14,6 +14,7 @@ from orl.images.augment import normalise
 from orl.images.crops import centre_box, cut_boxes
 from orl.images.datasets import ignore_interrupts
 from orl.images.decode import PhotoError, load_photo
+from orl.images.packed import PackedPhoto
 from orl.networks.backbones import Backbone, pool
 from orl.networks.folding import fold_batch_norm
 from orl.progress import progress_bar
@@ -29,7 +30,7 @@ Encode = Callable[[Float[Tensor, "n 3 h w"]], Float[Tensor, "n d"]]
 
 def embed_photos(
     backbone: Backbone,
-    paths: Sequence[Path],
+    paths: Sequence[Path | PackedPhoto],
     *,
     size_px: int,
     device: torch.device | str = "cpu",
@@ -72,7 +73,7 @@ def embed_photos(
 
 def embed_boxes(
     encode: Encode,
-    paths: Sequence[Path],
+    paths: Sequence[Path | PackedPhoto],
     photo_boxes: Sequence[Float[ndarray, "_ 4"] | None],
     *,
     size_px: int,
@@ -153,7 +154,7 @@ class CropWorkers:
         )
 
     def crops(
-        self, paths: Sequence[Path], photo_boxes: Sequence[Float[ndarray, "_ 4"] | None], size_px: int
+        self, paths: Sequence[Path | PackedPhoto], photo_boxes: Sequence[Float[ndarray, "_ 4"] | None], size_px: int
     ) -> Iterator[UInt8[Tensor, "b 3 s s"]]:
         """The boxes of each photo as squares, a photo at a time, in order.
 
@@ -180,7 +181,7 @@ def centre_crop_boxes(sizes_wh: Sequence[tuple[int, int]]) -> list[Float[ndarray
     return [centre_box(size_wh, side, side)[None] for size_wh, side in zip(sizes_wh, sides)]
 
 
-_Job = tuple[Path, Float[ndarray, "_ 4"] | None, int]
+_Job = tuple[Path | PackedPhoto, Float[ndarray, "_ 4"] | None, int]
 """A photo, its boxes, and the side of the squares."""
 
 

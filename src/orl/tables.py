@@ -349,7 +349,7 @@ def _difference(folder: Path, found: Mapping[str, Any], asked: Mapping[str, Any]
         if found.get(key) != asked.get(key)
     ]
     what = "; ".join(changed) or "written by another version of orl"
-    return f"stale: {folder} was made from something else ({what}). Rebuild it with --overwrite, or take another --out"
+    return f"stale: {folder} was made from something else ({what}). Rebuild it with --overwrite, or take another folder"
 
 
 def _to_arrow(values: ndarray) -> pa.Array:

@@ -1,5 +1,6 @@
 """Every kind of photo comes in right side up as RGB, and every kind of damage is named."""
 
+import io
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from orl.images import decode as decode_module
-from orl.images.decode import PhotoError, load_photo
+from orl.images.decode import REDUCTIONS, PhotoError, load_photo, reduced_size
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -183,3 +184,124 @@ def test_threads_decode_side_by_side_and_leave_pillows_limits_as_they_were(tmp_p
         for photo, found in zip(photos, pool.map(decode, range(8))):
             np.testing.assert_array_equal(found, photo)
     assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
+
+
+def textured(width: int, height: int) -> Image.Image:
+    """Waves and some noise: something in every frequency."""
+    y, x = np.mgrid[:height, :width]
+    waves = np.stack([np.sin(x / 7 + phase) * np.cos(y / 5 - phase) for phase in range(3)], axis=-1)
+    noise = np.random.default_rng(0).normal(0, 12, (height, width, 3))
+    return Image.fromarray(np.clip(128 + 90 * waves + noise, 0, 255).astype(np.uint8))
+
+
+JPEGS = {
+    "420": {},
+    "422": {"subsampling": "4:2:2"},
+    "444": {"subsampling": "4:4:4"},
+    "progressive": {"progressive": True},
+    "coarse": {"quality": 5},
+    "rgb": {"keep_rgb": True},
+    "restarts": {"restart_marker_rows": 1},
+}
+
+
+@pytest.mark.parametrize("size_wh", [(64, 48), (67, 51), (9, 17), (7, 5), (1, 1)])
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpegs_pixels_are_pillows_at_every_reduction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, size_wh: tuple[int, int]
+) -> None:
+    path = tmp_path / "a.jpg"
+    textured(*size_wh).save(path, **JPEGS[kind])
+    monkeypatch.setattr(Image.Image, "load", forbidden)
+    found = {reduction: load_photo(path, reduction=reduction) for reduction in REDUCTIONS}
+    monkeypatch.undo()
+    for reduction in REDUCTIONS:
+        assert found[reduction].shape[1::-1] == reduced_size(size_wh, reduction)
+        if max(size_wh) // reduction and min(size_wh) // reduction:  # Pillow does not reduce to less than a pixel
+            with Image.open(path) as image:
+                image.draft(None, (size_wh[0] // reduction, size_wh[1] // reduction))
+                np.testing.assert_array_equal(found[reduction], np.asarray(image.convert("RGB")))
+
+
+def forbidden(*_: object) -> None:
+    raise AssertionError("Pillow was asked to decode")
+
+
+def test_gray_jpegs_and_those_of_several_pictures_are_pillows_too(tmp_path: Path) -> None:
+    photo = textured(67, 51)
+    photo.convert("L").save(tmp_path / "gray.jpg")
+    photo.save(tmp_path / "several.jpg", format="MPO", save_all=True, append_images=[Image.new("RGB", (20, 20))])
+    for name in ("gray.jpg", "several.jpg"):
+        with Image.open(tmp_path / name) as image:
+            assert image.format == ("JPEG" if name == "gray.jpg" else "MPO")
+            np.testing.assert_array_equal(load_photo(tmp_path / name), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_reduced_photos_are_turned_upright_and_have_the_size_of_the_upright_one(
+    tmp_path: Path, orientation: int, suffix: str
+) -> None:
+    upright = np.kron(np.asarray(asymmetric()), np.ones((8, 8, 1), np.uint8))[:-5, :-3]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(TURNS[orientation](upright)))
+    stored.save(tmp_path / f"turned{suffix}", exif=exif, **({"quality": 95} if suffix == ".jpg" else {}))
+    for reduction in REDUCTIONS:
+        photo = load_photo(tmp_path / f"turned{suffix}", reduction=reduction)
+        assert photo.shape[1::-1] == reduced_size((317, 187), reduction)
+        np.testing.assert_allclose(corners(photo), [RED, GREEN, BLUE], atol=8)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "RGBA", "P", "I;16", "LA"])
+def test_other_photos_are_the_whole_one_with_pixels_averaged(tmp_path: Path, mode: str) -> None:
+    photo = textured(67, 51)
+    if mode == "I;16":
+        photo = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    (photo if mode == "I;16" else photo.convert(mode)).save(path)
+    whole = load_photo(path).astype(np.float64)
+    for reduction in (2, 4, 8):
+        reduced = load_photo(path, reduction=reduction)
+        assert reduced.shape[1::-1] == reduced_size((67, 51), reduction)
+        rows, columns = 48 // reduction, 64 // reduction
+        blocks = whole[:48, :64].reshape(rows, reduction, columns, reduction, 3).mean(axis=(1, 3))
+        np.testing.assert_allclose(reduced[:rows, :columns], blocks, atol=0.51)
+
+
+def test_a_reduced_jpeg_is_about_the_whole_one_with_pixels_averaged(tmp_path: Path) -> None:
+    textured(64, 48).save(tmp_path / "a.jpg", quality=95, subsampling=0)
+    whole = load_photo(tmp_path / "a.jpg").astype(np.float64)
+    for reduction in (2, 4, 8):
+        blocks = whole.reshape(48 // reduction, reduction, 64 // reduction, reduction, 3).mean(axis=(1, 3))
+        # A smaller cosine transform leaves out what averaging only weakens; at an eighth both are the mean.
+        difference = abs(load_photo(tmp_path / "a.jpg", reduction=reduction) - blocks)
+        assert difference.mean() < {2: 5, 4: 5, 8: 1}[reduction]
+
+
+@pytest.mark.parametrize("reduction", [0, 3, 16])
+def test_other_reductions_are_refused(tmp_path: Path, reduction: int) -> None:
+    asymmetric().save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=f"cannot be reduced {reduction} times, only"):
+        load_photo(tmp_path / "a.png", reduction=reduction)
+
+
+def test_damage_is_named_as_pillow_names_it_however_much_the_photo_is_reduced(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    textured(80, 60).save(file, "JPEG", quality=95)
+    data = file.getvalue()
+    for cut in range(300, len(data) - 2, len(data) // 12):
+        (tmp_path / "cut.jpg").write_bytes(data[:cut])
+        for reduction in (1, 8):
+            assert refusal(tmp_path / "cut.jpg", reduction=reduction).startswith(("truncated: ", "corrupt: ")), cut
+
+
+def test_a_photo_without_its_end_mark_is_what_pillow_makes_of_it(tmp_path: Path) -> None:
+    textured(80, 60).save(tmp_path / "a.jpg", quality=95)
+    whole = load_photo(tmp_path / "a.jpg")
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data[:-2] + b"after the end")
+    with Image.open(tmp_path / "a.jpg") as image:
+        np.testing.assert_array_equal(load_photo(tmp_path / "a.jpg"), np.asarray(image))
+    (tmp_path / "a.jpg").write_bytes(data + b"after the end")
+    np.testing.assert_array_equal(load_photo(tmp_path / "a.jpg"), whole)

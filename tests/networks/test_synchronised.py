@@ -1,13 +1,13 @@
 """Batch normalisation over two processes is that of one process on the whole batch, in values and gradients."""
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from tests.ports import free_port
 from torch import nn
 
 from orl.networks.synchronised import ProcessBatchNorm, synchronise_batch_norm
@@ -45,12 +45,6 @@ def one_of_two(rank: int, port: int, folder: Path, uneven: bool) -> None:
     found = learnt(synchronise_batch_norm(network(), CPU).train(), *(part[own] for part in batch()))
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.parametrize("uneven", [False, True])

@@ -14,7 +14,7 @@ from orl.config import DiscoverConfig, RunConfig
 from orl.discovery.neighbours import unit_rows
 from orl.discovery.proposals import filter_proposals
 from orl.images.augment import normalise
-from orl.images.crops import cut
+from orl.images.crops import cut_boxes
 from orl.images.decode import load_photo
 from orl.images.table import ImageTable
 from orl.networks.backbones import build_backbone, load_backbone, pool, save_backbone
@@ -111,8 +111,7 @@ def test_embeddings_are_the_networks_of_each_crop_alone(images: ImageTable, whol
     rois = tables.load(run.table("rois"))
 
     def view(photo: int, box: np.ndarray) -> torch.Tensor:
-        crop = cut(load_photo(images.path(int(photo))), box, 32)
-        return normalise(torch.from_numpy(crop.transpose(2, 0, 1).copy())[None])
+        return normalise(cut_boxes(load_photo(images.path(int(photo))), box[None], 32))
 
     with torch.no_grad():
         alone = [pool(backbone(view(photo, box))) for photo, box in zip(rois.column("image_id"), rois.column("box"))]

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.ports import free_port
 
 from orl.images.scenes import draw_scenes
 from orl.rundir import RunDir
@@ -111,14 +111,9 @@ def test_a_changed_setting_is_refused_with_the_difference_and_free_ones_are_not(
     finish(start([*command(scenes, undisturbed), *free]))
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def test_two_processes_do_a_whole_run_together(scenes: Path, undisturbed: Path, tmp_path: Path) -> None:
-    together = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    together = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", **place}
     out = tmp_path / "run"
     started = [
         start(command(scenes, out, "run"), RANK=str(rank), LOCAL_RANK=str(rank), **together) for rank in range(2)

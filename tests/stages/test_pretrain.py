@@ -15,6 +15,7 @@ from orl.networks.device import compute_device
 from orl.recipes import coco, demo
 from orl.run import run_discover, run_pretrain
 from orl.rundir import RunDir
+from orl.stages.pack import PackOptions, pack_photos
 from orl.stages.pretrain import object_table, peak_lr, view_rules
 from orl.training import learner
 
@@ -186,3 +187,19 @@ def test_settings_that_only_say_how_to_run_may_change(scenes: Path, tmp_path: Pa
     other = replace(SHORT, checkpoint_minutes=1.0, keep_checkpoints=9, accumulation_steps=2)
     assert differences(one, replace(one, stage1=other, wandb="offline", compile=True)) == []
     assert differences(one, replace(one, stage1=replace(SHORT, base_lr=0.9))) == ["stage1.base_lr: was 0.2, now 0.9"]
+
+
+def test_a_pack_trains_to_the_same_bits_from_disk_from_memory_and_on_the_device(scenes: Path, tmp_path: Path) -> None:
+    pack_photos(PackOptions(images=scenes, to=tmp_path / "pack", short_side=40, workers=1))
+    found = []
+    for hold in ("disk", "ram", "device"):
+        config = small(tmp_path / "pack", tmp_path / hold, hold=hold)
+        run_pretrain(config, "byol")
+        found.append(RunDir(config.out).backbone("stage1").read_bytes())
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("hold", ["ram", "device"])
+def test_only_a_pack_is_held(scenes: Path, tmp_path: Path, hold: str) -> None:
+    with pytest.raises(ValueError, match="only packed photos are held"):
+        run_pretrain(small(scenes, tmp_path / "run", hold=hold), "byol")

@@ -20,10 +20,11 @@ from orl.processes import Processes
 from orl.schedules import ema_momentum, warmup_cosine
 from orl.training.learner import Learner
 from orl.training.loop import Options, Schedules, train
+from orl.training.reading import read_from_files
 
 NUM_PHOTOS, BATCH_SIZE, EPOCHS = 8, 4, 3
 NUM_STEPS = EPOCHS * NUM_PHOTOS // BATCH_SIZE
-COLOURS = (ColourDistribution(blur_probability=0.0), ColourDistribution(blur_probability=0.0, solarise_probability=0.5))
+COLOURS = (ColourDistribution(blur_sigma_px=(0.1, 0.5)), ColourDistribution(solarise_probability=0.5))
 RULES = ViewRules(size_px=32, area_range=(0.2, 1.0), aspect_ratio_range=(0.75, 1.33), colours=COLOURS)
 
 
@@ -67,7 +68,9 @@ def options(folder: Path, **others: Any) -> Options:
 
 def run(method: BYOL, samples: Samples, folder: Path, *, lr: float = 0.05, **others: Any) -> BYOL:
     """Train, with the options of the loop that are named."""
-    train(new_learner(method), samples, batches(), schedules(lr), options(folder, **others), Processes())
+    train(
+        new_learner(method), read_from_files(samples), batches(), schedules(lr), options(folder, **others), Processes()
+    )
     return method
 
 

@@ -1,14 +1,15 @@
 """A step in parts, in other precisions and in several processes."""
 
 import copy
+import json
 import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 from lightning_fabric import Fabric
+from tests.ports import free_port
 from tests.training.small import (
     batches,
     equal_weights,
@@ -23,10 +24,11 @@ from tests.training.small import (
 from orl.images.datasets import Samples, collate
 from orl.images.table import ImageTable
 from orl.images.views import Sample
-from orl.processes import joined_processes
+from orl.processes import Processes, joined_processes
 from orl.training.fabric import is_out_of_memory, launch_fabric
 from orl.training.learner import NotFiniteError
 from orl.training.loop import train
+from orl.training.reading import read_from_files
 
 CPU = torch.device("cpu")
 
@@ -122,15 +124,11 @@ def test_state_goes_over_to_another_learner(views: Sample) -> None:
 
 
 def test_fp16_on_a_cpu_is_refused() -> None:
-    from orl.processes import Processes
-
     with pytest.raises(ValueError, match="16-mixed needs a GPU; on a CPU take bf16-mixed"):
         launch_fabric(CPU, "16-mixed", Processes())
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from orl.processes import Processes
-
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(ValueError, match="2 processes were started on this machine and torch sees 1 GPUs"):
         launch_fabric(torch.device("cuda"), "32-true", Processes(count=2, num_local=2))
@@ -170,25 +168,19 @@ def one_of_two(rank: int, port: int, images: ImageTable, folder: Path, accumulat
         fabric = launch_fabric(CPU, "64-true", processes)
         learner = new_learner(new_method(), fabric, accumulation_steps=accumulation_steps)
         data = batches(rank=rank, num_processes=2)
-        train(learner, Samples(placer(images)), data, schedules(), options(folder), processes)
+        train(learner, read_from_files(Samples(placer(images))), data, schedules(), options(folder), processes)
         torch.save(learner.method.state_dict(), folder / f"{rank}.pt")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def test_two_processes_give_the_losses_and_weights_of_one(images: ImageTable, tmp_path: Path) -> None:
-    import json
-
     together, alone = tmp_path / "two", tmp_path / "one"
     together.mkdir()
     alone.mkdir()
     multiprocessing.spawn(one_of_two, (free_port(), images, together, 1), nprocs=2)
     method = new_method()
-    train(new_learner(method, double()), Samples(placer(images)), batches(), schedules(), options(alone))
+    train(
+        new_learner(method, double()), read_from_files(Samples(placer(images))), batches(), schedules(), options(alone)
+    )
     rows = [
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (together, alone)

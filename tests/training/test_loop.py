@@ -26,6 +26,7 @@ from orl.processes import Processes
 from orl.schedules import warmup_cosine
 from orl.training.interrupts import Stopped
 from orl.training.loop import train
+from orl.training.reading import read_from_files
 
 
 @pytest.fixture(scope="module")
@@ -271,4 +272,11 @@ def test_processes_that_see_different_checkpoints_are_refused(images: ImageTable
             return [numbers, (7,)]
 
     with pytest.raises(RuntimeError, match=r"different steps \(\[0, 7\]\): .* must be one folder that all share"):
-        train(new_learner(new_method()), Samples(placer(images)), batches(), schedules(), options(tmp_path), Apart())
+        train(
+            new_learner(new_method()),
+            read_from_files(Samples(placer(images))),
+            batches(),
+            schedules(),
+            options(tmp_path),
+            Apart(),
+        )

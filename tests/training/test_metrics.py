@@ -32,7 +32,7 @@ def test_weights_and_biases_gets_every_step_where_it_is_asked_for(
     calls: list[tuple] = []
     run = SimpleNamespace(
         log=lambda metrics, step: calls.append(("log", metrics, step)),
-        finish=lambda exit_code, quiet: calls.append(("finish", exit_code)),
+        finish=lambda exit_code: calls.append(("finish", exit_code)),
     )
     told = {}
 
@@ -51,3 +51,13 @@ def test_weights_and_biases_missing_is_said_with_the_way_out(tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match="--wandb offline needs Weights & Biases: pip install wandb"):
         MetricsLog(tmp_path, first_step=0, wandb_mode="offline")
+
+
+def test_weights_and_biases_itself_keeps_an_offline_run_beside_the_stage(tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="Weights & Biases is optional: pip install wandb")
+    folder = tmp_path / "stage1"
+    folder.mkdir()
+    with MetricsLog(folder, first_step=0, wandb_mode="offline") as log:
+        for step in (1, 2):
+            log.write({"step": step, "epoch": step / 2, "loss": 1 / step})
+    assert list(folder.glob("wandb/offline-run-*/run-*.wandb"))

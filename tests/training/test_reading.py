@@ -8,7 +8,7 @@ from tests.training.small import NUM_STEPS, batches, photos, placer
 
 from orl.images.datasets import Loaded, Samples
 from orl.images.table import ImageTable
-from orl.training.reading import MAX_KILLED, BatchReader
+from orl.training.reading import MAX_KILLED, BatchReader, read_from_files
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def test_a_killed_worker_is_replaced_and_no_batch_is_lost_or_changed(
 ) -> None:
     data = batches()
     killing = Killing(images, list(data)[3][1], marks(tmp_path / "marks", 1))
-    found = list(BatchReader(killing, data, 2, pin_memory=False))
-    expected = list(BatchReader(Samples(placer(images)), batches(), 0, pin_memory=False))
+    found = list(BatchReader(read_from_files(killing), data, 2, pin_memory=False))
+    expected = list(BatchReader(read_from_files(Samples(placer(images))), batches(), 0, pin_memory=False))
     assert len(found) == len(expected) == NUM_STEPS
     for ours, theirs in zip(found, expected):
         assert ours.files == theirs.files
@@ -55,14 +55,14 @@ def test_a_killed_worker_is_replaced_and_no_batch_is_lost_or_changed(
 def test_workers_that_are_killed_again_and_again_stop_the_run(images: ImageTable, tmp_path: Path) -> None:
     killing = Killing(images, next(iter(batches()))[0], marks(tmp_path / "marks", 9))
     with pytest.raises(RuntimeError, match=rf"killed {MAX_KILLED + 1} times .*try fewer than --workers 1"):
-        list(BatchReader(killing, batches(), 1, pin_memory=False))
+        list(BatchReader(read_from_files(killing), batches(), 1, pin_memory=False))
 
 
 def test_batches_begin_at_the_first_step(images: ImageTable) -> None:
     data = batches()
     data.first_step = 4
     names = [images.names[image_id] for _, image_id in list(batches())[4]]
-    reader = BatchReader(Samples(placer(images)), data, 0, pin_memory=False)
+    reader = BatchReader(read_from_files(Samples(placer(images))), data, 0, pin_memory=False)
     found = list(reader)
     assert len(found) == NUM_STEPS - 4
     assert found[0].files == names
@@ -71,7 +71,7 @@ def test_batches_begin_at_the_first_step(images: ImageTable) -> None:
 
 def test_a_reader_that_is_closed_gives_the_signals_back(images: ImageTable) -> None:
     before = signal.getsignal(signal.SIGCHLD)
-    loaded = BatchReader(Samples(placer(images)), batches(), 0, pin_memory=False).__iter__()
+    loaded = BatchReader(read_from_files(Samples(placer(images))), batches(), 0, pin_memory=False).__iter__()
     next(loaded)
     assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
     loaded.close()
@@ -84,4 +84,4 @@ def test_an_error_that_is_no_killed_worker_is_passed_on(images: ImageTable) -> N
             raise RuntimeError("a mistake of ours")
 
     with pytest.raises(RuntimeError, match="a mistake of ours"):
-        list(BatchReader(Broken(placer(images)), batches(), 1, pin_memory=False))
+        list(BatchReader(read_from_files(Broken(placer(images))), batches(), 1, pin_memory=False))

@@ -17,7 +17,7 @@ from orl.exchange.listing import Listing, listing_of, listing_of_source, load_li
 from orl.exchange.pair_matcher import Columns, PairMatcher
 from orl.exchange.row_order import RowOrder
 from orl.exchange.stream import collector_paused, elements, value
-from orl.images.table import ImageTable
+from orl.images.table import ImageTable, require_own_sizes
 from orl.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -81,10 +81,12 @@ def read_published(files: PublishedFiles, images: ImageTable, source: Path, targ
         The tables made: 'proposals', 'neighbours', 'rois', 'correspondences', as far as the files hold them.
 
     Raises:
-        ValueError: if a file is of another format, damaged, or of other photos.
+        ValueError: if a file is of another format, damaged, or of other photos, or the run's photos were reduced.
         StaleTableError: if a table was made from something else and `overwrite` is off.
     """
     _check_formats(files)
+    if files.proposals or files.correspondences:
+        require_own_sizes(images)
     target.folder.mkdir(parents=True, exist_ok=True)
     if named := files.correspondences or files.neighbours:
         listing = _listing(files)

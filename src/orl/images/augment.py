@@ -1,6 +1,8 @@
-"""Colour, batched on the device: every view by its own parameters, drawn beforehand in a worker."""
+"""Colour, batched on a GPU: every view by its own parameters, drawn beforehand in a worker.
 
-import math
+The processor never waits for the device: which views an operation concerns is worked out before anything is sent.
+"""
+
 from collections.abc import Callable
 
 import torch
@@ -8,15 +10,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from orl.images.colour import JITTER_ORDERS, ColourParameters
+from orl.images.augment_cpu import augment_on_cpu
+from orl.images.colour import (
+    BLUR_RADIUS_SIGMAS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    JITTER_ORDERS,
+    LUMA,
+    SOLARISE_THRESHOLD,
+    ColourParameters,
+)
 
 Images = Float[Tensor, "n 3 h w"]
 Factor = Float[Tensor, "n"]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-SOLARISE_THRESHOLD = 128 / 255
-BLUR_RADIUS_SIGMAS = 3
 
 
 def augment(
@@ -24,23 +30,35 @@ def augment(
 ) -> Float[Tensor, "n 3 h w"]:
     """Crops as the network sees them: flipped, recoloured, blurred, solarised, normalised.
 
+    A view depends on its own crop and draw alone, not on the batch that it is in.
+
     Args:
         crops: what the workers cut; may be on the CPU or on the device already.
-        parameters: one draw a crop, on the CPU (which crops an operation concerns is decided there, so that
-            the device never waits).
-        device: where to compute.
+        parameters: one draw a crop, on the CPU.
+        device: where to compute: on a CPU in compiled loops, elsewhere all views at once.
 
     Returns:
-        Normalised views, float32, on the device.
+        Normalised views, float32, on the device, channels last in memory.
     """
+    if device.type == "cpu":
+        return augment_on_cpu(crops, parameters)
+    return augment_batched(crops, parameters, device)
+
+
+def augment_batched(
+    crops: UInt8[Tensor, "n 3 h w"], parameters: ColourParameters, device: torch.device
+) -> Float[Tensor, "n 3 h w"]:
+    """`augment` by operations on whole batches, on any device."""
     images = crops.to(device, non_blocking=True).float() / 255
-    _update_where(images, torch.as_tensor(parameters.flip), lambda x, _: x.flip(-1))
-    images = _jitter(images, parameters)
-    _update_where(images, torch.as_tensor(parameters.gray), lambda x, _: gray(x).expand_as(x))
-    sigma = torch.as_tensor(parameters.blur_sigma_px)
-    _update_where(images, sigma > 0, gaussian_blur, sigma)
-    _update_where(images, torch.as_tensor(parameters.solarise), lambda x, _: solarise(x))
-    return _standardise(images)
+    steps = _steps(parameters)
+    # Sent together and without waiting: an index or a factor sent by itself would stop the processor each time.
+    rows = torch.cat([rows for _, rows, _ in steps]).to(device, non_blocking=True)
+    factors = torch.cat([factors for _, _, factors in steps]).float().to(device, non_blocking=True)
+    counts = [len(rows) for _, rows, _ in steps]
+    for (change, _, on_cpu), some, some_factors in zip(steps, rows.split(counts), factors.split(counts)):
+        if len(some):
+            images[some] = change(images[some], on_cpu if change is gaussian_blur else some_factors)
+    return _standardise(images).contiguous(memory_format=torch.channels_last)
 
 
 def normalise(crops: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
@@ -51,7 +69,7 @@ def normalise(crops: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
 def gray(images: Images) -> Float[Tensor, "n 1 h w"]:
     """Luma by ITU-R 601."""
     red, green, blue = images.unbind(dim=1)
-    return (0.2989 * red + 0.587 * green + 0.114 * blue).unsqueeze(1)
+    return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).unsqueeze(1)
 
 
 def adjust_brightness(images: Images, factor: Factor) -> Images:
@@ -76,13 +94,15 @@ def adjust_hue(images: Images, shift: Factor) -> Images:
 
 
 def gaussian_blur(images: Images, sigma_px: Factor) -> Images:
-    """Blur each photo by its own sigma; edges are mirrored, the kernel ends at three of the largest sigma."""
+    """Blur each photo by its own sigma, which is on the CPU; edges are mirrored, the kernel ends at three sigma."""
     n, _, height, width = images.shape
-    radius = max(1, math.ceil(BLUR_RADIUS_SIGMAS * float(sigma_px.max())))
-    radius = min(radius, height - 1, width - 1)
-    offsets = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma_px.to(images)[:, None]) ** 2)
+    sigma = sigma_px.double()[:, None]
+    radii = (BLUR_RADIUS_SIGMAS * sigma).ceil().clamp(max=min(height, width) - 1)
+    radius = int(radii.max())
+    offsets = torch.arange(-radius, radius + 1)
+    kernel = torch.where(offsets.abs() <= radii, torch.exp(-0.5 * (offsets / sigma) ** 2), 0.0)
     kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0)
+    kernel = kernel.to(images.dtype).to(images.device, non_blocking=True)
     stacked = F.pad(images, [radius] * 4, mode="reflect").reshape(1, n * 3, height + 2 * radius, -1)
     stacked = F.conv2d(stacked, kernel[:, None, :, None], groups=n * 3)
     stacked = F.conv2d(stacked, kernel[:, None, None, :], groups=n * 3)
@@ -94,40 +114,34 @@ def solarise(images: Images) -> Images:
     return torch.where(images >= SOLARISE_THRESHOLD, 1 - images, images)
 
 
-_JITTERS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
-    adjust_brightness,
-    adjust_contrast,
-    adjust_saturation,
-    adjust_hue,
-)
+Change = Callable[[Tensor, Tensor], Tensor]
+"""From some of the images and a factor for each to what they become."""
+
+_JITTERS: tuple[Change, ...] = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 
 
-def _jitter(images: Images, parameters: ColourParameters) -> Images:
-    factors = [
-        torch.as_tensor(values)
-        for values in (parameters.brightness, parameters.contrast, parameters.saturation, parameters.hue)
-    ]
-    orders = torch.tensor(JITTER_ORDERS)[torch.as_tensor(parameters.jitter_order)]
-    changed = torch.stack([factors[0] != 1, factors[1] != 1, factors[2] != 1, factors[3] != 0], dim=1)
-    for position in range(len(_JITTERS)):
-        for index, jitter in enumerate(_JITTERS):
-            concerned = (orders[:, position] == index) & changed[:, index]
-            _update_where(images, concerned, jitter, factors[index])
-    return images
+def _steps(parameters: ColourParameters) -> list[tuple[Change, Tensor, Tensor]]:
+    """What to do in turn: a change, the rows that it concerns, their factors."""
+    flip, order, *factors, is_gray, sigma, is_solarised = (torch.as_tensor(column) for column in parameters)
+    steps: list[tuple[Change, Tensor, Tensor]] = [(_flip, flip, sigma)]
+    for operations in torch.tensor(JITTER_ORDERS)[order].unbind(dim=1):
+        for index, (jitter, factor) in enumerate(zip(_JITTERS, factors)):
+            nothing = 0 if jitter is adjust_hue else 1
+            steps.append((jitter, (operations == index) & (factor != nothing), factor))
+    steps += [(_to_gray, is_gray, sigma), (gaussian_blur, sigma > 0, sigma), (_solarise, is_solarised, sigma)]
+    return [(change, (rows := concerned.nonzero().flatten()), factor[rows]) for change, concerned, factor in steps]
 
 
-def _update_where(
-    images: Images,
-    concerned: Tensor,
-    change: Callable[[Tensor, Tensor], Tensor],
-    factor: Tensor | None = None,
-) -> None:
-    rows = concerned.nonzero().flatten()
-    if len(rows) == 0:
-        return
-    chosen = (factor if factor is not None else concerned)[rows].to(images.device, images.dtype)
-    rows = rows.to(images.device)
-    images[rows] = change(images[rows], chosen)
+def _flip(images: Images, _: Factor) -> Images:
+    return images.flip(-1)
+
+
+def _to_gray(images: Images, _: Factor) -> Images:
+    return gray(images).expand_as(images)
+
+
+def _solarise(images: Images, _: Factor) -> Images:
+    return solarise(images)
 
 
 def _blend(images: Images, other: Tensor, factor: Factor) -> Images:
@@ -136,8 +150,7 @@ def _blend(images: Images, other: Tensor, factor: Factor) -> Images:
 
 
 def _standardise(images: Images) -> Images:
-    mean = images.new_tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
-    std = images.new_tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD]).to(images, non_blocking=True).view(2, 1, 3, 1, 1)
     return (images - mean) / std
 
 

@@ -10,6 +10,14 @@ from torch import Tensor
 
 JITTER_ORDERS = tuple(permutations(range(4)))
 """Every order of brightness, contrast, saturation and hue."""
+LUMA = (0.2989, 0.587, 0.114)
+"""How much red, green and blue count for gray: ITU-R 601, as torchvision rounds it."""
+BLUR_RADIUS_SIGMAS = 3
+"""Where the kernel of a blur ends."""
+SOLARISE_THRESHOLD = 128 / 255
+"""Values from here on are inverted."""
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +44,21 @@ class ColourDistribution:
     """Range of the blur's sigma, in pixels of the view."""
     solarise_probability: float = 0.0
     """Chance that values of 128 and more are inverted."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no chance or no range.
+
+        Raises:
+            ValueError: if a chance or a width lies outside [0, 1], the hue's outside [0, 0.5], or the sigmas do not
+                rise from above 0.
+        """
+        shares = {name: value for name, value in vars(self).items() if name != "blur_sigma_px"}
+        for name, value in shares.items():
+            most = 0.5 if name == "hue" else 1
+            if not 0 <= value <= most:
+                raise ValueError(f"{name} is {value}, which is outside [0, {most}]")
+        if not 0 < self.blur_sigma_px[0] <= self.blur_sigma_px[1]:
+            raise ValueError(f"blur_sigma_px is {self.blur_sigma_px}: give the least, above 0, and then the greatest")
 
 
 class ColourParameters(NamedTuple):

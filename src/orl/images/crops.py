@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from numpy import ndarray
-from PIL import Image
 from torch import Tensor
 
 MAX_CROP_ATTEMPTS = 10
@@ -44,7 +43,9 @@ def random_resized_crop(
             top = int(generator.integers(0, height - crop_height + 1))
             return np.array([left, top, left + crop_width, top + crop_height], dtype=np.float32)
     ratio = min(max(width / height, aspect_ratio_range[0]), aspect_ratio_range[1])
-    return centre_box(size_wh, min(width, height * ratio), min(height, width / ratio))
+    crop_width, crop_height = round(min(width, height * ratio)), round(min(height, width / ratio))
+    left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    return np.array([left, top, left + crop_width, top + crop_height], dtype=np.float32)
 
 
 def centre_box(size_wh: tuple[int, int], box_width: float, box_height: float) -> Float[ndarray, "4"]:
@@ -53,33 +54,21 @@ def centre_box(size_wh: tuple[int, int], box_width: float, box_height: float) ->
     return np.array([left, top, left + box_width, top + box_height], dtype=np.float32)
 
 
-def cut(photo: UInt8[ndarray, "h w 3"], box: Float[ndarray, "4"], size_px: int) -> UInt8[ndarray, "s s 3"]:
-    """The pixels inside a box, resized to a square by antialiased bicubic interpolation.
-
-    Args:
-        photo: the whole photo.
-        box: rounded to whole pixels and to the photo first, so that nothing outside it shines in; at least
-            one pixel is taken.
-        size_px: side of the square that is returned.
-
-    Raises:
-        ValueError: if the box lies outside the photo.
-    """
-    left, top, right, bottom = _whole_pixels(box, (photo.shape[1], photo.shape[0]))
-    crop = Image.fromarray(np.ascontiguousarray(photo[top:bottom, left:right]))
-    return np.asarray(crop.resize((size_px, size_px), Image.Resampling.BICUBIC))
-
-
 def cut_boxes(photo: UInt8[ndarray, "h w 3"], boxes: Float[ndarray, "b 4"], size_px: int) -> UInt8[Tensor, "b 3 s s"]:
-    """Several crops of a photo as one batch, channels last in memory: `cut`, about five times as fast.
+    """The pixels inside some boxes, each resized to a square by antialiased bicubic interpolation.
 
-    Rows are resized before columns. Pillow does the same up to version 12; version 13 turns the order round for some
-    crops that are higher than wide. In the same order one value in 300 differs, by one grey level or, rarely, two.
+    What Pillow's filter gives, in a fifth of the time. Rows are resized before columns. Pillow does the same up to
+    version 12; version 13 turns the order round for some crops that are higher than wide. In the same order one value
+    in 300 differs, by one grey level or, rarely, two.
 
     Args:
         photo: the whole photo.
-        boxes: any number, also none; rounded as `cut` does.
+        boxes: any number, also none; each is rounded to whole pixels and to the photo first, so that nothing outside it
+            shines in; at least one pixel is taken.
         size_px: side of the squares.
+
+    Returns:
+        A crop a box, channels last in memory.
 
     Raises:
         ValueError: if a box lies outside the photo.
@@ -87,7 +76,7 @@ def cut_boxes(photo: UInt8[ndarray, "h w 3"], boxes: Float[ndarray, "b 4"], size
     image = torch.from_numpy(np.require(photo, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
     crops = torch.empty((len(boxes), size_px, size_px, 3), dtype=torch.uint8)
     for crop, box in zip(crops, boxes):
-        left, top, right, bottom = _whole_pixels(box, (photo.shape[1], photo.shape[0]))
+        left, top, right, bottom = whole_pixels(box, (photo.shape[1], photo.shape[0]))
         inside = image[:, :, top:bottom, left:right]
         # Bytes in this layout are resized by torch's vector code; as floats it takes four times as long.
         resized = F.interpolate(inside, (size_px, size_px), mode="bicubic", antialias=True)
@@ -95,7 +84,12 @@ def cut_boxes(photo: UInt8[ndarray, "h w 3"], boxes: Float[ndarray, "b 4"], size
     return crops.permute(0, 3, 1, 2)
 
 
-def _whole_pixels(box: Float[ndarray, "4"], size_wh: tuple[int, int]) -> tuple[int, int, int, int]:
+def whole_pixels(box: Float[ndarray, "4"], size_wh: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a box, rounded to whole pixels and to the photo; at least one pixel each way.
+
+    Raises:
+        ValueError: if the box lies outside the photo.
+    """
     width, height = size_wh
     left, top = int(min(max(round(float(box[0])), 0), width)), int(min(max(round(float(box[1])), 0), height))
     right = min(max(round(float(box[2])), left + 1), width)

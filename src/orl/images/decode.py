@@ -3,27 +3,32 @@
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from orl.images.packed import PackedPhoto
+
 MAX_PIXELS = 100_000_000
 # What photos come in. Pillow's other kinds stay out: they start Ghostscript, or have no signature.
 FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+REDUCTIONS = (1, 2, 4, 8)
+UPRIGHT: dict[int, Callable[[ndarray], ndarray]] = {
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda stored: np.rot90(stored),
 }
+"""How pixels are turned, by the EXIF orientation that they are stored with."""
 WHITE = (255, 255, 255, 255)
 
 _pillow_lock = threading.Lock()
@@ -34,7 +39,7 @@ _num_guarded = 0
 class PhotoError(ValueError):
     """A file that cannot be used as a photo."""
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Path | PackedPhoto, reason: str) -> None:
         super().__init__(path, reason)
         self.path = path
         self.reason = reason
@@ -43,30 +48,40 @@ class PhotoError(ValueError):
         return f"photo {self.path}: {self.reason}"
 
 
-def load_photo(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[ndarray, "h w 3"]:
+def load_photo(path: Path | PackedPhoto, max_pixels: int = MAX_PIXELS, reduction: int = 1) -> UInt8[ndarray, "h w 3"]:
     """The pixels of a photo.
 
     Transparency is laid over white; 16-bit and wider values are scaled down to 8 bits, never clipped; CMYK is
     converted by formula and colour profiles are ignored; of an animation the first frame is taken.
 
     Args:
-        path: a JPEG, PNG, TIFF, WebP, BMP, GIF, PPM, AVIF or JPEG 2000 file.
+        path: a JPEG, PNG, TIFF, WebP, BMP, GIF, PPM, AVIF or JPEG 2000 file; or a photo of a pack.
         max_pixels: refuse a larger photo, judged by its header before anything is decoded.
+        reduction: 1, 2, 4 or 8: so many pixels in a row become one. A JPEG is decoded at this size at once, which takes
+            less time; other photos are decoded whole first.
 
     Returns:
-        RGB, turned as the EXIF orientation says.
+        RGB, turned as the EXIF orientation says, `reduced_size` of the whole photo's width and height.
 
     Raises:
         PhotoError: if the file is missing, empty, not an image, truncated, corrupt or too large.
+        ValueError: if the reduction is none of the four.
     """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"a photo cannot be reduced {reduction} times, only {REDUCTIONS} times")
+    if isinstance(path, PackedPhoto):
+        return _load_packed(path, reduction)
     _check_file(path)
     with _guarded_pillow():
         try:
             with Image.open(path, formats=_known_formats()) as image:
                 _check_size(path, image.size, max_pixels)
+                photo = _plain_jpeg(path, image, reduction)
+                if photo is None:
+                    image.load()
+                    photo = _reduce(_to_rgb(image), reduction)
                 # Decode first, then ask for the tag: Pillow turns a TIFF while decoding and drops its tag.
-                image.load()
-                return _to_rgb(_turn_upright(image))
+                return _turn_upright(photo, image)
         except PhotoError:
             raise
         except UnidentifiedImageError as error:
@@ -74,6 +89,26 @@ def load_photo(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[ndarray, "h w 
         # Pillow answers damage with OSError, SyntaxError, struct.error, ValueError, zlib.error and more.
         except Exception as error:
             raise PhotoError(path, _damage(error)) from error
+
+
+def _load_packed(photo: PackedPhoto, reduction: int) -> UInt8[ndarray, "h w 3"]:
+    """What was checked when it was packed: plain pixels, or a JPEG."""
+    try:
+        stored = photo.stored()
+    except (OSError, ValueError) as error:
+        raise PhotoError(photo, f"cannot be read: {error}") from error
+    if stored.format == "pixels":
+        pixels = np.frombuffer(stored.data, np.uint8).reshape(stored.size_wh[1], stored.size_wh[0], 3)
+        return _reduce(pixels, reduction)
+    try:
+        return _jpeg_pixels(stored.data, stored.size_wh, reduction)
+    except ValueError as error:
+        raise PhotoError(photo, _damage(error)) from error
+
+
+def reduced_size(size_wh: tuple[int, int], reduction: int) -> tuple[int, int]:
+    """Width and height of a photo of that size when it is loaded reduced: a remainder makes one more pixel."""
+    return -(-size_wh[0] // reduction), -(-size_wh[1] // reduction)
 
 
 def _check_file(path: Path) -> None:
@@ -131,12 +166,35 @@ def _check_size(path: Path, size_wh: tuple[int, int], max_pixels: int) -> None:
         raise PhotoError(path, f"too many pixels: {width}x{height} px, at most {limit}")
 
 
-def _turn_upright(image: Image.Image) -> Image.Image:
+def _plain_jpeg(path: Path, image: Image.Image, reduction: int) -> UInt8[ndarray, "h w 3"] | None:
+    """The stored pixels of a JPEG in which nothing is unusual; None of other files."""
+    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
+        return None
+    try:
+        return _jpeg_pixels(path.read_bytes(), image.size, reduction)
+    except ValueError:
+        return None  # damaged: what can still be taken of it, and what is wrong otherwise, is for Pillow to say
+
+
+def _jpeg_pixels(data: bytes | memoryview, size_wh: tuple[int, int], reduction: int) -> UInt8[ndarray, "h w 3"]:
+    """The pixels that Pillow would give, by the same library without the detour through Pillow's own layout."""
+    width, height = reduced_size(size_wh, reduction)
+    photo = simplejpeg.decode_jpeg(data, min_width=width, min_height=height)
+    if photo.shape[:2] != (height, width):
+        raise ValueError(f"decoded to {photo.shape[1]}x{photo.shape[0]} px, where {width}x{height} were expected")
+    return photo
+
+
+def _reduce(photo: UInt8[ndarray, "h w 3"], reduction: int) -> UInt8[ndarray, "_ _ 3"]:
+    return photo if reduction == 1 else np.array(Image.fromarray(photo).reduce(reduction))
+
+
+def _turn_upright(photo: UInt8[ndarray, "h w 3"], image: Image.Image) -> UInt8[ndarray, "_ _ 3"]:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # a damaged EXIF block tells nothing; the pixels are still good
-        return image
-    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+        return photo
+    return np.ascontiguousarray(UPRIGHT[orientation](photo)) if orientation in UPRIGHT else photo
 
 
 def _to_rgb(image: Image.Image) -> UInt8[ndarray, "h w 3"]:

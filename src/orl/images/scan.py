@@ -15,6 +15,7 @@ from pathlib import Path
 
 from orl import tables
 from orl.images.decode import PhotoError, load_photo
+from orl.images.packed import PackFormat, check_pack, is_pack, open_pack
 from orl.images.table import ImageTable
 from orl.progress import progress_bar
 
@@ -42,10 +43,10 @@ class Accepted:
 def scan_photos(
     root: Path, names: Sequence[str], *, min_side_px: int, max_pixels: int, workers: int, quiet: bool = False
 ) -> tuple[ImageTable, list[Rejected]]:
-    """Decode every photo fully and sort the usable from the unusable.
+    """Decode every photo fully and sort the usable from the unusable; of a pack, compare every checksum instead.
 
     Args:
-        root: folder that the names start from.
+        root: folder that the names start from, or a pack.
         names: path of each photo below the root.
         min_side_px: shortest short side, right side up, that a photo may have.
         max_pixels: most pixels that a photo may have.
@@ -57,7 +58,10 @@ def scan_photos(
 
     Raises:
         RuntimeError: if a process dies, for example for lack of memory.
+        ValueError: if a pack is unfinished or damaged.
     """
+    if is_pack(root):
+        return _scan_pack(root, names, min_side_px=min_side_px, max_pixels=max_pixels, workers=workers, quiet=quiet)
     chunks = [names[chunk] for chunk in tables.shard_slices(len(names), CHUNK_SIZE)]
     workers = min(workers, len(chunks))
     with progress_bar(total=len(names), title="scan photos", unit="photos", quiet=quiet) as bar:
@@ -69,14 +73,7 @@ def scan_photos(
             for name in names:
                 verdicts.append(_scan_photo(root, name, min_side_px, max_pixels))
                 bar.update()
-    accepted = [(name, verdict) for name, verdict in zip(names, verdicts) if isinstance(verdict, Accepted)]
-    images = ImageTable(
-        root=root,
-        names=tuple(name for name, _ in accepted),
-        sizes_wh=tuple(verdict.size_wh for _, verdict in accepted),
-        digests=tuple(verdict.digest for _, verdict in accepted),
-    )
-    return images, [verdict for verdict in verdicts if isinstance(verdict, Rejected)]
+    return _sorted_out(root, names, verdicts)
 
 
 def save_rejected(rejected: Sequence[Rejected], path: Path) -> None:
@@ -113,7 +110,7 @@ def check_scan(
     share = len(rejected) / max(1, num_photos)
     found = f"{len(rejected)} of {num_photos} photos of {images.root} are unusable"
     if rejected:
-        found += f" ({_common_reasons(rejected)}; all reasons are in {rejected_path})"
+        found += f" ({common_reasons(rejected)}; all reasons are in {rejected_path})"
     if len(images) == 0:
         raise ValueError(f"no photo is left: {found}; repair them or give another source")
     if share > max_rejected_share:
@@ -128,7 +125,8 @@ def check_scan(
         )
 
 
-def _common_reasons(rejected: Sequence[Rejected]) -> str:
+def common_reasons(rejected: Sequence[Rejected]) -> str:
+    """The most frequent kinds of reasons, with how often each was met: '3 truncated, 1 empty'."""
     kinds = Counter(photo.reason.split(":")[0] for photo in rejected)
     return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(3))
 
@@ -144,8 +142,46 @@ def _scan_photo(root: Path, name: str, min_side_px: int, max_pixels: int) -> Acc
     except OSError as error:
         return Rejected(name, f"cannot be read: {error}")
     if min(width, height) < min_side_px:
-        return Rejected(name, f"too small: {width}x{height} px, at least {min_side_px} on the short side")
+        return _too_small(name, (width, height), min_side_px)
     return Accepted((width, height), digest)
+
+
+def _too_small(name: str, size_wh: tuple[int, int], min_side_px: int) -> Rejected:
+    return Rejected(name, f"too small: {size_wh[0]}x{size_wh[1]} px, at least {min_side_px} on the short side")
+
+
+def _scan_pack(
+    folder: Path, names: Sequence[str], *, min_side_px: int, max_pixels: int, workers: int, quiet: bool
+) -> tuple[ImageTable, list[Rejected]]:
+    open_pack.cache_clear()
+    pack = open_pack(folder)
+    check_pack(pack, workers=workers, quiet=quiet)
+    verdicts: list[Accepted | Rejected] = []
+    for name in names:
+        width, height = pack.sizes_wh[pack.rows[name]].tolist()
+        if min(width, height) < min_side_px:
+            verdicts.append(_too_small(name, (width, height), min_side_px))
+        elif width * height > max_pixels:
+            verdicts.append(
+                Rejected(name, f"too many pixels: {width}x{height} px, at most {max_pixels / 1e6:g} million")
+            )
+        else:
+            verdicts.append(Accepted((width, height), pack.digests[pack.rows[name]]))
+    return _sorted_out(folder, names, verdicts, packed=pack.format)
+
+
+def _sorted_out(
+    root: Path, names: Sequence[str], verdicts: Sequence[Accepted | Rejected], packed: PackFormat | None = None
+) -> tuple[ImageTable, list[Rejected]]:
+    accepted = [(name, verdict) for name, verdict in zip(names, verdicts) if isinstance(verdict, Accepted)]
+    images = ImageTable(
+        root=root,
+        names=tuple(name for name, _ in accepted),
+        sizes_wh=tuple(verdict.size_wh for _, verdict in accepted),
+        digests=tuple(verdict.digest for _, verdict in accepted),
+        packed=packed,
+    )
+    return images, [verdict for verdict in verdicts if isinstance(verdict, Rejected)]
 
 
 def _is_unicode(name: str) -> bool:

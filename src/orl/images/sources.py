@@ -1,4 +1,4 @@
-"""Where photos come from: a folder tree, a list file, a COCO JSON or a VOC devkit."""
+"""Where photos come from: a folder tree, a list file, a COCO JSON, a VOC devkit or a pack."""
 
 import difflib
 import os
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from orl.images.coco import coco_photo_names, has_labels, read_coco
 from orl.images.labels import LabelledSplit
+from orl.images.packed import is_pack, open_pack
 from orl.images.voc import read_voc, voc_folder, voc_photo_names
 
 EXTENSIONS = frozenset(
@@ -22,15 +23,16 @@ def find_photos(source: Path, split: str | None = None) -> tuple[Path, list[str]
     Args:
         source: a folder of photos at any depth, known by their extension, hidden ones left out; a .txt or
             .lst file with a path a line, from its own folder on, where # begins a comment; a COCO JSON; a
-            VOC devkit.
+            VOC devkit; a pack.
         split: the part of a VOC devkit, 'trainval' unless said; other sources have none.
 
     Returns:
-        The folder that the names start from, and the path of each photo below it, sorted, each once.
+        The folder that the names start from, and the path of each photo below it, sorted, each once. For a pack, the
+        pack and the names that the photos had in the source that it was made from.
 
     Raises:
         FileNotFoundError: if the source is not there.
-        ValueError: if it holds no photo, is of no known kind, or has no such split.
+        ValueError: if it holds no photo, is of no known kind, has no such split, or is an unfinished pack.
     """
     source = _existing(source)
     devkit = voc_folder(source) if source.is_dir() else None
@@ -38,13 +40,17 @@ def find_photos(source: Path, split: str | None = None) -> tuple[Path, list[str]
         return devkit, voc_photo_names(devkit, split or DEFAULT_SPLIT)
     if split is not None:
         raise ValueError(f"{source} is not a VOC devkit, so it has no split {split!r}; leave the split out")
+    if is_pack(source):
+        return source, list(open_pack(source).names)
     if source.is_dir():
         return source, _walk(source)
     if source.suffix.lower() == ".json":
         return coco_photo_names(source)
     if source.suffix.lower() in LIST_EXTENSIONS:
         return _read_list(source)
-    raise ValueError(f"{source} is no source of photos; give a folder, a .txt list, a COCO .json or a VOC devkit")
+    raise ValueError(
+        f"{source} is no source of photos; give a folder, a .txt list, a COCO .json, a VOC devkit or a pack"
+    )
 
 
 def read_labels(source: Path, split: str | None = None) -> LabelledSplit | None:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orl import tables
+from orl.images.packed import PackedPhoto, PackFormat, open_pack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,25 +16,40 @@ class ImageTable:
     """The usable photos of a source, in a fixed order."""
 
     root: Path
-    """Folder that the names start from."""
+    """Folder that the names start from, or a pack."""
     names: tuple[str, ...]
     """Path of each photo below the root, with forward slashes; unique."""
     sizes_wh: tuple[tuple[int, int], ...]
     """Width and height of each photo in pixels, right side up."""
     digests: tuple[str, ...]
-    """Short digest of each file's content."""
+    """Short digest of each file's content, or of the pixels in a pack."""
+    packed: PackFormat | None = None
+    """How the pack that is the root holds its photos; None where they are files."""
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def path(self, image_id: int) -> Path:
-        """Where the photo lies."""
-        return self.root / self.names[image_id]
+    def path(self, image_id: int) -> Path | PackedPhoto:
+        """Where the photo lies: what `load_photo` takes."""
+        return PackedPhoto(self.root, self.names[image_id]) if self.packed else self.root / self.names[image_id]
 
     @property
     def fingerprint(self) -> str:
         """Changes when a photo is added, removed, renamed or edited; not when the folder moves."""
         return tables.fingerprint({"names": self.names, "digests": self.digests})
+
+
+def require_own_sizes(images: ImageTable) -> None:
+    """Refuse photos that were reduced, where boxes come from elsewhere.
+
+    Raises:
+        ValueError: if they are those of a pack that reduced them.
+    """
+    if images.packed and open_pack(images.root).is_reduced:
+        raise ValueError(
+            f"boxes from a file are in pixels of the photos as they were, and pack {images.root} has reduced them: "
+            "pack them with --short-side None, or give the photos themselves"
+        )
 
 
 def save_images(images: ImageTable, path: Path) -> None:
@@ -44,7 +60,8 @@ def save_images(images: ImageTable, path: Path) -> None:
         "height": pa.array([height for _, height in images.sizes_wh], pa.int32()),
         "digest": pa.array(images.digests, pa.string()),
     }
-    table = pa.table(columns).replace_schema_metadata({"orl": json.dumps({"root": str(images.root)})})
+    origin = {"root": str(images.root), "packed": images.packed}
+    table = pa.table(columns).replace_schema_metadata({"orl": json.dumps(origin)})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     tables.write_atomically(path, sink.getvalue().to_pybytes())
@@ -61,7 +78,8 @@ def load_images(path: Path) -> ImageTable:
         raise FileNotFoundError(f"no image table at {path}; 'orl run' or 'orl pretrain' makes it")
     try:
         table = pq.read_table(path)
-        root = json.loads(table.schema.metadata[b"orl"])["root"]
+        origin = json.loads(table.schema.metadata[b"orl"])
+        root = origin["root"]
     except (pa.ArrowInvalid, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not an image table ({error}); delete it and run again") from error
     return ImageTable(
@@ -69,4 +87,5 @@ def load_images(path: Path) -> ImageTable:
         names=tuple(table["name"].to_pylist()),
         sizes_wh=tuple(zip(table["width"].to_pylist(), table["height"].to_pylist())),
         digests=tuple(table["digest"].to_pylist()),
+        packed=origin.get("packed"),
     )

@@ -1,16 +1,16 @@
 """From where views lie to their pixels: every photo of a sample is read once and all its crops are cut, as uint8."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
 from orl.images.colour import ColourParameters
-from orl.images.crops import cut
-from orl.images.decode import PhotoError, load_photo
+from orl.images.crops import cut_boxes
+from orl.images.decode import REDUCTIONS, PhotoError, load_photo, reduced_size
 from orl.images.table import ImageTable
 
 
@@ -41,29 +41,42 @@ Sample = dict[str, View]
 def cut_views(images: ImageTable, placements: Placements) -> Sample:
     """Read the photos that the views lie in, each once, and cut them.
 
+    A photo of which all crops are made smaller is read at half, a quarter or an eighth of its size, if that still
+    gives every crop as many pixels as its view has. One of a pack is small already, and read as it is.
+
     Raises:
         PhotoError: if a photo cannot be read, or has another size than it had when the photos were scanned.
     """
-    photos: dict[int, UInt8[ndarray, "h w 3"]] = {}
-    sample: Sample = {}
-    for name, placement in placements.items():
-        if placement.image_id not in photos:
-            photos[placement.image_id] = _read(images, placement.image_id)
-        crop = cut(photos[placement.image_id], placement.box, placement.size_px)
-        sample[name] = View(to_tensor(crop), placement.colours)
-    return sample
+    placed: dict[int, list[Placement]] = {}
+    for placement in placements.values():
+        placed.setdefault(placement.image_id, []).append(placement)
+    # So that a pack gives the same views wherever it is held: on disk, in memory or on the device.
+    whole = images.packed is not None
+    reductions = {image_id: 1 if whole else largest_reduction(some) for image_id, some in placed.items()}
+    photos = {image_id: _read(images, image_id, reduction) for image_id, reduction in reductions.items()}
+    return {
+        name: View(_cut(photos[placement.image_id], placement, reductions[placement.image_id]), placement.colours)
+        for name, placement in placements.items()
+    }
 
 
-def _read(images: ImageTable, image_id: int) -> UInt8[ndarray, "h w 3"]:
-    path, (width, height) = images.path(image_id), images.sizes_wh[image_id]
-    photo = load_photo(path)
-    if photo.shape[:2] != (height, width):
+def largest_reduction(placements: Iterable[Placement]) -> int:
+    """By how much the photo of these views can be reduced, so that none of them has to be enlarged for it."""
+    pixels_per_pixel = min(min(box[2] - box[0], box[3] - box[1]) / size_px for _, box, size_px, _ in placements)
+    return max((reduction for reduction in REDUCTIONS if reduction <= pixels_per_pixel), default=1)
+
+
+def _cut(photo: UInt8[ndarray, "h w 3"], placement: Placement, reduction: int) -> UInt8[Tensor, "3 s s"]:
+    crops = cut_boxes(photo, placement.box[None] / np.float32(reduction), placement.size_px)
+    return crops[0].contiguous()
+
+
+def _read(images: ImageTable, image_id: int, reduction: int) -> UInt8[ndarray, "h w 3"]:
+    path, size_wh = images.path(image_id), images.sizes_wh[image_id]
+    photo = load_photo(path, reduction=reduction)
+    if photo.shape[1::-1] != reduced_size(size_wh, reduction):
+        height, width, _ = load_photo(path).shape
         raise PhotoError(
-            path, f"has {photo.shape[1]}x{photo.shape[0]} px, and had {width}x{height} when the photos were scanned"
+            path, f"has {width}x{height} px, and had {size_wh[0]}x{size_wh[1]} when the photos were scanned"
         )
     return photo
-
-
-def to_tensor(crop: UInt8[ndarray, "h w 3"]) -> UInt8[Tensor, "3 h w"]:
-    """A crop with the channels first."""
-    return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))

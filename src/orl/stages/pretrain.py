@@ -15,6 +15,7 @@ from orl import tables
 from orl.config import FREE_TRAIN_FIELDS, RunConfig, TrainConfig, ViewConfig, to_plain
 from orl.images.colour import ColourDistribution
 from orl.images.datasets import EpochBatches, ImageViews, ObjectTable, ObjectViews, Samples, ViewRules
+from orl.images.held import HeldPhotos, HeldSamples, hold_in_memory, require_pack
 from orl.images.table import ImageTable
 from orl.memory import keep_freed_memory
 from orl.methods.byol import BYOL
@@ -28,6 +29,7 @@ from orl.schedules import ema_momentum, warmup_cosine
 from orl.training.fabric import launch_fabric
 from orl.training.learner import Learner
 from orl.training.loop import Options, Schedules, train
+from orl.training.reading import Source, cut_on_device, read_from_files
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +58,12 @@ def pretrain_images(
         Stopped: after Ctrl-C; the same call goes on.
     """
     made_from = _made_from(config, config.stage1, images)
-    samples = Samples(ImageViews(images, view_rules(config.views), config.seed))
+    placer = ImageViews(images, view_rules(config.views), config.seed)
 
     def build() -> BYOL:
         return BYOL(_build_encoder(config), _build_predictor(config), join_views=config.network.join_views)
 
-    return _run_stage(config, "stage1", made_from, build, samples, processes or Processes(), probe)
+    return _run_stage(config, "stage1", made_from, build, placer, processes or Processes(), probe)
 
 
 def pretrain_objects(
@@ -104,7 +106,7 @@ def pretrain_objects(
         predictors: dict[str, nn.Module] = {term: _build_predictor(config) for term in TERMS}
         return ORL(encoder, predictors, weights, join_views=config.network.join_views)
 
-    return _run_stage(config, "stage3", made_from, build, Samples(placer), processes or Processes(), probe)
+    return _run_stage(config, "stage3", made_from, build, placer, processes or Processes(), probe)
 
 
 def view_rules(views: ViewConfig) -> ViewRules:
@@ -148,7 +150,7 @@ def _run_stage(
     stage: str,
     made_from: dict[str, Any],
     build: Callable[[], BYOL | ORL],
-    samples: Samples,
+    placer: ImageViews | ObjectViews,
     processes: Processes,
     probe: Probe | None,
 ) -> bool:
@@ -163,7 +165,7 @@ def _run_stage(
     keep_freed_memory()
     learner = _build_learner(config, settings, build, processes)
     batches = EpochBatches(
-        len(samples),
+        len(placer.images),
         settings.batch_size,
         settings.epochs,
         config.seed,
@@ -176,18 +178,29 @@ def _run_stage(
         workers=config.workers,
         checkpoint_minutes=settings.checkpoint_minutes,
         num_checkpoints=settings.keep_checkpoints,
-        max_unreadable=int(config.scan.max_rejected_share * len(samples)),
+        max_unreadable=int(config.scan.max_rejected_share * len(placer.images)),
         wandb=config.wandb,
         probe=probe if settings.probe_epochs else None,
         probe_steps=settings.probe_epochs * batches.steps_per_epoch,
     )
-    train(learner, samples, batches, _schedules(settings, batches.steps_per_epoch), options, processes)
+    source = _source(config, placer, learner.fabric.device)
+    train(learner, source, batches, _schedules(settings, batches.steps_per_epoch), options, processes)
     if processes.is_first:
         save_projector(learner.method.online.projector, run.projector(stage))
         notes = {"stage": stage, "epochs": str(settings.epochs)}
         save_backbone(learner.method.online.backbone, run.backbone(stage), notes)
     processes.wait(f"the weights of {stage}")
     return True
+
+
+def _source(config: RunConfig, placer: ImageViews | ObjectViews, device: torch.device) -> Source:
+    if config.hold == "device":
+        require_pack(placer.images)
+        photos = HeldPhotos(placer.images, device, workers=config.workers)
+        return cut_on_device(HeldSamples(placer), photos)
+    if config.hold == "ram":
+        hold_in_memory(placer.images)
+    return read_from_files(Samples(placer))
 
 
 def stage_settings(config: RunConfig, stage: str) -> TrainConfig:

@@ -3,7 +3,6 @@
 import threading
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from orl.discovery.plain_boxes import grid_boxes, random_boxes
 from orl.discovery.selective_search import compile_search, selective_search
 from orl.exchange.own_boxes import boxes_from_file
 from orl.images.decode import load_photo
-from orl.images.table import ImageTable
+from orl.images.table import ImageTable, require_own_sizes
+from orl.images.threads import side_by_side
 from orl.stages.shards import Columns, Report, ShardMaker, box_columns
 
 SEARCH_VERSION = 1
@@ -49,6 +49,7 @@ def proposer(images: ImageTable, config: RunConfig, folder: Path) -> ShardMaker:
         folder: the table's, where a large file of boxes is put in order.
     """
     if config.discover.proposals == "file":
+        require_own_sizes(images)
         lists = boxes_from_file(_boxes_file(config.discover), images, config.images, folder)
 
         def read(photos: slice, report: Report) -> Columns:
@@ -94,15 +95,13 @@ def _finder(images: ImageTable, config: RunConfig) -> Callable[[int], Boxes]:
 
 def _side_by_side(find: Callable[[int], Boxes], image_ids: Sequence[int], threads: int, report: Report) -> list[Boxes]:
     """The boxes of photos in their order, by so many threads: decoding and searching leave Python's lock free."""
-    found = []
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        try:
-            for boxes in pool.map(find, image_ids):
-                found.append(boxes)
-                report(1)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    found: list[Boxes] = []
+
+    def take(boxes: Boxes) -> None:
+        found.append(boxes)
+        report(1)
+
+    side_by_side(find, image_ids, threads, take)
     return found
 
 

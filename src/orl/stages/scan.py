@@ -2,9 +2,11 @@
 
 import csv
 import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from orl.config import RunConfig
+from orl.config import RunConfig, ScanConfig
+from orl.images.packed import SHARDS
 from orl.images.scan import check_scan, save_rejected, scan_photos
 from orl.images.sources import find_photos
 from orl.images.table import ImageTable, load_images, save_images
@@ -24,30 +26,59 @@ def scan(config: RunConfig) -> ImageTable:
         FileNotFoundError, ValueError: if the source holds no photos, too few, or too many that cannot be used.
         StaleTableError: if the photos changed and `overwrite` is off.
     """
-    run = RunDir(config.out)
     root, names = find_photos(config.images, config.split)
+    min_photos = config.discover.num_neighbours + 1
+    return scan_into(
+        RunDir(config.out), root, names, config.scan, min_photos, workers=config.workers, overwrite=config.overwrite
+    )
+
+
+def scan_into(
+    run: RunDir,
+    root: Path,
+    names: Sequence[str],
+    limits: ScanConfig,
+    min_photos: int,
+    *,
+    workers: int,
+    overwrite: bool,
+) -> ImageTable:
+    """The usable ones of these photos, as `scan`; a pack keeps its scan in files of the same names as a run.
+
+    Args:
+        run: where the table of the photos and `rejected.csv` lie.
+        root: folder that the names start from, or a pack.
+        names: path of each photo below the root.
+        limits: which photos are taken.
+        min_photos: fewest usable photos.
+        workers: processes that read.
+        overwrite: read all again, and take what is found.
+
+    Raises:
+        FileNotFoundError, ValueError, StaleTableError: as `scan`.
+    """
     known = load_images(run.images) if run.images.exists() else None
-    if known is not None and not config.overwrite and known.root == root and _unchanged(run, known, names):
+    if known is not None and not overwrite and known.root == root and _unchanged(run, known, names):
         return known
     images, rejected = scan_photos(
         root,
         names,
-        min_side_px=config.scan.min_side_px,
-        max_pixels=int(config.scan.max_megapixels * 1e6),
-        workers=config.workers,
+        min_side_px=limits.min_side_px,
+        max_pixels=int(limits.max_megapixels * 1e6),
+        workers=workers,
     )
-    if known is not None and known.fingerprint != images.fingerprint and not config.overwrite:
+    if known is not None and known.fingerprint != images.fingerprint and not overwrite:
         raise StaleTableError(
             f"the photos of {run.root} have changed: {len(known)} usable before, {len(images)} now, "
             f"{len(set(known.names) ^ set(images.names))} added or removed. Rebuild with --overwrite, or take "
-            "another --out"
+            "another folder"
         )
     save_rejected(rejected, run.rejected)
     check_scan(
         images,
         rejected,
-        max_rejected_share=config.scan.max_rejected_share,
-        min_photos=config.discover.num_neighbours + 1,
+        max_rejected_share=limits.max_rejected_share,
+        min_photos=min_photos,
         rejected_path=run.rejected,
     )
     save_images(images, run.images)
@@ -56,13 +87,21 @@ def scan(config: RunConfig) -> ImageTable:
     return images
 
 
-def _unchanged(run: RunDir, known: ImageTable, names: list[str]) -> bool:
+def _unchanged(run: RunDir, known: ImageTable, names: Sequence[str]) -> bool:
     with open(run.rejected, newline="", encoding="utf-8") as file:
         rejected = {row["name"] for row in csv.DictReader(file)}
     if set(known.names) | rejected != set(names):
         return False
     scanned_at = run.images.stat().st_mtime
-    return all(_modified_at(known.path(index)) <= scanned_at for index in range(len(known)))
+    return all(_modified_at(path) <= scanned_at for path in _files(known))
+
+
+def _files(images: ImageTable) -> Iterator[Path]:
+    """What the photos lie in; the folder of a pack's shards too, which tells that one was deleted."""
+    if images.packed:
+        shards = images.root / SHARDS
+        return iter([shards, *shards.iterdir()])
+    return (images.root / name for name in images.names)
 
 
 def _modified_at(path: Path) -> float:

@@ -105,10 +105,7 @@ class Learner:
 
     def _backward(self, part: Sample, is_last: bool) -> dict[str, Tensor]:
         device = self.fabric.device
-        views = {
-            name: augment(crops, colours, device).contiguous(memory_format=torch.channels_last)
-            for name, (crops, colours) in part.items()
-        }
+        views = {name: augment(crops, colours, device) for name, (crops, colours) in part.items()}
         with self.fabric.no_backward_sync(self.model, enabled=not is_last):
             terms, projections = self.model(views)
             loss = torch.stack(list(terms.values())).sum()

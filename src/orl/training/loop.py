@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from orl import tables
-from orl.images.datasets import EpochBatches, Loaded, Samples
+from orl.images.datasets import EpochBatches, Loaded
 from orl.processes import Processes
 from orl.training.checkpoints import Checkpoints
 from orl.training.fabric import is_out_of_memory
@@ -18,7 +18,7 @@ from orl.training.interrupts import Stopped, StopRequest
 from orl.training.journal import Journal
 from orl.training.learner import Learner, NotFiniteError
 from orl.training.metrics import MetricsLog, WandbMode
-from orl.training.reading import BatchReader
+from orl.training.reading import BatchReader, Source
 from orl.training.unreadable import UnreadablePhotos
 from orl.training.watch import CollapseWatch
 
@@ -63,7 +63,7 @@ class Options:
 
 def train(
     learner: Learner,
-    samples: Samples,
+    source: Source,
     batches: EpochBatches,
     schedules: Schedules,
     options: Options,
@@ -73,7 +73,7 @@ def train(
 
     Args:
         learner: does the steps.
-        samples: give the views of each photo.
+        source: gives the views of each photo.
         batches: say which photo comes at which step, to this process.
         schedules: learning rate and momentum of the target.
         options: how to run and watch it.
@@ -95,7 +95,7 @@ def train(
     step = batches.first_step = _common_step(checkpoints.resume(), processes, options.folder)
     if step == num_steps:
         return
-    reader = BatchReader(samples, batches, options.workers, pin_memory=learner.fabric.device.type == "cuda")
+    reader = BatchReader(source, batches, options.workers, pin_memory=learner.fabric.device.type == "cuda")
     unreadable = UnreadablePhotos(options.folder / "unreadable.csv", options.max_unreadable)
     log = MetricsLog(options.folder, step, wandb_mode=options.wandb, quiet=not is_first)
     journal = Journal(log, CollapseWatch(schedules.num_warmup_steps), is_first=is_first)

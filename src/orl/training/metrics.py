@@ -61,7 +61,7 @@ class MetricsLog:
         self._file.close()
         self._board.close()
         if self._wandb is not None:
-            self._wandb.finish(exit_code=0 if kind is None else 1, quiet=True)
+            self._wandb.finish(exit_code=0 if kind is None else 1)
 
 
 def _begin_wandb(folder: Path, mode: WandbMode) -> Any:
@@ -69,8 +69,11 @@ def _begin_wandb(folder: Path, mode: WandbMode) -> Any:
         import wandb
     except ImportError as error:
         raise ImportError(f"--wandb {mode} needs Weights & Biases: pip install wandb, or leave it off") from error
+    # Each part of a run that is stopped and resumed is a run there; the group holds them together.
     name = f"{folder.resolve().parent.name}-{folder.name}"
-    return wandb.init(project="orl", name=name, dir=str(folder), mode=mode, settings=wandb.Settings(silent=True))
+    settings: Any = wandb.Settings(silent=True)
+    init: Any = wandb.init  # its own modes are other words
+    return init(project="orl", name=name, group=name, dir=str(folder), mode=mode, settings=settings)
 
 
 def _lines(path: Path) -> list[str]:

@@ -3,11 +3,14 @@
 import logging
 import signal
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from orl.images.datasets import EpochBatches, Loaded, Samples, collate, ignore_interrupts
+from orl.images.held import HeldPhotos, HeldSamples, collate_placed
 
 logger = logging.getLogger(__name__)
 
@@ -17,14 +20,33 @@ KILLED_WORKER = "DataLoader worker"
 """How torch's message about a worker that is gone begins."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """How a batch comes about: workers make samples and join them, this process does the rest."""
+
+    samples: Dataset[Any]
+    collate: Callable[[Sequence[Any]], Any]
+    finish: Callable[[Any], Loaded]
+
+
+def read_from_files(samples: Samples) -> Source:
+    """Workers read photos and cut views; nothing is left to do."""
+    return Source(samples=samples, collate=collate, finish=lambda batch: batch)
+
+
+def cut_on_device(samples: HeldSamples, photos: HeldPhotos) -> Source:
+    """Workers say where views lie; they are cut where the photos are held."""
+    return Source(samples=samples, collate=collate_placed, finish=photos.load)
+
+
 class BatchReader:
     """The batches from the first step on, read by worker processes; iterate over it once, and close the iterator.
 
     A sample depends on its key alone, so batches that a killed worker took with it are read again, the same.
     """
 
-    def __init__(self, samples: Samples, batches: EpochBatches, num_workers: int, pin_memory: bool) -> None:
-        self.samples, self.batches = samples, batches
+    def __init__(self, source: Source, batches: EpochBatches, num_workers: int, pin_memory: bool) -> None:
+        self.source, self.batches = source, batches
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self.waited_s = 0.0
         """Seconds spent waiting for the newest batch."""
@@ -61,16 +83,17 @@ class BatchReader:
                 batch = _next_batch(loaded)
                 if batch is None:
                     return
+                finished = self.source.finish(batch)
                 self.waited_s = time.monotonic() - started
-                yield batch
+                yield finished
                 started = time.monotonic()
 
-    def _loader(self) -> DataLoader[Loaded]:
+    def _loader(self) -> DataLoader[Any]:
         return DataLoader(
-            self.samples,
+            self.source.samples,
             batch_sampler=self.batches,
             num_workers=self.num_workers,
-            collate_fn=collate,
+            collate_fn=self.source.collate,
             worker_init_fn=ignore_interrupts,
             pin_memory=self.pin_memory,
         )
@@ -80,7 +103,7 @@ class _WorkerKilledError(RuntimeError):
     pass
 
 
-def _next_batch(loaded: Iterator[Loaded]) -> Loaded | None:
+def _next_batch(loaded: Iterator[Any]) -> Any:
     try:
         return next(loaded, None)
     except RuntimeError as error:
@@ -95,13 +118,17 @@ class _ChildrenEndQuietly:
     A worker that is gone is still found, when the next batch is waited for.
     """
 
-    def __init__(self, loader: DataLoader[Loaded]) -> None:
+    def __init__(self, loader: DataLoader[Any]) -> None:
         self._loader = loader
 
-    def __enter__(self) -> Iterator[Loaded]:
-        iterator = iter(self._loader)
+    def __enter__(self) -> Iterator[Any]:
+        self._iterator = iter(self._loader)
         self._previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        return iterator
+        return self._iterator
 
     def __exit__(self, *exception: object) -> None:
+        # A killed worker that is still known when the handler is back would be told of at the end of any other process.
+        end_workers = getattr(self._iterator, "_shutdown_workers", None)
+        if end_workers is not None:
+            end_workers()
         signal.signal(signal.SIGCHLD, self._previous)

@@ -1,0 +1,74 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.images.packs import draw_photos, pack
+
+from orl.config import DiscoverConfig, RunConfig
+from orl.images import scan as images_scan
+from orl.images.packed import PackedPhoto, open_pack, shard_path
+from orl.images.table import load_images
+from orl.stages.scan import scan
+from orl.tables import StaleTableError
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return draw_photos(tmp_path / "photos")
+
+
+def config(images: Path, out: Path) -> RunConfig:
+    return RunConfig(images=images, out=out, workers=1, discover=DiscoverConfig(num_neighbours=4))
+
+
+@pytest.fixture(params=["files", "pack"])
+def source(request: pytest.FixtureRequest, photos: Path, tmp_path: Path) -> Path:
+    return photos if request.param == "files" else pack(photos, tmp_path / "pack", short_side=40)
+
+
+def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("a photo was read again")
+
+    monkeypatch.setattr(images_scan, "_scan_photo", fail)
+    monkeypatch.setattr(images_scan, "check_pack", lambda *_, **__: fail())
+
+
+def test_a_scan_is_taken_over_while_nothing_has_changed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(source, tmp_path / "run")
+    images = scan(settings)
+    assert len(images) == 7
+    with monkeypatch.context() as patch:
+        forbid_reading(patch)
+        assert scan(settings) == images
+        with pytest.raises(AssertionError, match="a photo was read again"):
+            scan(replace(settings, overwrite=True))
+    assert load_images(tmp_path / "run" / "images.parquet") == images
+
+
+def test_a_pack_that_was_torn_since_is_noticed(photos: Path, tmp_path: Path) -> None:
+    folder = pack(photos, tmp_path / "pack")
+    settings = config(folder, tmp_path / "run")
+    assert isinstance(scan(settings).path(0), PackedPhoto)
+    path = shard_path(folder, 0, "pixels")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"00000.pixels is torn"):
+        scan(settings)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"lacks shard 00000.pixels"):
+        scan(settings)
+
+
+def test_a_run_of_other_pixels_is_refused_and_a_moved_pack_is_not(photos: Path, tmp_path: Path) -> None:
+    folders = [pack(photos, tmp_path / f"pack{side}", short_side=side) for side in (40, 36)]
+    images = scan(config(folders[0], tmp_path / "run"))
+    for other in (folders[1], photos):
+        with pytest.raises(StaleTableError, match="have changed: 7 usable before, 7 now, 0 added or removed"):
+            scan(config(other, tmp_path / "run"))
+    moved = folders[0].rename(tmp_path / "moved")
+    found = scan(config(moved, tmp_path / "run"))
+    assert found.fingerprint == images.fingerprint
+    assert found.root == moved
+    assert open_pack(moved).names == found.names
