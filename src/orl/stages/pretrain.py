@@ -59,11 +59,7 @@ def pretrain_images(
     """
     made_from = _made_from(config, config.stage1, images)
     placer = ImageViews(images, view_rules(config.views), config.seed)
-
-    def build() -> BYOL:
-        return BYOL(_build_encoder(config), _build_predictor(config), join_views=config.network.join_views)
-
-    return _run_stage(config, "stage1", made_from, build, placer, processes or Processes(), probe)
+    return _run_stage(config, "stage1", made_from, partial(build_byol, config), placer, processes or Processes(), probe)
 
 
 def pretrain_objects(
@@ -97,16 +93,23 @@ def pretrain_objects(
         ]
     objects = object_table(tables.load(run.table("rois")), correspondences, len(images))
     placer = ObjectViews(images, view_rules(config.views), objects, settings.roi_size_px, config.seed)
+    return _run_stage(config, "stage3", made_from, partial(build_orl, config), placer, processes or Processes(), probe)
 
-    def build() -> ORL:
-        encoder = _build_encoder(config)
-        if settings.warm_start:
-            encoder = Encoder(load_backbone(run.backbone("stage1")), load_projector(run.projector("stage1")))
-        weights = {"global": settings.global_weight, "intra": settings.intra_weight, "inter": settings.inter_weight}
-        predictors: dict[str, nn.Module] = {term: _build_predictor(config) for term in TERMS}
-        return ORL(encoder, predictors, weights, join_views=config.network.join_views)
 
-    return _run_stage(config, "stage3", made_from, build, placer, processes or Processes(), probe)
+def build_byol(config: RunConfig) -> BYOL:
+    """Stage 1's method, its random weights drawn from torch's global generator."""
+    return BYOL(_build_encoder(config), _build_predictor(config), join_views=config.network.join_views)
+
+
+def build_orl(config: RunConfig) -> ORL:
+    """Stage 3's method, its random weights drawn from torch's global generator; a warm start reads stage 1's files."""
+    run, settings = RunDir(config.out), config.objects
+    encoder = _build_encoder(config)
+    if settings.warm_start:
+        encoder = Encoder(load_backbone(run.backbone("stage1")), load_projector(run.projector("stage1")))
+    weights = {"global": settings.global_weight, "intra": settings.intra_weight, "inter": settings.inter_weight}
+    predictors: dict[str, nn.Module] = {term: _build_predictor(config) for term in TERMS}
+    return ORL(encoder, predictors, weights, join_views=config.network.join_views)
 
 
 def view_rules(views: ViewConfig) -> ViewRules:

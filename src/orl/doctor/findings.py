@@ -1,0 +1,198 @@
+"""What will not work, or badly, and the way out of it: each check looks at a plan and says so in a sentence."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from orl.config import RunConfig
+from orl.doctor.machine import OPTIONAL
+from orl.doctor.plan import Plan, disk_needed, estimate_stage
+from orl.stages.pretrain import stage_settings
+
+GIB = 2**30
+LONG_HOURS = 24 * 14
+"""A stage that takes longer than two weeks is named."""
+MAX_WAIT_SHARE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that stands in the way."""
+
+    stops: bool
+    """Whether it will not work; otherwise it works, but slowly."""
+    what: str
+    way_out: str
+
+
+def find_obstacles(plan: Plan) -> list[Finding]:
+    """All that stands in the way of a plan, what stops it first."""
+    checks = (_device, _precision, _packages, _batches, _memory, _shared_memory, _disk, _workers, _hours)
+    found = [finding for check in checks for finding in check(plan)]
+    return sorted(found, key=lambda finding: not finding.stops)
+
+
+def device_is_there(config: RunConfig, num_gpus: int) -> bool:
+    """Whether anything can be computed where the settings say."""
+    return config.device != "cuda" or num_gpus > 0
+
+
+def _device(plan: Plan) -> Iterator[Finding]:
+    if not device_is_there(plan.config, len(plan.machine.gpus)):
+        yield Finding(
+            stops=True,
+            what="a GPU is asked for (--device cuda), and torch sees none",
+            way_out="take --device cpu or auto, or install a driver and a torch built for it",
+        )
+    backend = "nccl" if plan.computes_on_gpu else "gloo"
+    if plan.num_processes > 1 and backend not in plan.machine.backends:
+        yield Finding(
+            stops=True,
+            what=f"{plan.num_processes} processes talk by {backend}, which this torch lacks",
+            way_out="train in one process, or install torch's own wheels",
+        )
+
+
+def _precision(plan: Plan) -> Iterator[Finding]:
+    config, machine = plan.config, plan.machine
+    has_bf16 = machine.gpus[0].has_bf16 if plan.computes_on_gpu else machine.has_bf16
+    device = "GPU" if plan.computes_on_gpu else "processor"
+    if config.precision == "16-mixed" and not plan.computes_on_gpu:
+        yield Finding(
+            stops=True,
+            what="--precision 16-mixed needs a GPU, and this would run on the processor",
+            way_out="take --precision 32-true" + (" or bf16-mixed" if has_bf16 else ""),
+        )
+    if config.precision == "bf16-mixed" and not has_bf16:
+        yield Finding(
+            stops=False,
+            what=f"this {device} has no bf16 in hardware: --precision bf16-mixed is slower than 32-true on it",
+            way_out="take --precision 16-mixed" if plan.computes_on_gpu else "take --precision 32-true",
+        )
+    if config.precision == "32-true" and has_bf16:
+        yield Finding(
+            stops=False,
+            what=f"this {device} multiplies bf16 in hardware, and --precision 32-true does not use it",
+            way_out="take --precision bf16-mixed"
+            if plan.computes_on_gpu
+            else "try the same with --precision bf16-mixed: it made ResNet-18 faster by half, and ResNet-50 slower",
+        )
+
+
+def _packages(plan: Plan) -> Iterator[Finding]:
+    config = plan.config
+    wanted = {
+        "faiss": config.discover.neighbour_search == "faiss",
+        "cv2": config.discover.proposals == "opencv",
+        "wandb": config.wandb != "off",
+    }
+    for name, is_wanted in wanted.items():
+        if is_wanted and not plan.machine.optional[name]:
+            option, _, command = OPTIONAL[name].partition("; ")
+            yield Finding(stops=True, what=f"{name} is missing, which these settings need ({option})", way_out=command)
+    if config.compile and plan.machine.compiler is None:
+        yield Finding(
+            stops=True,
+            what="--compile needs a C++ compiler, and there is none (CXX, c++, g++, clang++)",
+            way_out="install g++, or leave --compile out",
+        )
+
+
+def _batches(plan: Plan) -> Iterator[Finding]:
+    for stage in ("stage1", "stage3"):
+        settings = stage_settings(plan.config, stage)
+        if settings.batch_size > plan.num_photos:
+            yield Finding(
+                stops=True,
+                what=f"a batch of {settings.batch_size} needs as many photos, and there are {plan.num_photos}",
+                way_out=f"set --{stage}.batch-size {max(2, plan.num_photos // 4)} or another smaller one",
+            )
+        share, rest = divmod(settings.batch_size, plan.num_processes)
+        if rest or share % settings.accumulation_steps or share // settings.accumulation_steps < 2:
+            yield Finding(
+                stops=True,
+                what=f"a batch of {settings.batch_size} cannot be shared evenly by {plan.num_processes} processes in "
+                f"{settings.accumulation_steps} parts of two photos or more",
+                way_out=f"set another --{stage}.batch-size or --{stage}.accumulation-steps",
+            )
+
+
+def _memory(plan: Plan) -> Iterator[Finding]:
+    for stage, message in plan.out_of_memory.items():
+        yield Finding(
+            stops=True,
+            what=f"{stage} finds no memory even for the few photos of the measurement ({message})",
+            way_out="take smaller --views.size-px, --network.backbone or --network.hidden-features, or stop what else "
+            "uses the device",
+        )
+    for stage, cost in plan.training.items():
+        settings, estimate = stage_settings(plan.config, stage), estimate_stage(plan, stage)
+        share = settings.batch_size // plan.num_processes
+        passed = share // settings.accumulation_steps
+        if passed <= estimate.largest_batch:
+            continue
+        needed, free = cost.memory.at(passed) / GIB, plan.free_bytes / GIB
+        parts = estimate.accumulation_steps
+        yield Finding(
+            stops=True,
+            what=f"{stage} passes {passed} photos at once, for which it needs about {needed:.1f} GiB of memory, and "
+            f"{free:.1f} are free: {estimate.largest_batch} fit",
+            way_out=f"set --{stage}.accumulation-steps {parts}"
+            if parts is not None
+            else f"set a smaller --{stage}.batch-size, --views.size-px or --network.backbone",
+        )
+
+
+def _shared_memory(plan: Plan) -> Iterator[Finding]:
+    room = plan.machine.shared_memory_bytes
+    for stage in plan.training:
+        needed = estimate_stage(plan, stage).shared_memory_bytes
+        if room is not None and needed > room:
+            yield Finding(
+                stops=True,
+                what=f"the {plan.config.workers} workers of {stage} hand over batches through /dev/shm: up to "
+                f"{needed / GIB:.2f} GiB, and it has {room / GIB:.2f}",
+                way_out="give the container more (docker run --shm-size, or --ipc=host), or take fewer --workers",
+            )
+
+
+def _disk(plan: Plan) -> Iterator[Finding]:
+    needed, free = disk_needed(plan), plan.machine.disk_bytes
+    if needed > free:
+        yield Finding(
+            stops=True,
+            what=f"checkpoints and tables take about {needed / GIB:.1f} GiB, and {free / GIB:.1f} are free",
+            way_out="take --out on another disk, or make room",
+        )
+
+
+def _workers(plan: Plan) -> Iterator[Finding]:
+    workers, cores = plan.config.workers, plan.machine.cores
+    if workers > cores:
+        yield Finding(
+            stops=False,
+            what=f"{workers} workers share {cores:g} processors: more of them read no faster, and each takes memory",
+            way_out=f"set --workers {max(1, int(cores))}",
+        )
+    for stage in plan.training:
+        estimate = estimate_stage(plan, stage)
+        if plan.computes_on_gpu and estimate.wait_share > MAX_WAIT_SHARE:
+            yield Finding(
+                stops=False,
+                what=f"{stage} would wait for photos {estimate.wait_share:.0%} of the time",
+                way_out="pack the photos once (orl data pack), or set more --workers"
+                if workers >= cores
+                else f"set --workers {int(cores)}",
+            )
+
+
+def _hours(plan: Plan) -> Iterator[Finding]:
+    for stage in plan.training:
+        hours = estimate_stage(plan, stage).hours
+        if hours > LONG_HOURS:
+            settings = stage_settings(plan.config, stage)
+            yield Finding(
+                stops=False,
+                what=f"{stage} would take about {hours / 24:.0f} days: {settings.epochs} epochs of {plan.num_photos:,} "
+                "photos",
+                way_out=f"set fewer --{stage}.epochs, take a smaller recipe (quick), or more and faster devices",
+            )

@@ -1,0 +1,316 @@
+"""What a few photos cost here: real steps of the recipe's own training, and real searches, in processes of their own.
+
+A process of its own has a peak of memory of its own, and when it is killed for lack of memory, the rest goes on.
+"""
+
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from orl import tables
+from orl.config import RunConfig
+from orl.doctor.estimates import Line, line_through
+from orl.embed import BATCH_SIZE, CPU_BATCH_SIZE, embed_boxes
+from orl.images.datasets import ImageViews, ObjectTable, ObjectViews, Samples, collate
+from orl.images.scan import scan_photos
+from orl.images.scenes import draw_scenes
+from orl.images.sources import find_photos
+from orl.images.table import ImageTable
+from orl.memory import keep_freed_memory, peak_resident_bytes
+from orl.methods.byol import BYOL
+from orl.methods.orl import ORL
+from orl.networks.backbones import build_backbone, pool
+from orl.networks.folding import fold_batch_norm
+from orl.processes import Processes, local_device
+from orl.stages.pretrain import build_byol, build_orl, stage_settings, view_rules
+from orl.stages.proposals import proposer
+from orl.stages.shards import proposal_filter
+from orl.training.fabric import is_out_of_memory, launch_fabric
+from orl.training.learner import Learner
+
+STEP_PIXELS = {"cpu": 300_000, "cuda": 9_600_000}
+"""Pixels of all views of the larger batch that is measured: seconds on two cores, and enough to fill a GPU."""
+NUM_STEPS = 3
+SLOW_S = 2.0
+"""When the first step takes longer, one more is measured and not three."""
+NUM_SAMPLES = 8
+SCENE_WH = (640, 480)
+"""Size of drawn photos: that of most COCO photos."""
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCost:
+    """What one training stage costs."""
+
+    parameters: int
+    """Of the online network and the predictors."""
+    state_bytes: int
+    """Of a checkpoint."""
+    batches: tuple[int, int]
+    """Photos of the batches that were measured."""
+    memory: Line
+    """Bytes by photos that pass the network at once: of the process on a CPU, of the device on a GPU."""
+    step: Line
+    """Seconds by photos of a batch."""
+    sample_s: float
+    """Reading a photo and cutting its views, on one core."""
+    sample_bytes: int
+    """Of the views of a photo, as workers hand them over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscoveryCost:
+    """What stage 2 costs a photo."""
+
+    proposals_s: float
+    """Searching boxes, by as many threads as there are workers."""
+    rois: float
+    """RoIs that are left of them."""
+    crop_s: float
+    """Cutting and embedding one crop."""
+    embedding_bytes: int
+    """Of one RoI on disk."""
+
+
+class FoundRois(NamedTuple):
+    """RoIs of the measured photos, one after another, photo by photo."""
+
+    boxes: Float[ndarray, "r 4"]
+    image_ids: Int[ndarray, "r"]
+
+
+def sample_photos(source: Path | None, split: str | None, num_photos: int, folder: Path) -> tuple[ImageTable, int]:
+    """A few photos, spread evenly over a source, or drawn.
+
+    Args:
+        source: what 'orl run --images' takes; None to draw scenes.
+        split: of a VOC devkit.
+        num_photos: how many.
+        folder: where scenes are drawn.
+
+    Returns:
+        The photos that can be read, and how many the source has; 0 for drawn ones.
+
+    Raises:
+        FileNotFoundError, ValueError: if there are no photos, or none of them can be used.
+    """
+    if source is None:
+        draw_scenes(folder, num_trainval=num_photos, num_test=0, size_wh=SCENE_WH, quiet=True)
+        root, names = find_photos(folder)
+    else:
+        root, names = find_photos(source, split)
+    chosen = [names[place] for place in np.unique(np.linspace(0, len(names) - 1, num_photos).round().astype(int))]
+    images, rejected = scan_photos(root, chosen, min_side_px=32, max_pixels=10**8, workers=1, quiet=True)
+    if not len(images):
+        raise ValueError(
+            f"none of {len(chosen)} photos of {root} can be used: {rejected[0].name}: {rejected[0].reason}"
+        )
+    return images, 0 if source is None else len(names)
+
+
+def in_own_process(measure: Callable[..., Made], *arguments: Any) -> Made:
+    """Call a function of this module in a process of its own.
+
+    Raises:
+        MemoryError: if the process was killed, or found no memory.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(measure, *arguments).result()
+        except BrokenProcessPool as error:
+            raise MemoryError("the process was killed") from error
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise MemoryError(str(error).splitlines()[0]) from error
+            raise
+
+
+def measure_training(config: RunConfig, stage: str, images: ImageTable, found: FoundRois | None) -> TrainingCost:
+    """Steps of a stage at two batch sizes, and samples.
+
+    Args:
+        config: the recipe; its device, precision, network, views and objects count.
+        stage: 'stage1' or 'stage3'.
+        images: photos to take.
+        found: their RoIs, for stage 3.
+    """
+    keep_freed_memory()
+    method, placer = _build(config, stage, images, found)
+    samples = Samples(placer)
+    fabric = launch_fabric(local_device(config.device), config.precision, Processes())
+    weights = [weight for weight in method.parameters() if weight.requires_grad]
+    learner = Learner(fabric, method, torch.optim.SGD(weights, lr=1e-3, momentum=0.9))
+    sample_bytes = sum(view.crop.nbytes for view in samples[(0, 0)].views.values())
+    most = stage_settings(config, stage).batch_size
+    batches = measured_batches(sample_bytes // 3, fabric.device.type, most)
+    peaks, seconds = zip(*(_steps(learner, samples, size) for size in batches))
+    few, many = batches
+    return TrainingCost(
+        parameters=sum(weight.numel() for weight in weights),
+        state_bytes=_num_bytes(learner.state()),
+        batches=batches,
+        memory=line_through((few, peaks[0]), (many, peaks[1])),
+        step=line_through((few, seconds[0]), (many, seconds[1])),
+        sample_s=_sample_seconds(samples),
+        sample_bytes=sample_bytes,
+    )
+
+
+def measure_discovery(config: RunConfig, images: ImageTable) -> tuple[DiscoveryCost, FoundRois]:
+    """Search boxes in a few photos, filter them, and embed some of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        proposals_s, found = _find_rois(config, images, Path(folder))
+    device = local_device(config.device)
+    backbone = build_backbone(config.network.backbone)
+    folded = fold_batch_norm(backbone).to(memory_format=torch.channels_last).to(device)
+    first = found.boxes[found.image_ids == 0]
+    crops = np.resize(first, (CPU_BATCH_SIZE if device.type == "cpu" else BATCH_SIZE, 4))
+
+    def embed() -> None:
+        parts = embed_boxes(
+            lambda views: pool(folded(views)),
+            [images.path(0)],
+            [crops],
+            size_px=config.discover.roi_embed_px,
+            device=device,
+            workers=0,
+            report=lambda _: None,
+        )
+        assert sum(map(len, parts)) == len(crops)
+
+    embed()
+    cost = DiscoveryCost(
+        proposals_s=proposals_s,
+        rois=len(found.boxes) / len(images),
+        crop_s=_median_seconds(embed, 2) / len(crops),
+        embedding_bytes=2 * backbone.num_channels,
+    )
+    return cost, found
+
+
+def measured_batches(pixels_a_photo: int, device_type: str, most: int) -> tuple[int, int]:
+    """Two batch sizes, apart enough to draw a line through.
+
+    The larger one has as many photos as `STEP_PIXELS` allow, no more than the recipe's batch, and 6 at the least.
+    """
+    many = max(6, min(most, STEP_PIXELS[device_type] // pixels_a_photo))
+    return many // 3, many
+
+
+def _build(
+    config: RunConfig, stage: str, images: ImageTable, found: FoundRois | None
+) -> tuple[BYOL | ORL, ImageViews | ObjectViews]:
+    rules = view_rules(config.views)
+    if stage == "stage1" or found is None:
+        return build_byol(config), ImageViews(images, rules, config.seed)
+    cold = replace(config, objects=replace(config.objects, warm_start=False))
+    objects = object_table(found, len(images))
+    return build_orl(cold), ObjectViews(images, rules, objects, config.objects.roi_size_px, config.seed)
+
+
+def object_table(found: FoundRois, num_images: int) -> ObjectTable:
+    """Each photo corresponds to the next one, by the first RoI of both: for measuring, any pair will do."""
+    starts = tables.row_starts(found.image_ids, num_images)
+    firsts = starts[:-1]
+    return ObjectTable(
+        rois=found.boxes,
+        roi_starts=starts,
+        roi_image_ids=found.image_ids,
+        pairs=np.stack([firsts, np.roll(firsts, -1)], axis=1),
+        pair_groups=[np.array([[image_id, image_id + 1]]) for image_id in range(num_images)],
+    )
+
+
+def _find_rois(config: RunConfig, images: ImageTable, folder: Path) -> tuple[float, FoundRois]:
+    """The RoIs of the photos by stage 2's own steps, and the seconds a photo of searching."""
+    settings = config.discover
+    if settings.proposals == "file":
+        # A file of boxes is read, not searched for; boxes of any kind serve the rest of the measurement.
+        config = replace(config, discover=replace(settings, proposals="grid", proposals_file=None))
+    make = proposer(images, config, folder)
+    photos, shard = slice(0, len(images)), {"shard_size": len(images)}
+    started = time.perf_counter()
+    columns = make(photos, lambda _: None)
+    seconds = (time.perf_counter() - started) / len(images)
+    tables.begin(folder / "proposals", shard, 1)
+    tables.write_shard(folder / "proposals", 0, columns)
+    keep = proposal_filter(
+        images,
+        tables.load(folder / "proposals"),
+        min_side=settings.min_side,
+        max_aspect_ratio=settings.max_aspect_ratio,
+        max_iou=settings.max_iou,
+        max_rois=settings.max_rois,
+    )
+    kept = keep(photos, lambda _: None)
+    return seconds, FoundRois(np.array(kept["box"]), np.array(kept["image_id"]))
+
+
+def _steps(learner: Learner, samples: Samples, batch_size: int) -> tuple[int, float]:
+    """Peak bytes and median seconds of a few steps, after one that is not counted."""
+    views = collate([samples[(0, place % len(samples))] for place in range(batch_size)]).views
+    _forget_peak(learner.fabric.device)
+    steps = iter(range(1, NUM_STEPS + 2))
+
+    def step() -> None:
+        learner.update(next(steps), views, 1e-3, 0.99)  # it fetches its numbers at the end: the device is done then
+
+    first_s = _median_seconds(step, 1)
+    seconds = _median_seconds(step, 1 if first_s > SLOW_S else NUM_STEPS)
+    return _peak_bytes(learner.fabric.device), seconds
+
+
+def _sample_seconds(samples: Samples) -> float:
+    torch.set_num_threads(1)
+    keys = iter(range(NUM_SAMPLES + 1))
+
+    def read() -> None:
+        place = next(keys)
+        samples[(1, place % len(samples))]
+
+    read()
+    return _median_seconds(read, NUM_SAMPLES)
+
+
+def _median_seconds(work: Callable[[], object], times: int) -> float:
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):  # without it the peak counts what compiling needed, too
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_bytes(device: torch.device) -> int:
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else peak_resident_bytes()
+
+
+def _num_bytes(state: Any) -> int:
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return sum(_num_bytes(part) for part in parts)

@@ -1,0 +1,117 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.doctor.plans import COST, GIB, GPU, good_plan
+
+from orl.cli import main
+from orl.doctor.estimates import Line
+from orl.doctor.findings import find_obstacles
+from orl.doctor.report import Examination, format_examination, to_json
+from orl.images.scenes import draw_scenes
+
+TINY = [
+    *("--views.size-px", "32", "--objects.roi-size-px", "16", "--network.hidden-features", "32"),
+    *("--discover.proposals", "grid", "--discover.roi-embed-px", "32", "--discover.num-neighbours", "4"),
+    *("--stage1.batch-size", "8", "--stage3.batch-size", "8", "--workers", "1", "--device", "cpu"),
+]
+
+
+def examination(**changes: object) -> Examination:
+    plan = good_plan(**changes)  # type: ignore[arg-type]
+    return Examination(plan=plan, measured_on="8 photos, drawn", findings=find_obstacles(plan))
+
+
+def test_the_terminal_shows_facts_estimates_and_findings() -> None:
+    shown = format_examination(examination())
+    for words in (
+        "torch 2",
+        "a processor: 4 usable, no bf16",
+        "10.0 GiB free",
+        "estimates for 6,400 photos and 1 process:",
+        "tried on the processor with 8 photos, drawn",
+        # 64,000 photos at 1 / 0.011 a second.
+        "stage1    12 min for 10 epochs at 90.9 photos/s (network 100.0, reading 250.0 a core; 9% of the time",
+        "memory 1.00 GiB and 10.2 MiB a photo: 800 photos fit at once",
+        "a batch of 64 needs accumulation-steps 1",
+        "measured at batches of 2 and 6 photos",
+        # 6,400 x 0.2 s.
+        "stage2    21 min: 0.100 s a photo for boxes, 9 RoIs a photo",
+        "in all    45 min",
+        "nothing stands in the way",
+    ):
+        assert words in shown
+
+
+def test_what_stops_is_shown_with_its_way_out() -> None:
+    costly = {"stage1": replace(COST, memory=Line(GIB, GIB / 4))}
+    found = examination(training=costly, machine={"gpus": (replace(GPU, memory_bytes=10 * GIB),)})
+    shown = format_examination(found)
+    assert not found.works
+    assert "tried on a GPU" in shown
+    assert "will not work: stage1 passes 64 photos at once" in shown
+    assert "way out: set --stage1.accumulation-steps 2" in shown
+    assert "slower than need be: this GPU multiplies bf16" in shown
+
+
+def test_a_plan_that_could_not_be_measured_shows_facts_and_findings() -> None:
+    found = examination(config={"device": "cuda"}, training={}, discovery=None)
+    shown = format_examination(found)
+    assert "will not work: a GPU is asked for" in shown
+    assert "estimates" not in shown
+    assert to_json(found)["estimates"] == {}
+    assert to_json(found)["discovery_hours"] is None
+
+
+def test_the_json_holds_what_is_shown() -> None:
+    found = json.loads(json.dumps(to_json(examination())))
+    assert found["works"] is True
+    assert found["machine"]["cores"] == 4
+    assert found["estimates"]["stage1"]["largest_batch"] == 800
+    assert found["training"]["stage3"]["memory"] == {"fixed": GIB, "per_photo": GIB / 100}
+    assert found["discovery_hours"] == pytest.approx(6400 * 0.2 / 3600)
+    assert found["findings"] == []
+
+
+def test_a_gpu_that_is_missing_ends_with_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    draw_scenes(tmp_path / "scenes", num_trainval=3, num_test=0, size_wh=(64, 48), quiet=True)
+    path = tmp_path / "doctor.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.cuda.is_available", lambda: False)
+        patch.setattr("torch.cuda.device_count", lambda: 0)
+        arguments = ["--images", str(tmp_path / "scenes"), "--device", "cuda", "--json", str(path)]
+        assert main(["doctor", "demo", *arguments]) == 1
+    assert "torch sees none" in capsys.readouterr().out
+    assert json.loads(path.read_text())["works"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images", "nowhere/at/all"], "no photos at"),
+        (["--photos", "many"], "--photos needs a whole number above 0, not 'many'"),
+        (["--processes=0"], "--processes needs a whole number above 0, not '0'"),
+        (["--json"], "--json needs the path of a JSON file"),
+    ],
+)
+def test_wrong_options_are_refused(
+    arguments: list[str], message: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("orl.cli.logger.error", told.append)
+    assert main(["doctor", "demo", *arguments]) == 1
+    assert message in told[0]
+
+
+@pytest.mark.slow
+def test_a_tiny_recipe_is_tried_and_found_to_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw_scenes(tmp_path / "scenes", num_trainval=24, num_test=0, size_wh=(96, 72), quiet=True)
+    path = tmp_path / "doctor.json"
+    assert main(["doctor", "demo", "--images", str(tmp_path / "scenes"), *TINY, "--json", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "estimates for 24 photos and 1 process:" in shown
+    found = json.loads(path.read_text())
+    assert set(found["estimates"]) == {"stage1", "stage3"}
+    assert found["measured_on"].startswith("8 photos")
+    assert 0 < found["estimates"]["stage1"]["hours"] < 1
