@@ -443,7 +443,8 @@ def _wait_briefly_for_threads() -> None:
     """Let torch's threads sleep soon while they wait for each other; nothing else has imported torch yet.
 
     By default they keep their processors busy for a while, and beside any other job training slows down by far more
-    than its share. Alone it costs a twentieth, and beside a second job training is 1.45 times as fast (docs/profile.md).
+    than its share. Alone this costs a twentieth, and beside a second job training is 1.45 times as fast (see
+    docs/profile.md).
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
