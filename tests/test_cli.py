@@ -237,6 +237,14 @@ def test_a_changed_limit_of_the_scan_is_obeyed_on_demand(scenes: Path, finished:
     assert RunDir(out).rejected.read_text().count("too small: 96x72 px, at least 73") == 24
 
 
+def test_a_run_that_was_moved_is_reported_where_it_lies(finished: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(finished, moved)
+    shutil.rmtree(moved / "report")
+    assert main(["report", str(moved)]) == 0
+    assert RunDir(moved).report.exists()
+
+
 def test_several_processes_without_an_address_are_refused(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

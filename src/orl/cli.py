@@ -130,7 +130,7 @@ def command_report(arguments: Sequence[str]) -> None:
             raise FileNotFoundError(f"no run at {run}: there is no {RunDir(run).config.name} in it")
         from orl.run import report_run
 
-        _finish("report", report_run(load_config(RunDir(run).config)))
+        _finish("report", report_run(dataclasses.replace(load_config(RunDir(run).config), out=run)))
 
     tyro.cli(report, args=list(arguments), prog="orl report")
 

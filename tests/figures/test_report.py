@@ -186,6 +186,18 @@ def test_stage_3_below_stage_1_is_said(run):
     assert "By the weighted kNN, stage 3 is level with stage 1." in reader.text
 
 
+def test_a_probe_that_few_steps_have_is_drawn_from_those_alone(run):
+    path = run.metrics("stage1")
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    for row, value in zip(rows[1::2], (0.125, 0.25, 0.5)):
+        row["probe_knn_map"] = value
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    last = min(len(rows[1::2]), 3) - 1
+    _, reader = report_of(run)
+    told = f"Mean AP by kNN while training: stage 1 from 0.125 to {(0.125, 0.25, 0.5)[last]:.3g}."
+    assert told in reader.text
+
+
 def test_discovery_no_better_than_chance_is_said(run):
     score = {"num_pairs": 9, "object_share": 0.1, "random_num_pairs": 9, "random_object_share": 0.1}
     run.discovery_score.write_text(json.dumps({**score, "same_class_share": None}))

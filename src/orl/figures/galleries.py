@@ -26,6 +26,15 @@ from orl.networks.backbones import Backbone, load_backbone
 from orl.rundir import RunDir
 
 TRAINED = {"stage1": "stage 1", "stage3": "stage 3"}
+SERIES = {
+    "probe_knn_map": "mean AP by kNN while training",
+    "spread": "feature spread",
+    "alignment": "alignment of the two views",
+    "gradient_norm": "norm of the gradient",
+    "lr": "learning rate",
+    "photos_per_s": "photos per second",
+}
+"""What is drawn of the numbers of every step, beside the losses."""
 Photo = UInt8[ndarray, "h w 3"]
 
 
@@ -238,11 +247,13 @@ def roi_section(run: RunDir, options: GalleryOptions) -> tuple[str, Html]:
 
 
 def curve_section(run: RunDir) -> tuple[str, Html]:
-    """Losses of each stage, feature spread and learning rate."""
+    """Losses of each stage, and what else was measured at every step."""
     title = "Training curves"
     intro = page.paragraph(
         "Spread is the deviation of the normalised projections: about 1 when they use all directions, 0 "
-        "when they have collapsed to one point. Faint lines are raw values, strong ones their running mean."
+        "when they have collapsed to one point. Alignment is the mean squared distance between the two views of a "
+        "photo, as unit vectors: 0 when both look the same to the network, 2 when they have nothing in common. Faint "
+        "lines are raw values, strong ones their running mean."
     )
     metrics, notes = {}, []
     for stage, label in TRAINED.items():
@@ -260,11 +271,12 @@ def curve_section(run: RunDir) -> tuple[str, Html]:
         for label, series in metrics.items()
         if "loss" in series
     ]
-    for name, value_name in {"spread": "feature spread", "lr": "learning rate"}.items():
-        curves = {label: (series["epoch"], series[name]) for label, series in metrics.items() if name in series}
+    for name, value_name in SERIES.items():
+        known = {label: _known(series, name) for label, series in metrics.items() if name in series}
+        curves = {label: (epochs, values) for label, (epochs, values) in known.items() if len(values)}
         if curves:
-            told = "; ".join(f"{label} from {_first_to_last(metrics[label], name)}" for label in curves)
-            figures.append(_chart(curves, value_name, f"{value_name.capitalize()}: {told}."))
+            told = [f"{label} from {values[0]:.3g} to {values[-1]:.3g}" for label, (_, values) in curves.items()]
+            figures.append(_chart(curves, value_name, f"{value_name[0].upper()}{value_name[1:]}: {'; '.join(told)}."))
     return page.section(title, intro, *notes, page.gallery(figures))
 
 
@@ -285,6 +297,12 @@ def _photo_figure(
 
 def _chart(curves: dict[str, tuple[ndarray, ndarray]], value_name: str, caption: str) -> Html:
     return page.figure(as_svg(draw_curves(curves, value_name)), f"Chart: {caption}", caption)
+
+
+def _known(series: dict[str, ndarray], name: str) -> tuple[ndarray, ndarray]:
+    """Epochs and values of the steps that have one: a probe comes at few of them."""
+    known = np.isfinite(series[name])
+    return series["epoch"][known], series[name][known]
 
 
 def _first_to_last(series: dict[str, ndarray], name: str) -> str:
