@@ -27,6 +27,8 @@ TIMEOUT = timedelta(hours=6)
 One that ends is noticed at once.
 """
 
+NCCL_TIMEOUT = timedelta(minutes=30)
+"""The same for gradients between GPUs. All longer waits are gloo's; NCCL does not notice that a process has ended."""
 SLURM_FIRST_PORT = 15_000
 """Processes of a SLURM job meet at this port plus the last four digits of the job's number."""
 
@@ -43,6 +45,8 @@ class Processes:
     """Processes on this machine."""
     store: dist.Store | None = None
     """Where shards are dealt; none for one process."""
+    group: Any = None
+    """The processes as gloo joins them, which notices at once when one ends; none for torch's own group."""
     _deals: Iterator[int] = field(default_factory=itertools.count, repr=False)
 
     @property
@@ -70,7 +74,7 @@ class Processes:
         """
         shared: list[Any] = [make() if self.is_first else None]
         if self.count > 1:
-            self._together(lambda: dist.broadcast_object_list(shared, src=0), what)
+            self._together(lambda: dist.broadcast_object_list(shared, src=0, group=self.group), what)
         return shared[0]
 
     def gather(self, *numbers: int) -> list[tuple[int, ...]]:
@@ -83,7 +87,7 @@ class Processes:
             return [numbers]
         own = torch.tensor(numbers)
         parts = [torch.empty_like(own) for _ in range(self.count)]
-        self._together(lambda: dist.all_gather(parts, own), "the other processes' step")
+        self._together(lambda: dist.all_gather(parts, own, group=self.group), "the other processes' step")
         return [tuple(part.tolist()) for part in parts]
 
     def gather_lists(self, rows: Sequence[T]) -> list[T]:
@@ -95,7 +99,9 @@ class Processes:
         if self.count == 1:
             return list(rows)
         parts: list[Any] = [None] * self.count
-        self._together(lambda: dist.all_gather_object(parts, list(rows)), "the other processes' messages")
+        self._together(
+            lambda: dist.all_gather_object(parts, list(rows), group=self.group), "the other processes' messages"
+        )
         return [row for part in parts for row in part]
 
     def wait(self, what: str) -> None:
@@ -108,7 +114,7 @@ class Processes:
             RuntimeError: if another process ended, or did not come within `TIMEOUT`.
         """
         if self.count > 1:
-            self._together(lambda: dist.monitored_barrier(timeout=TIMEOUT), what)
+            self._together(lambda: dist.monitored_barrier(group=self.group, timeout=TIMEOUT), what)
 
     def _together(self, call: Callable[[], T], what: str) -> T:
         try:
@@ -145,13 +151,15 @@ def joined_processes(device: torch.device) -> Iterator[Processes]:
     if missing:
         raise ValueError(f"WORLD_SIZE is {num_processes()}, but {', '.join(missing)} is not set; start by torchrun")
     store, rank, world_size = next(iter(dist.rendezvous("env://", timeout=timedelta(minutes=5))))
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
+    backend, timeout = ("nccl", NCCL_TIMEOUT) if device.type == "cuda" else ("gloo", TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    group = dist.new_group(backend="gloo", timeout=TIMEOUT)
     if rank > 0:
         logging.getLogger("orl").setLevel(logging.WARNING)
     num_local = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
     try:
-        yield Processes(rank=rank, count=world_size, num_local=num_local, store=dist.PrefixStore("orl", store))
+        own_store = dist.PrefixStore("orl", store)
+        yield Processes(rank=rank, count=world_size, num_local=num_local, store=own_store, group=group)
     finally:
         dist.destroy_process_group()
 

@@ -131,9 +131,9 @@ def _probe(config: RunConfig) -> Probe | None:
         assert isinstance(backbone, Backbone)
         try:
             # The judge puts what it is given into evaluation mode.
-            features = _embed(copy.deepcopy(backbone), splits, config)
+            features = _embed(copy.deepcopy(backbone).float(), splits, config)
             return {"probe_knn_map": float(judge(features, "knn", "probe", config)["mean_ap"])}
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RuntimeError) as error:
             logger.warning("the backbone is not judged this time, and training goes on: %s", error)
             return {}
 

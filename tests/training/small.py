@@ -40,8 +40,8 @@ def placer(images: ImageTable) -> ImageViews:
     return ImageViews(images, RULES, seed=0)
 
 
-def batches(**parts: int) -> EpochBatches:
-    return EpochBatches(num_images=NUM_PHOTOS, batch_size=BATCH_SIZE, epochs=EPOCHS, seed=0, **parts)
+def batches(batch_size: int = BATCH_SIZE, **parts: int) -> EpochBatches:
+    return EpochBatches(num_images=NUM_PHOTOS, batch_size=batch_size, epochs=EPOCHS, seed=0, **parts)
 
 
 def new_method() -> BYOL:

@@ -30,3 +30,15 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"orl_checkpoint": 1, "step": 1, "surprise": os.system}, tmp_path / "step_00000001.ckpt")
     with pytest.raises(ValueError, match="cannot be read"):
         load_newest(tmp_path)
+
+
+def test_a_torn_later_one_does_not_push_out_the_one_just_written(tmp_path: Path) -> None:
+    state = {"method": {"w": torch.zeros(2)}}
+    save_checkpoint(tmp_path, 3, state, 1)
+    (tmp_path / "step_00000005.ckpt").write_bytes(b"torn")
+    save_checkpoint(tmp_path, 4, state, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000004.ckpt", "step_00000005.ckpt"]
+    found, complaints = load_newest(tmp_path)
+    assert found is not None
+    assert found["step"] == 4
+    assert "step_00000005.ckpt cannot be read" in complaints[0]

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import torch.multiprocessing as multiprocessing
 from lightning_fabric import Fabric
 from tests.ports import free_port
 from tests.training.small import (
+    BATCH_SIZE,
+    NUM_STEPS,
     batches,
     equal_weights,
     new_learner,
@@ -21,11 +24,12 @@ from tests.training.small import (
     schedules,
 )
 
-from orl.images.datasets import Samples, collate
+from orl.images.datasets import Loaded, Samples, collate
 from orl.images.table import ImageTable
 from orl.images.views import Sample
 from orl.processes import Processes, joined_processes
 from orl.training.fabric import is_out_of_memory, launch_fabric
+from orl.training.interrupts import Stopped
 from orl.training.learner import NotFiniteError
 from orl.training.loop import train
 from orl.training.reading import read_from_files
@@ -154,7 +158,7 @@ def test_memory_that_a_cpu_does_not_have_is_known_as_such() -> None:
     assert is_out_of_memory(told.value)
 
 
-def one_of_two(rank: int, port: int, images: ImageTable, folder: Path, accumulation_steps: int) -> None:
+def as_torchrun(rank: int, port: int) -> None:
     os.environ.update(
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
@@ -164,28 +168,33 @@ def one_of_two(rank: int, port: int, images: ImageTable, folder: Path, accumulat
         LOCAL_WORLD_SIZE="2",
     )
     torch.set_num_threads(1)
+
+
+def one_of_two(rank: int, port: int, images: ImageTable, folder: Path, accumulation_steps: int) -> None:
+    as_torchrun(rank, port)
     with joined_processes(CPU) as processes:
         fabric = launch_fabric(CPU, "64-true", processes)
         learner = new_learner(new_method(), fabric, accumulation_steps=accumulation_steps)
-        data = batches(rank=rank, num_processes=2)
+        data = batches(BATCH_SIZE * accumulation_steps, rank=rank, num_processes=2)
         train(learner, read_from_files(Samples(placer(images))), data, schedules(), options(folder), processes)
         torch.save(learner.method.state_dict(), folder / f"{rank}.pt")
 
 
-def test_two_processes_give_the_losses_and_weights_of_one(images: ImageTable, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parts", [1, 2])
+def test_two_processes_give_the_losses_and_weights_of_one(images: ImageTable, tmp_path: Path, parts: int) -> None:
     together, alone = tmp_path / "two", tmp_path / "one"
     together.mkdir()
     alone.mkdir()
-    multiprocessing.spawn(one_of_two, (free_port(), images, together, 1), nprocs=2)
+    multiprocessing.spawn(one_of_two, (free_port(), images, together, parts), nprocs=2)
     method = new_method()
-    train(
-        new_learner(method, double()), read_from_files(Samples(placer(images))), batches(), schedules(), options(alone)
-    )
+    learner = new_learner(method, double(), accumulation_steps=parts)
+    data = batches(BATCH_SIZE * parts)
+    train(learner, read_from_files(Samples(placer(images))), data, schedules(), options(alone))
     rows = [
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (together, alone)
     ]
-    assert len(rows[0]) == len(rows[1]) == 6
+    assert len(rows[0]) == len(rows[1]) == NUM_STEPS // parts
     for ours, expected in zip(*rows):
         # The log keeps six decimals.
         for name in ("loss", "gradient_norm", "alignment", "lr", "ema_momentum", "epoch"):
@@ -195,3 +204,31 @@ def test_two_processes_give_the_losses_and_weights_of_one(images: ImageTable, tm
         assert torch.equal(first[name], second[name]), name
         # In float64; what the other order of sums rounds off grows through six steps with statistics over four photos.
         torch.testing.assert_close(first[name], expected_weight, rtol=1e-7, atol=1e-9, msg=name)
+
+
+class Signalling(Samples):
+    """Samples whose process sends itself SIGTERM at one photo."""
+
+    signal_at: tuple[int, int] | None = None
+
+    def __getitem__(self, key: tuple[int, int]) -> Loaded:
+        if key == self.signal_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().__getitem__(key)
+
+
+def stopped_alone(rank: int, port: int, images: ImageTable, folder: Path) -> None:
+    as_torchrun(rank, port)
+    with joined_processes(CPU) as processes:
+        samples = Signalling(placer(images))
+        data = batches(rank=rank, num_processes=2)
+        samples.signal_at = list(data)[3][0] if rank == 1 else None
+        learner = new_learner(new_method(), launch_fabric(CPU, "32-true", processes))
+        with pytest.raises(Stopped, match="stopped after step 4 of 6 and saved") as stopped:
+            train(learner, read_from_files(samples), data, schedules(), options(folder), processes)
+        assert stopped.value.exit_code == 128 + signal.SIGTERM
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(images: ImageTable, tmp_path: Path) -> None:
+    multiprocessing.spawn(stopped_alone, (free_port(), images, tmp_path), nprocs=2)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000004.ckpt"]

@@ -173,6 +173,9 @@ def test_too_many_unreadable_photos_stop_the_run_and_what_was_done_is_kept(image
     with pytest.raises(RuntimeError, match=r"photos have become unreadable .* at most 2 may .*unreadable\.csv"):
         run(new_method(), Samples(placer(damaged)), tmp_path / "out", max_unreadable=2)
     assert (tmp_path / "out" / "checkpoints").is_dir()
+    # Given again, the command stops at the next of them, since none was repaired.
+    with pytest.raises(RuntimeError, match=r"at most 2 may .* When they are repaired, delete unreadable\.csv"):
+        run(new_method(), Samples(placer(damaged)), tmp_path / "out", max_unreadable=2)
     # Repaired, the same command goes on, and ends as if nothing had been.
     emptied(images, tmp_path, [])
     (tmp_path / "out" / "unreadable.csv").unlink()
@@ -187,13 +190,14 @@ def test_a_folder_that_is_gone_stops_the_run_and_says_so(images: ImageTable, tmp
 
 
 class RunsOut(BYOL):
-    """A method that has no memory left at its fourth call."""
+    """A method that has no memory left at its fourth step, when its first part has passed the network."""
 
     calls = 0
 
     def forward(self, views: dict[str, torch.Tensor]):  # type: ignore[no-untyped-def]
         self.calls += 1
         if self.calls == 4:
+            super().forward(views)
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
         return super().forward(views)
 
@@ -203,11 +207,23 @@ def test_out_of_memory_says_what_to_reduce_and_keeps_the_steps_before(
 ) -> None:
     method = new_method()
     method.__class__ = RunsOut
-    with pytest.raises(
-        RuntimeError,
-        match=r"out of memory at step 4 .* with 4 photos .* step 3 is saved.*accumulation-steps 2.*2\.00 GiB",
-    ):
+    told = r"out of memory at step 4 .* with 4 photos .* steps before it are kept.*accumulation-steps 2.*2\.00 GiB"
+    with pytest.raises(RuntimeError, match=told):
         run(method, Samples(placer(images)), tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000003.ckpt"]
+    # The statistics that the fourth forward pass had moved are those of the third step again.
+    assert equal_weights(run(new_method(), Samples(placer(images)), tmp_path), straight[0])
+
+
+def test_whatever_fails_between_two_steps_keeps_the_steps_that_are_done(
+    images: ImageTable, straight: tuple[BYOL, Path], tmp_path: Path
+) -> None:
+    def probe(backbone: torch.nn.Module) -> dict[str, float]:
+        raise KeyError("a mistake of ours")
+
+    with pytest.raises(KeyError, match="a mistake of ours"):
+        run(new_method(), Samples(placer(images)), tmp_path, probe=probe, probe_steps=5)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000005.ckpt"]
     assert equal_weights(run(new_method(), Samples(placer(images)), tmp_path), straight[0])
 
 

@@ -20,6 +20,12 @@ def test_steps_after_the_checkpoint_are_dropped_from_the_log(tmp_path: Path) -> 
     assert rows(tmp_path)[2]["loss"] == 0.5
 
 
+def test_a_number_that_json_does_not_know_is_null(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, first_step=0) as log:
+        log.write({"step": 1, "gradient_norm": float("inf")})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "gradient_norm": null}\n'
+
+
 def test_a_quiet_log_writes_nothing(tmp_path: Path) -> None:
     with MetricsLog(tmp_path, first_step=0, quiet=True) as log:
         log.write({"step": 1, "loss": 0.5})

@@ -37,6 +37,8 @@ class Checkpoints:
         Raises:
             ValueError: if there are checkpoints and none can be read.
         """
+        if self.is_writer and self.folder.exists():
+            tables.remove_stale_temporaries(self.folder)
         state, complaints = load_newest(self.folder)
         for complaint in complaints:
             logger.warning("%s; taking the one before", complaint)
@@ -62,8 +64,10 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], num_kept: in
     """Write the state after a step, then delete all but the newest few."""
     buffer = io.BytesIO()
     torch.save({"orl_checkpoint": 1, "step": step, **state}, buffer)
-    tables.write_atomically(folder / f"step_{step:08d}.ckpt", buffer.getvalue())
-    for old in _by_step(folder)[num_kept:]:
+    tables.write_atomically(folder / _name(step), buffer.getvalue())
+    # A later one is there only if it could not be read: it is none of the newest few.
+    kept = [path for path in _by_step(folder) if path.name <= _name(step)]
+    for old in kept[num_kept:]:
         old.unlink()
 
 
@@ -100,6 +104,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("orl_checkpoint") != 1:
         raise ValueError(f"{path} is not a checkpoint of orl")
     return state
+
+
+def _name(step: int) -> str:
+    return f"step_{step:08d}.ckpt"
 
 
 def _by_step(folder: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import TorchElasticEnvironment
+from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning_fabric.strategies import DDPStrategy
 
 from orl.processes import Processes
@@ -27,7 +27,8 @@ def launch_fabric(device: torch.device, precision: Precision, processes: Process
     if precision == "16-mixed" and device.type == "cpu":
         raise ValueError("--precision 16-mixed needs a GPU; on a CPU take bf16-mixed or 32-true")
     if processes.count == 1:
-        fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
+        # Without its own choice of environment Fabric refuses one process in some allocations of SLURM.
+        fabric = Fabric(accelerator=device.type, devices=1, precision=precision, plugins=[LightningEnvironment()])
         fabric.launch()
         return fabric
     num_gpus = torch.cuda.device_count()

@@ -57,6 +57,7 @@ class Learner:
         self.is_whole = True
         """Whether no step is half done: then the state may be saved."""
         self.method.train()
+        self._kept = [buffer.clone() for buffer in self.method.buffers()]
 
     def update(self, step: int, views: Sample, lr: float, ema_momentum: float) -> dict[str, float]:
         """Do one step.
@@ -74,6 +75,22 @@ class Learner:
             NotFiniteError: if the loss or the gradient is not finite; the weights are as they were before.
         """
         torch.manual_seed(self._seed_of(step))
+        torch._foreach_copy_(self._kept, list(self.method.buffers()))
+        try:
+            found = self._gradients(views)
+        except BaseException:
+            # Statistics of a forward pass whose step is not done.
+            torch._foreach_copy_(list(self.method.buffers()), self._kept)
+            raise
+        self.is_whole = False
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        self.optimiser.step()
+        self.method.update_target(ema_momentum)
+        self.is_whole = True
+        return found
+
+    def _gradients(self, views: Sample) -> dict[str, float]:
         self.optimiser.zero_grad()
         parts = [self._backward(part, is_last) for part, is_last in self._parts(views)]
         measured = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
@@ -83,12 +100,6 @@ class Learner:
         together: Any = self.fabric.all_reduce(own, reduce_op="mean")
         found = dict(zip(measured, together.tolist()))
         self._check(found)
-        self.is_whole = False
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
-        self.optimiser.step()
-        self.method.update_target(ema_momentum)
-        self.is_whole = True
         return found
 
     def state(self) -> dict[str, Any]:

@@ -96,15 +96,20 @@ def train(
     if step == num_steps:
         return
     reader = BatchReader(source, batches, options.workers, pin_memory=learner.fabric.device.type == "cuda")
-    unreadable = UnreadablePhotos(options.folder / "unreadable.csv", options.max_unreadable)
+    unreadable = UnreadablePhotos(options.folder / "unreadable.csv", options.max_unreadable, is_writer=is_first)
     log = MetricsLog(options.folder, step, wandb_mode=options.wandb, quiet=not is_first)
     journal = Journal(log, CollapseWatch(schedules.num_warmup_steps), is_first=is_first)
     journal.begin(options.title, step, num_steps, batches.batch_size)
-    with StopRequest() as stop, journal, closing(reader.__iter__()) as loaded:
+    with (
+        StopRequest() as stop,
+        journal,
+        _saved_on_failure(checkpoints, lambda: step),
+        closing(reader.__iter__()) as loaded,
+    ):
         for batch in loaded:
             lr, ema_momentum = schedules.lr_at(step), schedules.ema_momentum_at(step)
-            with _saved_on_failure(checkpoints, step, batch, options):
-                _note_unreadable(unreadable, batch, step + 1, processes)
+            _note_unreadable(unreadable, batch, step + 1, processes)
+            with _explained(step + 1, batch, options, processes):
                 metrics = learner.update(step + 1, batch.views, lr, ema_momentum)
             step += 1
             metrics = {"epoch": step / batches.steps_per_epoch, **metrics, "lr": lr, "ema_momentum": ema_momentum}
@@ -130,40 +135,56 @@ def _common_step(step: int, processes: Processes, folder: Path) -> int:
 
 
 def _note_unreadable(unreadable: UnreadablePhotos, batch: Loaded, step: int, processes: Processes) -> None:
-    """Write down what no process could read for this step; too much of it stops the run."""
-    if not any(number for (number,) in processes.gather(len(batch.unreadable))):
+    """Write down what could not be read for this step; too much of it stops all processes."""
+    parts = processes.gather(len(batch.unreadable), int(not batch.views))
+    if not any(number for number, _ in parts):
         return
     rows = processes.gather_lists(batch.unreadable)
-    if processes.is_first:
-        unreadable.add(step, rows)
-    if not batch.views:
-        file, reason = batch.unreadable[-1]
+    unreadable.add(step, rows)
+    if any(is_empty for _, is_empty in parts):
+        file, reason = rows[-1]
         raise RuntimeError(
-            f"{len(batch.unreadable)} photos in a row cannot be read at step {step}, the last one {file}: {reason}. "
+            f"{len(rows)} photos in a row cannot be read at step {step}, the last one {file}: {reason}. "
             "Is the disk still there? The state is saved: the same command goes on"
         )
 
 
+class _NotFiniteRunError(RuntimeError):
+    """Told already, and not to be saved: the weights may be on their way to where this came from."""
+
+
 @contextmanager
-def _saved_on_failure(checkpoints: Checkpoints, step: int, batch: Loaded, options: Options) -> Iterator[None]:
-    """Keep the steps that are done when the next one cannot be, and say why it cannot."""
+def _explained(step: int, batch: Loaded, options: Options, processes: Processes) -> Iterator[None]:
+    """Say why a step cannot be done, and what to do about it."""
     try:
         yield
     except NotFiniteError as error:
-        # Not saved: the weights are as they were, but may be on their way to where this came from.
-        path = options.folder / "not_finite.json"
-        told = {"step": step + 1, "terms": {name: str(value) for name, value in error.terms.items()}}
-        tables.write_atomically(path, json.dumps({**told, "photos": batch.files}, indent=1))
-        raise RuntimeError(
-            f"at step {step + 1} {error}; its photos begin with {', '.join(batch.files[:NUM_NAMED])} (all are in "
-            f"{path}). Try a smaller base-lr, a longer warm-up, or --precision 32-true"
+        # All processes come here together, since what is not finite is a mean over them.
+        files, path = processes.gather_lists(batch.files), options.folder / "not_finite.json"
+        told = {"step": step, "terms": {name: str(value) for name, value in error.terms.items()}, "photos": files}
+        if processes.is_first:
+            tables.write_atomically(path, json.dumps(told, indent=1))
+        raise _NotFiniteRunError(
+            f"at step {step} {error}; its photos begin with {', '.join(files[:NUM_NAMED])} (all are in {path}). In "
+            "a new run (--out) try a smaller base-lr, a longer warm-up, or --precision 32-true"
         ) from error
     except Exception as error:
-        checkpoints.save(step)
-        if is_out_of_memory(error):
-            raise RuntimeError(
-                f"out of memory at step {step + 1} of {options.title} with {len(batch.files)} photos at a time; step "
-                f"{step} is saved. Pass the batch in parts (--{options.title}.accumulation-steps 2 or more), or take a "
-                f"smaller --{options.title}.batch-size, --views.size-px or backbone ({str(error).splitlines()[0]})"
-            ) from error
+        if not is_out_of_memory(error):
+            raise
+        raise RuntimeError(
+            f"out of memory at step {step} of {options.title} with {len(batch.files)} photos at a time; the steps "
+            f"before it are kept. Pass the batch in parts (--{options.title}.accumulation-steps 2 or more), or take a "
+            f"smaller batch, view or backbone in a new run (--out) ({str(error).splitlines()[0]})"
+        ) from error
+
+
+@contextmanager
+def _saved_on_failure(checkpoints: Checkpoints, steps_done: Callable[[], int]) -> Iterator[None]:
+    """Keep the steps that are done when the next one cannot be, whatever the reason."""
+    try:
+        yield
+    except (Stopped, _NotFiniteRunError):
+        raise
+    except Exception:
+        checkpoints.save(steps_done())
         raise

@@ -1,6 +1,7 @@
 """What training tells of itself: a JSON line a step, TensorBoard, and Weights & Biases where it is asked for."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -43,7 +44,9 @@ class MetricsLog:
         """Add one step; `step` is among the metrics."""
         if self._quiet:
             return
-        self._file.write(json.dumps({name: round(value, 6) for name, value in metrics.items()}) + "\n")
+        # JSON knows no infinity, which the gradient's norm is when fp16 leaves a step out.
+        rounded = {name: round(value, 6) if math.isfinite(value) else None for name, value in metrics.items()}
+        self._file.write(json.dumps(rounded) + "\n")
         shown = {name: value for name, value in metrics.items() if name not in ("step", "epoch")}
         for name, value in shown.items():
             self._board.add_scalar(name, value, int(metrics["step"]))

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 MAX_KILLED = 3
 """Times that killed workers are replaced before training stops."""
+CALM_STEPS = 100
+"""Steps after which earlier ones do not count any more."""
 KILLED_WORKER = "DataLoader worker"
 """How torch's message about a worker that is gone begins."""
 
@@ -57,7 +59,7 @@ class BatchReader:
         Raises:
             RuntimeError: if workers were killed again and again.
         """
-        step, num_killed = self.batches.first_step, 0
+        step, num_killed, killed_at = self.batches.first_step, 0, 0
         last_step = step + len(self.batches)
         while step < last_step:
             self.batches.first_step = step
@@ -66,7 +68,8 @@ class BatchReader:
                     step += 1
                     yield batch
             except _WorkerKilledError as error:
-                num_killed += 1
+                num_killed = 1 if step - killed_at > CALM_STEPS else num_killed + 1
+                killed_at = step
                 if num_killed > MAX_KILLED:
                     raise RuntimeError(
                         f"processes that read photos were killed {num_killed} times ({error}); memory may have run "

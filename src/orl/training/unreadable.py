@@ -11,14 +11,15 @@ logger = logging.getLogger(__name__)
 class UnreadablePhotos:
     """The list `unreadable.csv` of a stage: step, file and reason of each photo that another one replaced."""
 
-    def __init__(self, path: Path, max_photos: int) -> None:
+    def __init__(self, path: Path, max_photos: int, *, is_writer: bool = True) -> None:
         """Go on with the list of the run's earlier parts.
 
         Args:
             path: the file; written when there is something to write.
             max_photos: most different photos that may be unreadable.
+            is_writer: whether this process writes and warns; all of them count.
         """
-        self.path, self.max_photos = path, max_photos
+        self.path, self.max_photos, self.is_writer = path, max_photos, is_writer
         self.files = set()
         if path.exists():
             with open(path, newline="") as file:
@@ -31,17 +32,16 @@ class UnreadablePhotos:
             RuntimeError: if it is too many photos by now.
         """
         new = [(file, reason) for file, reason in dict(rows).items() if file not in self.files]
-        if not new:
-            return
-        self._write(step, new)
+        if new and self.is_writer:
+            self._write(step, new)
+            for file, reason in new:
+                logger.warning("photo %s: %s; another takes its place", file, reason)
         self.files.update(file for file, _ in new)
-        for file, reason in new:
-            logger.warning("photo %s: %s; another takes its place", file, reason)
-        if len(self.files) > self.max_photos:
+        if rows and len(self.files) > self.max_photos:
             raise RuntimeError(
                 f"{len(self.files)} photos have become unreadable during training, and at most {self.max_photos} may "
-                f"(--scan.max-rejected-share): the last is {new[-1][0]}, {new[-1][1]}; all are in {self.path}. Is the "
-                "disk still there? The same command goes on from the last checkpoint"
+                f"(--scan.max-rejected-share): the last is {rows[-1][0]}, {rows[-1][1]}; all are in {self.path}. Is "
+                f"the disk still there? When they are repaired, delete {self.path.name}: the same command goes on"
             )
 
     def _write(self, step: int, rows: Sequence[tuple[str, str]]) -> None:
