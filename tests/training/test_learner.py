@@ -19,7 +19,6 @@ from tests.training.small import (
     new_learner,
     new_method,
     options,
-    photos,
     placer,
     schedules,
 )
@@ -35,11 +34,6 @@ from orl.training.loop import train
 from orl.training.reading import read_from_files
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
-    return photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")

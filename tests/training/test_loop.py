@@ -13,7 +13,6 @@ from tests.training.small import (
     new_learner,
     new_method,
     options,
-    photos,
     placer,
     run,
     schedules,
@@ -27,11 +26,6 @@ from orl.schedules import warmup_cosine
 from orl.training.interrupts import Stopped
 from orl.training.loop import train
 from orl.training.reading import read_from_files
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
-    return photos(tmp_path_factory.mktemp("photos"))
 
 
 class Interrupting(Samples):

@@ -4,16 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.small import NUM_STEPS, batches, photos, placer
+from tests.training.small import NUM_STEPS, batches, placer
 
 from orl.images.datasets import Loaded, Samples
 from orl.images.table import ImageTable
 from orl.training.reading import MAX_KILLED, BatchReader, read_from_files
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
-    return photos(tmp_path_factory.mktemp("photos"))
 
 
 class Killing(Samples):
