@@ -1,29 +1,10 @@
 """Batch normalisation over the batch of all processes, on a CPU too, where torch has none."""
 
-from typing import Any
-
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-
-class _SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes; so is its gradient."""
-
-    @staticmethod
-    def forward(context: Any, values: Tensor) -> Tensor:
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(context: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total
+from orl.networks.gathered import sum_over_processes
 
 
 class ProcessBatchNorm(_BatchNorm):
@@ -46,11 +27,11 @@ class ProcessBatchNorm(_BatchNorm):
         others = [dim for dim in range(values.dim()) if dim != 1]
         shape = [-1 if dim == 1 else 1 for dim in range(values.dim())]
         num_own = values.new_tensor([values.numel() / values.shape[1]])
-        sums = _SumOverProcesses.apply(torch.cat([values.sum(others), num_own]))
+        sums = sum_over_processes(torch.cat([values.sum(others), num_own]))
         mean, count = sums[:-1] / sums[-1], sums[-1].detach()
         centred = values - mean.view(shape)
         # A second pass: the difference of two large sums would lose what variance there is.
-        variance = _SumOverProcesses.apply(centred.square().sum(others)) / count
+        variance = sum_over_processes(centred.square().sum(others)) / count
         self._update_statistics(mean.detach(), variance.detach() * count / (count - 1))
         scale = (self.weight * torch.rsqrt(variance + self.eps)).view(shape)
         return (centred * scale + self.bias.view(shape)).to(input.dtype)
