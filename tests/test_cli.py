@@ -20,7 +20,18 @@ from orl.rundir import RunDir
 
 SMALL = [
     *("--stage1.epochs", "2", "--stage1.batch-size", "8", "--stage3.epochs", "2", "--stage3.batch-size", "8"),
-    *("--views.size-px", "32", "--objects.roi-size-px", "32", "--network.hidden-features", "32"),
+    *(
+        "--stage1.views.size-px",
+        "32",
+        "--stage3.views.size-px",
+        "32",
+        "--objects.roi-size-px",
+        "32",
+        "--stage1.hidden-features",
+        "32",
+        "--stage3.hidden-features",
+        "32",
+    ),
     *("--discover.embed-px", "32", "--discover.roi-embed-px", "32", "--discover.num-neighbours", "4"),
     *("--discover.shard-size", "8", "--transfer.size-px", "32", "--workers", "1", "--device", "cpu"),
 ]
@@ -299,10 +310,10 @@ def test_a_changed_photo_makes_the_run_stale(
         (["run", "--images", "x", "--out", "y", "--device", "tpu"], "tpu"),
         (["discover", "demo", "--images", "{scenes}", "--out", "{out}"], "no backbone at"),
         (["pretrain", "demo", *SMALL, "--method", "orl", "--images", "{scenes}", "--out", "{out}"], "no table at"),
-        (["pretrain", "--method", "simsiam"], "--method takes byol or orl, not 'simsiam'"),
-        (["transfer", "svm", "--backbone", "{none}", "--data", "{scenes}"], "no backbone at"),
-        (["transfer", "svm", "--backbone", "{text}", "--data", "{scenes}"], "not a whole safetensors file"),
-        (["transfer", "svm", "--backbone", "{none}", "--data", "{empty}"], "no backbone at"),
+        (["pretrain", "--method", "simsiam"], "or selfemd or orl, not 'simsiam'"),
+        (["transfer", "svm", "--backbone", "{none}", "--data", "{scenes}"], "nothing at"),
+        (["transfer", "svm", "--backbone", "{text}", "--data", "{scenes}"], "is a text file and not a file of weights"),
+        (["transfer", "svm", "--backbone", "{none}", "--data", "{empty}"], "nothing at"),
         (["report", "{empty}"], "no run at"),
     ],
 )

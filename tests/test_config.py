@@ -19,10 +19,10 @@ def test_the_coco_recipe_has_the_numbers_of_the_paper() -> None:
     for stage in (config.stage1, config.stage3):
         assert (stage.epochs, stage.batch_size, stage.base_lr * stage.batch_size / 256) == (800, 512, 0.4)
         assert (stage.warmup_epochs, stage.sgd_momentum, stage.weight_decay, stage.ema_momentum) == (4, 0.9, 1e-4, 0.99)
-    assert (config.network.backbone, config.network.hidden_features) == ("resnet50", 4096)
-    assert config.network.projection_features == 256
-    assert (config.views.size_px, config.objects.roi_size_px, config.views.area_range) == (224, 96, (0.08, 1.0))
-    assert (config.views.blur_probabilities, config.views.solarise_probabilities) == ((1.0, 0.1), (0.0, 0.2))
+        assert (stage.hidden_features, stage.projection_features, stage.join_views) == (4096, 256, False)
+        assert (stage.views.size_px, stage.views.area_range) == (224, (0.08, 1.0))
+        assert (stage.views.blur_probabilities, stage.views.solarise_probabilities) == ((1.0, 0.1), (0.0, 0.2))
+    assert (config.network.backbone, config.objects.roi_size_px) == ("resnet50", 96)
     found = config.discover
     assert (found.num_neighbours, found.pair_share, found.min_side, found.max_rois) == (10, 0.1, 96, 100)
     assert (found.max_aspect_ratio, found.max_iou, found.embed_px, found.roi_embed_px) == (3, 0.5, 224, 224)
@@ -36,8 +36,8 @@ def test_the_coco_recipe_has_the_numbers_of_the_paper() -> None:
         ("images: a\nout: b\nstage1: {epochs: 3.5}", r"epochs: 3.5 is not of type int"),
         ("images: a\nout: b\nstage1: {epochs: true}", r"epochs: True is not of type int"),
         ("images: a\nout: b\ndevice: tpu", r"device: 'tpu' is none of 'auto', 'cpu', 'cuda'"),
-        ("images: a\nout: b\nviews: {area_range: [0.1]}", r"area_range: \[0.1\] is not a list of 2 values"),
-        ("images: a\nout: b\nviews: 3", r"views must be a mapping of settings, not 3"),
+        ("images: a\nout: b\nstage1: {views: {area_range: [0.1]}}", r"area_range: \[0.1\] is not a list of 2 values"),
+        ("images: a\nout: b\nstage1: {views: 3}", r"views must be a mapping of settings, not 3"),
         ("images: a", r"lacks out"),
         ("- 1", r"holds list, not a mapping"),
         ("a: [", r"is not YAML"),

@@ -20,7 +20,18 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SCRIPTS = sorted([*EXAMPLES.glob("*.sh"), *EXAMPLES.glob("*.sbatch")])
 TINY = [
     *("--stage1.batch-size", "8", "--stage3.batch-size", "8", "--stage1.epochs", "1", "--stage3.epochs", "1"),
-    *("--views.size-px", "32", "--objects.roi-size-px", "16", "--network.hidden-features", "32"),
+    *(
+        "--stage1.views.size-px",
+        "32",
+        "--stage3.views.size-px",
+        "32",
+        "--objects.roi-size-px",
+        "16",
+        "--stage1.hidden-features",
+        "32",
+        "--stage3.hidden-features",
+        "32",
+    ),
     *("--discover.embed-px", "32", "--discover.roi-embed-px", "32", "--discover.num-neighbours", "4"),
     *("--discover.proposals", "grid", "--discover.max-rois", "4", "--device", "cpu"),
 ]

@@ -13,31 +13,72 @@ import yaml
 
 from orl import tables
 
+ImageMethod = Literal["byol", "mocov2", "simclr", "densecl", "selfemd"]
+"""What can be stage 1."""
+METHOD_FIELDS: dict[str, tuple[str, ...]] = {
+    "byol": (),
+    "mocov2": ("temperature", "queue_size", "num_groups"),
+    "simclr": ("temperature",),
+    "densecl": ("temperature", "queue_size", "num_groups", "dense_weight"),
+    "selfemd": ("dense_weight", "regularisation", "num_iterations"),
+}
+"""Fields of `MethodConfig` that each method needs; the others have no effect on it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """The networks of both training stages."""
+    """What both training stages train."""
 
     backbone: Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2"] = "resnet50"
     """Backbone, trained from random weights."""
-    hidden_features: int = 4096
-    """Width of the projector and of the predictors."""
-    projection_features: int = 256
-    """Length of a projection."""
-    join_views: bool = False
-    """Pass both views of a pair as one batch, which shares batch statistics; the paper passes each by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """The image-level method of stage 1; `--stage1 NAME` sets all that goes with it."""
+
+    name: ImageMethod = "byol"
+    """Method. By itself this changes nothing else: 'orl run --stage1 NAME' sets its rates, views and sizes too."""
+    temperature: float | None = None
+    """MoCo v2, SimCLR, DenseCL: what similarities are divided by in the softmax."""
+    queue_size: int | None = None
+    """MoCo v2, DenseCL: keys of earlier batches that are negatives; a multiple of the batch."""
+    num_groups: int | None = None
+    """MoCo v2, DenseCL: groups of a batch, over all processes, that have batch statistics of their own."""
+    dense_weight: float | None = None
+    """DenseCL, Self-EMD: share of the dense loss; the global loss has the rest."""
+    regularisation: float | None = None
+    """Self-EMD: weight of the plan's entropy, in the unit of the cost (1 - cosine)."""
+    num_iterations: int | None = None
+    """Self-EMD: iterations of Sinkhorn's algorithm."""
+
+    def __post_init__(self) -> None:
+        needed = METHOD_FIELDS.get(self.name, ())
+        values = {key: value for key, value in vars(self).items() if key != "name"}
+        missing = [key for key in needed if values[key] is None]
+        if missing:
+            options = " ".join("--method." + key.replace("_", "-") for key in missing)
+            raise ValueError(
+                f"method {self.name} needs {', '.join(missing)}: --stage1 {self.name} sets them, or give {options}"
+            )
+        idle = [key for key, value in values.items() if value is not None and key not in needed]
+        if idle:
+            raise ValueError(f"{', '.join(idle)} has no effect on method {self.name}")
+        above = ("temperature", "queue_size", "num_groups", "regularisation", "num_iterations")
+        _require(self, "above 0", lambda value: value is None or value > 0, *above)
+        _require(self, "in [0, 1]", lambda value: value is None or 0 <= value <= 1, "dense_weight")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewConfig:
-    """How the two views of a photo are made, in both training stages."""
+    """How the two views of a photo are made."""
 
     size_px: int = 224
     """Side of a view, pixels."""
     area_range: tuple[float, float] = (0.08, 1.0)
     """Smallest and largest share of the photo's area that a view covers."""
-    jitter_strength: float = 1.0
-    """Factor on brightness, contrast and saturation 0.4, 0.4, 0.2 and hue 0.1."""
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    """Most change of brightness, contrast and saturation (a factor) and of hue (turns of the colour circle)."""
     blur_sigma_px: tuple[float, float] = (0.1, 2.0)
     """Range of the blur's sigma, pixels of the view."""
     blur_probabilities: tuple[float, float] = (1.0, 0.1)
@@ -49,7 +90,8 @@ class ViewConfig:
         _require(self, "at least 8", lambda value: value >= 8, "size_px")
         _require(self, "two rising shares in (0, 1]", lambda value: 0 < value[0] <= value[1] <= 1, "area_range")
         _require(self, "two rising numbers above 0", lambda value: 0 < value[0] <= value[1], "blur_sigma_px")
-        _require(self, "in [0, 1]", lambda value: 0 <= value <= 1, "jitter_strength")
+        _require(self, "in [0, 1], the hue's in [0, 0.5]", _are_jitters, "jitter")
+        _require(self, "two chances in [0, 1]", _are_chances, "blur_probabilities", "solarise_probabilities")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +106,23 @@ class TrainConfig:
     """Learning rate for a batch of 256; scales with the batch."""
     warmup_epochs: float = 4.0
     """Epochs of rising learning rate, before it falls to 0 by half a cosine."""
+    optimiser: Literal["sgd", "lars"] = "sgd"
+    """SGD with momentum, or LARS, whose rate follows each layer's norm; it leaves biases and BN out of weight decay."""
     sgd_momentum: float = 0.9
-    """Momentum of SGD."""
+    """Momentum of the optimiser."""
     weight_decay: float = 1e-4
     """Weight decay of all weights."""
     ema_momentum: float = 0.99
-    """What the target keeps of itself at the first step; rises to 1."""
+    """What the target keeps of itself at the first step; SimCLR has no target."""
+    ema_rises: bool = True
+    """Whether that rises to 1 by half a cosine, or stays."""
+    hidden_features: int = 4096
+    """Width of the projector and of the predictors."""
+    projection_features: int = 256
+    """Length of a projection."""
+    join_views: bool = False
+    """Pass both views of a pair as one batch, which shares batch statistics; BYOL and ORL pass each by itself."""
+    views: ViewConfig = field(default_factory=ViewConfig)
     accumulation_steps: int = 1
     """Parts of a batch that pass one after the other, to save memory; batch statistics are of a part."""
     probe_epochs: int = 0
@@ -81,6 +134,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require(self, "at least 1", lambda value: value >= 1, "epochs", "accumulation_steps", "keep_checkpoints")
+        _require(self, "at least 1", lambda value: value >= 1, "hidden_features", "projection_features")
         _require(self, "at least 2 (batch statistics need it)", lambda value: value >= 2, "batch_size")
         _require(self, "above 0", lambda value: value > 0, "base_lr", "checkpoint_minutes")
         _require(self, "0 or more", lambda value: value >= 0, "warmup_epochs", "weight_decay", "probe_epochs")
@@ -91,6 +145,10 @@ class TrainConfig:
 class DiscoverConfig:
     """Stage 2."""
 
+    backbone: Path | None = None
+    """Weights that photos and RoIs are looked at with, in place of stage 1's: a file or folder, of any CNN."""
+    architecture: str | None = None
+    """What those weights are of, if the file does not tell: 'mobilenet_v3_large', 'timm/efficientnet_lite0'."""
     embed_px: int = 224
     """Side of the centre crop that a photo is embedded at, pixels."""
     num_neighbours: int = 10
@@ -133,6 +191,8 @@ class DiscoverConfig:
                 f"proposals {self.proposals!r} and proposals_file {self.proposals_file} do not go together: "
                 "boxes of your own need --discover.proposals file and --discover.proposals-file FILE"
             )
+        if self.architecture is not None and self.backbone is None:
+            raise ValueError(f"architecture {self.architecture!r} has no effect without --discover.backbone FILE")
         if self.search_scale != 1 and self.proposals != "selective-search":
             raise ValueError(f"search_scale {self.search_scale} has no effect on proposals {self.proposals!r}")
 
@@ -208,19 +268,33 @@ class RunConfig:
     compile: bool = False
     """Compile the networks before training: a minute or more, then faster steps; needs a C++ compiler on a CPU."""
     init_from: Path | None = None
-    """Weights that training starts from instead of random ones: a backbone.safetensors. Not for going on with a run."""
+    """Weights that training starts from, in place of random ones: what 'orl import' takes. Not to go on with a run."""
     wandb: Literal["off", "online", "offline"] = "off"
     """Send the numbers of training to Weights & Biases as well, or keep them for 'wandb sync'."""
     overwrite: bool = False
     """Rebuild what was made from other settings, instead of refusing."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    views: ViewConfig = field(default_factory=ViewConfig)
     scan: ScanConfig = field(default_factory=ScanConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
     stage1: TrainConfig = field(default_factory=TrainConfig)
     discover: DiscoverConfig = field(default_factory=DiscoverConfig)
     stage3: TrainConfig = field(default_factory=TrainConfig)
     objects: ObjectConfig = field(default_factory=ObjectConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
+
+    def __post_init__(self) -> None:
+        if self.stage1.join_views and self.method.name in ("mocov2", "densecl"):
+            raise ValueError(f"stage1.join_views has no effect on method {self.method.name}: its views never meet")
+        if not self.objects.warm_start:
+            return
+        if self.discover.backbone is not None:
+            raise ValueError("objects.warm_start needs stage 1, which is left out where discover.backbone is given")
+        sizes = [(stage.hidden_features, stage.projection_features) for stage in (self.stage1, self.stage3)]
+        if self.method.name not in ("byol", "selfemd") or sizes[0] != sizes[1]:
+            raise ValueError(
+                f"objects.warm_start needs a stage 1 whose projector is that of stage 3: by byol or selfemd, and with "
+                f"its sizes; it is by {self.method.name}, with {sizes[0]} and {sizes[1]} features"
+            )
 
 
 FREE_FIELDS = frozenset(
@@ -240,6 +314,14 @@ def _require(config: Any, rule: str, holds: Callable[[Any], bool], *names: str) 
     for name in names:
         if not holds(getattr(config, name)):
             raise ValueError(f"{name} must be {rule}, not {getattr(config, name)}")
+
+
+def _are_jitters(jitter: tuple[float, ...]) -> bool:
+    return all(0 <= value <= most for value, most in zip(jitter, (1, 1, 1, 0.5)))
+
+
+def _are_chances(values: tuple[float, ...]) -> bool:
+    return all(0 <= value <= 1 for value in values)
 
 
 def save_config(config: RunConfig, path: Path) -> None:

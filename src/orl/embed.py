@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from orl.images.augment import normalise
@@ -29,7 +30,7 @@ Encode = Callable[[Float[Tensor, "n 3 h w"]], Float[Tensor, "n d"]]
 
 
 def embed_photos(
-    backbone: Backbone,
+    backbone: nn.Module,
     paths: Sequence[Path | PackedPhoto],
     *,
     size_px: int,
@@ -41,7 +42,7 @@ def embed_photos(
     """Pooled features of whole photos, squeezed to a square: what the transfer protocols classify.
 
     Args:
-        backbone: put into evaluation mode.
+        backbone: normalised photos to feature maps of `num_channels`; put into evaluation mode.
         paths: the photos.
         size_px: side of the square.
         device: where to compute.
@@ -55,7 +56,9 @@ def embed_photos(
     Raises:
         PhotoError: if a photo cannot be read; the message names it.
     """
-    folded = fold_batch_norm(backbone.eval()).to(memory_format=torch.channels_last).to(device)
+    backbone = backbone.eval()
+    folded = fold_batch_norm(backbone) if isinstance(backbone, Backbone) else backbone
+    folded = folded.to(memory_format=torch.channels_last).to(device)
     with progress_bar(total=len(paths), title=title, unit="photos", quiet=quiet) as bar:
         parts = list(
             embed_boxes(
@@ -68,7 +71,8 @@ def embed_photos(
                 report=bar.update,
             )
         )
-    return np.concatenate(parts) if parts else np.zeros((0, backbone.num_channels), np.float32)
+    num_channels = cast(int, backbone.num_channels)
+    return np.concatenate(parts) if parts else np.zeros((0, num_channels), np.float32)
 
 
 def embed_boxes(

@@ -1,10 +1,13 @@
 """Whole configurations, by name."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from orl.config import (
     DiscoverConfig,
+    ImageMethod,
+    MethodConfig,
     NetworkConfig,
     ObjectConfig,
     RunConfig,
@@ -35,10 +38,9 @@ def quick(images: Path, out: Path) -> RunConfig:
         images=images,
         out=out,
         recipe="quick",
-        network=NetworkConfig(backbone="resnet18", hidden_features=1024, projection_features=128),
-        views=ViewConfig(size_px=96, area_range=(0.2, 1.0), blur_sigma_px=(0.1, 1.0)),
-        stage1=_short_training(epochs=20, batch_size=64),
-        stage3=_short_training(epochs=20, batch_size=64),
+        network=NetworkConfig(backbone="resnet18"),
+        stage1=_short_training(epochs=20, batch_size=64, size_px=96, hidden_features=1024),
+        stage3=_short_training(epochs=20, batch_size=64, size_px=96, hidden_features=1024),
         discover=DiscoverConfig(embed_px=128, roi_embed_px=96, min_side=0.2),
         objects=ObjectConfig(roi_size_px=48),
         transfer=TransferConfig(size_px=128),
@@ -54,19 +56,118 @@ def demo(images: Path, out: Path) -> RunConfig:
         images=images,
         out=out,
         recipe="demo",
-        network=NetworkConfig(backbone="resnet10", hidden_features=512, projection_features=128),
-        views=ViewConfig(size_px=64, area_range=(0.2, 1.0), blur_sigma_px=(0.1, 1.0)),
-        stage1=_short_training(epochs=20, batch_size=32),
-        stage3=_short_training(epochs=20, batch_size=32),
+        network=NetworkConfig(backbone="resnet10"),
+        stage1=_short_training(epochs=20, batch_size=32, size_px=64, hidden_features=512),
+        stage3=_short_training(epochs=20, batch_size=32, size_px=64, hidden_features=512),
         discover=DiscoverConfig(embed_px=96, roi_embed_px=64, min_side=0.2, shard_size=64),
         objects=ObjectConfig(roi_size_px=32),
         transfer=TransferConfig(size_px=96),
     )
 
 
-def _short_training(epochs: int, batch_size: int) -> TrainConfig:
-    return TrainConfig(epochs=epochs, batch_size=batch_size, base_lr=0.4, warmup_epochs=2.0, checkpoint_minutes=5.0)
+def _short_training(epochs: int, batch_size: int, size_px: int, hidden_features: int) -> TrainConfig:
+    return TrainConfig(
+        epochs=epochs,
+        batch_size=batch_size,
+        base_lr=0.4,
+        warmup_epochs=2.0,
+        checkpoint_minutes=5.0,
+        hidden_features=hidden_features,
+        projection_features=128,
+        views=ViewConfig(size_px=size_px, area_range=(0.2, 1.0), blur_sigma_px=(0.1, 1.0)),
+    )
 
 
 RECIPES: dict[str, Callable[[Path, Path], RunConfig]] = {"coco": coco, "quick": quick, "demo": demo}
 DEFAULT_RECIPE = "quick"
+
+
+def byol(config: RunConfig) -> RunConfig:
+    """BYOL, the paper's choice: stage 1 has the settings of stage 3."""
+    return replace(config, method=MethodConfig(), stage1=config.stage3)
+
+
+def mocov2(config: RunConfig) -> RunConfig:
+    """MoCo v2: a queue of 65,536 keys, temperature 0.2, momentum 0.999, lr 0.3 at batch 256 without warm-up."""
+    stage1, queue = _moco_training(config)
+    return replace(config, method=MethodConfig(name="mocov2", temperature=0.2, **queue), stage1=stage1)
+
+
+def simclr(config: RunConfig) -> RunConfig:
+    """SimCLR: the other photos of a batch of 512 as negatives, temperature 0.1, LARS at lr 0.3 a batch of 256."""
+    is_long, stage1 = _is_long(config), config.stage3
+    stage1 = replace(
+        stage1,
+        base_lr=0.3,
+        warmup_epochs=10.0 if is_long else stage1.warmup_epochs,
+        optimiser="lars",
+        weight_decay=1e-6,
+        join_views=True,
+        hidden_features=min(2048, stage1.hidden_features),
+        projection_features=128,
+        views=replace(
+            stage1.views, jitter=(0.8, 0.8, 0.8, 0.2), blur_probabilities=(0.5, 0.5), solarise_probabilities=(0.0, 0.0)
+        ),
+    )
+    return replace(config, method=MethodConfig(name="simclr", temperature=0.1), stage1=stage1)
+
+
+def densecl(config: RunConfig) -> RunConfig:
+    """DenseCL: MoCo v2 and, with weight 0.5, the same loss between the matched positions of two views."""
+    stage1, queue = _moco_training(config)
+    method = MethodConfig(name="densecl", temperature=0.2, dense_weight=0.5, **queue)
+    return replace(config, method=method, stage1=stage1)
+
+
+def selfemd(config: RunConfig) -> RunConfig:
+    """Self-EMD: BYOL and, with weight 0.5, the optimal transport between the positions of two views."""
+    method = MethodConfig(name="selfemd", dense_weight=0.5, regularisation=0.05, num_iterations=50)
+    return replace(config, method=method, stage1=config.stage3)
+
+
+def _is_long(config: RunConfig) -> bool:
+    """Whether the published numbers suit; recipes of some hundred steps need a faster target and smaller queues."""
+    return config.recipe == "coco"
+
+
+def _moco_training(config: RunConfig) -> tuple[TrainConfig, dict[str, int]]:
+    is_long, stage1 = _is_long(config), config.stage3
+    batch_size = min(256, stage1.batch_size)
+    stage1 = replace(
+        stage1,
+        batch_size=batch_size,
+        base_lr=0.3 if is_long else stage1.base_lr,
+        warmup_epochs=0.0,
+        ema_momentum=0.999 if is_long else 0.99,
+        ema_rises=False,
+        hidden_features=min(2048, stage1.hidden_features),
+        projection_features=128,
+        views=replace(
+            stage1.views,
+            area_range=(0.2, 1.0),
+            jitter=(0.4, 0.4, 0.4, 0.1),
+            blur_probabilities=(0.5, 0.5),
+            solarise_probabilities=(0.0, 0.0),
+        ),
+    )
+    return stage1, {"queue_size": 65_536 if is_long else 8 * batch_size, "num_groups": 8 if is_long else 2}
+
+
+METHODS: dict[ImageMethod, Callable[[RunConfig], RunConfig]] = {
+    "byol": byol,
+    "mocov2": mocov2,
+    "simclr": simclr,
+    "densecl": densecl,
+    "selfemd": selfemd,
+}
+
+
+def with_method(config: RunConfig, name: ImageMethod) -> RunConfig:
+    """The settings with another image-level method as stage 1, and all that goes with it.
+
+    Args:
+        config: kept as it is if that is its method already.
+        name: the method; its rates, views and sizes are those of its paper, on COCO, for the recipe `coco`, and
+            shortened for the others.
+    """
+    return config if config.method.name == name else METHODS[name](config)

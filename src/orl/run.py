@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from orl import tables
-from orl.config import RunConfig, TrainConfig, differences, load_config, save_config, to_plain
+from orl.config import RunConfig, differences, load_config, save_config, to_plain
 from orl.figures.galleries import GalleryOptions
 from orl.figures.report import write_report
 from orl.images.datasets import EpochBatches
@@ -29,12 +29,15 @@ from orl.networks.backbones import Backbone, build_backbone, load_backbone
 from orl.networks.device import compute_device
 from orl.processes import Processes, joined_processes
 from orl.rundir import RunDir, record_run, record_stage
+from orl.stages.assemble import check_batch, load_start, stage_settings
 from orl.stages.discover import discover
-from orl.stages.pretrain import Probe, load_start, pretrain_images, pretrain_objects, stage_settings
+from orl.stages.pretrain import Probe, pretrain_images, pretrain_objects
+from orl.stages.prior import load_prior
 from orl.stages.scan import scan
 from orl.training.interrupts import Stopped
 from orl.transfer.discovery import score_correspondences
 from orl.transfer.judge import Features, LabelledPhotos, embed_labelled, judge_knn, judge_svm, read_labelled
+from orl.weights.for_views import load_for_views
 
 logger = logging.getLogger(__name__)
 
@@ -51,15 +54,21 @@ def run_demo(config: RunConfig) -> Path | None:
 def run_all(config: RunConfig) -> Path | None:
     """Three stages, the judges where labels are given, and the report; whatever is done already is kept.
 
+    Where stage 2 looks with weights from outside, stage 1 is left out.
+
     Started by torchrun or srun, all processes train and discover together, and the first does the rest.
 
     Returns:
         The path of the report; none in a process that is not the first.
     """
-    with _joined(config, config.stage1, config.stage3) as (images, processes):
+    needs_stage1 = config.discover.backbone is None
+    with _joined(config, *(["stage1"] if needs_stage1 else []), "stage3") as (images, processes):
         probe = _probe(config) if processes.is_first else None
-        with _recorded(config, "stage1", processes):
-            pretrain_images(config, images, processes, probe)
+        if needs_stage1:
+            with _recorded(config, "stage1", processes):
+                pretrain_images(config, images, processes, probe)
+        elif processes.is_first:
+            logger.info("stage 1 is left out: stage 2 looks with %s", config.discover.backbone)
         with _recorded(config, "discover", processes):
             discover(config, images, processes)
             if processes.is_first:
@@ -77,19 +86,19 @@ def run_all(config: RunConfig) -> Path | None:
 
 def report_run(config: RunConfig) -> Path:
     """Write the report from whatever the run has left so far; returns its path."""
-    side_px = min(MAX_ATTENTION_SIDE_PX, 4 * config.views.size_px)
+    side_px = min(MAX_ATTENTION_SIDE_PX, 4 * config.stage3.views.size_px)
     options = GalleryOptions(seed=config.seed, device=str(compute_device(config.device)), attention_side_px=side_px)
     return write_report(RunDir(config.out), options, _labels(config))
 
 
-def run_pretrain(config: RunConfig, method: str) -> Path | None:
-    """One training stage: 'byol' is stage 1, 'orl' is stage 3, in one process or several.
+def run_pretrain(config: RunConfig, stage: str) -> Path | None:
+    """One training stage, 'stage1' or 'stage3', in one process or several.
 
     Returns:
         The path of the backbone; none in a process that is not the first.
     """
-    stage, pretrain = {"byol": ("stage1", pretrain_images), "orl": ("stage3", pretrain_objects)}[method]
-    with _joined(config, stage_settings(config, stage)) as (images, processes):
+    pretrain = {"stage1": pretrain_images, "stage3": pretrain_objects}[stage]
+    with _joined(config, stage) as (images, processes):
         probe = _probe(config) if processes.is_first else None
         with _recorded(config, stage, processes):
             pretrain(config, images, processes, probe)
@@ -111,7 +120,7 @@ def run_discover(config: RunConfig) -> Path | None:
 
 
 @contextmanager
-def _joined(config: RunConfig, *trained: TrainConfig) -> Iterator[tuple[ImageTable, Processes]]:
+def _joined(config: RunConfig, *trained: str) -> Iterator[tuple[ImageTable, Processes]]:
     """The photos of the run and the processes that work on it; the first of them scans."""
     with joined_processes(compute_device(config.device)) as processes:
         images = prepare(config, *trained, num_processes=processes.count) if processes.is_first else None
@@ -140,7 +149,7 @@ def _probe(config: RunConfig) -> Probe | None:
     return probe
 
 
-def prepare(config: RunConfig, *trained: TrainConfig, num_processes: int = 1) -> ImageTable:
+def prepare(config: RunConfig, *trained: str, num_processes: int = 1) -> ImageTable:
     """Scan the photos and take the folder of the run for these settings.
 
     What can be wrong is found here, and not hours later. The settings are saved last, so that a command that was
@@ -148,12 +157,13 @@ def prepare(config: RunConfig, *trained: TrainConfig, num_processes: int = 1) ->
 
     Args:
         config: the run.
-        trained: settings of the training stages to come.
+        trained: the training stages to come: stage1, stage3.
         num_processes: how many will work on it.
 
     Raises:
         ValueError: if the run was begun with settings that give other results and `overwrite` is off, if the labelled
-            set cannot be read, or if a batch needs more photos than there are, or cannot be shared evenly.
+            set or weights that it is given cannot be read, or if a batch needs more photos than there are, or cannot be
+            shared evenly.
         FileNotFoundError: if there is no file of weights to start from.
     """
     run = RunDir(config.out)
@@ -166,7 +176,9 @@ def prepare(config: RunConfig, *trained: TrainConfig, num_processes: int = 1) ->
             )
     device = _device_name(config)
     load_start(config)
-    if any(settings.probe_epochs for settings in trained) and config.transfer_data is None:
+    if config.discover.backbone is not None:
+        load_prior(config)
+    if any(stage_settings(config, stage).probe_epochs for stage in trained) and config.transfer_data is None:
         raise ValueError("probe_epochs needs a labelled set to judge on: give a VOC devkit with --transfer-data")
     find_photos(config.images, config.split)
     if config.transfer_data is not None:
@@ -180,20 +192,12 @@ def prepare(config: RunConfig, *trained: TrainConfig, num_processes: int = 1) ->
     record_run(run, {"recipe": config.recipe, "seed": config.seed, "device": device, "command": command})
     with _recorded(config, "scan"):
         images = scan(config)
-    for settings in trained:
+    for stage in trained:
+        settings = stage_settings(config, stage)
         EpochBatches(len(images), settings.batch_size, settings.epochs, config.seed, num_processes=num_processes)
-        _check_parts(settings, num_processes)
+        check_batch(config, stage, num_processes)
     save_config(replace(config, overwrite=False), run.config)
     return images
-
-
-def _check_parts(settings: TrainConfig, num_processes: int) -> None:
-    share, parts = settings.batch_size // num_processes, settings.accumulation_steps
-    if share % parts or share // parts < 2:
-        raise ValueError(
-            f"the {share} photos that a process has of a batch of {settings.batch_size} cannot be passed in {parts} "
-            "equal parts of two or more: set another accumulation-steps or batch-size"
-        )
 
 
 def score_discovery(config: RunConfig, images: ImageTable) -> None:
@@ -236,8 +240,9 @@ def judge_run(config: RunConfig) -> None:
     run = RunDir(config.out)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        backbones = {"random": (build_backbone(config.network.backbone), f"random, seed {config.seed}")}
-    for stage in ("stage1", "stage3"):
+        network: nn.Module = build_backbone(config.network.backbone)
+        backbones = {"random": (network, f"random, seed {config.seed}")}
+    for stage in (stage for stage in ("stage1", "stage3") if run.backbone(stage).exists()):
         backbones[stage] = (load_backbone(run.backbone(stage)), tables.file_digest(run.backbone(stage)))
     splits: list[LabelledPhotos] = []
     for label, (backbone, digest) in backbones.items():
@@ -254,16 +259,19 @@ def judge_run(config: RunConfig) -> None:
             tables.write_atomically(run.transfer(task, label), json.dumps(result, indent=1))
 
 
-def judge_file(task: str, backbone: Path, out: Path, config: RunConfig) -> dict[str, Any]:
+def judge_file(
+    task: str, backbone: Path, out: Path, config: RunConfig, architecture: str | None = None
+) -> dict[str, Any]:
     """Score one backbone file with one judge and write the result as JSON.
 
     Args:
         task: 'svm' or 'knn'.
-        backbone: a backbone.safetensors.
+        backbone: weights, as `orl.load_backbone` takes them.
         out: the JSON file to write.
         config: its `transfer`, `seed`, `workers` and `device` are used.
+        architecture: what network the weights are of, where that cannot be seen from them.
     """
-    network = load_backbone(backbone)
+    network = load_for_views(backbone, architecture)
     features = _embed(network, _read_splits(config), config)
     result = judge(features, task, str(backbone), config)
     tables.write_atomically(out, json.dumps(result, indent=1))
@@ -285,7 +293,7 @@ def _read_splits(config: RunConfig) -> list[LabelledPhotos]:
     return [read_labelled(data, split, workers=config.workers) for split in (settings.train_split, settings.test_split)]
 
 
-def _embed(backbone: Backbone, splits: list[LabelledPhotos], config: RunConfig) -> Features:
+def _embed(backbone: nn.Module, splits: list[LabelledPhotos], config: RunConfig) -> Features:
     train, test = splits
     device = compute_device(config.device)
     return embed_labelled(backbone, train, test, size_px=config.transfer.size_px, device=device, workers=config.workers)

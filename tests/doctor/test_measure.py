@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from orl.config import DiscoverConfig, NetworkConfig, ObjectConfig, RunConfig, ViewConfig
+from orl.config import DiscoverConfig, NetworkConfig, ObjectConfig, RunConfig, TrainConfig, ViewConfig
 from orl.doctor.measure import (
     FoundRois,
     in_own_process,
@@ -19,13 +19,15 @@ from orl.doctor.measure import (
 from orl.images.scenes import draw_scenes
 from orl.images.table import ImageTable
 
+SMALL = TrainConfig(hidden_features=32, projection_features=16, views=ViewConfig(size_px=32))
 CONFIG = RunConfig(
     images=Path("photos"),
     out=Path("out"),
     workers=1,
     device="cpu",
-    network=NetworkConfig(backbone="resnet10", hidden_features=32, projection_features=16),
-    views=ViewConfig(size_px=32),
+    network=NetworkConfig(backbone="resnet10"),
+    stage1=SMALL,
+    stage3=SMALL,
     objects=ObjectConfig(roi_size_px=16),
     discover=DiscoverConfig(proposals="grid", roi_embed_px=32, min_side=0.2),
 )
@@ -63,10 +65,10 @@ def test_photos_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_larger_batch_fills_the_pixels_and_has_six_photos_at_least() -> None:
-    assert measured_batches(2 * 96 * 96, "cpu", 64) == (5, 16)
+    assert measured_batches(2 * 96 * 96, "cpu", 64) == (5, 15)
     assert measured_batches(2 * 224 * 224, "cpu", 512) == (2, 6)
-    assert measured_batches(2 * 224 * 224, "cuda", 512) == (31, 95)
-    assert measured_batches(2 * 224 * 224, "cuda", 64) == (21, 64)
+    assert measured_batches(2 * 224 * 224, "cuda", 512) == (31, 93)
+    assert measured_batches(2 * 224 * 224, "cuda", 64) == (21, 63)
     assert measured_batches(1, "cpu", 2) == (2, 6)
 
 

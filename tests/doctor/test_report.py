@@ -12,7 +12,18 @@ from orl.doctor.report import Examination, format_examination, to_json
 from orl.images.scenes import draw_scenes
 
 TINY = [
-    *("--views.size-px", "32", "--objects.roi-size-px", "16", "--network.hidden-features", "32"),
+    *(
+        "--stage1.views.size-px",
+        "32",
+        "--stage3.views.size-px",
+        "32",
+        "--objects.roi-size-px",
+        "16",
+        "--stage1.hidden-features",
+        "32",
+        "--stage3.hidden-features",
+        "32",
+    ),
     *("--discover.proposals", "grid", "--discover.roi-embed-px", "32", "--discover.num-neighbours", "4"),
     *("--stage1.batch-size", "8", "--stage3.batch-size", "8", "--workers", "1", "--device", "cpu"),
 ]
@@ -92,7 +103,7 @@ def test_a_gpu_that_is_missing_ends_with_1(capsys: pytest.CaptureFixture[str], t
         (["--images", "nowhere/at/all"], "no photos at"),
         (["--photos", "many"], "--photos needs a whole number above 0, not 'many'"),
         (["--processes=0"], "--processes needs a whole number above 0, not '0'"),
-        (["--json"], "--json needs the path of a JSON file"),
+        (["--json"], "--json needs a path"),
     ],
 )
 def test_wrong_options_are_refused(

@@ -13,11 +13,22 @@ from orl.images.sources import find_photos
 from orl.rundir import RunDir
 
 SMALL = [
-    *("--stage3.epochs", "1", "--stage3.batch-size", "8", "--views.size-px", "32", "--objects.roi-size-px", "32"),
+    *(
+        "--stage3.epochs",
+        "1",
+        "--stage3.batch-size",
+        "8",
+        "--stage1.views.size-px",
+        "32",
+        "--stage3.views.size-px",
+        "32",
+        "--objects.roi-size-px",
+        "32",
+    ),
     *(
         "--network.backbone",
         "resnet10",
-        "--network.hidden-features",
+        "--stage3.hidden-features",
         "32",
         "--discover.num-neighbours",
         "3",
@@ -76,8 +87,8 @@ def test_published_files_are_read_trained_on_and_written(
         (["import"], "orl exchange takes write or read, not 'import'"),
         (["read", "--images", "x", "--out", "y"], "give --proposals, --neighbours or --correspondences FILE"),
         (["read", "--images", "x", "--out", "y", "--proposals", "none.json"], "no file at none.json"),
-        (["read", "--proposals"], "--proposals needs the path of a JSON file, not ''"),
-        (["read", "--proposals", "--images", "x"], "--proposals needs the path of a JSON file, not '--images'"),
+        (["read", "--proposals"], "--proposals needs a path, not ''"),
+        (["read", "--proposals", "--images", "x"], "--proposals needs a path, not '--images'"),
         (["read", "--proposals", "none.json"], "--images and --out must be given: orl exchange read --images"),
         (["write", "nowhere", "--to", "x"], "no config file at nowhere"),
     ],

@@ -99,8 +99,28 @@ def test_the_same_command_again_changes_nothing(photos: Path, tmp_path: Path) ->
 def test_training_on_a_pack_at_the_own_size_ends_with_the_weights_of_the_files(photos: Path, tmp_path: Path) -> None:
     folder = pack(photos, tmp_path / "pack")
     # No crop is twice as large as its view, so that no file is read at half its size.
-    settings = ["--views.size-px", "32", "--stage1.epochs", "2", "--stage1.batch-size", "4", "--workers", "1"]
-    settings += ["--network.hidden-features", "32", "--discover.num-neighbours", "4", "--device", "cpu"]
+    settings = [
+        "--stage1.views.size-px",
+        "32",
+        "--stage3.views.size-px",
+        "32",
+        "--stage1.epochs",
+        "2",
+        "--stage1.batch-size",
+        "4",
+        "--workers",
+        "1",
+    ]
+    settings += [
+        "--stage1.hidden-features",
+        "32",
+        "--stage3.hidden-features",
+        "32",
+        "--discover.num-neighbours",
+        "4",
+        "--device",
+        "cpu",
+    ]
     for source, out in ((photos, "files"), (folder, "packed")):
         assert main(["pretrain", "demo", "--images", str(source), "--out", str(tmp_path / out), *settings]) == 0
     one, other = (tmp_path / out / "stage1" / "backbone.safetensors" for out in ("files", "packed"))

@@ -15,8 +15,9 @@ from orl.networks.device import compute_device
 from orl.recipes import coco, demo
 from orl.run import run_discover, run_pretrain
 from orl.rundir import RunDir
+from orl.stages.assemble import peak_lr, view_rules
 from orl.stages.pack import PackOptions, pack_photos
-from orl.stages.pretrain import object_table, peak_lr, view_rules
+from orl.stages.pretrain import object_table
 from orl.training import learner
 
 
@@ -56,15 +57,16 @@ def test_two_photos_with_one_common_neighbour_do_not_run_into_one_group(tmp_path
 
 
 def test_the_papers_views_are_byols() -> None:
-    rules = view_rules(coco(Path("photos"), Path("run")).views)
+    rules = view_rules(coco(Path("photos"), Path("run")).stage1.views)
     assert (rules.size_px, rules.area_range) == (224, (0.08, 1.0))
     assert rules.colours[0] == ColourDistribution()
     assert rules.colours[1] == ColourDistribution(blur_probability=0.1, solarise_probability=0.2)
 
 
-def test_jitter_strength_scales_all_four_ranges() -> None:
-    half = view_rules(ViewConfig(jitter_strength=0.5)).colours[0]
-    assert (half.brightness, half.contrast, half.saturation, half.hue) == (0.2, 0.2, 0.1, 0.05)
+def test_jitter_is_of_brightness_contrast_saturation_and_hue() -> None:
+    rules = view_rules(ViewConfig(jitter=(0.1, 0.2, 0.3, 0.4)))
+    for colours in rules.colours:
+        assert (colours.brightness, colours.contrast, colours.saturation, colours.hue) == (0.1, 0.2, 0.3, 0.4)
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +76,14 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     assert compute_device("auto").type == "cpu"
 
 
-SHORT = TrainConfig(epochs=2, batch_size=4, warmup_epochs=1.0)
+SHORT = TrainConfig(
+    epochs=2,
+    batch_size=4,
+    warmup_epochs=1.0,
+    hidden_features=64,
+    projection_features=32,
+    views=ViewConfig(size_px=32, area_range=(0.2, 1.0), blur_sigma_px=(0.1, 1.0)),
+)
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +95,14 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small(scenes: Path, out: Path, **changes: object) -> RunConfig:
     start = demo(scenes, out)
-    views = replace(start.views, size_px=32)
-    return replace(start, **{"workers": 0, "stage1": SHORT, "stage3": SHORT, "views": views, **changes})
+    return replace(start, **{"workers": 0, "stage1": SHORT, "stage3": SHORT, **changes})
 
 
 @pytest.fixture(scope="module")
 def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """A run whose stages 1 and 2 are done."""
     config = small(scenes, tmp_path_factory.mktemp("trained") / "run")
-    run_pretrain(config, "byol")
+    run_pretrain(config, "stage1")
     run_discover(config)
     return config
 
@@ -121,20 +129,22 @@ def test_training_starts_from_given_weights_and_tells_other_weights_apart(
     save_backbone(given, tmp_path / "given.safetensors")
     found = start_of(monkeypatch)
     config = small(scenes, tmp_path / "run", init_from=tmp_path / "given.safetensors")
-    run_pretrain(config, "byol")
+    run_pretrain(config, "stage1")
     for name, weight in given.state_dict().items():
         assert torch.equal(found[f"backbone.{name}"], weight), name
     save_backbone(build_backbone("resnet10"), tmp_path / "given.safetensors")
     with pytest.raises(tables.StaleTableError, match="init_from"):
-        run_pretrain(config, "byol")
+        run_pretrain(config, "stage1")
 
 
 def test_weights_of_another_network_are_refused(scenes: Path, tmp_path: Path) -> None:
     save_backbone(build_backbone("resnet18"), tmp_path / "given.safetensors")
-    with pytest.raises(ValueError, match=r"given\.safetensors holds a resnet18, and --network\.backbone is resnet10"):
-        run_pretrain(small(scenes, tmp_path / "run", init_from=tmp_path / "given.safetensors"), "byol")
-    with pytest.raises(FileNotFoundError, match="no backbone at"):
-        run_pretrain(small(scenes, tmp_path / "run", init_from=tmp_path / "missing.safetensors"), "byol")
+    with pytest.raises(
+        ValueError, match=r"given\.safetensors: its backbone is a resnet18 .* and not a resnet10; --network\.backbone"
+    ):
+        run_pretrain(small(scenes, tmp_path / "run", init_from=tmp_path / "given.safetensors"), "stage1")
+    with pytest.raises(FileNotFoundError, match="no file at"):
+        run_pretrain(small(scenes, tmp_path / "run", init_from=tmp_path / "missing.safetensors"), "stage1")
 
 
 @pytest.mark.parametrize("warm", [False, True])
@@ -143,7 +153,7 @@ def test_stage_3_starts_from_stage_1_where_it_is_asked_to(
 ) -> None:
     found = start_of(monkeypatch)
     config = replace(trained, objects=replace(trained.objects, warm_start=warm), overwrite=True)
-    run_pretrain(config, "orl")
+    run_pretrain(config, "stage3")
     before = load_backbone(RunDir(config.out).backbone("stage1")).state_dict()
     same = [torch.equal(found[f"backbone.{name}"], weight) for name, weight in before.items()]
     assert all(same) if warm else not all(same)
@@ -154,7 +164,7 @@ def test_stage_3_starts_from_stage_1_where_it_is_asked_to(
 def test_the_probe_judges_at_its_epochs_and_changes_no_weight(scenes: Path, trained: RunConfig, tmp_path: Path) -> None:
     probing = replace(SHORT, probe_epochs=1)
     config = small(scenes, tmp_path / "run", stage1=probing, transfer_data=scenes)
-    run_pretrain(config, "byol")
+    run_pretrain(config, "stage1")
     run = RunDir(config.out)
     rows = [json.loads(line) for line in run.metrics("stage1").read_text().splitlines()]
     probed = {row["epoch"]: row["probe_knn_map"] for row in rows if "probe_knn_map" in row}
@@ -166,14 +176,14 @@ def test_the_probe_judges_at_its_epochs_and_changes_no_weight(scenes: Path, trai
 def test_a_probe_without_labels_is_refused(scenes: Path, tmp_path: Path) -> None:
     config = small(scenes, tmp_path / "run", stage1=replace(SHORT, probe_epochs=1))
     with pytest.raises(ValueError, match=r"probe_epochs needs a labelled set .* --transfer-data"):
-        run_pretrain(config, "byol")
+        run_pretrain(config, "stage1")
 
 
 @pytest.mark.parametrize("parts", [3, 4])
 def test_parts_that_are_unequal_or_too_small_are_refused(scenes: Path, tmp_path: Path, parts: int) -> None:
     config = small(scenes, tmp_path / "run", stage1=replace(SHORT, accumulation_steps=parts))
     with pytest.raises(ValueError, match=rf"the 4 photos .* of a batch of 4 cannot be passed in {parts} equal parts"):
-        run_pretrain(config, "byol")
+        run_pretrain(config, "stage1")
 
 
 def test_the_rate_follows_the_batch_over_all_processes_and_parts() -> None:
@@ -194,7 +204,7 @@ def test_a_pack_trains_to_the_same_bits_from_disk_from_memory_and_on_the_device(
     found = []
     for hold in ("disk", "ram", "device"):
         config = small(tmp_path / "pack", tmp_path / hold, hold=hold)
-        run_pretrain(config, "byol")
+        run_pretrain(config, "stage1")
         found.append(RunDir(config.out).backbone("stage1").read_bytes())
     assert found[0] == found[1] == found[2]
 
@@ -202,4 +212,4 @@ def test_a_pack_trains_to_the_same_bits_from_disk_from_memory_and_on_the_device(
 @pytest.mark.parametrize("hold", ["ram", "device"])
 def test_only_a_pack_is_held(scenes: Path, tmp_path: Path, hold: str) -> None:
     with pytest.raises(ValueError, match="only packed photos are held"):
-        run_pretrain(small(scenes, tmp_path / "run", hold=hold), "byol")
+        run_pretrain(small(scenes, tmp_path / "run", hold=hold), "stage1")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from orl.config import RunConfig
 from orl.doctor.machine import OPTIONAL
 from orl.doctor.plan import Plan, disk_needed, estimate_stage
-from orl.stages.pretrain import stage_settings
+from orl.stages.assemble import stage_settings
 
 GIB = 2**30
 LONG_HOURS = 24 * 14
@@ -121,8 +121,8 @@ def _memory(plan: Plan) -> Iterator[Finding]:
         yield Finding(
             stops=True,
             what=f"{stage} finds no memory even for the few photos of the measurement ({message})",
-            way_out="take smaller --views.size-px, --network.backbone or --network.hidden-features, or stop what else "
-            "uses the device",
+            way_out=f"take smaller --{stage}.views.size-px, --network.backbone or --{stage}.hidden-features, or stop "
+            "what else uses the device",
         )
     for stage, cost in plan.training.items():
         settings, estimate = stage_settings(plan.config, stage), estimate_stage(plan, stage)
@@ -138,7 +138,7 @@ def _memory(plan: Plan) -> Iterator[Finding]:
             f"{free:.1f} are free: {estimate.largest_batch} fit",
             way_out=f"set --{stage}.accumulation-steps {parts}"
             if parts is not None
-            else f"set a smaller --{stage}.batch-size, --views.size-px or --network.backbone",
+            else f"set a smaller --{stage}.batch-size, --{stage}.views.size-px or --network.backbone",
         )
 
 

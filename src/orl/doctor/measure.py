@@ -30,12 +30,10 @@ from orl.images.scenes import draw_scenes
 from orl.images.sources import find_photos
 from orl.images.table import ImageTable
 from orl.memory import keep_freed_memory, peak_resident_bytes
-from orl.methods.byol import BYOL
-from orl.methods.orl import ORL
 from orl.networks.backbones import build_backbone, pool
 from orl.networks.folding import fold_batch_norm
 from orl.processes import Processes, local_device
-from orl.stages.pretrain import build_byol, build_orl, stage_settings, view_rules
+from orl.stages.assemble import Method, build_image_method, build_optimiser, build_orl, stage_settings, view_rules
 from orl.stages.proposals import proposer
 from orl.stages.shards import proposal_filter
 from orl.training.fabric import is_out_of_memory, launch_fabric
@@ -150,14 +148,14 @@ def measure_training(config: RunConfig, stage: str, images: ImageTable, found: F
         found: their RoIs, for stage 3.
     """
     keep_freed_memory()
-    method, placer = _build(config, stage, images, found)
-    samples = Samples(placer)
+    samples = Samples(_placer(config, stage, images, found))
+    sample_bytes = sum(view.crop.nbytes for view in samples[(0, 0)].views.values())
+    settings = stage_settings(config, stage)
+    batches = measured_batches(sample_bytes // 3, local_device(config.device).type, settings.batch_size)
+    method = _method(config, stage, batches[1])
     fabric = launch_fabric(local_device(config.device), config.precision, Processes())
     weights = [weight for weight in method.parameters() if weight.requires_grad]
-    learner = Learner(fabric, method, torch.optim.SGD(weights, lr=1e-3, momentum=0.9))
-    sample_bytes = sum(view.crop.nbytes for view in samples[(0, 0)].views.values())
-    most = stage_settings(config, stage).batch_size
-    batches = measured_batches(sample_bytes // 3, fabric.device.type, most)
+    learner = Learner(fabric, method, build_optimiser(method, settings))
     peaks, seconds = zip(*(_steps(learner, samples, size) for size in batches))
     few, many = batches
     return TrainingCost(
@@ -208,19 +206,26 @@ def measured_batches(pixels_a_photo: int, device_type: str, most: int) -> tuple[
 
     The larger one has as many photos as `STEP_PIXELS` allow, no more than the recipe's batch, and 6 at the least.
     """
-    many = max(6, min(most, STEP_PIXELS[device_type] // pixels_a_photo))
-    return many // 3, many
+    third = max(2, min(most, STEP_PIXELS[device_type] // pixels_a_photo) // 3)
+    return third, 3 * third
 
 
-def _build(
-    config: RunConfig, stage: str, images: ImageTable, found: FoundRois | None
-) -> tuple[BYOL | ORL, ImageViews | ObjectViews]:
-    rules = view_rules(config.views)
+def _placer(config: RunConfig, stage: str, images: ImageTable, found: FoundRois | None) -> ImageViews | ObjectViews:
+    rules = view_rules(stage_settings(config, stage).views)
     if stage == "stage1" or found is None:
-        return build_byol(config), ImageViews(images, rules, config.seed)
-    cold = replace(config, objects=replace(config.objects, warm_start=False))
-    objects = object_table(found, len(images))
-    return build_orl(cold), ObjectViews(images, rules, objects, config.objects.roi_size_px, config.seed)
+        return ImageViews(images, rules, config.seed)
+    return ObjectViews(images, rules, object_table(found, len(images)), config.objects.roi_size_px, config.seed)
+
+
+def _method(config: RunConfig, stage: str, batch_size: int) -> Method:
+    """The stage's method; a queue is made to suit the batches that are measured, which must divide the given one."""
+    if stage == "stage3":
+        return build_orl(replace(config, objects=replace(config.objects, warm_start=False)))
+    method = config.method
+    if method.queue_size is not None:
+        queue_size = batch_size * max(1, method.queue_size // batch_size)
+        method = replace(method, queue_size=queue_size, num_groups=1)
+    return build_image_method(replace(config, method=method))
 
 
 def object_table(found: FoundRois, num_images: int) -> ObjectTable:

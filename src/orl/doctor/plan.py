@@ -6,7 +6,7 @@ from orl.config import RunConfig
 from orl.doctor.estimates import largest_batch, parts_needed, queue_bytes, seconds_a_photo, training_hours
 from orl.doctor.machine import Machine
 from orl.doctor.measure import DiscoveryCost, TrainingCost
-from orl.stages.pretrain import stage_settings
+from orl.stages.assemble import stage_settings
 
 PROPOSAL_BYTES, PROPOSALS_A_PHOTO = 20, 2500
 """Of a box in a table, and how many selective search finds in a photo of 640x480."""

@@ -12,7 +12,7 @@ from orl.doctor.measure import NUM_SAMPLES, in_own_process, measure_discovery, m
 from orl.doctor.plan import Plan, StageEstimate, discovery_hours, disk_needed, estimate_stage
 from orl.images.table import ImageTable
 from orl.progress import progress_bar
-from orl.stages.pretrain import stage_settings
+from orl.stages.assemble import stage_settings
 
 DEFAULT_NUM_PHOTOS = 10_000
 STAGES = ("stage1", "stage3")
@@ -69,7 +69,8 @@ def _measured(plan: Plan, photos: ImageTable) -> Plan:
     with progress_bar(total=3, title="try the recipe", unit="stages") as bar:
         found, discovery = None, None
         training, out_of_memory = {}, {}
-        for stage in ("stage2", *STAGES):
+        # Stage 1 is left out of a run whose discovery looks with weights from outside.
+        for stage in ("stage2", *STAGES) if config.discover.backbone is None else ("stage2", "stage3"):
             bar.set_postfix_str(stage)
             try:
                 if stage == "stage2":
@@ -137,8 +138,8 @@ def format_estimates(plan: Plan, measured_on: str) -> str:
     """What was tried, and what follows for a whole run."""
     device = plan.machine.gpus[0].name if plan.computes_on_gpu else "the processor"
     lines = [
-        f"recipe {plan.config.recipe}: {plan.config.network.backbone}, {plan.config.views.size_px} px, "
-        f"{plan.config.precision}, tried on {device} with {measured_on}",
+        f"recipe {plan.config.recipe}: {plan.config.method.name}, {plan.config.network.backbone}, "
+        f"{plan.config.stage1.views.size_px} px, {plan.config.precision}, tried on {device} with {measured_on}",
         f"estimates for {plan.num_photos:,} photos and {plan.num_processes} "
         f"{'process' if plan.num_processes == 1 else 'processes, each with devices as here'}:",
     ]

@@ -14,6 +14,9 @@ Projections = tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]
 class BYOL(nn.Module):
     """Online and target encoder and one predictor."""
 
+    shares_batch_statistics = True
+    """Batch normalisation uses the photos of all processes."""
+
     def __init__(self, encoder: Encoder, predictor: nn.Module, *, join_views: bool = False) -> None:
         super().__init__()
         self.online, self.target = encoder, make_target(encoder)

@@ -12,6 +12,9 @@ TERMS = {"global": "view", "intra": "intra", "inter": "inter"}
 class ORL(nn.Module):
     """One online and one target encoder, shared by three terms with a predictor each."""
 
+    shares_batch_statistics = True
+    """Batch normalisation uses the photos of all processes."""
+
     def __init__(
         self,
         encoder: Encoder,

@@ -1,20 +1,23 @@
 """The trained network and its moving average."""
 
 import copy
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from orl.networks.backbones import Backbone, pool
+from orl.networks.backbones import pool
 
 
 class Encoder(nn.Module):
     """Backbone, average pooling and projector: views to projections."""
 
-    def __init__(self, backbone: Backbone, projector: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
         super().__init__()
-        self.backbone, self.projector = backbone, projector
+        # Of ours or, where stage 2 looks with it, from outside.
+        self.backbone: Any = backbone
+        self.projector = projector
 
     def forward(self, views: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         return self.projector(pool(self.backbone(views)))

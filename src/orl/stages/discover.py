@@ -12,15 +12,12 @@ import torch
 from orl import tables
 from orl.config import DiscoverConfig, RunConfig
 from orl.images.table import ImageTable
-from orl.networks.backbones import load_backbone
-from orl.networks.folding import fold_batch_norm
-from orl.networks.mlp import load_projector
-from orl.networks.online_target import Encoder
 from orl.processes import Processes, local_device
 from orl.progress import progress_bar
 from orl.rundir import RunDir
 from orl.stages import shards
 from orl.stages.neighbours import neighbour_finder, neighbour_inputs
+from orl.stages.prior import load_prior
 from orl.stages.proposals import proposal_inputs, proposer
 from orl.stages.summary import StepRecord
 
@@ -31,7 +28,7 @@ CROPS = "bicubic by torch"
 
 
 def discover(config: RunConfig, images: ImageTable, processes: Processes | None = None) -> bool:
-    """Find the correspondences of every photo with the network of stage 1; finished shards are kept.
+    """Find the correspondences of every photo with stage 1's network, or one from outside; finished shards are kept.
 
     Several processes share the shards of each table. What a shard holds does not depend on which of them made it.
 
@@ -44,17 +41,14 @@ def discover(config: RunConfig, images: ImageTable, processes: Processes | None 
         Whether anything was left to do.
 
     Raises:
-        FileNotFoundError: if stage 1 left no backbone.
+        FileNotFoundError: if there is no network to look with.
         StaleTableError: if a table was made from something else and `overwrite` is off.
         RuntimeError: if another process ended.
     """
     run, settings = RunDir(config.out), config.discover
     device = local_device(config.device)
-    encoder = Encoder(fold_batch_norm(load_backbone(run.backbone("stage1"))), load_projector(run.projector("stage1")))
-    encoder = encoder.to(memory_format=torch.channels_last).to(device).eval()
-    backbone_digest = tables.file_digest(run.backbone("stage1"))
-    projector_digest = tables.file_digest(run.projector("stage1"))
-
+    prior = load_prior(config)
+    encoder = prior.encoder.to(memory_format=torch.channels_last).to(device)
     known = tables.finished_fingerprint(run.table("correspondences"))
     processes = processes or Processes()
     build = partial(_build, config, len(images), processes)
@@ -62,8 +56,8 @@ def discover(config: RunConfig, images: ImageTable, processes: Processes | None 
         "embeddings",
         {
             "images": images.fingerprint,
-            "backbone": backbone_digest,
-            "projector": projector_digest,
+            "backbone": prior.backbone_digest,
+            "projector": prior.projector_digest,
             "embed_px": settings.embed_px,
             "crops": CROPS,
         },
@@ -88,7 +82,7 @@ def discover(config: RunConfig, images: ImageTable, processes: Processes | None 
         "roi_embeddings",
         {
             "rois": rois.fingerprint,
-            "backbone": backbone_digest,
+            "backbone": prior.backbone_digest,
             "roi_embed_px": settings.roi_embed_px,
             "crops": CROPS,
         },

@@ -40,14 +40,15 @@ class Learner:
 
         Args:
             fabric: launched already.
-            method: BYOL or ORL; changed in place. Among several processes it shares their batch statistics.
+            method: changed in place. Among several processes batch statistics are of all their photos, unless it
+                says otherwise.
             optimiser: over the method's parameters.
             seed: of what a method draws at a step.
             accumulation_steps: parts of a batch that pass the network one after the other, each with its own batch
                 statistics; their gradients are averaged.
             compile: compile the forward and backward pass at the first step.
         """
-        if fabric.world_size > 1:
+        if fabric.world_size > 1 and method.shares_batch_statistics:
             method = synchronise_batch_norm(method, fabric.device)
         self.fabric, self.seed, self.accumulation_steps = fabric, seed, accumulation_steps
         self.method: Any = method.to(memory_format=torch.channels_last)

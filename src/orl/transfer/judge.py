@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
+from torch import nn
 
 from orl.embed import embed_photos
 from orl.images.decode import MAX_PIXELS
 from orl.images.scan import Rejected, scan_photos
 from orl.images.voc import read_voc
-from orl.networks.backbones import Backbone
 from orl.transfer.knn import score_knn
 from orl.transfer.svm import score_svm
 
@@ -80,7 +80,7 @@ def read_labelled(data: Path, split: str, *, workers: int = 1, quiet: bool = Fal
 
 
 def embed_labelled(
-    backbone: Backbone,
+    backbone: nn.Module,
     train: LabelledPhotos,
     test: LabelledPhotos,
     *,

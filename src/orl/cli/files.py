@@ -1,0 +1,102 @@
+"""Commands for files of others: published tables of stage 2, photo sets."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from orl.cli.options import finish, read_config, take_path
+from orl.config import load_config
+from orl.rundir import RunDir, record_stage
+
+
+def command_exchange(arguments: Sequence[str]) -> None:
+    """The published JSON files of stage 2: `orl exchange write RUN --to DIR`, or `orl exchange read`.
+
+    Reading takes `--correspondences FILE` (enough for stage 3), `--neighbours FILE` and `--proposals FILE`, at least
+    one of them, and beside them the options of the run that the tables are for.
+    """
+    verbs = {"write": _exchange_write, "read": _exchange_read}
+    verb, *options = arguments or [""]
+    if verb in ("-h", "--help"):
+        print(f"usage: orl exchange write|read [options]\n\n{command_exchange.__doc__}")
+    elif verb not in verbs:
+        raise ValueError(f"orl exchange takes {' or '.join(verbs)}, not {verb!r}: orl exchange write RUN --to DIR")
+    else:
+        verbs[verb](options)
+
+
+def _exchange_write(arguments: Sequence[str]) -> None:
+    def write(run: Annotated[Path, tyro.conf.Positional], to: Path, overwrite: bool = False) -> None:
+        """Write the published JSON files of a finished stage 2; their names begin with that of the run.
+
+        Args:
+            run: folder of the run.
+            to: folder for the files.
+            overwrite: replace files that are there.
+        """
+        from orl.exchange.writing import write_published
+        from orl.images.table import load_images
+
+        folder, source = RunDir(run), load_config(RunDir(run).config).images
+        name = run.resolve().name
+        for path in write_published(folder.table(""), load_images(folder.images), source, to, name, overwrite):
+            finish("file", path)
+
+    tyro.cli(write, args=list(arguments), prog="orl exchange write")
+
+
+def _exchange_read(arguments: Sequence[str]) -> None:
+    paths: dict[str, Path | None] = {}
+    for name in ("proposals", "neighbours", "correspondences"):
+        paths[name], arguments = take_path(arguments, f"--{name}")
+    config = read_config("exchange read", command_exchange.__doc__, arguments)
+    from orl.exchange.reading import PublishedFiles, RunTables, read_published
+    from orl.run import prepare
+
+    files = PublishedFiles(**paths)
+    images = prepare(config)
+    run, started = RunDir(config.out), time.monotonic()
+    target = RunTables(folder=run.table(""), shard_size=config.discover.shard_size, overwrite=config.overwrite)
+    found = read_published(files, images, config.images, target)
+    record_stage(run, "exchange", "done", time.monotonic() - started)
+    for name in found:
+        finish(name, run.table(name))
+
+
+def command_data(arguments: Sequence[str]) -> None:
+    """Photo sets: `orl data pack` makes a copy that is read without decoding, `orl data check` looks at every photo."""
+    from orl.config import ScanConfig
+    from orl.stages.check import check_source, format_check
+    from orl.stages.pack import PackOptions, pack_photos
+
+    def pack(options: tyro.conf.OmitArgPrefixes[PackOptions]) -> None:
+        """Copy photos, reduced to a set size, into a few memory-mapped files with checksums; --images takes the folder.
+
+        A packing that was stopped goes on with the same command.
+
+        Args:
+            options: what is packed, and how.
+        """
+        finish("pack", pack_photos(options))
+
+    def check(
+        path: Annotated[Path, tyro.conf.Positional],
+        scan: tyro.conf.OmitArgPrefixes[ScanConfig],
+        split: str | None = None,
+        workers: int = 2,
+    ) -> None:
+        """Tell how many photos can be used, why others cannot, and their sizes; of a pack, compare all checksums.
+
+        Args:
+            path: photos: a folder, a list file, a COCO JSON, a VOC devkit or a pack.
+            scan: which photos are taken.
+            split: split of a VOC devkit, 'trainval' if not given.
+            workers: processes that read photos.
+        """
+        print(format_check(check_source(path, split, scan, workers)))
+
+    verbs: dict[str, Callable[..., None]] = {"pack": pack, "check": check}
+    tyro.extras.subcommand_cli_from_dict(verbs, args=list(arguments), prog="orl data", description=command_data.__doc__)

@@ -1,0 +1,87 @@
+"""SimCLR: know the other view of a photo among both views of all photos of the batch."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from orl.methods.byol import Losses, Projections, pass_pair
+from orl.networks.gathered import gather_with_gradient, own_rows
+from orl.networks.online_target import Encoder
+
+
+class SimCLR(nn.Module):
+    """One encoder; the batch gives the negatives, so there is no target."""
+
+    shares_batch_statistics: bool = True
+    """Whether batch normalisation is over the batch of all processes."""
+
+    def __init__(self, encoder: Encoder, *, temperature: float, join_views: bool = True) -> None:
+        """Join the parts.
+
+        Args:
+            encoder: becomes the online network.
+            temperature: of the softmax over cosines.
+            join_views: pass both views as one batch, with common batch statistics, as the published code does.
+        """
+        super().__init__()
+        self.online, self.temperature, self.join_views = encoder, temperature, join_views
+
+    def forward(self, views: dict[str, Tensor]) -> tuple[Losses, Projections]:
+        """The loss of a batch.
+
+        Args:
+            views: `view_1` and `view_2`, each `(N, 3, H, W)`.
+
+        Returns:
+            The loss terms, to be summed, and the projections of both views, to be watched.
+        """
+        projections = pass_pair(self.online, (views["view_1"], views["view_2"]), self.join_views)
+        loss = nt_xent(*projections, self.temperature)
+        return {"loss_global": loss}, (projections[0].detach(), projections[1].detach())
+
+    def update_target(self, ema_momentum: float) -> None:
+        """Do nothing: there is no target. The loop calls this for every method."""
+
+
+def nt_xent(
+    projection_1: Float[Tensor, "n d"], projection_2: Float[Tensor, "n d"], temperature: float
+) -> Float[Tensor, ""]:
+    """Mean cross entropy of finding a photo's other view among both views of all photos, by cosine.
+
+    Several processes compare their own rows with the rows of all, and gradients go back to all: the mean of their
+    losses, and of their gradients, is that of one process with the whole batch.
+
+    Args:
+        projection_1: of one view, the rows of this process; of any length other than 0.
+        projection_2: of the other view, in the same order.
+        temperature: above 0; small ones look at the most similar photos only.
+
+    Returns:
+        From 0; log(2 N - 1) for N photos over all processes that all look alike.
+
+    Raises:
+        ValueError: if there are fewer than two photos, or the temperature is not above 0.
+
+    Source:
+        SimCLR (arXiv 2002.05709), Eq. 1 and Algorithm 1: the mean over both views of all photos. The published code
+        adds the means of the two views, which is twice that.
+    """
+    if temperature <= 0:
+        raise ValueError(f"the temperature must be above 0, not {temperature}")
+    # Autocast would multiply in half precision, and a temperature of 0.1 makes ten times as much of its error.
+    with torch.autocast(projection_1.device.type, enabled=False):
+        unit_1, unit_2 = _unit(projection_1), _unit(projection_2)
+        all_1, all_2 = gather_with_gradient(unit_1), gather_with_gradient(unit_2)
+        num_photos = len(all_1)
+        if num_photos < 2:
+            raise ValueError(f"nt_xent compares photos, and the batch has {num_photos}; is drop_last set?")
+        similarities = torch.cat([unit_1, unit_2]) @ torch.cat([all_1, all_2]).T / temperature
+        photos = own_rows(torch.arange(num_photos, device=similarities.device))
+        itself = torch.cat([photos, num_photos + photos])
+        other_view = torch.cat([num_photos + photos, photos])
+        return F.cross_entropy(similarities.scatter(1, itself[:, None], float("-inf")), other_view)
+
+
+def _unit(projection: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    return F.normalize(projection.to(torch.promote_types(projection.dtype, torch.float32)), dim=1)

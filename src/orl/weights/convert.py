@@ -1,0 +1,248 @@
+"""The weights of a file, made into this project's backbone, projector and predictor."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torchvision.models.resnet as resnets
+from torch import Tensor, nn
+
+from orl.networks.backbones import BUILDERS, Backbone, build_backbone
+from orl.networks.mlp import build_mlp
+from orl.weights.names import from_detectron2
+from orl.weights.opening import Weights
+from orl.weights.recognise import Recognised
+
+Shapes = dict[str, tuple[int, ...]]
+
+FOREIGN: dict[str, Callable[[], nn.Module]] = {
+    "resnet152": resnets.resnet152,
+    "resnext50_32x4d": resnets.resnext50_32x4d,
+    "resnext101_32x8d": resnets.resnext101_32x8d,
+    "resnext101_64x4d": resnets.resnext101_64x4d,
+    "wide_resnet101_2": resnets.wide_resnet101_2,
+}
+"""Torchvision's ResNets that are no backbones here, to be named when a file holds one."""
+COUNT = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What a file of another program gave, in evaluation mode."""
+
+    layout: str
+    """Which program's, such as 'MoCo v2'."""
+    backbone: Backbone
+    projector: nn.Sequential | None
+    predictor: nn.Sequential | None
+    notes: tuple[str, ...]
+    """What was left out or changed, one sentence each."""
+
+
+def convert(found: Recognised, expected: str | None = None) -> Imported:
+    """Build the networks that these weights are of, with them.
+
+    Args:
+        found: the weights by part.
+        expected: the backbone's name, where it must be this one.
+
+    Raises:
+        ValueError: if the backbone is another one, lacks or has layers, or a weight is of another shape, not a
+            number, or not real.
+    """
+    notes: list[str] = []
+    weights = as_single_precision(found.backbone, notes)
+    name = infer_architecture(shapes_of(weights), expected)
+    with torch.random.fork_rng(devices=[]):
+        backbone = build_backbone(name)
+    backbone.load_state_dict(with_counts(weights))
+    projector = _build_head(found.projector, backbone.num_channels, "projector", notes)
+    predictor = _build_head(found.predictor, None, "predictor", notes)
+    if found.layout.translate is from_detectron2:
+        notes.append(
+            "Detectron2's weights do not say where a block has its stride, nor how the photos were normalised: right "
+            "are those trained with STRIDE_IN_1X1 False, on RGB photos"
+        )
+    notes += _about_left_out(found)
+    return Imported(found.layout.name, backbone.eval(), projector, predictor, tuple(dict.fromkeys(notes)))
+
+
+def as_single_precision(weights: Weights, notes: list[str]) -> Weights:
+    """Weights in float32, of numbers only; a change is added to the notes.
+
+    Raises:
+        ValueError: if a weight is complex, an integer, NaN or infinite.
+    """
+    converted = {}
+    for name, value in weights.items():
+        if name.endswith(COUNT):
+            converted[name] = value.to(torch.int64)
+            continue
+        if not value.is_floating_point():
+            raise ValueError(f"{name} is {_type_of(value)}, and weights are floating-point numbers")
+        converted[name] = value.to(torch.float32)
+        if not bool(torch.isfinite(converted[name]).all()):
+            raise ValueError(f"{name} holds NaN or infinity; its training diverged, or the file is damaged")
+        if value.dtype != torch.float32:
+            notes.append(f"its weights are {_type_of(value)}, and were converted to float32")
+    return converted
+
+
+def _type_of(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def infer_architecture(shapes: Shapes, expected: str | None = None) -> str:
+    """The name of the backbone whose weights have these names and shapes.
+
+    Args:
+        shapes: of all weights but the counts of batches; others than a backbone's are an error.
+        expected: the name that it must be.
+
+    Raises:
+        ValueError: if it is none, or another than expected; the message says what was seen and the difference from
+            the nearest.
+    """
+    fits = next((name for name in BUILDERS if shapes == shapes_of_backbone(name)), None)
+    if expected is not None and expected not in BUILDERS:
+        raise ValueError(f"no backbone is called {expected!r}; there are {', '.join(BUILDERS)}")
+    if fits and expected in (None, fits):
+        return fits
+    if fits:
+        raise ValueError(f"its backbone is a {fits} ({_blocks(shapes)}), and not a {expected}")
+    for name, build in FOREIGN.items():
+        if shapes == _shapes_of_foreign(name, build):
+            raise ValueError(
+                f"its network is torchvision's {name} ({_blocks(shapes)}), which is no backbone of orl; there are "
+                f"{', '.join(BUILDERS)}. As a prior it can be used with --architecture {name}"
+            )
+    nearest = expected or min(BUILDERS, key=lambda name: len(_difference(shapes, shapes_of_backbone(name))))
+    differences = _difference(shapes, shapes_of_backbone(nearest))
+    raise ValueError(
+        f"its network has {_blocks(shapes)}, and is none of {', '.join(BUILDERS)}. From {nearest} it differs in "
+        f"{len(differences)} weights: {'; '.join(differences[:3])}"
+    )
+
+
+def shapes_of(weights: Weights) -> Shapes:
+    """Name -> shape, without the counts of batches."""
+    return {name: tuple(value.shape) for name, value in weights.items() if not name.endswith(COUNT)}
+
+
+@lru_cache(maxsize=16)
+def shapes_of_backbone(name: str) -> Shapes:
+    """Those of one of our backbones."""
+    with torch.device("meta"):
+        return shapes_of(build_backbone(name).state_dict())
+
+
+@lru_cache(maxsize=16)
+def _shapes_of_foreign(name: str, build: Callable[[], nn.Module]) -> Shapes:
+    with torch.device("meta"):
+        return {key: shape for key, shape in shapes_of(build().state_dict()).items() if not key.startswith("fc.")}
+
+
+def _difference(found: Shapes, wanted: Shapes) -> list[str]:
+    missing = [f"it lacks {name}" for name in wanted if name not in found]
+    extra = [f"it has {name}" for name in found if name not in wanted]
+    changed = [
+        f"{name} is {_by(found[name])} and not {_by(wanted[name])}"
+        for name in wanted
+        if name in found and found[name] != wanted[name]
+    ]
+    return [*missing, *extra, *changed]
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "one number"
+
+
+def _blocks(shapes: Shapes) -> str:
+    """Such as '3, 4, 6, 3 bottleneck blocks'."""
+    blocks = {tuple(name.split(".")[:2]) for name in shapes if name.startswith("layer")}
+    counts = Counter(layer for layer, _ in blocks)
+    kind = "bottleneck" if any(".conv3." in name for name in shapes) else "basic"
+    return f"{', '.join(str(counts[layer]) for layer in sorted(counts)) or 'no'} {kind} blocks"
+
+
+def with_counts(weights: Weights) -> Weights:
+    """With one count of batches for every batch normalisation: 0 where there is none, as in Detectron2."""
+    counted = {name: value for name, value in weights.items() if not name.endswith(COUNT)}
+    for name in list(counted):
+        layer = name.removesuffix(".running_mean")
+        if layer != name:
+            count = weights.get(f"{layer}.{COUNT}")
+            counted[f"{layer}.{COUNT}"] = (
+                count.reshape(()) if count is not None and count.numel() == 1 else torch.tensor(0)
+            )
+    return counted
+
+
+def _build_head(weights: Weights, num_inputs: int | None, what: str, notes: list[str]) -> nn.Sequential | None:
+    """A projector or predictor; None, with a note, where the file has one of another form than ours."""
+    if not weights:
+        return None
+    try:
+        numbered = numbered_layers(as_single_precision(weights, notes))
+        layers = build_mlp(_with_affine(with_counts(numbered)))
+        _check_sizes(layers, num_inputs)
+    except ValueError as error:
+        notes.append(f"its {what} was left out: {error}")
+        return None
+    return layers.eval()
+
+
+def numbered_layers(weights: Weights) -> Weights:
+    """A head's weights under the numbers of its layers in a `nn.Sequential`.
+
+    Args:
+        weights: under such numbers already; of one linear layer alone ('weight', 'bias'); or under 'fc0', 'bn0',
+            'fc1', 'bn1' with a ReLU between, as in OpenSelfSup's SimCLR.
+    """
+    numbered = {}
+    for name, value in weights.items():
+        layer, _, entry = name.rpartition(".")
+        if layer == "":
+            layer = "0"
+        elif layer[:2] in ("fc", "bn") and layer[2:].isdigit():
+            layer = str(3 * int(layer[2:]) + (layer[:2] == "bn"))
+        numbered[f"{layer}.{entry}"] = value
+    return numbered
+
+
+def _with_affine(weights: Weights) -> Weights:
+    """With the weight 1 and the bias 0 that a batch normalisation without either amounts to."""
+    filled = dict(weights)
+    for name, mean in weights.items():
+        layer = name.removesuffix(".running_mean")
+        if layer != name:
+            filled.setdefault(f"{layer}.weight", torch.ones_like(mean))
+            filled.setdefault(f"{layer}.bias", torch.zeros_like(mean))
+    return filled
+
+
+def _check_sizes(layers: Iterable[nn.Module], num_inputs: int | None) -> None:
+    for number, layer in enumerate(layers):
+        if isinstance(layer, nn.Linear):
+            if num_inputs not in (None, layer.in_features):
+                raise ValueError(f"layer {number} takes {layer.in_features} numbers and is given {num_inputs}")
+            num_inputs = layer.out_features
+        elif isinstance(layer, nn.BatchNorm1d) and num_inputs not in (None, layer.num_features):
+            raise ValueError(f"layer {number} takes {layer.num_features} numbers and is given {num_inputs}")
+
+
+def _about_left_out(found: Recognised) -> list[str]:
+    averages = found.layout.averages
+    average = [name for name in found.left_out if averages and name.startswith(averages)]
+    others = Counter(name.removeprefix(found.layout.backbone).partition(".")[0] for name in found.left_out)
+    for name in average:
+        others.subtract([name.removeprefix(found.layout.backbone).partition(".")[0]])
+    notes = []
+    if average:
+        notes.append(f"the trained network was taken, and the moving average left out ({len(average)} weights)")
+    rest = ", ".join(f"{part} ({count})" for part, count in others.items() if count > 0)
+    if rest:
+        notes.append(f"left out, with the number of weights: {rest}")
+    return notes

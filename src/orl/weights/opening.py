@@ -1,0 +1,258 @@
+"""Files of weights, opened without running any code from them."""
+
+import collections
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy import ndarray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+Weights = dict[str, Tensor]
+
+TORCH_MAGIC = bytes.fromhex("80028a0a6cfc9c46f920")
+"""How a file begins that torch wrote before 1.6: the pickled number 0x1950a86a20f9469cfc6c."""
+CONTAINERS = (
+    "classy_state_dict",
+    "base_model",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "method",
+    "network",
+    "net",
+    "student",
+    "teacher",
+)
+"""Entries that hold the weights in files of other programs, the trained network's before the average's."""
+SETTINGS = (
+    "argparse.Namespace",
+    "pathlib.Path",
+    "pathlib.PosixPath",
+    "pathlib._local.Path",
+    "pathlib._local.PosixPath",
+    "builtins.dict",
+    "builtins.list",
+    "builtins.int",
+    "builtins.float",
+    "builtins.str",
+    "builtins.bool",
+    "typing.Any",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "_codecs.encode",
+    "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig",
+    "omegaconf.base.ContainerMetadata",
+    "omegaconf.base.Metadata",
+    "omegaconf.nodes.AnyNode",
+)
+"""What training programs put beside the weights. It is read as a blank: see `_Blank`."""
+DICTIONARIES = (
+    "collections.defaultdict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning.pytorch.utilities.parsing.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+)
+"""The same, and read as plain dictionaries."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a file holds."""
+
+    weights: Weights
+    """Name -> tensor, on the CPU, in the file's own type and under its names; empty for no file."""
+    entries: tuple[str, ...]
+    """The outermost names, such as 'epoch' and 'state_dict'."""
+    unpacked: tuple[str, ...]
+    """The containers that were unpacked on the way to the weights, the outermost first."""
+
+
+class _Blank:
+    """Stands for a setting beside the weights: it takes whatever the file says and does nothing.
+
+    The class that the file names is neither imported nor called.
+    """
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _PlainDict:
+    """Stands for other dictionaries: torch fills plain ones only."""
+
+    def __new__(cls, *_: Any) -> Any:
+        return {}
+
+
+def open_weights(path: Path) -> Opened:
+    """The tensors of a file and their names; by its content, whatever its name ends with.
+
+    Opens what torch wrote (with weights only), safetensors, and Detectron2's pickles of numpy arrays.
+
+    Raises:
+        FileNotFoundError: if it is missing.
+        ValueError: if it is a folder, empty, torn, of no such format, would have to run code to be read, is
+            quantised, or holds no tensor.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the file of weights inside it")
+    if not path.exists():
+        raise FileNotFoundError(f"no file at {path}")
+    with open(path, "rb") as file:
+        start = file.read(4096)
+    content = _reader(path, start)(path)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}; give a file of a state dict, of names and tensors")
+    try:
+        inner, unpacked = _unpack(content)
+        weights = _tensors(inner)
+    except RecursionError as error:
+        raise ValueError(f"{path} holds a container that lies in itself; give a file of names and tensors") from error
+    _check_not_quantised(path, inner)
+    if not weights:
+        raise ValueError(f"{path} holds no tensors; its entries are {', '.join(map(str, list(content)[:6])) or 'none'}")
+    return Opened(weights, tuple(map(str, content)), unpacked)
+
+
+def _reader(path: Path, start: bytes) -> Callable[[Path], Any]:
+    if start[:4] == b"PK\x03\x04" or start.startswith(TORCH_MAGIC):
+        return _read_torch
+    if start[:1] == b"\x80":
+        return _read_pickle
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 30:
+        return _read_safetensors
+    raise ValueError(f"{path} {_what_else(start)}")
+
+
+def _what_else(start: bytes) -> str:
+    if not start:
+        return "is empty; fetch it again"
+    text = start.decode("utf-8", errors="ignore") if b"\0" not in start else ""
+    if text.startswith("version https://git-lfs"):
+        return "is a pointer of Git LFS and not the weights; fetch them with 'git lfs pull'"
+    if re.match(r"\s*<(!doctype|html|\?xml)", text, re.IGNORECASE):
+        return "is a web page and not a file of weights; fetch the file that the page links to"
+    if len(text.encode()) >= len(start) - 3:
+        return f"is a text file and not a file of weights (it begins with {text[:30]!r})"
+    if start[:2] == b"\x1f\x8b" or start[257:262] == b"ustar":
+        return "is an archive; unpack it and give the file of weights inside it"
+    return (
+        f"is of no format that orl opens (it begins with {start[:8].hex(' ')}); these are what torch.save writes, "
+        "safetensors, and Detectron2's .pkl"
+    )
+
+
+def _read_torch(path: Path) -> Any:
+    stand_ins: list[Any] = [(_Blank, name) for name in SETTINGS] + [(_PlainDict, name) for name in DICTIONARIES]
+    try:
+        with torch.serialization.safe_globals(stand_ins):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(_refusal(path, error)) from error
+    except Exception as error:  # a torn file fails in many ways
+        if "TorchScript" in str(error):
+            raise ValueError(f"{path} is a TorchScript program; save its state_dict() with torch.save") from error
+        raise ValueError(_torn(path, error)) from error
+
+
+def _read_safetensors(path: Path) -> Any:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(_torn(path, error)) from error
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with open(path, "rb") as file:
+            return _ArraysOnly(file, encoding="latin1").load()
+    except pickle.UnpicklingError as error:
+        raise ValueError(_refusal(path, error)) from error
+    except Exception as error:  # a torn file fails in many ways
+        raise ValueError(_torn(path, error)) from error
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads plain containers and numpy arrays; any other name in the file is refused, not looked up."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        module = module.replace("numpy._core.", "numpy.core.")
+        # New functions at each look-up: what a file does to them dies with it.
+        allowed: dict[str, Callable[..., Any]] = {
+            "collections.OrderedDict": collections.OrderedDict,
+            "numpy.ndarray": ndarray,
+            "numpy.dtype": np.dtype,
+            "numpy.core.multiarray._reconstruct": lambda kind, shape, code: ndarray.__new__(ndarray, (0,), code),
+            "numpy.core.multiarray.scalar": lambda dtype, data=b"": np.frombuffer(data, dtype)[0],
+            "numpy.core.numeric._frombuffer": lambda data, dtype, shape, order: np.frombuffer(data, dtype).reshape(
+                shape, order=order
+            ),
+            "_codecs.encode": lambda text, encoding="latin1": text.encode("latin1"),
+        }
+        if f"{module}.{name}" not in allowed:
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
+        return allowed[f"{module}.{name}"]
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if found is None:
+        return _torn(path, error)
+    if "quantized" in found[1] or "ScriptObject" in found[1]:
+        return f"{path} is quantised ({found[1]}); give the weights from before the quantisation"
+    return (
+        f"{path} was not opened: to read it would run {found[1]}, and orl runs no code from a file. Give a file that "
+        "holds a state dict only, saved by whoever trusts this one: torch.save(model.state_dict(), ...)"
+    )
+
+
+def _torn(path: Path, error: Exception) -> str:
+    # Torch explains at length, and names the cause after these words.
+    text = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or "it ends early"
+    first_line = text.splitlines()[0]
+    return f"{path} cannot be read, fetch it again whole ({type(error).__name__}: {first_line[:120]})"
+
+
+def _unpack(content: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], tuple[str, ...]]:
+    name = next((name for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
+    if name is None:
+        return content, ()
+    inner, unpacked = _unpack(content[name])
+    return inner, (name, *unpacked)
+
+
+def _check_not_quantised(path: Path, content: Mapping[Any, Any]) -> None:
+    for name, value in content.items():
+        if "_packed_params" in str(name) or (isinstance(value, Tensor) and value.is_quantized):
+            raise ValueError(f"{path} is quantised ({name}); give the weights from before the quantisation")
+
+
+def _tensors(content: Mapping[Any, Any], prefix: str = "") -> Weights:
+    found: Weights = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            found |= _tensors(value, f"{prefix}{key}.")
+        elif isinstance(value, Tensor):
+            found[f"{prefix}{key}"] = value.detach()
+        elif isinstance(value, ndarray) and value.dtype.kind in "biufc":
+            # Native byte order, which torch needs, and memory of our own.
+            found[f"{prefix}{key}"] = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
+    return found

@@ -1,0 +1,62 @@
+"""DenseCL's correspondence and dense term as loops over photos and positions."""
+
+import math
+
+Grid = list[list[list[float]]]
+"""`[channel][row][column]` of one photo."""
+
+
+def at_positions(grid: Grid) -> list[list[float]]:
+    """The vectors over channels, row after row."""
+    return [
+        [channel[row][column] for channel in grid] for row in range(len(grid[0])) for column in range(len(grid[0][0]))
+    ]
+
+
+def cosine(one: list[float], other: list[float]) -> float:
+    dots = sum(a * b for a, b in zip(one, other, strict=True))
+    return dots / math.sqrt(sum(a * a for a in one)) / math.sqrt(sum(b * b for b in other))
+
+
+def most_similar_by_loops(query_maps: list[Grid], key_maps: list[Grid]) -> list[list[int]]:
+    """For each photo and each position of the query's map, the position of the key's map of highest cosine."""
+    found = []
+    for query_map, key_map in zip(query_maps, key_maps, strict=True):
+        keys = at_positions(key_map)
+        row = []
+        for query in at_positions(query_map):
+            best = 0
+            for position in range(len(keys)):
+                if cosine(query, keys[position]) > cosine(query, keys[best]):
+                    best = position
+            row.append(best)
+        found.append(row)
+    return found
+
+
+def dense_loss_by_loops(
+    queries: list[Grid],
+    keys: list[Grid],
+    query_maps: list[Grid],
+    key_maps: list[Grid],
+    queue: list[list[float]],
+    temperature: float,
+) -> float:
+    """Mean over photos and positions of -log of the share of the matched dense key; the queue holds unit vectors."""
+    matches = most_similar_by_loops(query_maps, key_maps)
+    losses = []
+    for photo in range(len(queries)):
+        dense_keys = at_positions(keys[photo])
+        for position, query in enumerate(at_positions(queries[photo])):
+            positive = math.exp(cosine(query, dense_keys[matches[photo][position]]) / temperature)
+            negatives = [math.exp(cosine(query, negative) / temperature) for negative in queue]
+            losses.append(-math.log(positive / (positive + sum(negatives))))
+    return sum(losses) / len(losses)
+
+
+def mean_key(grid: Grid) -> list[float]:
+    """The mean over positions of a photo's dense keys, then its direction: what the dense queue takes."""
+    vectors = at_positions(grid)
+    mean = [sum(vector[i] for vector in vectors) / len(vectors) for i in range(len(vectors[0]))]
+    length = math.sqrt(sum(value * value for value in mean))
+    return [value / length for value in mean]

@@ -1,0 +1,107 @@
+"""Stage 2 looks with stage 1's network, or with whatever weights it is given."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision.models import mobilenet_v3_small
+
+from orl import tables
+from orl.cli import main
+from orl.config import DiscoverConfig, RunConfig, TrainConfig, ViewConfig
+from orl.images.scenes import draw_scenes
+from orl.recipes import demo
+from orl.run import run_all, run_discover, run_pretrain
+from orl.rundir import RunDir
+from orl.stages.prior import load_prior
+from orl.weights.architectures import OutsideBackbone
+from orl.weights.for_views import Renormalised
+
+SHORT = TrainConfig(epochs=1, batch_size=4, hidden_features=32, projection_features=16, views=ViewConfig(size_px=32))
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    draw_scenes(folder, num_trainval=8, num_test=2, size_wh=(96, 72), seed=0, quiet=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a network that is no ResNet, as anybody saves them."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("outside") / "weights.pth"
+    torch.save(mobilenet_v3_small().state_dict(), path)
+    return path
+
+
+def small(scenes: Path, out: Path, **discover: object) -> RunConfig:
+    settings = {"embed_px": 32, "roi_embed_px": 32, "num_neighbours": 3, "shard_size": 4, "min_side": 0.2, **discover}
+    found = DiscoverConfig(**settings)  # type: ignore[arg-type]
+    return replace(demo(scenes, out), workers=0, device="cpu", stage1=SHORT, stage3=SHORT, discover=found)
+
+
+def columns(config: RunConfig) -> dict[str, np.ndarray]:
+    table = tables.load(RunDir(config.out).table("correspondences"))
+    return {name: np.array(table.column(name)) for name in ("image_id", "neighbour_id", "roi", "neighbour_roi")}
+
+
+def test_stage_1s_own_network_from_elsewhere_finds_the_same(scenes: Path, tmp_path: Path) -> None:
+    first = small(scenes, tmp_path / "first")
+    run_pretrain(first, "stage1")
+    run_discover(first)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(RunDir(first.out).stage("stage1"), elsewhere)
+    second = small(scenes, tmp_path / "second", backbone=elsewhere / "backbone.safetensors")
+    run_discover(second)
+    for name, values in columns(first).items():
+        np.testing.assert_array_equal(columns(second)[name], values, err_msg=name)
+
+
+def test_a_run_without_stage_1_goes_on_from_a_network_from_outside(
+    scenes: Path, mobilenet: Path, tmp_path: Path
+) -> None:
+    config = small(scenes, tmp_path / "run", backbone=mobilenet)
+    report = run_all(config)
+    assert report is not None
+    assert report.exists()
+    run = RunDir(config.out)
+    assert not run.backbone("stage1").exists()
+    assert run.backbone("stage3").exists()
+    assert tables.load(run.table("embeddings")).column("embedding").shape == (8, 576)
+    torch.manual_seed(1)
+    torch.save(mobilenet_v3_small().state_dict(), mobilenet)
+    with pytest.raises(tables.StaleTableError, match="embeddings"):
+        run_discover(config)
+
+
+def test_photos_are_normalised_as_the_network_knows_them() -> None:
+    network = OutsideBackbone(torch.nn.Identity(), "timm/x", 3, (0.5, 0.4, 0.3), (0.5, 0.25, 0.125))
+    photos = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    views = (photos - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    expected = (photos - torch.tensor(network.mean).view(3, 1, 1)) / torch.tensor(network.std).view(3, 1, 1)
+    torch.testing.assert_close(Renormalised(network)(views), expected)
+
+
+def test_without_any_network_the_way_out_is_told(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"train stage 1 with 'orl pretrain', or look with other weights"):
+        load_prior(small(scenes, tmp_path / "run"))
+
+
+def test_the_command_line_takes_a_file_and_the_name_of_its_network(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    save_file({"stem": torch.ones(3)}, tmp_path / "odd.safetensors")
+    options = ["discover", "demo", "--images", str(scenes), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    options += ["--discover.num-neighbours", "3"]
+    assert main([*options, "--backbone", str(tmp_path / "odd.safetensors")]) == 1
+    assert "--architecture" in capsys.readouterr().err
+    assert main([*options, "--architecture", "mobilenet_v3_small"]) != 0
+    capsys.readouterr()

