@@ -57,9 +57,9 @@ class MethodConfig:
         values = {key: value for key, value in vars(self).items() if key != "name"}
         missing = [key for key in needed if values[key] is None]
         if missing:
-            options = " ".join("--method." + key.replace("_", "-") for key in missing)
             raise ValueError(
-                f"method {self.name} needs {', '.join(missing)}: --stage1 {self.name} sets them, or give {options}"
+                f"method {self.name} needs {', '.join(missing)}: --stage1 {self.name} sets them where settings start "
+                f"from a recipe; in a file of settings write method.{missing[0]} and so on"
             )
         idle = [key for key, value in values.items() if value is not None and key not in needed]
         if idle:
@@ -67,6 +67,8 @@ class MethodConfig:
         above = ("temperature", "queue_size", "num_groups", "regularisation", "num_iterations")
         _require(self, "above 0", lambda value: value is None or value > 0, *above)
         _require(self, "in [0, 1]", lambda value: value is None or 0 <= value <= 1, "dense_weight")
+        if self.name == "selfemd":
+            _require(self, "above 0 (without a dense loss it is BYOL)", lambda value: value > 0, "dense_weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +140,8 @@ class TrainConfig:
         _require(self, "at least 2 (batch statistics need it)", lambda value: value >= 2, "batch_size")
         _require(self, "above 0", lambda value: value > 0, "base_lr", "checkpoint_minutes")
         _require(self, "0 or more", lambda value: value >= 0, "warmup_epochs", "weight_decay", "probe_epochs")
-        _require(self, "in [0, 1]", lambda value: 0 <= value <= 1, "ema_momentum", "sgd_momentum")
+        _require(self, "in [0, 1]", lambda value: 0 <= value <= 1, "ema_momentum")
+        _require(self, "in [0, 1)", lambda value: 0 <= value < 1, "sgd_momentum")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,7 +310,8 @@ The photos and the weights to start from are free too, since their content is co
 FREE_TRAIN_FIELDS = frozenset({"checkpoint_minutes", "keep_checkpoints", "probe_epochs", "accumulation_steps"})
 """The same of `TrainConfig`.
 
-A batch in more parts has other batch statistics, but it is the way out when memory is short."""
+A batch in more parts has other batch statistics, but it is the way out when memory is short. SimCLR has fewer negatives
+then, so there it is not free."""
 
 
 def _require(config: Any, rule: str, holds: Callable[[Any], bool], *names: str) -> None:
@@ -403,6 +407,8 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """
     was, now = _flat(to_plain(old)), _flat(to_plain(new))
     free = {f"{stage}.{name}" for stage in ("stage1", "stage3") for name in FREE_TRAIN_FIELDS} | FREE_FIELDS
+    if new.method.name == "simclr":
+        free.remove("stage1.accumulation_steps")
     changed = [key for key in was if key not in free and was[key] is not None and was[key] != now[key]]
     return [f"{key}: was {was[key]}, now {now[key]}" for key in changed]
 

@@ -84,7 +84,7 @@ DEFAULT_RECIPE = "quick"
 
 def byol(config: RunConfig) -> RunConfig:
     """BYOL, the paper's choice: stage 1 has the settings of stage 3."""
-    return replace(config, method=MethodConfig(), stage1=config.stage3)
+    return replace(config, method=MethodConfig(), stage1=_byol_training(config))
 
 
 def mocov2(config: RunConfig) -> RunConfig:
@@ -95,7 +95,7 @@ def mocov2(config: RunConfig) -> RunConfig:
 
 def simclr(config: RunConfig) -> RunConfig:
     """SimCLR: the other photos of a batch of 512 as negatives, temperature 0.1, LARS at lr 0.3 a batch of 256."""
-    is_long, stage1 = _is_long(config), config.stage3
+    is_long, stage1 = _is_long(config), _byol_training(config)
     stage1 = replace(
         stage1,
         base_lr=0.3,
@@ -122,7 +122,7 @@ def densecl(config: RunConfig) -> RunConfig:
 def selfemd(config: RunConfig) -> RunConfig:
     """Self-EMD: BYOL and, with weight 0.5, the optimal transport between the positions of two views."""
     method = MethodConfig(name="selfemd", dense_weight=0.5, regularisation=0.05, num_iterations=50)
-    return replace(config, method=method, stage1=config.stage3)
+    return replace(config, method=method, stage1=_byol_training(config))
 
 
 def _is_long(config: RunConfig) -> bool:
@@ -130,8 +130,24 @@ def _is_long(config: RunConfig) -> bool:
     return config.recipe == "coco"
 
 
+def _byol_training(config: RunConfig) -> TrainConfig:
+    """Stage 1 with BYOL's settings, where they were changed with these changes."""
+    stage1, stage3 = config.stage1, config.stage3
+    if config.method.name in ("byol", "selfemd"):
+        return stage1
+    return replace(
+        stage3,
+        epochs=stage1.epochs,
+        accumulation_steps=stage1.accumulation_steps,
+        probe_epochs=stage1.probe_epochs,
+        checkpoint_minutes=stage1.checkpoint_minutes,
+        keep_checkpoints=stage1.keep_checkpoints,
+        views=replace(stage3.views, size_px=stage1.views.size_px),
+    )
+
+
 def _moco_training(config: RunConfig) -> tuple[TrainConfig, dict[str, int]]:
-    is_long, stage1 = _is_long(config), config.stage3
+    is_long, stage1 = _is_long(config), _byol_training(config)
     batch_size = min(256, stage1.batch_size)
     stage1 = replace(
         stage1,

@@ -62,8 +62,9 @@ def run_all(config: RunConfig) -> Path | None:
         The path of the report; none in a process that is not the first.
     """
     needs_stage1 = config.discover.backbone is None
-    with _joined(config, *(["stage1"] if needs_stage1 else []), "stage3") as (images, processes):
-        probe = _probe(config) if processes.is_first else None
+    trained = ("stage1", "stage3") if needs_stage1 else ("stage3",)
+    with _joined(config, *trained, discovers=True) as (images, processes):
+        probe = _probe(config, *trained) if processes.is_first else None
         if needs_stage1:
             with _recorded(config, "stage1", processes):
                 pretrain_images(config, images, processes, probe)
@@ -99,7 +100,7 @@ def run_pretrain(config: RunConfig, stage: str) -> Path | None:
     """
     pretrain = {"stage1": pretrain_images, "stage3": pretrain_objects}[stage]
     with _joined(config, stage) as (images, processes):
-        probe = _probe(config) if processes.is_first else None
+        probe = _probe(config, stage) if processes.is_first else None
         with _recorded(config, stage, processes):
             pretrain(config, images, processes, probe)
         return RunDir(config.out).backbone(stage) if processes.is_first else None
@@ -111,7 +112,7 @@ def run_discover(config: RunConfig) -> Path | None:
     Returns:
         The folder of the correspondences; none in a process that is not the first.
     """
-    with _joined(config) as (images, processes):
+    with _joined(config, discovers=True) as (images, processes):
         with _recorded(config, "discover", processes):
             discover(config, images, processes)
             if processes.is_first:
@@ -120,17 +121,19 @@ def run_discover(config: RunConfig) -> Path | None:
 
 
 @contextmanager
-def _joined(config: RunConfig, *trained: str) -> Iterator[tuple[ImageTable, Processes]]:
+def _joined(config: RunConfig, *trained: str, discovers: bool = False) -> Iterator[tuple[ImageTable, Processes]]:
     """The photos of the run and the processes that work on it; the first of them scans."""
     with joined_processes(compute_device(config.device)) as processes:
-        images = prepare(config, *trained, num_processes=processes.count) if processes.is_first else None
+        images = None
+        if processes.is_first:
+            images = prepare(config, *trained, discovers=discovers, num_processes=processes.count)
         processes.wait("the scan of the photos")
         yield images or load_images(RunDir(config.out).images), processes
 
 
-def _probe(config: RunConfig) -> Probe | None:
+def _probe(config: RunConfig, *trained: str) -> Probe | None:
     """Judges a backbone by kNN on the labelled set, if the settings ask for it."""
-    if not (config.stage1.probe_epochs or config.stage3.probe_epochs):
+    if not any(stage_settings(config, stage).probe_epochs for stage in trained):
         return None
     splits = _read_splits(config)
     fewer = min(config.transfer.knn_neighbours, len(splits[0].paths))
@@ -149,7 +152,7 @@ def _probe(config: RunConfig) -> Probe | None:
     return probe
 
 
-def prepare(config: RunConfig, *trained: str, num_processes: int = 1) -> ImageTable:
+def prepare(config: RunConfig, *trained: str, discovers: bool = False, num_processes: int = 1) -> ImageTable:
     """Scan the photos and take the folder of the run for these settings.
 
     What can be wrong is found here, and not hours later. The settings are saved last, so that a command that was
@@ -158,6 +161,7 @@ def prepare(config: RunConfig, *trained: str, num_processes: int = 1) -> ImageTa
     Args:
         config: the run.
         trained: the training stages to come: stage1, stage3.
+        discovers: whether stage 2 is to come.
         num_processes: how many will work on it.
 
     Raises:
@@ -167,8 +171,16 @@ def prepare(config: RunConfig, *trained: str, num_processes: int = 1) -> ImageTa
         FileNotFoundError: if there is no file of weights to start from.
     """
     run = RunDir(config.out)
+    if discovers and config.discover.backbone is not None:
+        _check_prior(config, run)
     if run.config.exists() and not config.overwrite:
-        changed = differences(load_config(run.config), config)
+        begun = load_config(run.config)
+        if config.discover.backbone is not None:
+            # Its content counts, which was compared, and not where it lies.
+            prior = config.discover
+            same = replace(begun.discover, backbone=prior.backbone, architecture=prior.architecture)
+            begun = replace(begun, discover=same)
+        changed = differences(begun, config)
         if changed:
             raise ValueError(
                 f"{run.root} was begun with other settings ({'; '.join(changed)}); take another --out, or rebuild "
@@ -176,8 +188,6 @@ def prepare(config: RunConfig, *trained: str, num_processes: int = 1) -> ImageTa
             )
     device = _device_name(config)
     load_start(config)
-    if config.discover.backbone is not None:
-        load_prior(config)
     if any(stage_settings(config, stage).probe_epochs for stage in trained) and config.transfer_data is None:
         raise ValueError("probe_epochs needs a labelled set to judge on: give a VOC devkit with --transfer-data")
     find_photos(config.images, config.split)
@@ -198,6 +208,18 @@ def prepare(config: RunConfig, *trained: str, num_processes: int = 1) -> ImageTa
         check_batch(config, stage, num_processes)
     save_config(replace(config, overwrite=False), run.config)
     return images
+
+
+def _check_prior(config: RunConfig, run: RunDir) -> None:
+    """Refuse to look with other weights than those that the run's photos are embedded with."""
+    prior, manifest = load_prior(config), run.table("embeddings") / tables.MANIFEST
+    if config.overwrite or not manifest.exists():
+        return
+    if json.loads(manifest.read_text())["made_from"].get("backbone") != prior.backbone_digest:
+        raise ValueError(
+            f"the photos of {run.root} are embedded with other weights than {config.discover.backbone}; take another "
+            "--out, or look again with --overwrite"
+        )
 
 
 def score_discovery(config: RunConfig, images: ImageTable) -> None:

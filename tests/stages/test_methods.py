@@ -10,7 +10,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 from tests.ports import free_port
 
-from orl.config import METHOD_FIELDS, ImageMethod, MethodConfig, RunConfig, TrainConfig, ViewConfig
+from orl.config import METHOD_FIELDS, ImageMethod, MethodConfig, RunConfig, TrainConfig, ViewConfig, differences
 from orl.images.scenes import draw_scenes
 from orl.images.table import load_images
 from orl.networks.backbones import load_backbone
@@ -136,6 +136,27 @@ def test_the_coco_settings_are_those_of_the_papers() -> None:
     assert configs["selfemd"].stage1 == configs["byol"].stage1 == configs["byol"].stage3
 
 
+def test_what_no_method_sets_is_kept_when_the_method_changes() -> None:
+    config = demo(Path("photos"), Path("run"))
+    own = {"epochs": 3, "probe_epochs": 1, "checkpoint_minutes": 1.5, "accumulation_steps": 2}
+    changed = replace(config.stage1, **own, views=replace(config.stage1.views, size_px=32))
+    start = replace(config, stage1=changed)
+    for first in METHODS:
+        for second in METHODS:
+            found = with_method(with_method(start, first), second).stage1
+            assert {name: getattr(found, name) for name in own} == own
+            assert found.views.size_px == 32
+    assert with_method(with_method(start, "densecl"), "byol").stage1 == changed
+
+
+def test_parts_of_a_batch_are_free_but_for_simclr_whose_negatives_they_hold() -> None:
+    for name in METHODS:
+        config = with_method(demo(Path("photos"), Path("run")), name)
+        parts = replace(config, stage1=replace(config.stage1, accumulation_steps=2))
+        changed = ["stage1.accumulation_steps: was 1, now 2"] if name == "simclr" else []
+        assert differences(config, parts) == changed
+
+
 def test_a_method_is_set_once_and_what_was_changed_after_it_stays() -> None:
     config = with_method(demo(Path("photos"), Path("run")), "simclr")
     changed = replace(config, stage1=replace(config.stage1, base_lr=0.7))
@@ -166,6 +187,11 @@ def test_a_method_needs_its_own_settings_and_refuses_others(name: ImageMethod) -
         ({"queue_size": 10}, r"a queue of 10 keys is no multiple of the batch of 4"),
     ],
 )
+def test_a_self_emd_without_a_dense_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match="dense_weight must be above 0"):
+        MethodConfig(name="selfemd", dense_weight=0.0, regularisation=0.1, num_iterations=3)
+
+
 def test_groups_and_queues_that_do_not_fit_the_batch_are_refused_at_once(
     changes: dict[str, int], complaint: str, scenes: Path, tmp_path: Path
 ) -> None:

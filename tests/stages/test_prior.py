@@ -14,6 +14,7 @@ from orl import tables
 from orl.cli import main
 from orl.config import DiscoverConfig, RunConfig, TrainConfig, ViewConfig
 from orl.images.scenes import draw_scenes
+from orl.networks.backbones import build_backbone, save_backbone
 from orl.recipes import demo
 from orl.run import run_all, run_discover, run_pretrain
 from orl.rundir import RunDir
@@ -76,7 +77,7 @@ def test_a_run_without_stage_1_goes_on_from_a_network_from_outside(
     assert tables.load(run.table("embeddings")).column("embedding").shape == (8, 576)
     torch.manual_seed(1)
     torch.save(mobilenet_v3_small().state_dict(), mobilenet)
-    with pytest.raises(tables.StaleTableError, match="embeddings"):
+    with pytest.raises(ValueError, match="are embedded with other weights than"):
         run_discover(config)
 
 
@@ -105,3 +106,34 @@ def test_the_command_line_takes_a_file_and_the_name_of_its_network(
     assert "--architecture" in capsys.readouterr().err
     assert main([*options, "--architecture", "mobilenet_v3_small"]) != 0
     capsys.readouterr()
+
+
+def test_a_refused_prior_changes_nothing_and_the_same_weights_elsewhere_are_taken(
+    scenes: Path, mobilenet: Path, tmp_path: Path
+) -> None:
+    own = small(scenes, tmp_path / "run")
+    run_pretrain(own, "stage1")
+    run_discover(own)
+    before = RunDir(own.out).config.read_bytes()
+    with pytest.raises(ValueError, match="are embedded with other weights than"):
+        run_discover(small(scenes, own.out, backbone=mobilenet))
+    assert RunDir(own.out).config.read_bytes() == before
+    run_discover(own)
+
+    outside = small(scenes, tmp_path / "outside", backbone=mobilenet)
+    run_discover(outside)
+    moved = shutil.copy(mobilenet, tmp_path / "moved.pth")
+    run_discover(small(scenes, outside.out, backbone=Path(moved)))
+    Path(moved).unlink()
+    # Stage 3 does not look at it any more.
+    run_pretrain(small(scenes, outside.out, backbone=Path(moved)), "stage3")
+
+
+def test_results_lie_beside_the_weights_that_they_are_of(scenes: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    run = RunDir(tmp_path / "run")
+    save_backbone(build_backbone("resnet10"), run.backbone("stage1"))
+    options = ["--data", str(scenes), "--train-split", "trainval", "--test-split", "test", "--size-px", "32"]
+    options += ["--knn-neighbours", "2", "--workers", "1", "--device", "cpu"]
+    assert main(["transfer", "knn", "--backbone", str(run.root), *options]) == 0
+    assert [path.name for path in run.stage("stage1").glob("*.json")] == [f"knn_{scenes.name}.json"]

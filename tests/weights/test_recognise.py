@@ -124,7 +124,7 @@ def test_a_transformer_is_near_no_layout() -> None:
 
 def test_of_two_networks_without_a_known_layout_none_is_guessed() -> None:
     weights = below("left.", trunk(known_resnet())) | below("right.", trunk(known_resnet(seed=1)))
-    with pytest.raises(ValueError, match="its layout is none of those"):
+    with pytest.raises(ValueError, match="its layout is none that orl knows"):
         imported(weights)
 
 

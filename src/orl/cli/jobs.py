@@ -33,6 +33,8 @@ def command_pretrain(arguments: Sequence[str]) -> None:
     """One training stage: stage 1 by --method byol, mocov2, simclr, densecl or selfemd; stage 3 by --method orl."""
     method, arguments = take_option(arguments, "--method", (*METHODS, "orl"))
     if method in METHODS:
+        if any(given.partition("=")[0] == "--stage1" for given in arguments):
+            raise ValueError(f"--method {method} says what stage 1 is: leave --stage1 out")
         arguments = [*arguments, "--stage1", method]
     config = read_config("pretrain", command_pretrain.__doc__, arguments)
     from orl.run import run_pretrain

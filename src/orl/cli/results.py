@@ -36,7 +36,7 @@ def command_transfer(arguments: Sequence[str]) -> None:
             task: svm or knn.
             backbone: folder of a run, a backbone.safetensors, an export, or another project's weights.
             data: a VOC devkit, or a drawn set, which has the same layout.
-            out: where to write the result as JSON; beside the backbone if not given.
+            out: where to write the result as JSON; beside the file of weights if not given.
             architecture: what network the weights are of, where the file does not tell.
             train_split: split to learn from.
             test_split: split to score.
@@ -57,8 +57,10 @@ def command_transfer(arguments: Sequence[str]) -> None:
         config = RunConfig(
             images=data, out=Path(), transfer_data=data, seed=seed, workers=workers, device=device, transfer=settings
         )
-        path = out or backbone.with_name(f"{task}_{data.resolve().name}.json")
         from orl.run import judge_file
+        from orl.weights.loading import weights_file
+
+        path = out or weights_file(backbone).with_name(f"{task}_{data.resolve().name}.json")
 
         result = judge_file(task, backbone, path, config, architecture)
         finish("result", path)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from orl.config import RunConfig
 from orl.doctor.machine import OPTIONAL
 from orl.doctor.plan import Plan, disk_needed, estimate_stage
-from orl.stages.assemble import stage_settings
+from orl.stages.assemble import check_batch, stage_settings
 
 GIB = 2**30
 LONG_HOURS = 24 * 14
@@ -104,7 +104,7 @@ def _batches(plan: Plan) -> Iterator[Finding]:
             yield Finding(
                 stops=True,
                 what=f"a batch of {settings.batch_size} needs as many photos, and there are {plan.num_photos}",
-                way_out=f"set --{stage}.batch-size {max(2, plan.num_photos // 4)} or another smaller one",
+                way_out=f"set --{stage}.batch-size {_smaller_batch(plan)} or another smaller one",
             )
         share, rest = divmod(settings.batch_size, plan.num_processes)
         if rest or share % settings.accumulation_steps or share // settings.accumulation_steps < 2:
@@ -114,6 +114,18 @@ def _batches(plan: Plan) -> Iterator[Finding]:
                 f"{settings.accumulation_steps} parts of two photos or more",
                 way_out=f"set another --{stage}.batch-size or --{stage}.accumulation-steps",
             )
+            continue
+        try:
+            check_batch(plan.config, stage, plan.num_processes)
+        except ValueError as error:
+            what, _, way_out = str(error).rpartition(": ")
+            yield Finding(stops=True, what=what, way_out=f"{way_out} or another --{stage}.batch-size")
+
+
+def _smaller_batch(plan: Plan) -> int:
+    """A quarter of the photos, or a little less, that groups of a batch can share."""
+    groups = plan.config.method.num_groups or 1
+    return max(2, plan.num_photos // 4 // groups) * groups
 
 
 def _memory(plan: Plan) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ from orl.schedules import ema_momentum, warmup_cosine
 from orl.training.lars import LARS, lars_groups
 from orl.training.loop import Schedules
 from orl.weights.importing import import_weights
+from orl.weights.loading import weights_file
 
 Method = BYOL | MoCoV2 | SimCLR | DenseCL | SelfEMD | ORL
 Value = TypeVar("Value")
@@ -163,10 +164,12 @@ def load_start(config: RunConfig) -> Backbone | None:
     """
     if config.init_from is None:
         return None
-    try:
-        return import_weights(config.init_from, expected=config.network.backbone).backbone
-    except ValueError as error:
-        raise ValueError(f"{error}; --network.backbone must be what --init-from holds") from error
+    start = import_weights(weights_file(config.init_from)).backbone
+    if start.name != config.network.backbone:
+        raise ValueError(
+            f"--init-from {config.init_from} holds a {start.name}, and --network.backbone is {config.network.backbone}"
+        )
+    return start
 
 
 def _start_backbone(config: RunConfig) -> Backbone:

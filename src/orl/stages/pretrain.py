@@ -34,6 +34,7 @@ from orl.training.fabric import launch_fabric
 from orl.training.learner import Learner
 from orl.training.loop import Options, train
 from orl.training.reading import Source, cut_on_device, read_from_files
+from orl.weights.loading import weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,9 @@ def pretrain_images(
         Stopped: after Ctrl-C; the same call goes on.
     """
     made_from = _made_from(config, config.stage1, images) | {"method": to_plain(config.method)}
+    if config.method.name == "simclr":
+        # The negatives of a photo are those of its part.
+        made_from["accumulation_steps"] = config.stage1.accumulation_steps
     placer = ImageViews(images, view_rules(config.stage1.views), config.seed)
     build = partial(build_image_method, config)
     return _run_stage(config, "stage1", made_from, build, placer, processes or Processes(), probe)
@@ -196,7 +200,7 @@ def _made_from(config: RunConfig, settings: TrainConfig, images: ImageTable) -> 
         "seed": config.seed,
         "precision": config.precision,
     }
-    return made_from | ({"init_from": tables.file_digest(config.init_from)} if config.init_from else {})
+    return made_from | ({"init_from": tables.file_digest(weights_file(config.init_from))} if config.init_from else {})
 
 
 def _pair_groups(

@@ -34,7 +34,7 @@ def find_backbone(source: Path, stage: str | None = None) -> Path:
     """The backbone.safetensors that a run folder or a path stands for.
 
     Args:
-        source: folder of a run, or a backbone.safetensors.
+        source: folder of a run, of 'orl import', or a backbone.safetensors.
         stage: 'stage1' or 'stage3' of a run; the last that is finished if not given.
 
     Raises:
@@ -47,6 +47,8 @@ def find_backbone(source: Path, stage: str | None = None) -> Path:
         raise FileNotFoundError(f"nothing at {source}; give the folder of a run or a backbone.safetensors")
     if source.is_file():
         return _require_own_file(source, stage)
+    if (source / "backbone.safetensors").exists() and stage is None:
+        return source / "backbone.safetensors"
     run = RunDir(source)
     found = [run.backbone(name) for name in STAGES if run.backbone(name).exists() and stage in (None, name)]
     if not found:

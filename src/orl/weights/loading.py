@@ -12,6 +12,8 @@ from orl.weights.exporting import find_backbone
 from orl.weights.transform import Transform
 
 HUB_FILES = ("config.json", "model.safetensors")
+WEIGHTS = (".pth", ".pkl", ".safetensors")
+"""How files of weights that are exported end."""
 
 
 class FeatureMaps(nn.Sequential):
@@ -89,9 +91,21 @@ def weights_file(source: Path, stage: str | None = None) -> Path:
         if stage is not None:
             raise ValueError(f"{source} is one exported backbone, of which no {stage!r} can be asked; leave it out")
         return source / HUB_FILES[1]
+    exported = _only_weights(source)
+    if exported is not None and stage is None:
+        return exported
     if source.is_file() and stage is None:
         return source
     return find_backbone(source, stage)
+
+
+def _only_weights(folder: Path) -> Path | None:
+    """The backbone in a folder that 'orl import' or 'orl export' filled."""
+    own = folder / "backbone.safetensors"
+    if own.exists():
+        return own
+    found = [path for path in folder.glob("*.*") if path.suffix in WEIGHTS] if folder.is_dir() else []
+    return found[0] if len(found) == 1 else None
 
 
 def _hold_batch_statistics(network: nn.Module) -> None:

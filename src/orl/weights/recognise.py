@@ -241,7 +241,7 @@ def _nearest(weights: Weights) -> str:
             f"the nearest is {layout.name}, which {count} of {len(weights)} names fit, but which has "
             f"{_missing_mark(layout, weights)}"
         )
-    return f"its layout is none of those that orl knows ({known}); {near}. Its first names are {first}"
+    return f"its layout is none that orl knows; {near}. Its first names are {first}. Known are {known}"
 
 
 def _is_of(layout: Layout, name: str) -> bool:
