@@ -187,11 +187,6 @@ def test_a_method_needs_its_own_settings_and_refuses_others(name: ImageMethod) -
         ({"queue_size": 10}, r"a queue of 10 keys is no multiple of the batch of 4"),
     ],
 )
-def test_a_self_emd_without_a_dense_loss_is_refused() -> None:
-    with pytest.raises(ValueError, match="dense_weight must be above 0"):
-        MethodConfig(name="selfemd", dense_weight=0.0, regularisation=0.1, num_iterations=3)
-
-
 def test_groups_and_queues_that_do_not_fit_the_batch_are_refused_at_once(
     changes: dict[str, int], complaint: str, scenes: Path, tmp_path: Path
 ) -> None:
@@ -220,3 +215,8 @@ def test_settings_that_do_not_go_together_are_refused(
     objects = replace(config.objects, warm_start=changes.pop("warm", False))
     with pytest.raises(ValueError, match=complaint):
         replace(config, objects=objects, **changes)
+
+
+def test_a_self_emd_without_a_dense_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match="dense_weight must be above 0"):
+        MethodConfig(name="selfemd", dense_weight=0.0, regularisation=0.1, num_iterations=3)
