@@ -68,12 +68,16 @@ def pool(feature_map: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c"]:
     return feature_map.mean(dim=(2, 3))
 
 
+def own_weights(network: nn.Module) -> dict[str, Tensor]:
+    """The weights as they are written: on the CPU, under the network's own names."""
+    return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+
+
 def save_backbone(backbone: Backbone, path: Path, notes: Mapping[str, str] | None = None) -> None:
     """Write the weights under torchvision's names, and the backbone's name, as safetensors."""
-    weights = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
     about = {"kind": "backbone", "backbone": backbone.name, **(notes or {})}
     # One entry only: safetensors writes several in random order, and equal weights shall be equal files.
-    tables.write_atomically(path, save(weights, {"orl": json.dumps(about, sort_keys=True)}))
+    tables.write_atomically(path, save(own_weights(backbone), {"orl": json.dumps(about, sort_keys=True)}))
 
 
 def load_backbone(path: Path) -> Backbone:

@@ -8,6 +8,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from orl import tables
+from orl.networks.backbones import own_weights
 
 Weights = dict[str, Tensor]
 
@@ -96,8 +97,7 @@ def _layer(weights: Weights, number: int) -> nn.Module:
 
 def save_projector(projector: nn.Module, path: Path) -> None:
     """Write the weights as safetensors."""
-    weights = {key: value.detach().cpu().contiguous() for key, value in projector.state_dict().items()}
-    tables.write_atomically(path, save(weights, {"orl": "projector"}))
+    tables.write_atomically(path, save(own_weights(projector), {"orl": "projector"}))
 
 
 def load_projector(path: Path) -> nn.Sequential:

@@ -5,9 +5,9 @@ import json
 from safetensors.torch import save
 
 from orl.images.colour import IMAGENET_MEAN, IMAGENET_STD
-from orl.networks.backbones import Backbone
+from orl.networks.backbones import Backbone, own_weights
 from orl.weights.cards import HUB_HEADER, Origin, write_card
-from orl.weights.torch_files import TIMM_MODELS, own_weights
+from orl.weights.torch_files import TIMM_MODELS
 from orl.weights.transform import CROP_PX, RESIZE_PX
 
 

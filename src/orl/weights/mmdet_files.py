@@ -3,9 +3,9 @@
 from string import Template
 
 from orl.images.colour import IMAGENET_MEAN, IMAGENET_STD
-from orl.networks.backbones import Backbone
+from orl.networks.backbones import Backbone, own_weights
 from orl.weights.cards import Origin, write_card
-from orl.weights.torch_files import own_weights, torch_bytes
+from orl.weights.torch_files import torch_bytes
 
 RESNETS: dict[str, tuple[int, list[int]]] = {
     "resnet18": (18, [64, 128, 256, 512]),

@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
 
 from orl.images.colour import IMAGENET_MEAN, IMAGENET_STD
-from orl.networks.backbones import Backbone
+from orl.networks.backbones import Backbone, own_weights
 from orl.weights.cards import Origin, write_card
 
 NUM_CLASSES = 1000
@@ -86,11 +85,6 @@ from orl import load_backbone
 backbone = load_backbone("{file}")  # photos to feature maps"""
     told = "All weights before the pooling. The metadata entry `orl` is JSON: `architecture`, `mean`, `std`."
     return {file: content, f"{backbone.name}_safetensors.md": write_card(backbone, origin, how, told)}
-
-
-def own_weights(backbone: Backbone) -> dict[str, Tensor]:
-    """The weights on the CPU, under torchvision's names."""
-    return {name: value.detach().cpu().contiguous() for name, value in backbone.state_dict().items()}
 
 
 def torch_bytes(content: dict[str, Any]) -> bytes:
