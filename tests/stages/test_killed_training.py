@@ -95,8 +95,8 @@ def test_a_process_killed_three_times_ends_with_the_same_bits(scenes: Path, undi
     assert ours["optimiser"]["state"].keys() == expected["optimiser"]["state"].keys()
     for key, state in expected["optimiser"]["state"].items():
         assert torch.equal(ours["optimiser"]["state"][key]["momentum_buffer"], state["momentum_buffer"])
-    for name, weight in expected["method"].items():
-        assert torch.equal(ours["method"][name], weight), name
+    for name, weight in expected["network"].items():
+        assert torch.equal(ours["network"][name], weight), name
     assert [row["step"] for row in rows(out)] == list(range(1, NUM_STEPS + 1))
     assert [row["loss"] for row in rows(out)] == [row["loss"] for row in rows(undisturbed)]
 

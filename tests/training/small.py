@@ -1,6 +1,5 @@
 """A training of seconds: eight small photos, ResNet-10, six steps."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +54,10 @@ def new_learner(method: BYOL, fabric: Fabric | None = None, **options: Any) -> L
 
 
 def schedules(lr: float = 0.05) -> Schedules:
-    return Schedules(
-        lr_at=partial(warmup_cosine, num_steps=NUM_STEPS, num_warmup_steps=2, peak=lr),
-        ema_momentum_at=partial(ema_momentum, num_steps=NUM_STEPS, start=0.9),
-        num_warmup_steps=2,
-    )
+    def at(step: int) -> dict[str, float]:
+        return {"lr": warmup_cosine(step, NUM_STEPS, 2, lr), "ema_momentum": ema_momentum(step, NUM_STEPS, 0.9)}
+
+    return Schedules(at=at, num_warmup_steps=2)
 
 
 def options(folder: Path, **others: Any) -> Options:

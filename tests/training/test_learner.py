@@ -29,9 +29,9 @@ from orl.images.views import Sample
 from orl.processes import Processes, joined_processes
 from orl.training.fabric import is_out_of_memory, launch_fabric
 from orl.training.interrupts import Stopped
-from orl.training.learner import NotFiniteError
 from orl.training.loop import train
 from orl.training.reading import read_from_files
+from orl.training.trainee import NotFiniteError
 
 CPU = torch.device("cpu")
 
@@ -57,7 +57,7 @@ def test_a_batch_in_parts_steps_by_the_mean_of_the_parts_gradients(views: Sample
         alone = new_learner(copy.deepcopy(by_hand), double())
         losses.append(alone._backward(part, is_last=True)["loss"])
         gradients.append([w.grad.clone() for w in alone.method.parameters() if w.grad is not None])
-    found = learner.update(1, views, lr=0.05, ema_momentum=0.9)
+    found = learner.update(1, views, {"lr": 0.05, "ema_momentum": 0.9})
     assert found["loss"] == pytest.approx(torch.stack(losses).mean().item())
     trained = [weight for weight in by_hand.parameters() if weight.requires_grad]
     stepped = [weight for weight in method.parameters() if weight.requires_grad]
@@ -82,9 +82,9 @@ def test_the_parts_of_a_batch_are_its_rows_in_order(views: Sample) -> None:
 
 
 def test_a_step_in_half_precision_stays_near_a_full_one(views: Sample) -> None:
-    full = new_learner(new_method()).update(1, views, lr=0.05, ema_momentum=0.9)
+    full = new_learner(new_method()).update(1, views, {"lr": 0.05, "ema_momentum": 0.9})
     half_fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
-    half = new_learner(new_method(), half_fabric).update(1, views, lr=0.05, ema_momentum=0.9)
+    half = new_learner(new_method(), half_fabric).update(1, views, {"lr": 0.05, "ema_momentum": 0.9})
     # bf16 has 8 bits, and statistics over four photos of noise make much of little; the loss lies in [0, 8].
     assert half["loss"] == pytest.approx(full["loss"], abs=0.5)
     assert half["loss"] != full["loss"]
@@ -96,7 +96,7 @@ def test_a_gradient_that_is_not_finite_steps_nothing(views: Sample) -> None:
     before = copy.deepcopy(method)
     handle = method.online.backbone.conv1.weight.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(NotFiniteError, match="gradient_norm is"):
-        learner.update(1, views, lr=0.05, ema_momentum=0.9)
+        learner.update(1, views, {"lr": 0.05, "ema_momentum": 0.9})
     handle.remove()
     for one, other in zip(before.parameters(), method.parameters()):
         assert torch.equal(one, other)
@@ -105,7 +105,7 @@ def test_a_gradient_that_is_not_finite_steps_nothing(views: Sample) -> None:
 
 def test_what_a_method_draws_depends_on_seed_and_step_alone(views: Sample) -> None:
     def drawn(step: int, seed: int) -> float:
-        new_learner(new_method(), seed=seed).update(step, views, lr=0.0, ema_momentum=0.9)
+        new_learner(new_method(), seed=seed).update(step, views, {"lr": 0.0, "ema_momentum": 0.9})
         return torch.rand(1).item()
 
     assert drawn(5, 1) == drawn(5, 1)
@@ -114,10 +114,10 @@ def test_what_a_method_draws_depends_on_seed_and_step_alone(views: Sample) -> No
 
 def test_state_goes_over_to_another_learner(views: Sample) -> None:
     one, other = new_learner(new_method()), new_learner(new_method())
-    one.update(1, views, lr=0.05, ema_momentum=0.9)
+    one.update(1, views, {"lr": 0.05, "ema_momentum": 0.9})
     other.load_state(copy.deepcopy(one.state()))
     for learner in (one, other):
-        learner.update(2, views, lr=0.05, ema_momentum=0.9)
+        learner.update(2, views, {"lr": 0.05, "ema_momentum": 0.9})
     assert equal_weights(one.method, other.method)
 
 

@@ -201,7 +201,7 @@ def test_out_of_memory_says_what_to_reduce_and_keeps_the_steps_before(
 ) -> None:
     method = new_method()
     method.__class__ = RunsOut
-    told = r"out of memory at step 4 .* with 4 photos .* steps before it are kept.*accumulation-steps 2.*2\.00 GiB"
+    told = r"out of memory at step 4 .* with 4 photos .* steps before it are kept.*take a smaller batch.*2\.00 GiB"
     with pytest.raises(RuntimeError, match=told):
         run(method, Samples(placer(images)), tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000003.ckpt"]
@@ -212,7 +212,7 @@ def test_out_of_memory_says_what_to_reduce_and_keeps_the_steps_before(
 def test_whatever_fails_between_two_steps_keeps_the_steps_that_are_done(
     images: ImageTable, straight: tuple[BYOL, Path], tmp_path: Path
 ) -> None:
-    def probe(backbone: torch.nn.Module) -> dict[str, float]:
+    def probe() -> dict[str, float]:
         raise KeyError("a mistake of ours")
 
     with pytest.raises(KeyError, match="a mistake of ours"):
@@ -249,14 +249,15 @@ def test_a_full_disk_at_a_checkpoint_is_told_and_the_one_before_stays(
 def test_the_probe_judges_the_backbone_at_its_steps_and_changes_nothing(
     images: ImageTable, straight: tuple[BYOL, Path], tmp_path: Path
 ) -> None:
-    seen = []
+    seen, method = [], new_method()
 
-    def probe(backbone: torch.nn.Module) -> dict[str, float]:
-        seen.append(backbone.conv1.weight.detach().clone())
+    def probe() -> dict[str, float]:
+        seen.append(method.online.backbone.conv1.weight.detach().clone())
         return {"probe_knn_map": 0.5}
 
-    method = run(new_method(), Samples(placer(images)), tmp_path, probe=probe, probe_steps=2)
+    run(method, Samples(placer(images)), tmp_path, probe=probe, probe_steps=2)
     assert [row["step"] for row in steps(tmp_path) if "probe_knn_map" in row] == [2, 4, 6]
+    assert not torch.equal(seen[0], seen[-1])
     assert torch.equal(seen[-1], method.online.backbone.conv1.weight)
     assert equal_weights(method, straight[0])
 

@@ -270,10 +270,10 @@ def _steps(learner: Learner, samples: Samples, batch_size: int) -> tuple[int, fl
     """Peak bytes and median seconds of a few steps, after one that is not counted."""
     views = collate([samples[(0, place % len(samples))] for place in range(batch_size)]).views
     _forget_peak(learner.fabric.device)
-    steps = iter(range(1, NUM_STEPS + 2))
+    steps, at = iter(range(1, NUM_STEPS + 2)), {"lr": 1e-3, "ema_momentum": 0.99}
 
     def step() -> None:
-        learner.update(next(steps), views, 1e-3, 0.99)  # it fetches its numbers at the end: the device is done then
+        learner.update(next(steps), views, at)  # it fetches its numbers at the end: the device is done then
 
     first_s = _median_seconds(step, 1)
     seconds = _median_seconds(step, 1 if first_s > SLOW_S else NUM_STEPS)

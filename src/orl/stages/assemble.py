@@ -1,7 +1,6 @@
 """From settings to what is trained: the method with its networks, its optimiser, its schedules and its views."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import TypeVar
 
 import torch
@@ -119,17 +118,15 @@ def build_schedules(settings: TrainConfig, steps_per_epoch: int) -> Schedules:
     """Learning rate and momentum of the target, step by step."""
     num_steps = steps_per_epoch * settings.epochs
     num_warmup_steps = round(settings.warmup_epochs * steps_per_epoch)
-    return Schedules(
-        lr_at=partial(warmup_cosine, num_steps=num_steps, num_warmup_steps=num_warmup_steps, peak=peak_lr(settings)),
-        ema_momentum_at=_ema_schedule(settings, num_steps),
-        num_warmup_steps=num_warmup_steps,
-    )
 
+    def at(step: int) -> dict[str, float]:
+        rises = settings.ema_rises
+        return {
+            "lr": warmup_cosine(step, num_steps, num_warmup_steps, peak_lr(settings)),
+            "ema_momentum": ema_momentum(step, num_steps, settings.ema_momentum) if rises else settings.ema_momentum,
+        }
 
-def _ema_schedule(settings: TrainConfig, num_steps: int) -> Callable[[int], float]:
-    if not settings.ema_rises:
-        return lambda step: settings.ema_momentum
-    return partial(ema_momentum, num_steps=num_steps, start=settings.ema_momentum)
+    return Schedules(at=at, num_warmup_steps=num_warmup_steps)
 
 
 def view_rules(views: ViewConfig) -> ViewRules:

@@ -152,8 +152,12 @@ def _run_stage(
         num_checkpoints=settings.keep_checkpoints,
         max_unreadable=int(config.scan.max_rejected_share * len(placer.images)),
         wandb=config.wandb,
-        probe=probe if settings.probe_epochs else None,
+        probe=partial(probe, learner.method.online.backbone) if probe and settings.probe_epochs else None,
         probe_steps=settings.probe_epochs * batches.steps_per_epoch,
+        out_of_memory_hint=(
+            f"Pass the batch in parts (--{stage}.accumulation-steps 2 or more), or take a smaller batch, view or "
+            "backbone in a new run (--out)"
+        ),
     )
     source = _source(config, placer, learner.fabric.device)
     train(learner, source, batches, build_schedules(settings, batches.steps_per_epoch), options, processes)

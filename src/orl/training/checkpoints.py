@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from orl import tables
-from orl.training.learner import Learner
+from orl.training.trainee import Trainee
 
 logger = logging.getLogger(__name__)
 
@@ -17,17 +17,17 @@ logger = logging.getLogger(__name__)
 class Checkpoints:
     """The checkpoints of one training: when they are due, and which process writes them."""
 
-    def __init__(self, folder: Path, learner: Learner, *, minutes: float, num_kept: int, is_writer: bool) -> None:
+    def __init__(self, folder: Path, trainee: Trainee, *, minutes: float, num_kept: int, is_writer: bool) -> None:
         """Begin to count the time.
 
         Args:
             folder: of the checkpoints; all processes must see it.
-            learner: whose state is saved and loaded.
+            trainee: whose state is saved and loaded.
             minutes: time between two checkpoints.
             num_kept: how many stay.
             is_writer: whether this process writes; the others only read.
         """
-        self.folder, self.learner = folder, learner
+        self.folder, self.trainee = folder, trainee
         self.minutes, self.num_kept, self.is_writer = minutes, num_kept, is_writer
         self._saved_s = time.monotonic()
 
@@ -44,14 +44,14 @@ class Checkpoints:
             logger.warning("%s; taking the one before", complaint)
         if state is None:
             return 0
-        self.learner.load_state(state)
+        self.trainee.load_state(state)
         logger.info("going on from step %d", state["step"])
         return int(state["step"])
 
     def save(self, step: int) -> None:
         """Write the state after a step, unless one is half done."""
-        if self.is_writer and self.learner.is_whole:
-            save_checkpoint(self.folder, step, self.learner.state(), self.num_kept)
+        if self.is_writer and self.trainee.is_whole:
+            save_checkpoint(self.folder, step, self.trainee.state(), self.num_kept)
         self._saved_s = time.monotonic()
 
     def save_if_due(self, step: int) -> None:

@@ -48,19 +48,20 @@ class Journal:
 
         Args:
             step: its number.
-            metrics: what was measured; `spread` among it.
+            metrics: what was measured: `loss`, and `spread` where features may collapse.
             waited_s: seconds spent waiting for its photos.
         """
         self._ticks.append((time.monotonic(), waited_s))
         metrics = {"step": step, **metrics, **self._rates(), "memory_gib": peak_memory_gib()}
         self._log.write(metrics)
-        warning = self._watch.look(step, metrics["spread"])
-        if warning is not None and self._is_first:
-            logger.warning(warning)
-        waiting = f"waiting {metrics['data_wait']:.0%}"
-        self._bar.set_postfix_str(
-            f"loss {metrics['loss']:.3f}, spread {metrics['spread']:.2f}, {waiting}", refresh=False
-        )
+        told = [f"loss {metrics['loss']:.3f}"]
+        if "spread" in metrics:
+            told.append(f"spread {metrics['spread']:.2f}")
+            warning = self._watch.look(step, metrics["spread"])
+            if warning is not None and self._is_first:
+                logger.warning(warning)
+        told.append(f"waiting {metrics['data_wait']:.0%}")
+        self._bar.set_postfix_str(", ".join(told), refresh=False)
         self._bar.update(self._batch_size)
 
     def __enter__(self) -> "Journal":

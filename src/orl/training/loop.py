@@ -7,8 +7,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
 from orl import tables
 from orl.images.datasets import EpochBatches, Loaded
 from orl.processes import Processes
@@ -16,9 +14,9 @@ from orl.training.checkpoints import Checkpoints
 from orl.training.fabric import is_out_of_memory
 from orl.training.interrupts import Stopped, StopRequest
 from orl.training.journal import Journal
-from orl.training.learner import Learner, NotFiniteError
 from orl.training.metrics import MetricsLog, WandbMode
 from orl.training.reading import BatchReader, Source
+from orl.training.trainee import NotFiniteError, Trainee
 from orl.training.unreadable import UnreadablePhotos
 from orl.training.watch import CollapseWatch
 
@@ -32,9 +30,10 @@ NUM_NAMED = 5
 class Schedules:
     """What changes with the number of steps done."""
 
-    lr_at: Callable[[int], float]
-    ema_momentum_at: Callable[[int], float]
-    num_warmup_steps: int
+    at: Callable[[int], dict[str, float]]
+    """Values by name for the step after so many: `lr`, and what else the trainee asks for."""
+    num_warmup_steps: int = 0
+    """Steps before which no collapse is warned of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +54,16 @@ class Options:
     """Photos that may become unreadable before training stops."""
     wandb: WandbMode = "off"
     """Whether Weights & Biases gets the numbers."""
-    probe: Callable[[nn.Module], dict[str, float]] | None = None
-    """Judges the method's backbone while it is trained: scores by name."""
+    probe: Callable[[], dict[str, float]] | None = None
+    """Judges what is trained while it is trained: scores by name."""
     probe_steps: int = 0
     """Steps between two probes."""
+    out_of_memory_hint: str = "take a smaller batch or smaller photos"
+    """What to do when memory runs out."""
 
 
 def train(
-    learner: Learner,
+    trainee: Trainee,
     source: Source,
     batches: EpochBatches,
     schedules: Schedules,
@@ -72,10 +73,10 @@ def train(
     """Train to the end, from the newest checkpoint in the folder if there is one.
 
     Args:
-        learner: does the steps.
-        source: gives the views of each photo.
+        trainee: does the steps.
+        source: gives the sample of each photo.
         batches: say which photo comes at which step, to this process.
-        schedules: learning rate and momentum of the target.
+        schedules: learning rate and whatever else changes.
         options: how to run and watch it.
         processes: all that train together; this one alone if not given.
 
@@ -87,7 +88,7 @@ def train(
     is_first, num_steps = processes.is_first, batches.steps_per_epoch * batches.epochs
     checkpoints = Checkpoints(
         options.folder / "checkpoints",
-        learner,
+        trainee,
         minutes=options.checkpoint_minutes,
         num_kept=options.num_checkpoints,
         is_writer=is_first,
@@ -95,7 +96,7 @@ def train(
     step = batches.first_step = _common_step(checkpoints.resume(), processes, options.folder)
     if step == num_steps:
         return
-    reader = BatchReader(source, batches, options.workers, pin_memory=learner.fabric.device.type == "cuda")
+    reader = BatchReader(source, batches, options.workers, pin_memory=trainee.fabric.device.type == "cuda")
     unreadable = UnreadablePhotos(options.folder / "unreadable.csv", options.max_unreadable, is_writer=is_first)
     log = MetricsLog(options.folder, step, wandb_mode=options.wandb, quiet=not is_first)
     journal = Journal(log, CollapseWatch(schedules.num_warmup_steps), is_first=is_first)
@@ -107,14 +108,14 @@ def train(
         closing(reader.__iter__()) as loaded,
     ):
         for batch in loaded:
-            lr, ema_momentum = schedules.lr_at(step), schedules.ema_momentum_at(step)
+            at = schedules.at(step)
             _note_unreadable(unreadable, batch, step + 1, processes)
             with _explained(step + 1, batch, options, processes):
-                metrics = learner.update(step + 1, batch.views, lr, ema_momentum)
+                metrics = trainee.update(step + 1, batch.views, at)
             step += 1
-            metrics = {"epoch": step / batches.steps_per_epoch, **metrics, "lr": lr, "ema_momentum": ema_momentum}
+            metrics = {"epoch": step / batches.steps_per_epoch, **metrics, **at}
             if is_first and options.probe is not None and step % options.probe_steps == 0:
-                metrics |= options.probe(learner.method.online.backbone)
+                metrics |= options.probe()
             journal.add(step, metrics, reader.waited_s)
             signals = [number for (number,) in processes.gather(stop.signal_number or 0) if number]
             if signals:
@@ -173,8 +174,7 @@ def _explained(step: int, batch: Loaded, options: Options, processes: Processes)
             raise
         raise RuntimeError(
             f"out of memory at step {step} of {options.title} with {len(batch.files)} photos at a time; the steps "
-            f"before it are kept. Pass the batch in parts (--{options.title}.accumulation-steps 2 or more), or take a "
-            f"smaller batch, view or backbone in a new run (--out) ({str(error).splitlines()[0]})"
+            f"before it are kept. {options.out_of_memory_hint} ({str(error).splitlines()[0]})"
         ) from error
 
 
