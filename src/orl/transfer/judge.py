@@ -1,15 +1,19 @@
 """From a labelled set and a frozen backbone to the JSON of a judge: read once, embed once, score."""
 
+import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import nn
 
+from orl import tables
 from orl.embed import embed_photos
 from orl.images.decode import MAX_PIXELS
 from orl.images.scan import Rejected, scan_photos
@@ -44,6 +48,15 @@ class Features:
     """Side that every photo was squeezed to."""
     elapsed_s: float
     """Seconds that the embedding took."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Where features stay, and the weights that they are of."""
+
+    folder: Path
+    digest: str
+    overwrite: bool = False
 
 
 def read_labelled(data: Path, split: str, *, workers: int = 1, quiet: bool = False) -> LabelledPhotos:
@@ -88,6 +101,7 @@ def embed_labelled(
     device: torch.device | str = "cpu",
     workers: int = 0,
     quiet: bool = False,
+    keep: Keep | None = None,
 ) -> Features:
     """Embed both splits with a frozen backbone, once for all judges.
 
@@ -99,9 +113,11 @@ def embed_labelled(
         device: where to compute.
         workers: processes that read photos.
         quiet: show no progress bar.
+        keep: where features stay for the next judge; nowhere if not given.
 
     Raises:
         ValueError: if the two splits have different classes.
+        StaleTableError: if features of something else are kept there, unless they are to be overwritten.
     """
     if train.classes != test.classes:
         differing = sorted(set(train.classes) ^ set(test.classes))
@@ -110,17 +126,15 @@ def embed_labelled(
             "give both the same class lists"
         )
     started = time.perf_counter()
-    train_features, test_features = (
-        embed_photos(
-            backbone,
-            photos.paths,
-            size_px=size_px,
-            device=device,
-            workers=workers,
-            title=f"embed {photos.split}",
-            quiet=quiet,
+
+    def embed(photos: LabelledPhotos) -> Float[ndarray, "_ d"]:
+        title = f"embed {photos.split}"
+        return embed_photos(
+            backbone, photos.paths, size_px=size_px, device=device, workers=workers, title=title, quiet=quiet
         )
-        for photos in (train, test)
+
+    train_features, test_features = (
+        embed(photos) if keep is None else _kept(keep, photos, size_px, embed) for photos in (train, test)
     )
     return Features(
         train=train,
@@ -130,6 +144,17 @@ def embed_labelled(
         size_px=size_px,
         elapsed_s=time.perf_counter() - started,
     )
+
+
+def _kept(
+    keep: Keep, photos: LabelledPhotos, size_px: int, embed: Callable[[LabelledPhotos], ndarray]
+) -> Float[ndarray, "_ d"]:
+    names = hashlib.sha256("\n".join(map(str, photos.paths)).encode()).hexdigest()
+    made_from = {"backbone": keep.digest, "photos": names, "size_px": size_px}
+    folder = keep.folder / photos.split
+    if tables.begin(folder, made_from, 1, keep.overwrite):
+        tables.write_shard(folder, 0, {"feature": embed(photos)})
+    return np.array(tables.load(folder).column("feature"))
 
 
 def judge_svm(

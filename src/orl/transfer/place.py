@@ -1,0 +1,62 @@
+"""Where a judge writes its result, how it works, and the result that is there already."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orl import tables
+from orl.training.fabric import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where and how a judge works; of what is here only the seed and the precision change a result."""
+
+    result: Path
+    """The JSON file to write."""
+    seed: int = 0
+    workers: int = 2
+    """Processes that read photos."""
+    device: str = "auto"
+    precision: Precision = "32-true"
+    overwrite: bool = False
+    """Make the result again where it was made from something else."""
+    checkpoint_minutes: float = 10.0
+    quiet: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """What a judge keeps for itself while it works: checkpoints, metrics, features, detections."""
+        return self.result.with_suffix("")
+
+
+def finished(place: Place, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result that was made from the same weights, data and settings; none if there is none yet.
+
+    Raises:
+        StaleTableError: if the file holds a result of something else, unless it is to be overwritten.
+    """
+    try:
+        result = json.loads(place.result.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    found = result.get("made_from") if isinstance(result, dict) else None
+    asked = json.loads(json.dumps(made_from))
+    if found == asked:
+        return result
+    if place.overwrite:
+        return None
+    differing = sorted(key for key in {*(found or {}), *asked} if (found or {}).get(key) != asked.get(key))
+    raise tables.StaleTableError(
+        f"stale: {place.result} was made from other weights or settings ({', '.join(differing)}). Take another --out, "
+        "or rebuild it with --overwrite"
+    )
+
+
+def write_result(place: Place, result: Mapping[str, Any], made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a result and what it was made from, whole or not at all; returns both."""
+    whole = {**result, "made_from": dict(made_from)}
+    tables.write_atomically(place.result, json.dumps(whole, indent=1))
+    return whole

@@ -1,0 +1,48 @@
+"""What is judged: a network, what it is called, and what tells it from all others."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from orl import tables
+from orl.networks.backbones import Backbone, build_backbone
+from orl.weights.for_views import Renormalised, load_for_views
+from orl.weights.loading import weights_file
+
+RANDOM = Path("random")
+"""In place of a file of weights: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A network that a judge looks at."""
+
+    label: str
+    network: Backbone | Renormalised
+    """Normalised photos `(N, 3, H, W)` to feature maps `(N, num_channels, h, w)`, in evaluation mode."""
+    digest: str
+    """Of the weights."""
+
+
+def load_subject(backbone: Path, architecture: str | None = None, seed: int = 0) -> Subject:
+    """A network from weights, or with random ones, which every score is to be held against.
+
+    Args:
+        backbone: as `orl.load_backbone` takes it; or 'random'.
+        architecture: what network the weights are of, where that cannot be seen from them; for random weights one of
+            ours, ResNet-50 if not given.
+        seed: of random weights.
+
+    Raises:
+        FileNotFoundError: if there is nothing.
+        ValueError: if the weights cannot be opened safely, or are of no network that is known.
+    """
+    if backbone != RANDOM:
+        network = load_for_views(backbone, architecture)
+        return Subject(label=str(backbone), network=network, digest=tables.file_digest(weights_file(backbone)))
+    name = architecture or "resnet50"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random = build_backbone(name).eval()
+    return Subject(label=f"random {name}, seed {seed}", network=random, digest=f"random {name}, seed {seed}")
