@@ -8,6 +8,8 @@ from typing import Any
 
 from orl import tables
 from orl.training.fabric import Precision
+from orl.transfer.subject import RANDOM, RANDOM_ARCHITECTURE
+from orl.weights.loading import weights_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,3 +62,15 @@ def write_result(place: Place, result: Mapping[str, Any], made_from: Mapping[str
     whole = {**result, "made_from": dict(made_from)}
     tables.write_atomically(place.result, json.dumps(whole, indent=1))
     return whole
+
+
+def results_folder(backbone: Path, architecture: str | None = None) -> Path:
+    """Where the results of weights go if nothing else is said: beside their file, in a folder with its name.
+
+    Raises:
+        FileNotFoundError: if there are no such weights.
+    """
+    if backbone == RANDOM:
+        return Path("transfer") / f"random_{architecture or RANDOM_ARCHITECTURE}"
+    path = weights_file(backbone)
+    return path.with_name(f"{path.stem}_transfer")

@@ -12,6 +12,7 @@ from orl.weights.loading import weights_file
 
 RANDOM = Path("random")
 """In place of a file of weights: none."""
+RANDOM_ARCHITECTURE = "resnet50"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ def load_subject(backbone: Path, architecture: str | None = None, seed: int = 0)
     if backbone != RANDOM:
         network = load_for_views(backbone, architecture)
         return Subject(label=str(backbone), network=network, digest=tables.file_digest(weights_file(backbone)))
-    name = architecture or "resnet50"
+    name = architecture or RANDOM_ARCHITECTURE
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         random = build_backbone(name).eval()

@@ -1,0 +1,86 @@
+"""The table of our scores beside published ones."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from orl.transfer.compare import READERS, lines_of, write_comparison
+from orl.transfer.published import LOW_SHOT_ORL, PUBLISHED
+
+SVM = {"task": "svm", "backbone": "mine", "mean_ap": 0.5}
+DETECTION = {
+    "task": "detect",
+    "backbone": "mine",
+    "schedule": "1x",
+    "box": {"AP": 0.25, "AP50": 0.5, "APl": None},
+    "mask": {"AP": 0.125},
+}
+LINEAR = {"task": "linear", "backbone": "mine", "dataset": "imagenet", "top1": 0.6, "top5": 0.8}
+ESTIMATE = {"task": "linear-estimate", "backbone": "mine", "dataset": "imagenet", "top1": 0.55, "top5": 0.7}
+
+
+def test_fractions_become_per_cent_and_what_there_is_not_stays_out() -> None:
+    (line,) = lines_of(DETECTION)
+    assert line.scores == {"box AP": 25.0, "box AP50": 50.0, "box APl": None, "mask AP": 12.5}
+
+
+def test_an_unknown_task_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"task 'tea' is not known; known are svm, "):
+        lines_of({"task": "tea"})
+
+
+def test_published_lines_stand_below_ours_in_their_own_table_only(tmp_path: Path) -> None:
+    path = write_comparison(tmp_path, [SVM, DETECTION])
+    text = path.read_text()
+    svm, detection = text.split("## COCO detection, 1x")
+    assert "| mine | 50.00 | measured here |" in svm
+    assert "| supervised on ImageNet | 87.17 |" in svm
+    assert "40.30" not in svm
+    assert "| ORL on COCO | 40.30 |" in detection
+    assert "ImageNet linear" not in text
+
+
+def test_a_fast_estimate_never_stands_in_a_table_of_the_protocol(tmp_path: Path) -> None:
+    write_comparison(tmp_path, [LINEAR, ESTIMATE])
+    lines = json.loads((tmp_path / "comparison.json").read_text())
+    (protocol,) = {line["comparison"] for line in lines if line["source"] == "ORL (NeurIPS 2021)"}
+    ours, *_ = (line["scores"]["top-1"] for line in lines if line["comparison"] == protocol)
+    assert ours == pytest.approx(60.0)
+    (estimate,) = [line for line in lines if line["comparison"] != protocol]
+    assert estimate["scores"]["top-1"] == pytest.approx(55.0)
+    assert "not the linear protocol" in estimate["comparison"]
+
+
+def test_what_departs_from_the_protocol_is_told_beside_the_score(tmp_path: Path) -> None:
+    path = write_comparison(tmp_path, [{**SVM, "departures": ["96 px, not 224", "a drawn set"]}])
+    assert "| mine | 50.00 | measured here | 96 px, not 224; a drawn set |" in path.read_text()
+
+
+def test_the_csv_holds_every_number_of_the_json(tmp_path: Path) -> None:
+    write_comparison(tmp_path, [SVM, DETECTION, LINEAR])
+    lines = json.loads((tmp_path / "comparison.json").read_text())
+    with open(tmp_path / "comparison.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    numbers = {(row["comparison"], row["backbone"], row["score"], row["source"]): row["per_cent"] for row in rows}
+    for line in lines:
+        for name, value in line["scores"].items():
+            found = numbers.pop((line["comparison"], line["backbone"], name, line["source"]))
+            assert found == ("" if value is None else f"{value:.4f}")
+    assert not numbers
+
+
+def test_the_published_rows_are_those_of_the_papers() -> None:
+    rows = {(row.comparison, row.backbone): row.scores for row in PUBLISHED}
+    assert rows["COCO detection, 1x", "ORL on COCO"] == {"box AP": 40.3, "mask AP": 36.3}
+    assert rows["COCO detection, 1x", "BYOL on COCO, trained again"] == {"box AP": 39.5}
+    assert rows["ImageNet linear", "BYOL on COCO"] == {"top-1": 57.8}
+    low_shot = rows["VOC07 low-shot, cost by test labels", "ORL on COCO"]
+    assert (low_shot["k=1"], low_shot["k=96"]) == (42.25, 84.59)
+    assert len(low_shot) == len(LOW_SHOT_ORL) == 8
+    assert len(rows) == len(PUBLISHED)
+
+
+def test_every_judge_has_a_reader() -> None:
+    assert set(READERS) == {"svm", "knn", "low-shot", "linear", "linear-estimate", "semi", "detect", "detect-voc"}
