@@ -52,9 +52,9 @@ def test_a_step_is_the_gradient_of_the_sum_of_the_terms_at_the_rate_of_each_grou
     for name, weight in twin.named_parameters():
         rate = 1.0 if name.startswith("head") else 0.01
         assert_close(network.get_parameter(name).data, weight.data - rate * weight.grad)
-    assert found["loss"] == pytest.approx(float(terms["classes"] + terms["size"]))
-    assert found["size"] == pytest.approx(float(terms["size"]))
-    assert found["right"] == pytest.approx(float(told["right"]))
+    assert found["loss"] == pytest.approx((terms["classes"] + terms["size"]).item())
+    assert found["size"] == pytest.approx(terms["size"].item())
+    assert found["right"] == pytest.approx(told["right"].item())
     squares = sum(weight.grad.square().sum() for weight in twin.parameters())
     assert found["gradient_norm"] == pytest.approx(float(squares) ** 0.5)
 
