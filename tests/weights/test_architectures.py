@@ -10,10 +10,15 @@ from tests.weights.foreign import LAYOUTS, feature_map_of, known_resnet, randomi
 from torch import nn
 
 from orl.networks.backbones import Backbone
-from orl.weights.architectures import OutsideBackbone, build_architecture, load_outside, normalisation_of
+from orl.weights.architectures import OutsideBackbone, build_architecture, load_outside
 
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def normalisation_of(found: object) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    assert isinstance(found, OutsideBackbone)
+    return tuple(found.mean), tuple(found.std)
 
 
 def photos(side: int = 64) -> torch.Tensor:
@@ -132,7 +137,6 @@ def test_a_resnet_of_ours_is_a_backbone_of_ours(tmp_path: Path) -> None:
         found = load_outside(tmp_path / "moco.pth", architecture)
         assert isinstance(found, Backbone)
         assert torch.equal(found(photos()), feature_map_of(network, photos()))
-        assert normalisation_of(found) == IMAGENET
 
 
 def test_of_two_names_that_a_file_begins_with_the_longer_is_taken(tmp_path: Path) -> None:
@@ -184,7 +188,7 @@ def test_weights_that_do_not_fit_all_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"1 differ \(it has features\.99\.weight\)"):
         load_outside(path, "squeezenet1_1")
     torch.save(weights | {"features.0.bias": torch.ones(3)}, path)
-    with pytest.raises(ValueError, match=r"features\.0\.bias is of shape \(3,\), not \(64,\)"):
+    with pytest.raises(ValueError, match=r"features\.0\.bias is 3 and not 64"):
         load_outside(path, "squeezenet1_1")
     torch.save(weights | {"features.0.bias": torch.full((64,), torch.nan)}, path)
     with pytest.raises(ValueError, match=r"weights\.pth: features\.0\.bias holds NaN"):

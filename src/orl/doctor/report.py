@@ -66,11 +66,12 @@ def _measured(plan: Plan, photos: ImageTable) -> Plan:
     config = plan.config
     if config.precision == "16-mixed" and not plan.computes_on_gpu:
         config = replace(config, precision="32-true")
-    with progress_bar(total=3, title="try the recipe", unit="stages") as bar:
+    # Stage 1 is left out of a run whose discovery looks with weights from outside.
+    tried = ("stage2", *STAGES) if config.discover.backbone is None else ("stage2", "stage3")
+    with progress_bar(total=len(tried), title="try the recipe", unit="stages") as bar:
         found, discovery = None, None
         training, out_of_memory = {}, {}
-        # Stage 1 is left out of a run whose discovery looks with weights from outside.
-        for stage in ("stage2", *STAGES) if config.discover.backbone is None else ("stage2", "stage3"):
+        for stage in tried:
             bar.set_postfix_str(stage)
             try:
                 if stage == "stage2":

@@ -14,15 +14,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models import DenseNet, MNASNet, RegNet, ResNet, ShuffleNetV2, SwinTransformer
 
+from orl.images.colour import IMAGENET_MEAN, IMAGENET_STD
 from orl.networks.backbones import BUILDERS, Backbone, build_backbone
-from orl.weights.convert import Shapes, as_single_precision, convert, shapes_of, with_counts
+from orl.weights.convert import Shapes, as_single_precision, convert, shape_differences, shapes_of, with_counts
 from orl.weights.names import from_efficientnet_lite0
 from orl.weights.opening import Opened, Weights, open_weights
 from orl.weights.recognise import recognise, unwrapped
 
 Triple = tuple[float, float, float]
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FILES = ("model.safetensors", "pytorch_model.bin")
 """The weights in a folder of the Hugging Face hub, the first that is there."""
 CLASSIFIERS = ("classifier.", "fc.", "head.")
@@ -82,13 +82,6 @@ def build_architecture(name: str) -> Backbone | OutsideBackbone:
         if family == "timm":
             return _build_timm(model).eval()
         return build_backbone(model).eval() if model in BUILDERS else _build_torchvision(model).eval()
-
-
-def normalisation_of(backbone: nn.Module) -> tuple[Triple, Triple]:
-    """Mean and standard deviation of the photos that it was trained on: ImageNet's for backbones of ours."""
-    if isinstance(backbone, OutsideBackbone):
-        return backbone.mean, backbone.std
-    return IMAGENET_MEAN, IMAGENET_STD
 
 
 def load_outside(path: Path, architecture: str | None = None) -> Backbone | OutsideBackbone:
@@ -205,14 +198,7 @@ def _fill(backbone: Backbone | OutsideBackbone, weights: Weights) -> Backbone | 
     holder = backbone.network.network if isinstance(backbone.network, _TimmFeatures) else backbone.network
     classifiers = _classifiers(backbone.network)
     kept = {name: value for name, value in weights.items() if not name.startswith(classifiers)}
-    wanted, found = shapes_of(holder.state_dict()), shapes_of(kept)
-    wrong = [f"it lacks {name}" for name in wanted if name not in found]
-    wrong += [f"it has {name}" for name in found if name not in wanted]
-    wrong += [
-        f"{name} is of shape {found[name]}, not {shape}"
-        for name, shape in wanted.items()
-        if found.get(name, shape) != shape
-    ]
+    wrong = shape_differences(shapes_of(kept), shapes_of(holder.state_dict()))
     if wrong:
         raise ValueError(
             f"its weights are not those of {backbone.name}: {len(wrong)} differ ({'; '.join(wrong[:3])}); give the "

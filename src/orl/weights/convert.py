@@ -118,8 +118,8 @@ def infer_architecture(shapes: Shapes, expected: str | None = None) -> str:
                 f"its network is torchvision's {name} ({_blocks(shapes)}), which is no backbone of orl; there are "
                 f"{', '.join(BUILDERS)}. As a prior it can be used with --architecture {name}"
             )
-    nearest = expected or min(BUILDERS, key=lambda name: len(_difference(shapes, shapes_of_backbone(name))))
-    differences = _difference(shapes, shapes_of_backbone(nearest))
+    nearest = expected or min(BUILDERS, key=lambda name: len(shape_differences(shapes, shapes_of_backbone(name))))
+    differences = shape_differences(shapes, shapes_of_backbone(nearest))
     raise ValueError(
         f"its network has {_blocks(shapes)}, and is none of {', '.join(BUILDERS)}. From {nearest} it differs in "
         f"{len(differences)} weights: {'; '.join(differences[:3])}"
@@ -144,7 +144,8 @@ def _shapes_of_foreign(name: str, build: Callable[[], nn.Module]) -> Shapes:
         return {key: shape for key, shape in shapes_of(build().state_dict()).items() if not key.startswith("fc.")}
 
 
-def _difference(found: Shapes, wanted: Shapes) -> list[str]:
+def shape_differences(found: Shapes, wanted: Shapes) -> list[str]:
+    """A sentence for each weight that is missing, too many or of another shape."""
     missing = [f"it lacks {name}" for name in wanted if name not in found]
     extra = [f"it has {name}" for name in found if name not in wanted]
     changed = [
