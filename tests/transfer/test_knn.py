@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose
 from tests.reference.weighted_knn import votes_by_loops
 
@@ -106,3 +107,18 @@ def test_the_result_is_json():
     fields = json.loads(json.dumps(result.to_json()))
     assert (fields["task"], fields["k"], fields["temperature"]) == ("knn", 5, 0.07)
     assert fields["mean_ap"] == pytest.approx(np.mean(list(fields["per_class_ap"].values())))
+
+
+def test_one_class_a_photo_is_predicted_as_by_lightly():
+    knn_predict = pytest.importorskip("lightly.utils.benchmarking.knn").knn_predict
+    generator = np.random.default_rng(0)
+    classes = generator.integers(0, 4, size=60)
+    centres = generator.normal(size=(4, 8))
+    train = centres[classes] + generator.normal(size=(60, 8))
+    test = centres[generator.integers(0, 4, size=25)] + generator.normal(size=(25, 8))
+    one_hot = np.where(classes[:, None] == np.arange(4), 1, -1)
+    ours = weighted_votes(train, one_hot, test, k=7, temperature=0.1).argmax(axis=1)
+    units = [torch.nn.functional.normalize(torch.from_numpy(rows), dim=1) for rows in (test, train)]
+    theirs = knn_predict(units[0], units[1].T, torch.from_numpy(classes), 4, knn_k=7, knn_t=0.1)[:, 0]
+    assert ours.tolist() == theirs.tolist()
+    assert len(set(ours.tolist())) == 4

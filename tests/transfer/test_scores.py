@@ -4,9 +4,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose
+from sklearn.metrics import average_precision_score
 from tests.reference.average_precision import average_precision_by_thresholds
 
-from orl.transfer.scores import average_precision, class_average_precisions, mean_average_precision
+from orl.transfer.scores import (
+    average_precision,
+    class_average_precisions,
+    mean_average_precision,
+    step_average_precision,
+)
 
 DESCENDING = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
 RANKINGS = st.lists(st.tuples(st.integers(0, 6), st.sampled_from((1, -1, 0))), min_size=1, max_size=25).filter(
@@ -126,3 +132,15 @@ def test_mean_weighs_all_classes_alike():
 def test_mean_over_no_class_is_refused():
     with pytest.raises(ValueError, match="0 classes could be scored"):
         mean_average_precision({})
+
+
+@given(RANKINGS)
+def test_the_steps_equal_those_of_scikit_learn(photos):
+    scores, labels = as_arrays(photos)
+    known = labels != 0
+    assert_allclose(step_average_precision(scores, labels), average_precision_score(labels[known] == 1, scores[known]))
+
+
+def test_steps_are_not_interpolated():
+    labels = np.array([-1, 1, 1, -1, 1])
+    assert_allclose(step_average_precision(DESCENDING, labels), (1 / 2 + 2 / 3 + 3 / 5) / 3)

@@ -4,9 +4,9 @@ import json
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from tests.reference.linear_svms import svms_by_loops
+from tests.reference.linear_svms import folds_by_counting, svms_by_loops
 
-from orl.transfer.svm import COSTS, score_svm
+from orl.transfer.svm import COSTS, assign_folds, score_svm
 
 CLASSES = ("cat", "dog")
 FEW_COSTS = (1.0, 0.5**4, 10.0, 0.5**10)
@@ -47,9 +47,11 @@ def test_separable_classes_score_one():
     assert result.num_unconverged == 0
 
 
-def test_costs_and_scores_equal_a_plain_loop_of_fits():
+@pytest.mark.parametrize("solver", ["batched", "liblinear"])
+def test_costs_and_scores_equal_a_plain_loop_of_fits(solver):
     parts = halves(*noisy_problem(120))
-    result = score_svm(*parts, CLASSES, quiet=True, seed=3, costs=FEW_COSTS)
+    result = score_svm(*parts, CLASSES, solver=solver, quiet=True, seed=3, costs=FEW_COSTS)
+    assert result.solver == solver
     expected = svms_by_loops(*parts, FEW_COSTS, seed=3)
     assert list(result.costs.values()) == [cost for cost, _ in expected]
     assert_allclose(list(result.per_class_ap.values()), [ap for _, ap in expected])
@@ -59,28 +61,31 @@ def test_costs_and_scores_equal_a_plain_loop_of_fits():
 
 def test_the_result_does_not_depend_on_the_number_of_processes():
     parts = halves(*noisy_problem())
-    one = score_svm(*parts, CLASSES, quiet=True, costs=FEW_COSTS, workers=1)
-    two = score_svm(*parts, CLASSES, quiet=True, costs=FEW_COSTS, workers=2)
+    one = score_svm(*parts, CLASSES, solver="liblinear", quiet=True, costs=FEW_COSTS, workers=1)
+    two = score_svm(*parts, CLASSES, solver="liblinear", quiet=True, costs=FEW_COSTS, workers=2)
     assert without_time(one) == without_time(two)
 
 
 def test_the_result_repeats_with_its_seed_and_only_with_it(monkeypatch):
     # Stopped after one pass, LIBLINEAR still shows the order in which it took the photos.
-    monkeypatch.setattr("orl.transfer.svm.MAX_ITERATIONS", 1)
+    monkeypatch.setattr("orl.transfer.liblinear.MAX_ITERATIONS", 1)
     parts = halves(*noisy_problem(120))
-    first, again, other = (score_svm(*parts, CLASSES, quiet=True, costs=(100.0,), seed=seed) for seed in (5, 5, 6))
+    first, again, other = (
+        score_svm(*parts, CLASSES, solver="liblinear", quiet=True, costs=(100.0,), seed=seed) for seed in (5, 5, 6)
+    )
     assert without_time(first) == without_time(again)
     assert first.cross_validated_ap != other.cross_validated_ap
 
 
-def test_ignored_photos_are_left_out_of_training_and_testing():
+@pytest.mark.parametrize("solver", ["batched", "liblinear"])
+def test_ignored_photos_are_left_out_of_training_and_testing(solver):
     features, labels = noisy_problem()
     ignored_in_both = np.zeros(len(features), dtype=bool)
     ignored_in_both[[3, 17, 40, 55]] = True
     labels[ignored_in_both] = 0
     others = np.where(ignored_in_both[:, None], 50, features).astype(np.float32)
-    before = score_svm(*halves(features, labels), CLASSES, quiet=True, costs=FEW_COSTS)
-    after = score_svm(*halves(others, labels), CLASSES, quiet=True, costs=FEW_COSTS)
+    before = score_svm(*halves(features, labels), CLASSES, solver=solver, quiet=True, costs=FEW_COSTS)
+    after = score_svm(*halves(others, labels), CLASSES, solver=solver, quiet=True, costs=FEW_COSTS)
     assert without_time(before) == without_time(after)
 
 
@@ -98,9 +103,12 @@ def test_the_first_of_equally_good_costs_is_taken():
     assert set(result.costs.values()) == {0.5**18}
 
 
-def test_fits_that_stop_at_the_limit_are_counted_not_printed(recwarn, monkeypatch):
-    monkeypatch.setattr("orl.transfer.svm.MAX_ITERATIONS", 1)
-    result = score_svm(*halves(*noisy_problem()), CLASSES, quiet=True, costs=(100.0,))
+@pytest.mark.parametrize(
+    ("solver", "limit"), [("batched", "squared_hinge.MAX_NEWTON_STEPS"), ("liblinear", "liblinear.MAX_ITERATIONS")]
+)
+def test_fits_that_stop_at_the_limit_are_counted_not_printed(recwarn, monkeypatch, solver, limit):
+    monkeypatch.setattr(f"orl.transfer.{limit}", 1)
+    result = score_svm(*halves(*noisy_problem()), CLASSES, solver=solver, quiet=True, costs=(100.0,))
     assert result.num_unconverged == result.num_fits == 8
     assert len(recwarn) == 0
 
@@ -117,6 +125,23 @@ def test_classes_with_too_few_photos_are_skipped_with_the_reason():
         "bird": "no positive test photo",
     }
     assert result.mean_ap == result.per_class_ap["cat"]
+
+
+def test_folds_equal_those_dealt_by_counting():
+    _, labels = noisy_problem(101)
+    folds = assign_folds(labels)
+    for column, found in zip(labels.T, folds.T):
+        known = column != 0
+        assert (found[~known] == -1).all()
+        assert found[known].tolist() == folds_by_counting(column[known].tolist(), 3)
+
+
+def test_photos_that_all_look_alike_have_the_share_of_positives():
+    _, labels = noisy_problem()
+    result = score_svm(*halves(np.ones((60, 5), dtype=np.float32), labels), CLASSES, quiet=True, costs=FEW_COSTS)
+    test_labels = halves(labels, labels)[3]
+    assert result.num_unconverged == 0
+    assert_allclose(list(result.per_class_ap.values()), (test_labels == 1).sum(0) / (test_labels != 0).sum(0))
 
 
 def test_no_class_left_is_refused():

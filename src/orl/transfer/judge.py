@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from orl.images.decode import MAX_PIXELS
 from orl.images.scan import Rejected, scan_photos
 from orl.images.voc import read_voc
 from orl.transfer.knn import score_knn
-from orl.transfer.svm import score_svm
+from orl.transfer.low_shot import score_low_shot
+from orl.transfer.settings import SHOTS
+from orl.transfer.svm import Solver, score_svm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,20 @@ def read_labelled(data: Path, split: str, *, workers: int = 1, quiet: bool = Fal
     )
 
 
+def check_same_classes(train: LabelledPhotos, test: LabelledPhotos) -> None:
+    """Whether what is learnt from one split can be scored on the other.
+
+    Raises:
+        ValueError: if the two splits have different classes.
+    """
+    if train.classes != test.classes:
+        differing = sorted(set(train.classes) ^ set(test.classes))
+        raise ValueError(
+            f"splits {train.split!r} and {test.split!r} of {test.data} differ in classes {differing[:5]}; "
+            "give both the same class lists"
+        )
+
+
 def embed_labelled(
     backbone: nn.Module,
     train: LabelledPhotos,
@@ -119,12 +135,7 @@ def embed_labelled(
         ValueError: if the two splits have different classes.
         StaleTableError: if features of something else are kept there, unless they are to be overwritten.
     """
-    if train.classes != test.classes:
-        differing = sorted(set(train.classes) ^ set(test.classes))
-        raise ValueError(
-            f"splits {train.split!r} and {test.split!r} of {test.data} differ in classes {differing[:5]}; "
-            "give both the same class lists"
-        )
+    check_same_classes(train, test)
     started = time.perf_counter()
 
     def embed(photos: LabelledPhotos) -> Float[ndarray, "_ d"]:
@@ -158,7 +169,13 @@ def _kept(
 
 
 def judge_svm(
-    features: Features, backbone: str, *, workers: int = 1, seed: int = 0, quiet: bool = False
+    features: Features,
+    backbone: str,
+    *,
+    solver: Solver = "batched",
+    workers: int = 1,
+    seed: int = 0,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Score linear SVMs (`score_svm`), as what is written to `transfer/svm_<backbone>.json`."""
     result = score_svm(
@@ -167,7 +184,32 @@ def judge_svm(
         features.test_features,
         features.test.labels,
         features.train.classes,
+        solver=solver,
         workers=workers,
+        seed=seed,
+        quiet=quiet,
+    )
+    return {**result.to_json(), **_settings(features, backbone)}
+
+
+def judge_low_shot(
+    features: Features,
+    backbone: str,
+    *,
+    shots: Sequence[int] = SHOTS,
+    num_samples: int = 5,
+    seed: int = 0,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Score linear SVMs from few photos (`score_low_shot`)."""
+    result = score_low_shot(
+        features.train_features,
+        features.train.labels,
+        features.test_features,
+        features.test.labels,
+        features.train.classes,
+        shots=shots,
+        num_samples=num_samples,
         seed=seed,
         quiet=quiet,
     )

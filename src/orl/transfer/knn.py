@@ -38,6 +38,16 @@ class KnnResult:
         return {"task": "knn", "mean_ap": self.mean_ap, **asdict(self)}
 
 
+def check_neighbours(k: int, num_photos: int) -> None:
+    """Refuse more neighbours than training photos, before anything long is done.
+
+    Raises:
+        ValueError: if k is below 1 or above the number of photos.
+    """
+    if not 1 <= k <= num_photos:
+        raise ValueError(f"k is {k}, but there are {num_photos} training photos; give 1 to that many")
+
+
 def weighted_votes(
     train_features: Float[ndarray, "n d"],
     train_labels: Int[ndarray, "n c"],
@@ -51,6 +61,7 @@ def weighted_votes(
     """Share of the k nearest training photos that show a class, each weighted by exp(cosine / temperature).
 
     A neighbour whose label of a class is 0 has no vote on that class. Of equally near photos the first wins.
+    Where each photo shows one class, given as 1 among -1, the class with the largest share is the prediction.
 
     Args:
         train_features: one row a photo, as embedded.
@@ -70,8 +81,7 @@ def weighted_votes(
     Source:
         Instance discrimination (arXiv 1805.01978), Section 3.4, for several labels a photo.
     """
-    if not 1 <= k <= len(train_features):
-        raise ValueError(f"k is {k}, but there are {len(train_features)} training photos; give 1 to that many")
+    check_neighbours(k, len(train_features))
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; give one above 0")
     train_units, test_units = unit_rows(train_features, 0.0), unit_rows(test_features, 0.0)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from numpy import ndarray
 
 
@@ -28,9 +28,28 @@ def average_precision(scores: Shaped[ndarray, "n"], labels: Int[ndarray, "n"]) -
     Source:
         `get_precision_recall` of the fair self-supervision benchmark (arXiv 1905.01235), for scores without ties.
     """
-    if not np.isin(labels, (-1, 0, 1)).all():
-        raise ValueError(f"labels must be 1, -1 or 0, got {sorted(set(labels.tolist()) - {-1, 0, 1})[:3]}")
+    precision, recall_steps = _precision_recall(scores, labels)
+    return float((recall_steps * np.maximum.accumulate(precision[::-1])[::-1]).sum())
+
+
+def step_average_precision(scores: Shaped[ndarray, "n"], labels: Int[ndarray, "n"]) -> float:
+    """Mean precision at the positive photos, as scikit-learn computes it: nothing is interpolated.
+
+    Args:
+        scores: as in `average_precision`; the rest, too, is as there.
+        labels: 1 present, -1 absent, 0 ignored.
+    """
+    precision, recall_steps = _precision_recall(scores, labels)
+    return float((recall_steps * precision).sum())
+
+
+def _precision_recall(
+    scores: Shaped[ndarray, "n"], labels: Int[ndarray, "n"]
+) -> tuple[Float[ndarray, "t"], Float[ndarray, "t"]]:
+    """At every threshold, from high to low, the precision and how much recall it adds."""
     known = labels != 0
+    if not (np.abs(labels) <= 1).all():
+        raise ValueError(f"labels must be 1, -1 or 0, got {sorted(set(labels.tolist()) - {-1, 0, 1})[:3]}")
     scores, positive = scores[known], labels[known] == 1
     if not np.isfinite(scores).all():
         raise ValueError(f"{(~np.isfinite(scores)).sum()} of {len(scores)} scores are not finite; check the features")
@@ -39,9 +58,7 @@ def average_precision(scores: Shaped[ndarray, "n"], labels: Int[ndarray, "n"]) -
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     num_found = np.cumsum(positive[order])[ends]
-    precision = np.maximum.accumulate((num_found / (ends + 1))[::-1])[::-1]
-    recall_steps = np.diff(num_found, prepend=0) / positive.sum()
-    return float((recall_steps * precision).sum())
+    return num_found / (ends + 1), np.diff(num_found, prepend=0) / positive.sum()
 
 
 def class_average_precisions(

@@ -1,23 +1,29 @@
 """The VOC07 protocol: one linear SVM a class on frozen features, its cost chosen by cross-validation."""
 
 import time
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
+from torch import Tensor
 
 from orl.progress import progress_bar
 from orl.transfer.features import unit_rows
-from orl.transfer.scores import average_precision, mean_average_precision
+from orl.transfer.liblinear import liblinear_fold_aps, liblinear_scores
+from orl.transfer.scores import average_precision, mean_average_precision, step_average_precision
+from orl.transfer.squared_hinge import Rows, find_rotation, fit_squared_hinge
 
 COSTS = (1.0, 10.0, 100.0, *(0.5**power for power in range(4, 20)))
 NUM_FOLDS = 3
-MAX_ITERATIONS = 2000
 EPSILON = 1e-5
+POSITIVE_WEIGHT = 2.0
+"""What a photo of the class counts for, and one without the class 1."""
+
+Solver = Literal["batched", "liblinear"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +38,7 @@ class SvmResult:
     """Mean over the folds of the training photos at the chosen cost (scikit-learn's AP)."""
     skipped: dict[str, str]
     """Classes that could not be scored, with the reason."""
+    solver: Solver
     num_train: int
     num_test: int
     num_fits: int
@@ -51,6 +58,15 @@ class SvmResult:
         return {"task": "svm", "mean_ap": self.mean_ap, **asdict(self)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Fitted:
+    """What either solver leaves."""
+
+    fold_ap: Float[ndarray, "c k"]
+    scores: Float[ndarray, "m c"]
+    num_unconverged: int
+
+
 def score_svm(
     train_features: Float[ndarray, "n d"],
     train_labels: Int[ndarray, "n c"],
@@ -58,6 +74,7 @@ def score_svm(
     test_labels: Int[ndarray, "m c"],
     classes: tuple[str, ...],
     *,
+    solver: Solver = "batched",
     workers: int = 1,
     seed: int = 0,
     quiet: bool = False,
@@ -76,8 +93,10 @@ def score_svm(
         test_features: as `train_features`.
         test_labels: as `train_labels`.
         classes: names of the columns of the labels.
-        workers: processes; the result does not depend on it.
-        seed: of LIBLINEAR's order of coordinates.
+        solver: 'batched' fits all classes and folds at once, with torch's threads; 'liblinear' one by one, as
+            published, and is what 'batched' is checked against.
+        workers: processes of LIBLINEAR; the result does not depend on it.
+        seed: of LIBLINEAR's order of coordinates; 'batched' draws nothing.
         quiet: show no progress bar.
         costs: what to choose from.
 
@@ -94,33 +113,26 @@ def score_svm(
     if not kept:
         raise ValueError(f"none of {len(classes)} classes can be scored: {dict(list(skipped.items())[:3])}")
     num_fits = len(kept) * (len(costs) * NUM_FOLDS + 1)
+    labels = train_labels[:, kept]
     with progress_bar(total=num_fits, title="linear SVMs", unit="fits", quiet=quiet) as bar:
-        choices = [(train_features, train_labels[:, index], cost, seed) for index in kept for cost in costs]
-        validated = np.array(_in_processes(_cross_validate, choices, workers, bar, NUM_FOLDS))
-        fold_ap = validated[:, 0].reshape(len(kept), len(costs))
-        best = fold_ap.argmax(axis=1)
-        finals = [
-            (
-                train_features,
-                train_labels[:, index],
-                test_features,
-                test_labels[:, index],
-                costs[choice],
-                seed,
-            )
-            for index, choice in zip(kept, best)
-        ]
-        final = np.array(_in_processes(_fit_and_test, finals, workers, bar, 1))
+        if solver == "batched":
+            fitted = _fit_batched(train_features, labels, test_features, costs, bar.update)
+        else:
+            fitted = _fit_liblinear(train_features, labels, test_features, costs, seed, workers, bar.update)
     names = [classes[index] for index in kept]
     return SvmResult(
-        per_class_ap=dict(zip(names, final[:, 0].tolist())),
-        costs={name: float(costs[choice]) for name, choice in zip(names, best)},
-        cross_validated_ap=dict(zip(names, fold_ap.max(axis=1).tolist())),
+        per_class_ap={
+            name: average_precision(scores, test_labels[:, index])
+            for name, index, scores in zip(names, kept, fitted.scores.T)
+        },
+        costs={name: float(costs[choice]) for name, choice in zip(names, _best(fitted.fold_ap))},
+        cross_validated_ap=dict(zip(names, fitted.fold_ap.max(axis=1).tolist())),
         skipped=skipped,
+        solver=solver,
         num_train=len(train_labels),
         num_test=len(test_labels),
         num_fits=num_fits,
-        num_unconverged=int(validated[:, 1].sum() + final[:, 1].sum()),
+        num_unconverged=fitted.num_unconverged,
         seed=seed,
         elapsed_s=time.perf_counter() - started,
     )
@@ -139,69 +151,78 @@ def _unusable_classes(
     return reasons
 
 
-def _in_processes(task: Any, arguments: Iterable[tuple], workers: int, bar: Any, fits_each: int) -> list[Any]:
-    """Results in the order of the arguments; large arrays are memory-mapped by joblib, once."""
-    from joblib import Parallel, delayed
+def assign_folds(labels: Int[ndarray, "n c"]) -> Int[ndarray, "n c"]:
+    """In which fold a photo is held out, for every class; -1 where its label is 0."""
+    from sklearn.model_selection import StratifiedKFold
 
-    results = []
-    calls = (delayed(task)(*each) for each in arguments)
-    for result in Parallel(n_jobs=max(1, workers), backend="loky", return_as="generator")(calls):
-        results.append(result)
-        bar.update(fits_each)
-    return results
-
-
-def _linear_svm(cost: float, seed: int) -> Any:
-    from sklearn.svm import LinearSVC
-
-    return LinearSVC(
-        C=cost,
-        penalty="l2",
-        loss="squared_hinge",
-        dual=True,
-        tol=1e-4,
-        max_iter=MAX_ITERATIONS,
-        class_weight={1: 2, -1: 1},
-        random_state=seed,
-    )
+    folds = np.full(labels.shape, -1)
+    for index in range(labels.shape[1]):
+        known = np.flatnonzero(labels[:, index])
+        for fold, (_, held_out) in enumerate(StratifiedKFold(NUM_FOLDS).split(known, labels[known, index])):
+            folds[known[held_out], index] = fold
+    return folds
 
 
-def _cross_validate(features: ndarray, labels: ndarray, cost: float, seed: int) -> tuple[float, int]:
-    """Mean AP over the folds, and how many of the fits did not converge."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.model_selection import StratifiedKFold, cross_validate
-    from threadpoolctl import threadpool_limits
-
-    known = labels != 0
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        folds = cross_validate(
-            _linear_svm(cost, seed),
-            features[known],
-            labels[known],
-            cv=StratifiedKFold(NUM_FOLDS),
-            scoring="average_precision",
-            return_estimator=True,
-            error_score="raise",
-        )
-    return float(folds["test_score"].mean()), sum(svm.n_iter_ >= MAX_ITERATIONS for svm in folds["estimator"])
+def _best(fold_ap: Float[ndarray, "c k"]) -> Int[ndarray, "c"]:
+    return fold_ap.argmax(axis=1)
 
 
-def _fit_and_test(
-    train_features: ndarray,
-    train_labels: ndarray,
-    test_features: ndarray,
-    test_labels: ndarray,
-    cost: float,
+def _fit_liblinear(
+    train: Float[ndarray, "n d"],
+    labels: Int[ndarray, "n c"],
+    test: Float[ndarray, "m d"],
+    costs: Sequence[float],
     seed: int,
-) -> tuple[float, int]:
-    """AP on the test photos, and 1 if the fit did not converge."""
-    from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
+    workers: int,
+    advance: Callable[[int], object],
+) -> _Fitted:
+    folds = assign_folds(labels)
+    fold_ap, unconverged = liblinear_fold_aps(train, labels, folds, costs, seed=seed, workers=workers, advance=advance)
+    chosen = [costs[choice] for choice in _best(fold_ap)]
+    scores, more = liblinear_scores(train, labels, chosen, test, seed=seed, workers=workers, advance=advance)
+    return _Fitted(fold_ap=fold_ap, scores=scores, num_unconverged=unconverged + more)
 
-    known = train_labels != 0
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        svm = _linear_svm(cost, seed).fit(train_features[known], train_labels[known])
-        scores = svm.decision_function(test_features)
-    return average_precision(scores, test_labels), int(svm.n_iter_ >= MAX_ITERATIONS)
+
+def _fit_batched(
+    train: Float[ndarray, "n d"],
+    labels: Int[ndarray, "n c"],
+    test: Float[ndarray, "m d"],
+    costs: Sequence[float],
+    advance: Callable[[int], object],
+) -> _Fitted:
+    known = (labels != 0).any(axis=1)
+    train, labels = train[known], labels[known]
+    rotation = find_rotation(train)
+    rows = rotation.rows(train)
+    fold_ap, unconverged = _batched_fold_aps(rows, labels, costs, advance)
+    chosen = torch.tensor([costs[choice] for choice in _best(fold_ap)], dtype=torch.float64)
+    signs = torch.from_numpy(labels).to(rows.exact)
+    fits = fit_squared_hinge(rows, signs, unit_penalties(signs) * chosen)
+    advance(len(chosen))
+    scores = (rotation.rows(test).exact @ fits.weights).cpu().numpy()
+    return _Fitted(fold_ap=fold_ap, scores=scores, num_unconverged=unconverged + int((~fits.converged).sum()))
+
+
+def _batched_fold_aps(
+    rows: Rows, labels: Int[ndarray, "n c"], costs: Sequence[float], advance: Callable[[int], object]
+) -> tuple[Float[ndarray, "c k"], int]:
+    folds = assign_folds(labels)
+    signs = torch.from_numpy(labels).to(rows.exact).repeat(1, NUM_FOLDS)
+    trained = torch.from_numpy(np.concatenate([folds != fold for fold in range(NUM_FOLDS)], axis=1)).to(rows.exact)
+    weights, num_unconverged = None, 0
+    aps = np.empty((NUM_FOLDS, labels.shape[1], len(costs)))
+    # From small to large costs, each fit starts where the one before ended.
+    for cost_id in np.argsort(costs, kind="stable"):
+        fits = fit_squared_hinge(rows, signs, unit_penalties(signs) * trained * costs[cost_id], weights)
+        weights, num_unconverged = fits.weights, num_unconverged + int((~fits.converged).sum())
+        scores = (rows.exact @ weights).cpu().numpy().reshape(len(labels), NUM_FOLDS, -1)
+        for fold, index in np.ndindex(aps.shape[:2]):
+            held_out = folds[:, index] == fold
+            aps[fold, index, cost_id] = step_average_precision(scores[held_out, fold, index], labels[held_out, index])
+        advance(aps.shape[0] * aps.shape[1])
+    return aps.mean(axis=0), num_unconverged
+
+
+def unit_penalties(signs: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
+    """What squared loss costs at C = 1: LIBLINEAR counts loss fully, `fit_squared_hinge` by half."""
+    return 2 * torch.where(signs > 0, POSITIVE_WEIGHT, torch.where(signs < 0, 1.0, 0.0)).to(signs)

@@ -1,0 +1,190 @@
+"""Many linear SVMs of squared hinge loss at once: truncated Newton steps along the eigenvectors of the features."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from numpy import ndarray
+from torch import Tensor
+
+MAX_NEWTON_STEPS = 60
+MAX_CG_STEPS = 150
+MAX_HALVINGS = 12
+TOLERANCE = 1e-3
+"""Error of the scores that is left, an estimate, as a share of their standard deviation over the photos."""
+ROUNDING = 1e-8
+"""Error that counts as none, as a share of the scores: those of equal photos have no deviation."""
+CG_TOLERANCE = 0.1
+"""Share of the gradient that a Newton step may leave."""
+ARMIJO = 1e-4
+"""Share of the fall foretold by the slope that a step must reach."""
+SMALLEST_EIGENVALUE = 1e-12
+"""Times the largest: directions below it, along which the photos do not differ, are left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Photos along the directions of a `Rotation`."""
+
+    exact: Float[Tensor, "n r"]
+    """float64: gradients are differences of large numbers where the cost is small."""
+    quick: Float[Tensor, "n r"]
+    """What Newton steps are computed from; an error in a step is made good by the next."""
+    squares: Float[Tensor, "n r"]
+    """Of `quick`."""
+
+    def __getitem__(self, ids: Tensor) -> "Rows":
+        return Rows(exact=self.exact[ids], quick=self.quick[ids], squares=self.squares[ids])
+
+    def __len__(self) -> int:
+        return len(self.exact)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotation:
+    """Directions that are uncorrelated over the training photos, the constant feature 1 of the bias among them."""
+
+    basis: Float[Tensor, "d_plus_1 r"]
+
+    def rows(self, features: Float[ndarray, "n d"], quick_dtype: torch.dtype = torch.float32) -> Rows:
+        """The features, with the constant, along these directions."""
+        exact = _with_constant(features, self.basis.device) @ self.basis
+        quick = exact.to(quick_dtype)
+        return Rows(exact=exact, quick=quick, squares=quick.square())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fits:
+    """Linear SVMs of several problems, one a column."""
+
+    weights: Float[Tensor, "r p"]
+    """Along the directions of the rows that they were fitted on."""
+    converged: Bool[Tensor, "p"]
+    """False where a fit was stopped by the limit on steps."""
+
+
+def find_rotation(features: Float[ndarray, "n d"], device: torch.device | str = "cpu") -> Rotation:
+    """Eigenvectors of X'X, or by XX' where there are more features than photos, which is the smaller problem.
+
+    A rotation leaves an SVM as it is: the length of the weights does not change, and directions without any photo
+    get no weight. But along eigenvectors the Hessian is nearly diagonal, so that conjugate gradients need few steps.
+
+    Args:
+        features: of the training photos, as the SVM shall see them.
+        device: where the SVMs will be computed.
+    """
+    rows = _with_constant(features, device)
+    wide = rows.shape[1] > rows.shape[0]
+    eigenvalues, vectors = torch.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
+    kept = eigenvalues > SMALLEST_EIGENVALUE * eigenvalues[-1]
+    if wide:
+        return Rotation(basis=rows.T @ (vectors[:, kept] / eigenvalues[kept].sqrt()))
+    return Rotation(basis=vectors[:, kept])
+
+
+def _with_constant(features: Float[ndarray, "n d"], device: torch.device | str) -> Float[Tensor, "n d_plus_1"]:
+    rows = torch.from_numpy(features).to(device, torch.float64)
+    return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+
+
+def fit_squared_hinge(
+    rows: Rows,
+    signs: Float[Tensor, "n p"],
+    penalties: Float[Tensor, "n p"],
+    start: Float[Tensor, "r p"] | None = None,
+) -> Fits:
+    """Minimise |w|^2 / 2 + sum of penalty * max(0, 1 - sign * row.w)^2 / 2 over w, for every column.
+
+    With penalties of 2 * C * class weight this is LIBLINEAR's problem; a penalty of 0 leaves a photo out.
+
+    Args:
+        rows: along any directions; along those of `find_rotation` it is fast.
+        signs: 1 or -1; any other where the penalty is 0.
+        penalties: 0 or more.
+        start: weights to start from, such as those at a smaller cost.
+
+    Source:
+        Truncated Newton for squared hinge loss: Keerthi and DeCoste, JMLR 6 (2005); Lin, Weng and Keerthi, JMLR 9
+        (2008). The problem: LIBLINEAR (Fan et al., JMLR 9, 2008), L2-regularised L2-loss.
+    """
+    weights = rows.exact.new_zeros(rows.exact.shape[1], signs.shape[1]) if start is None else start.clone()
+    open_ids = torch.arange(signs.shape[1], device=signs.device)
+    spread = rows.quick.var(dim=0, correction=0)[:, None]
+    for steps_done in range(MAX_NEWTON_STEPS + 1):
+        w, y, penalty = weights[:, open_ids], signs[:, open_ids], penalties[:, open_ids]
+        z = rows.exact @ w
+        curvature = penalty * (y * z < 1)
+        gradient = w + rows.exact.T @ (curvature * (z - y))
+        diagonal = 1 + rows.squares.T @ curvature.to(rows.squares)
+        error = (spread * (gradient / diagonal).square()).sum(0)
+        allowed = TOLERANCE**2 * z.var(0, correction=0) + ROUNDING**2 * z.square().mean(0)
+        going = (error > allowed).nonzero()[:, 0]
+        open_ids = open_ids[going]
+        if not len(open_ids) or steps_done == MAX_NEWTON_STEPS:
+            break
+        w, y, penalty, z, curvature, gradient, diagonal = (
+            each[:, going] for each in (w, y, penalty, z, curvature, gradient, diagonal)
+        )
+        step, step_z = _newton_step(rows.quick, curvature.to(rows.quick), gradient.to(rows.quick), diagonal)
+        weights[:, open_ids] = w + step * _step_length(w, z, step, step_z, y, penalty)
+    converged = torch.ones(signs.shape[1], dtype=torch.bool, device=signs.device)
+    converged[open_ids] = False
+    return Fits(weights=weights, converged=converged)
+
+
+def _newton_step(
+    rows: Float[Tensor, "n r"],
+    curvature: Float[Tensor, "n p"],
+    gradient: Float[Tensor, "r p"],
+    diagonal: Float[Tensor, "r p"],
+) -> tuple[Float[Tensor, "r p"], Float[Tensor, "n p"]]:
+    """Solve (1 + X' curvature X) step = -gradient by conjugate gradients, and multiply X step on the way."""
+    step, step_z = torch.zeros_like(gradient), torch.zeros_like(curvature)
+    ids = torch.arange(gradient.shape[1], device=rows.device)
+    residual = -gradient
+    direction = residual / diagonal
+    energy = (residual * direction).sum(0)
+    limit = CG_TOLERANCE**2 * energy
+    for _ in range(MAX_CG_STEPS):
+        direction_z = rows @ direction
+        image = direction + rows.T @ (curvature * direction_z)
+        length = energy / (direction * image).sum(0)
+        step[:, ids] += length * direction
+        step_z[:, ids] += length * direction_z
+        residual = residual - length * image
+        scaled = residual / diagonal
+        previous_energy, energy = energy, (residual * scaled).sum(0)
+        direction = scaled + energy / previous_energy * direction
+        going = (energy > limit).nonzero()[:, 0]
+        if not len(going):
+            break
+        if len(going) < len(ids):
+            ids, energy, limit = ids[going], energy[going], limit[going]
+            direction, residual, diagonal, curvature = (
+                each[:, going] for each in (direction, residual, diagonal, curvature)
+            )
+    return step, step_z
+
+
+def _step_length(
+    w: Float[Tensor, "r p"],
+    z: Float[Tensor, "n p"],
+    step: Float[Tensor, "r p"],
+    step_z: Float[Tensor, "n p"],
+    signs: Float[Tensor, "n p"],
+    penalties: Float[Tensor, "n p"],
+) -> Float[Tensor, "p"]:
+    """The first of 1, 1/2, 1/4, ... by which the objective falls enough (Armijo's rule), without a product."""
+    w_step, step_step = (w * step).sum(0), step.square().sum(0)
+    hinge = (1 - signs * z).clamp_min(0)
+    slope = w_step - (penalties * hinge * signs * step_z).sum(0)
+    length = torch.ones_like(slope)
+    for _ in range(MAX_HALVINGS):
+        new_hinge = (1 - signs * (z + length * step_z)).clamp_min(0)
+        gain = length * w_step + length.square() * step_step / 2
+        gain = gain + (penalties * (new_hinge - hinge) * (new_hinge + hinge)).sum(0) / 2
+        too_long = gain > ARMIJO * length * slope
+        if not too_long.any():
+            break
+        length = torch.where(too_long, length / 2, length)
+    return length
