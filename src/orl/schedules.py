@@ -1,6 +1,7 @@
 """What changes with the step: the learning rate and the target's momentum, as pure functions."""
 
 import math
+from collections.abc import Sequence
 
 
 def warmup_cosine(step: int, num_steps: int, num_warmup_steps: int, peak: float) -> float:
@@ -31,3 +32,38 @@ def ema_momentum(step: int, num_steps: int, start: float) -> float:
         BYOL (arXiv 2006.07733), Section 3.3.
     """
     return 1 - (1 - start) * (math.cos(math.pi * step / num_steps) + 1) / 2
+
+
+def step_decay(step: int, milestones: Sequence[int], base: float, factor: float) -> float:
+    """A value that is multiplied by a factor at each milestone.
+
+    Args:
+        step: steps already done, from 0.
+        milestones: numbers of steps after which it falls.
+        base: the value before the first.
+        factor: what it falls by.
+    """
+    return base * factor ** sum(step >= milestone for milestone in milestones)
+
+
+def warmup_step_decay(
+    step: int, num_warmup_steps: int, milestones: Sequence[int], peak: float, factor: float, warmup_factor: float
+) -> float:
+    """Linear warm-up from a share of the peak, then `step_decay`.
+
+    Args:
+        step: steps already done, from 0.
+        num_warmup_steps: the first steps, which rise; the step after them has the peak.
+        milestones: numbers of steps after which it falls.
+        peak: the highest value.
+        factor: what it falls by.
+        warmup_factor: share of the peak that the first step has.
+
+    Source:
+        Detectron2's `WarmupMultiStepLR` with linear warm-up.
+    """
+    value = step_decay(step, milestones, peak, factor)
+    if step >= num_warmup_steps:
+        return value
+    done = step / num_warmup_steps
+    return value * (warmup_factor * (1 - done) + done)

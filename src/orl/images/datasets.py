@@ -6,7 +6,7 @@ A sample depends on (seed, epoch, photo) alone, never on the worker, the process
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -18,7 +18,7 @@ from orl.images.colour import ColourDistribution, draw_colours
 from orl.images.crops import random_resized_crop
 from orl.images.decode import PhotoError
 from orl.images.table import ImageTable
-from orl.images.views import Placement, Placements, Sample, cut_views
+from orl.images.views import Placement, Placements, cut_views
 
 Key = tuple[int, int]
 """Epoch and photo."""
@@ -115,7 +115,7 @@ def place_global_views(
 class Loaded(NamedTuple):
     """A sample, or a batch of them, and the photos that could not be read on the way."""
 
-    views: Sample
+    views: dict[str, Any]
     """Empty if neither the photo nor any that might replace it can be read; in a batch, if that is so for one."""
     files: list[str]
     """The photos that were read, by name."""
@@ -139,7 +139,7 @@ class Samples(Dataset[Loaded]):
         """The sample of a photo in an epoch."""
         images = self.placer.images
         unreadable: list[tuple[str, str]] = []
-        for image_id in self._candidates(key):
+        for image_id in replacements(key, self.placer.seed, len(self)):
             try:
                 views = cut_views(images, self.placer.place((key[0], image_id)))
             except PhotoError as error:
@@ -148,11 +148,11 @@ class Samples(Dataset[Loaded]):
                 return Loaded(views, [images.names[image_id]], unreadable)
         return Loaded({}, [], unreadable)
 
-    def _candidates(self, key: Key) -> Iterator[int]:
-        yield key[1]
-        yield from (
-            np.random.default_rng([self.placer.seed, *key, 3]).integers(len(self), size=MAX_REPLACEMENTS).tolist()
-        )
+
+def replacements(key: Key, seed: int, num_images: int) -> Iterator[int]:
+    """The photo of a key, and those that take its place in turn if it cannot be read."""
+    yield key[1]
+    yield from np.random.default_rng([seed, *key, 3]).integers(num_images, size=MAX_REPLACEMENTS).tolist()
 
 
 def collate(loaded: Sequence[Loaded]) -> Loaded:
@@ -187,12 +187,12 @@ class EpochBatches(Sampler[list[Key]]):
         if batch_size > num_images:
             raise ValueError(
                 f"a batch of {batch_size} needs as many photos, and there are {num_images}: "
-                "set a smaller batch size (--stage1.batch-size, --stage3.batch-size)"
+                "set a smaller --batch-size (of a run --stage1.batch-size, --stage3.batch-size)"
             )
         if batch_size % num_processes:
             raise ValueError(
-                f"a batch of {batch_size} cannot be shared evenly by {num_processes} processes: set another batch "
-                "size (--stage1.batch-size, --stage3.batch-size), which is over all processes"
+                f"a batch of {batch_size} cannot be shared evenly by {num_processes} processes: set another "
+                "--batch-size (of a run --stage1.batch-size, --stage3.batch-size), which is over all processes"
             )
         self.num_images, self.batch_size, self.epochs, self.seed = num_images, batch_size, epochs, seed
         self.rank, self.num_processes = rank, num_processes

@@ -1,0 +1,69 @@
+"""iNaturalist 2018: a JSON a split, with COCO's images, annotations and categories, and no boxes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from orl.images.class_lists import Entry, listed_photos, plain_name
+from orl.images.classified import ClassifiedPhotos
+
+YEAR = 2018
+
+
+def read_inaturalist(root: Path, split: str) -> ClassifiedPhotos:
+    """The photos of `<split>2018.json`, whose names start from the JSON's own folder: 'train_val2018/Plantae/...'.
+
+    Raises:
+        FileNotFoundError: if there is no such JSON.
+        ValueError: if it is damaged, a photo has no label or two, or as `listed_photos`.
+    """
+    path = root / f"{split}{YEAR}.json"
+    content = _read_json(path)
+    categories = sorted(_entries(path, content, "categories", ("id", "name")), key=lambda category: category["id"])
+    columns = {category["id"]: column for column, category in enumerate(categories)}
+    labels: dict[Any, int] = {}
+    for annotation in _entries(path, content, "annotations", ("image_id", "category_id")):
+        photo, category = annotation["image_id"], annotation["category_id"]
+        if category not in columns:
+            raise ValueError(f"{path}: image {photo} is of category {category!r}, which is not among {len(columns)}")
+        if labels.setdefault(photo, columns[category]) != columns[category]:
+            raise ValueError(
+                f"{path}: image {photo} has two categories, also {category!r}; one label a photo is needed"
+            )
+    entries = []
+    for image in _entries(path, content, "images", ("id", "file_name")):
+        if image["id"] not in labels:
+            raise ValueError(f"{path}: image {image['id']} ({image['file_name']}) has no annotation")
+        where = f"image {image['id']}"
+        entries.append(Entry(where, plain_name(str(image["file_name"]), where, path), labels[image["id"]]))
+    return listed_photos(root, split, _class_names(categories), entries, path)
+
+
+def _class_names(categories: list[dict[str, Any]]) -> tuple[str, ...]:
+    """The names, with the number before them where a name is not the only one of its kind."""
+    names = [str(category["name"]) for category in categories]
+    if len(set(names)) == len(names):
+        return tuple(names)
+    return tuple(f"{category['id']} {name}" for category, name in zip(categories, names))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no {path}; iNaturalist {YEAR} has train{YEAR}.json and val{YEAR}.json") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is a {type(content).__name__}, not iNaturalist's JSON")
+    return content
+
+
+def _entries(path: Path, content: dict[str, Any], key: str, fields: tuple[str, ...]) -> list[dict[str, Any]]:
+    entries = content.get(key)
+    if not isinstance(entries, list):
+        raise ValueError(f"{path} is not iNaturalist's JSON: {key!r} is {type(entries).__name__}, not a list")
+    for entry in entries:
+        if not isinstance(entry, dict) or any(field not in entry for field in fields):
+            raise ValueError(f"{path}: {key!r} needs {', '.join(fields)}, found {json.dumps(entry)[:120]}")
+    return entries

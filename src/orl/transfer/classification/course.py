@@ -1,0 +1,165 @@
+"""From labelled photos to the accuracy of a classifier: trained by the one loop, scored on centre crops, written."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from orl import tables
+from orl.images.classified import ClassifiedPhotos, check_pair
+from orl.images.datasets import EpochBatches, collate
+from orl.networks.synchronised import synchronise_batch_norm
+from orl.processes import Processes, local_device
+from orl.schedules import step_decay
+from orl.training.fabric import launch_fabric
+from orl.training.loop import Options, Schedules, train
+from orl.training.reading import Source
+from orl.training.supervised import Supervised
+from orl.transfer.classification.accuracy import Accuracy
+from orl.transfer.classification.classifier import Classifier, losses, score_photos
+from orl.transfer.classification.kept_features import identity
+from orl.transfer.classification.samples import Rules, TrainingPhotos, training_colours
+from orl.transfer.place import Place, finished, write_result
+
+MAX_UNREADABLE_SHARE = 0.01
+"""Of the photos to learn from and of those to be scored, before the judge stops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """All that decides what a classifier learns, beside the weights that it starts from."""
+
+    task: str
+    epochs: int
+    batch_size: int
+    lr: float
+    """Until the first milestone; a group of weights multiplies it by its `lr_scale`."""
+    milestones: tuple[float, ...]
+    """Shares of the epochs after which it falls."""
+    factor: float
+    jitter: float
+    size_px: int
+
+    def schedules(self, steps_per_epoch: int) -> Schedules:
+        """The learning rate, step by step."""
+        milestones = [round(share * self.epochs * steps_per_epoch) for share in self.milestones]
+        return Schedules(at=lambda step: {"lr": step_decay(step, milestones, self.lr, self.factor)})
+
+
+def train_and_score(
+    course: Course,
+    build: Callable[[], Classifier],
+    optimise: Callable[[Classifier], torch.optim.Optimizer],
+    train_photos: ClassifiedPhotos,
+    val_photos: ClassifiedPhotos,
+    made_from: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    place: Place,
+    processes: Processes,
+) -> dict[str, Any] | None:
+    """Train a classifier to the end, score it and write the result; what is done already is kept.
+
+    Args:
+        course: how it is trained.
+        build: makes the classifier, random weights drawn from torch's generator.
+        optimise: makes its optimiser.
+        train_photos: photos to learn from.
+        val_photos: photos to be scored.
+        made_from: what the result depends on, beside the photos, the course, the seed and the precision.
+        settings: for the result.
+        place: where and how to work.
+        processes: joined already.
+
+    Returns:
+        The result: `top1` and `top5` of the only head, or those of each by name in `levels`; none in a process that
+        is not the first.
+
+    Raises:
+        ValueError: if the two splits do not belong together, or a batch is larger than the photos.
+        RuntimeError: as `train`; or if too many photos to be scored cannot be read.
+        Stopped: as `train`.
+    """
+    check_pair(train_photos, val_photos)
+    made_from = {
+        **made_from,
+        "course": {**vars(course), "milestones": list(course.milestones)},
+        "photos": [identity(train_photos), identity(val_photos)],
+        "seed": place.seed,
+        "precision": place.precision,
+    }
+    found = processes.from_first(lambda: finished(place, made_from), "the result that may be there")
+    if found is not None:
+        return found if processes.is_first else None
+    batches = EpochBatches(
+        len(train_photos),
+        course.batch_size,
+        course.epochs,
+        place.seed,
+        rank=processes.rank,
+        num_processes=processes.count,
+    )
+    started = time.perf_counter()
+    if processes.is_first:
+        tables.claim(place.folder, made_from, place.overwrite)
+    processes.wait("the folder of the classifier")
+    fabric = launch_fabric(local_device(place.device), place.precision, processes)
+    torch.manual_seed(place.seed)
+    network: Any = build().train()
+    if fabric.world_size > 1:
+        network = synchronise_batch_norm(network, fabric.device)
+    trainee = Supervised(fabric, network, optimise(network), losses, seed=place.seed)
+    rules = Rules(size_px=course.size_px, colours=training_colours(course.jitter))
+    source = Source(
+        samples=TrainingPhotos(train_photos, rules, place.seed), collate=collate, finish=lambda batch: batch
+    )
+    options = Options(
+        folder=place.folder,
+        title=course.task,
+        workers=place.workers,
+        checkpoint_minutes=place.checkpoint_minutes,
+        max_unreadable=int(MAX_UNREADABLE_SHARE * len(train_photos)),
+        out_of_memory_hint="Take a smaller --batch-size or --size-px, or more processes",
+    )
+    train(trainee, source, batches, course.schedules(batches.steps_per_epoch), options, processes)
+    counts, unreadable = score_photos(
+        network, val_photos, course.size_px, fabric, processes, workers=place.workers, quiet=place.quiet
+    )
+    _check_unreadable(unreadable, val_photos)
+    if not processes.is_first:
+        return None
+    result = {
+        "task": course.task,
+        **settings,
+        **_scores(counts),
+        "train_split": train_photos.split,
+        "val_split": val_photos.split,
+        "num_classes": len(train_photos.classes),
+        "num_train": len(train_photos),
+        "num_val": len(val_photos) - len(unreadable),
+        "unreadable": dict(unreadable),
+        "elapsed_s": time.perf_counter() - started,
+    }
+    return write_result(place, result, made_from)
+
+
+def _scores(counts: Mapping[str, Accuracy]) -> dict[str, Any]:
+    if len(counts) == 1:
+        return next(iter(counts.values())).to_json()
+    return {"levels": {name: count.to_json() for name, count in counts.items()}}
+
+
+def _check_unreadable(unreadable: list[tuple[str, str]], photos: ClassifiedPhotos) -> None:
+    if len(unreadable) > MAX_UNREADABLE_SHARE * len(photos):
+        name, reason = unreadable[0]
+        raise RuntimeError(
+            f"{len(unreadable)} of {len(photos)} photos of {photos.split!r} cannot be read, such as {name} ({reason}); "
+            "mend them and give the same command again: training is kept"
+        )
+
+
+def weights_of(part: nn.Module) -> list[nn.Parameter]:
+    """Those that are trained."""
+    return [weight for weight in part.parameters() if weight.requires_grad]

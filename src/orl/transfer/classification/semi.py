@@ -1,0 +1,132 @@
+"""Semi-supervised classification: all weights trained on a share of the labels."""
+
+import copy
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from orl.images.classified import ClassifiedPhotos
+from orl.processes import Processes
+from orl.transfer.classification.classifier import Classifier, pooled_head
+from orl.transfer.classification.course import Course, train_and_score, weights_of
+from orl.transfer.classification.settings import (
+    PROTOCOL_BATCH_SIZE,
+    PROTOCOL_SIZE_PX,
+    SEMI_FACTOR,
+    SEMI_MILESTONES,
+    SemiSettings,
+)
+from orl.transfer.classification.subsets import draw_subset, read_subset
+from orl.transfer.place import Place
+from orl.transfer.subject import Subject
+
+SMALL_SHARE, WEIGHT_DECAY = 0.01, 1e-4
+"""Up to this share of the labels weights do not decay; above it by this much."""
+
+
+def judge_semi(
+    subject: Subject,
+    train: ClassifiedPhotos,
+    val: ClassifiedPhotos,
+    settings: SemiSettings,
+    place: Place,
+    processes: Processes,
+) -> dict[str, Any] | None:
+    """Train backbone and linear layer on a part of the labelled photos and score them by centre crops.
+
+    Args:
+        subject: where the backbone starts from.
+        train: all labelled photos, of which the listed or drawn ones are learnt from.
+        val: photos to be scored.
+        settings: of the training.
+        place: where and how to work.
+        processes: joined already; batch statistics are of all their photos.
+
+    Returns:
+        What is written: `top1`, `top5`, and where the part comes from; none in a process that is not the first.
+
+    Raises:
+        ValueError: if the list or the share is wrong; and as `train_and_score`.
+
+    Source:
+        RECIPES part 4; SimCLR's subsets.
+    """
+    if settings.list is None:
+        part = draw_subset(train, settings.share, place.seed)
+    else:
+        part = read_subset(train, settings.list)
+
+    def build() -> Classifier:
+        backbone = copy.deepcopy(subject.network)
+        heads = pooled_head(backbone.num_channels, len(train.classes))
+        return Classifier(backbone, heads, is_frozen=False)
+
+    told = {**asdict(settings), "list": str(settings.list) if settings.list else None}
+    made_from = {"backbone": subject.digest, "settings": {**told, "list": None}}
+    told |= {"backbone": subject.label, "data": str(train.root), "departures": departures(settings)}
+    told["weight_decay"] = weight_decay(settings)
+
+    def optimise(network: Classifier) -> torch.optim.Optimizer:
+        return build_optimiser(network, settings)
+
+    return train_and_score(semi_course(settings), build, optimise, part, val, made_from, told, place, processes)
+
+
+def semi_course(settings: SemiSettings) -> Course:
+    """The recipe: the backbone's rate, divided by five after 12 and 16 of 20 epochs."""
+    return Course(
+        task="semi",
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        lr=settings.backbone_lr * settings.batch_size / PROTOCOL_BATCH_SIZE,
+        milestones=SEMI_MILESTONES,
+        factor=SEMI_FACTOR,
+        jitter=0.0,
+        size_px=settings.size_px,
+    )
+
+
+def build_optimiser(network: Classifier, settings: SemiSettings) -> torch.optim.SGD:
+    """SGD with a rate of its own for the classifier.
+
+    Raises:
+        ValueError: if the backbone's rate is not above 0: then it is 'linear' that is meant.
+    """
+    if settings.backbone_lr <= 0:
+        raise ValueError(
+            f"backbone_lr is {settings.backbone_lr}; a backbone that stays as it is, is judged by 'linear'"
+        )
+    groups: list[dict[str, Any]] = [
+        {"params": weights_of(network.backbone)},
+        {"params": weights_of(network.heads), "lr_scale": settings.head_lr / settings.backbone_lr},
+    ]
+    return torch.optim.SGD(
+        groups, lr=settings.backbone_lr, momentum=settings.sgd_momentum, weight_decay=weight_decay(settings)
+    )
+
+
+def weight_decay(settings: SemiSettings) -> float:
+    """As set, or the protocol's for this share."""
+    if settings.weight_decay is not None:
+        return settings.weight_decay
+    return 0.0 if settings.share <= SMALL_SHARE else WEIGHT_DECAY
+
+
+def departures(settings: SemiSettings) -> list[str]:
+    """What is not as in the protocol."""
+    protocol = SemiSettings(share=settings.share)
+    found = [] if settings.dataset == "imagenet" else ["not ImageNet"]
+    if settings.list is None:
+        found.append("labels drawn by the seed, not SimCLR's list")
+    if settings.share not in (0.01, 0.1):
+        found.append(f"{settings.share:g} of the labels")
+    if settings.weight_decay is not None:
+        found.append(f"weight_decay {settings.weight_decay:g}")
+    for name in ("epochs", "batch_size", "backbone_lr", "head_lr", "sgd_momentum"):
+        value, usual = getattr(settings, name), getattr(protocol, name)
+        if value != usual:
+            found.append(f"{name} {value:g}, not {usual:g}")
+    if settings.size_px != PROTOCOL_SIZE_PX:
+        found.append(f"{settings.size_px} px, not {PROTOCOL_SIZE_PX}")
+    return found

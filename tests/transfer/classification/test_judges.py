@@ -1,0 +1,255 @@
+"""Linear and semi-supervised classification from photos to the JSON."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from tests.ports import free_port
+from tests.transfer.classification.small import flat_photos
+
+from orl.images.classified import ClassifiedPhotos
+from orl.processes import Processes, joined_processes
+from orl.tables import StaleTableError
+from orl.training.interrupts import Stopped
+from orl.transfer.classification import course as course_module
+from orl.transfer.classification.linear import judge_linear, linear_course
+from orl.transfer.classification.semi import build_optimiser, judge_semi, semi_course, weight_decay
+from orl.transfer.classification.settings import LinearSettings, SemiSettings
+from orl.transfer.place import Place
+from orl.transfer.subject import Subject, load_subject
+
+LINEAR = LinearSettings(dataset="folder", epochs=6, batch_size=6, base_lr=2.0, size_px=32, jitter=0.0)
+SEMI = SemiSettings(dataset="folder", share=0.5, epochs=4, batch_size=6, backbone_lr=0.05, head_lr=0.5, size_px=32)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[ClassifiedPhotos, ClassifiedPhotos]:
+    root = tmp_path_factory.mktemp("flat")
+    return flat_photos(root, "train", 8), flat_photos(root, "val", 4)
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return load_subject(Path("random"), "resnet10")
+
+
+def place(tmp_path: Path, **others: Any) -> Place:
+    return Place(**{"result": tmp_path / "result.json", "device": "cpu", "workers": 0, "quiet": True, **others})
+
+
+def rates(folder: Path) -> list[float]:
+    return [json.loads(line)["lr"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "epochs", "falls"),
+    [("imagenet", 28, (8, 16, 24)), ("places205", 14, (4, 8, 12)), ("inat18", 84, (24, 48, 72))],
+)
+def test_the_rate_of_every_step_is_that_of_the_recipe(dataset: Any, epochs: int, falls: tuple[int, ...]) -> None:
+    course, steps_per_epoch = linear_course(LinearSettings(dataset=dataset)), 7
+    at = course.schedules(steps_per_epoch).at
+    assert (course.epochs, course.batch_size) == (epochs, 256)
+    for step in range(epochs * steps_per_epoch):
+        epoch = step // steps_per_epoch
+        expected = 0.01 if epoch < falls[0] else 0.001 if epoch < falls[1] else 1e-4 if epoch < falls[2] else 1e-5
+        assert at(step)["lr"] == pytest.approx(expected), step
+
+
+def test_the_semi_supervised_rates_of_every_step_are_those_of_the_recipe(subject: Subject) -> None:
+    settings, steps_per_epoch = SemiSettings(), 50
+    at = semi_course(settings).schedules(steps_per_epoch).at
+    for step in range(20 * steps_per_epoch):
+        epoch = step // steps_per_epoch
+        expected = 0.01 if epoch < 12 else 0.002 if epoch < 16 else 0.0004
+        assert at(step)["lr"] == pytest.approx(expected), step
+    network = course_module.Classifier(
+        subject.network, torch.nn.ModuleDict({"pooled": torch.nn.Linear(512, 3)}), is_frozen=False
+    )
+    backbone, head = build_optimiser(network, settings).param_groups
+    assert backbone.get("lr_scale", 1.0) == 1.0
+    assert head["lr_scale"] == pytest.approx(100.0)  # 1 where the backbone has 0.01
+    assert sum(weight.numel() for weight in head["params"]) == 512 * 3 + 3
+
+
+def test_weights_decay_by_the_share_of_the_labels() -> None:
+    assert [weight_decay(SemiSettings(share=share)) for share in (0.01, 0.1)] == [0.0, 1e-4]
+    assert weight_decay(SemiSettings(weight_decay=0.5)) == 0.5
+
+
+def test_a_linear_layer_learns_and_leaves_the_backbone_to_the_bit(
+    photos: tuple[ClassifiedPhotos, ClassifiedPhotos], subject: Subject, tmp_path: Path
+) -> None:
+    before = {name: value.clone() for name, value in subject.network.state_dict().items()}
+    where = place(tmp_path)
+    result = judge_linear(subject, *photos, LINEAR, where, Processes())
+    assert result is not None
+    assert result["top1"] > 0.8
+    assert result["top5"] is None
+    assert (result["num_train"], result["num_val"], result["dataset"]) == (24, 12, "folder")
+    assert "32 px, not 224" in result["departures"]
+    assert json.loads(where.result.read_text())["top1"] == result["top1"]
+    newest = max((where.folder / "checkpoints").iterdir())
+    state = torch.load(newest, weights_only=True)["network"]
+    for name, value in before.items():
+        assert torch.equal(state[f"backbone.{name}"], value), name
+    # 24 steps, and falls after 2/7, 4/7 and 6/7 of them.
+    assert rates(where.folder) == pytest.approx(
+        [2.0 * 6 / 256 * 0.1 ** sum(s >= m for m in (7, 14, 21)) for s in range(24)], abs=1e-6
+    )
+
+
+def test_all_weights_learn_from_half_the_labels(
+    photos: tuple[ClassifiedPhotos, ClassifiedPhotos], subject: Subject, tmp_path: Path
+) -> None:
+    where = place(tmp_path)
+    result = judge_semi(subject, *photos, SEMI, where, Processes())
+    assert result is not None
+    assert result["top1"] > 0.6
+    assert result["num_train"] == 12
+    assert "4 photos of each class drawn with seed 0" in result["train_split"]
+    state = torch.load(max((where.folder / "checkpoints").iterdir()), weights_only=True)["network"]
+    start = subject.network.state_dict()
+    assert not torch.equal(state["backbone.conv1.weight"], start["conv1.weight"])
+    assert not torch.equal(state["backbone.bn1.running_mean"], start["bn1.running_mean"])
+
+
+def test_a_listed_part_is_taken_and_told(
+    photos: tuple[ClassifiedPhotos, ClassifiedPhotos], subject: Subject, tmp_path: Path
+) -> None:
+    listed = tmp_path / "half.txt"
+    listed.write_text("".join(f"{name}\n" for name in photos[0].names[::2]))
+    result = judge_semi(subject, *photos, replace(SEMI, list=listed, epochs=1), place(tmp_path), Processes())
+    assert result is not None
+    assert "half.txt" in result["train_split"]
+    assert not [departure for departure in result["departures"] if "drawn" in departure]
+
+
+def test_a_result_is_kept_and_one_of_other_settings_refused(
+    photos: tuple[ClassifiedPhotos, ClassifiedPhotos], subject: Subject, tmp_path: Path
+) -> None:
+    settings, where = replace(LINEAR, epochs=1), place(tmp_path)
+    first = judge_linear(subject, *photos, settings, where, Processes())
+    changed = where.result.stat().st_mtime_ns
+    assert judge_linear(subject, *photos, settings, where, Processes()) == first
+    assert where.result.stat().st_mtime_ns == changed
+    with pytest.raises(StaleTableError, match="course"):
+        judge_linear(subject, *photos, replace(settings, base_lr=1.0), where, Processes())
+    again = judge_linear(subject, *photos, replace(settings, base_lr=1.0), place(tmp_path, overwrite=True), Processes())
+    assert again is not None
+    assert again["base_lr"] == 1.0
+
+
+def test_a_stopped_training_goes_on_to_the_same_bits(
+    photos: tuple[ClassifiedPhotos, ClassifiedPhotos], subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, stopped = place(tmp_path / "straight"), place(tmp_path / "stopped")
+    expected = judge_semi(subject, *photos, SEMI, straight, Processes())
+    gather = Processes.gather
+
+    def stop_after_five(self: Processes, *numbers: int) -> list[tuple[int, ...]]:
+        if (stopped.folder / "metrics.jsonl").exists() and len(rates(stopped.folder)) == 5:
+            return [(2,) * len(numbers)] if numbers == (0,) else gather(self, *numbers)
+        return gather(self, *numbers)
+
+    monkeypatch.setattr(Processes, "gather", stop_after_five)
+    with pytest.raises(Stopped, match="stopped after step 5 of 8"):
+        judge_semi(subject, *photos, SEMI, stopped, Processes())
+    monkeypatch.undo()
+    assert not stopped.result.exists()
+    found = judge_semi(subject, *photos, SEMI, stopped, Processes())
+    assert found is not None
+    assert expected is not None
+    assert found["top1"] == expected["top1"]
+    states = [
+        torch.load(max((where.folder / "checkpoints").iterdir()), weights_only=True)["network"]
+        for where in (straight, stopped)
+    ]
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def _judge_share(rank: int, port: int, photos: Any, folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank))
+    os.environ.update(LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
+    subject = load_subject(Path("random"), "resnet10")
+    with joined_processes(torch.device("cpu")) as processes:
+        where = place(folder, precision="64-true")
+        found = judge_semi(subject, *photos, SEMI, where, processes)
+        assert (found is None) == (rank > 0)
+
+
+def test_two_processes_learn_what_one_does(
+    photos: tuple[ClassifiedPhotos, ClassifiedPhotos], subject: Subject, tmp_path: Path
+) -> None:
+    one, two = place(tmp_path / "one", precision="64-true"), place(tmp_path / "two")
+    expected = judge_semi(subject, *photos, SEMI, one, Processes())
+    multiprocessing.spawn(_judge_share, (free_port(), photos, tmp_path / "two"), nprocs=2)
+    found = json.loads(two.result.read_text())
+    assert expected is not None
+    assert (found["top1"], found["num_val"]) == (expected["top1"], expected["num_val"])
+    states = [
+        torch.load(max((where.folder / "checkpoints").iterdir()), weights_only=True)["network"] for where in (one, two)
+    ]
+    for name, value in states[0].items():
+        # Sums of gradients are added in another order.
+        torch.testing.assert_close(states[1][name], value, rtol=1e-7, atol=1e-10, msg=name)
+
+
+def test_unreadable_photos_are_left_out_told_and_refused_when_they_are_many(
+    photos: tuple[ClassifiedPhotos, ClassifiedPhotos],
+    subject: Subject,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train = photos[0]
+    val = flat_photos(tmp_path / "broken", "val", 4)
+    (val.root / val.names[0]).write_bytes(b"not a photo")
+    settings, where = replace(LINEAR, epochs=1), place(tmp_path)
+    with pytest.raises(RuntimeError, match=r"1 of 12 photos of 'val' cannot be read, such as val/blue/0\.png"):
+        judge_linear(subject, train, val, settings, where, Processes())
+    monkeypatch.setattr(course_module, "MAX_UNREADABLE_SHARE", 0.1)
+    result = judge_linear(subject, train, val, settings, where, Processes())
+    assert result is not None
+    assert result["num_val"] == 11
+    assert list(result["unreadable"]) == ["val/blue/0.png"]
+
+
+def test_a_batch_that_is_larger_than_the_photos_is_refused_before_anything(
+    photos: tuple[ClassifiedPhotos, ClassifiedPhotos], subject: Subject, tmp_path: Path
+) -> None:
+    where = place(tmp_path)
+    with pytest.raises(ValueError, match=r"a batch of 256 needs as many photos, and there are 24.*--batch-size"):
+        judge_linear(subject, *photos, LinearSettings(dataset="folder"), where, Processes())
+    assert not where.folder.exists()
+
+
+def test_splits_of_other_classes_are_refused(
+    photos: tuple[ClassifiedPhotos, ClassifiedPhotos], subject: Subject, tmp_path: Path
+) -> None:
+    val = replace(photos[1], classes=("blue", "green", "violet"))
+    with pytest.raises(ValueError, match=r"differ in classes.*'red'.*'violet'"):
+        judge_linear(subject, photos[0], val, LINEAR, place(tmp_path), Processes())
+
+
+def test_a_backbone_that_shall_not_learn_is_refused_for_semi(
+    photos: tuple[ClassifiedPhotos, ClassifiedPhotos], subject: Subject, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"backbone_lr is 0\.0.*judged by 'linear'"):
+        judge_semi(subject, *photos, replace(SEMI, backbone_lr=0.0), place(tmp_path), Processes())
+
+
+def test_five_levels_are_judged_at_once(
+    photos: tuple[ClassifiedPhotos, ClassifiedPhotos], subject: Subject, tmp_path: Path
+) -> None:
+    result = judge_linear(subject, *photos, replace(LINEAR, levels=True, epochs=2), place(tmp_path), Processes())
+    assert result is not None
+    assert list(result["levels"]) == ["conv1", "res2", "res3", "res4", "res5"]
+    assert max(scores["top1"] for scores in result["levels"].values()) > 0.6
+    assert np.isfinite([scores["top1"] for scores in result["levels"].values()]).all()
