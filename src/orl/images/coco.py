@@ -2,14 +2,42 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 from numpy import ndarray
 
 from orl import boxes
 from orl.images.labels import ABSENT, IGNORED, PRESENT, LabelledSplit
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoContent:
+    """What a COCO JSON says."""
+
+    root: Path
+    """The photos' folder."""
+    names: tuple[str, ...]
+    """Path of each photo below the root, sorted."""
+    photos: tuple[dict[str, Any], ...]
+    """The file's entry of each photo."""
+    categories: tuple[dict[str, Any], ...]
+    """In the order of their ids."""
+    annotations: tuple[list[dict[str, Any]], ...]
+    """Of each photo, in the order of the file."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Name of each category."""
+        return tuple(str(category["name"]) for category in self.categories)
+
+    @property
+    def columns(self) -> dict[Any, int]:
+        """Index of each category by its id."""
+        return {category["id"]: column for column, category in enumerate(self.categories)}
 
 
 def coco_photo_names(json_path: Path) -> tuple[Path, list[str]]:
@@ -31,6 +59,31 @@ def read_coco(json_path: Path) -> LabelledSplit:
     Raises:
         ValueError: if the file is not COCO's JSON, holds no annotations, or none of its photos is found.
     """
+    content = read_coco_content(json_path)
+    columns, by_photo = content.columns, content.annotations
+    box_classes = tuple(np.array([columns[a["category_id"]] for a in each], dtype=np.int64) for each in by_photo)
+    difficult = tuple(np.array([a.get("iscrowd", 0) == 1 for a in each], dtype=bool) for each in by_photo)
+    labels = np.full((len(content.photos), len(columns)), ABSENT, dtype=np.int8)
+    for row, (columns_of_row, difficult_of_row) in enumerate(zip(box_classes, difficult)):
+        labels[row, columns_of_row] = IGNORED
+        labels[row, columns_of_row[~difficult_of_row]] = PRESENT
+    return LabelledSplit(
+        root=content.root,
+        names=content.names,
+        classes=content.classes,
+        labels=labels,
+        boxes=tuple(annotated_boxes(json_path, each) for each in by_photo),
+        box_classes=box_classes,
+        box_difficult=difficult,
+    )
+
+
+def read_coco_content(json_path: Path) -> CocoContent:
+    """The photos, categories and annotations of a COCO JSON.
+
+    Raises:
+        ValueError: if the file is not COCO's JSON, holds no annotations, or none of its photos is found.
+    """
     content = _read_json(json_path)
     names = _photo_names(json_path, content)
     categories = _dicts(json_path, content, "categories", ("id", "name"))
@@ -38,29 +91,21 @@ def read_coco(json_path: Path) -> LabelledSplit:
     if not categories:
         raise ValueError(f"{json_path} has no categories; give the instances_*.json of the split")
     categories.sort(key=lambda category: category["id"])
-    columns = {category["id"]: column for column, category in enumerate(categories)}
-    photo_ids = sorted(names, key=lambda photo_id: names[photo_id])
-    rows = {photo_id: row for row, photo_id in enumerate(photo_ids)}
-    by_photo: list[list[dict[str, Any]]] = [[] for _ in photo_ids]
+    category_ids = {category["id"] for category in categories}
+    photos = sorted(content["images"], key=lambda photo: names[photo["id"]])
+    rows = {photo["id"]: row for row, photo in enumerate(photos)}
+    by_photo: list[list[dict[str, Any]]] = [[] for _ in photos]
     for annotation in annotations:
-        if annotation["image_id"] not in rows or annotation["category_id"] not in columns:
+        if annotation["image_id"] not in rows or annotation["category_id"] not in category_ids:
             raise ValueError(f"{json_path} has an annotation of an unknown photo or category: {_short(annotation)}")
         by_photo[rows[annotation["image_id"]]].append(annotation)
-    box_classes = tuple(np.array([columns[a["category_id"]] for a in each], dtype=np.int64) for each in by_photo)
-    difficult = tuple(np.array([a.get("iscrowd", 0) == 1 for a in each], dtype=bool) for each in by_photo)
-    labels = np.full((len(photo_ids), len(categories)), ABSENT, dtype=np.int8)
-    for row, (columns_of_row, difficult_of_row) in enumerate(zip(box_classes, difficult)):
-        labels[row, columns_of_row] = IGNORED
-        labels[row, columns_of_row[~difficult_of_row]] = PRESENT
-    sorted_names = [names[photo_id] for photo_id in photo_ids]
-    return LabelledSplit(
+    sorted_names = [names[photo["id"]] for photo in photos]
+    return CocoContent(
         root=_photo_folder(json_path, sorted_names),
         names=tuple(sorted_names),
-        classes=tuple(str(category["name"]) for category in categories),
-        labels=labels,
-        boxes=tuple(_boxes(json_path, each) for each in by_photo),
-        box_classes=box_classes,
-        box_difficult=difficult,
+        photos=tuple(photos),
+        categories=tuple(categories),
+        annotations=tuple(by_photo),
     )
 
 
@@ -118,7 +163,12 @@ def _photo_folder(json_path: Path, names: Sequence[str]) -> Path:
     raise ValueError(f"none of the {len(names)} photos of {json_path}, such as {names[0]}, lies in {tried}")
 
 
-def _boxes(json_path: Path, annotations: Sequence[dict[str, Any]]) -> ndarray:
+def annotated_boxes(json_path: Path, annotations: Sequence[dict[str, Any]]) -> Float32[ndarray, "n 4"]:
+    """The boxes of annotations as `xyxy`.
+
+    Raises:
+        ValueError: if one is not x, y, width, height.
+    """
     try:
         return boxes.from_xywh(np.array([a["bbox"] for a in annotations], dtype=np.float32).reshape(-1, 4))
     except ValueError as error:

@@ -96,6 +96,25 @@ def read_voc(root: Path, split: str) -> LabelledSplit:
     )
 
 
+def read_voc_sizes(split: LabelledSplit) -> list[tuple[int, int]]:
+    """Width and height of each photo of a split that `read_voc` read, as its annotation says.
+
+    Raises:
+        ValueError: if a photo has no annotation, or one without its size.
+    """
+    return [_read_size(split.root / "Annotations" / f"{Path(name).stem}.xml") for name in split.names]
+
+
+def _read_size(path: Path) -> tuple[int, int]:
+    try:
+        root = ET.parse(path).getroot()
+        return int(_text(root, "size/width")), int(_text(root, "size/height"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing: a detector needs the boxes of every photo; take another split") from error
+    except (ET.ParseError, ValueError) as error:
+        raise ValueError(f"{path} does not tell the photo's size: {error}; repair or delete it") from error
+
+
 def _require_folder(root: Path) -> Path:
     folder = voc_folder(root)
     if folder is None:
@@ -194,7 +213,7 @@ def _read_object(element: ET.Element) -> VocObject:
 def _text(element: ET.Element, path: str) -> str:
     text = element.findtext(path)
     if text is None:
-        raise ValueError(f"an object lacks <{path}>")
+        raise ValueError(f"<{element.tag}> lacks <{path}>")
     return text
 
 

@@ -1,0 +1,237 @@
+"""Judge a backbone by a detector that is trained on it: COCO with boxes and masks, VOC with boxes."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from orl import tables
+from orl.processes import Processes, local_device
+from orl.training.fabric import launch_fabric
+from orl.training.loop import Options
+from orl.transfer.detection.coco_metrics import coco_scores
+from orl.transfer.detection.detections import Detections
+from orl.transfer.detection.model import require_resnet
+from orl.transfer.detection.photos import DetectionPhotos, without_empty
+from orl.transfer.detection.predict import predict
+from orl.transfer.detection.results_file import read_detections, write_detections
+from orl.transfer.detection.samples import TrainingRules
+from orl.transfer.detection.settings import COCO, VOC, DetectSettings, Plan, Protocol, plan_training
+from orl.transfer.detection.train import MAX_UNREADABLE_SHARE, Course, build_trainee, train_detector
+from orl.transfer.detection.voc_metrics import voc_scores
+from orl.transfer.place import Place, finished, write_result
+from orl.transfer.subject import Subject
+
+Result = dict[str, Any]
+Score = Callable[[DetectionPhotos, Detections, bool], Result]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What differs between COCO and VOC."""
+
+    name: str
+    protocol: Protocol
+    score: Score
+
+
+def judge_detection(
+    subject: Subject,
+    train: DetectionPhotos,
+    val: DetectionPhotos,
+    settings: DetectSettings,
+    place: Place,
+    processes: Processes,
+) -> Result | None:
+    """COCO: Mask R-CNN trained from a backbone, AP of boxes and masks.
+
+    Args:
+        subject: a ResNet of ours.
+        train: photos to learn from; those without an object that is no crowd are left out.
+        val: photos to score.
+        settings: of detector, training and test.
+        place: where the result goes; checkpoints and detections go to the folder beside it.
+        processes: train and detect together.
+
+    Returns:
+        What was written; none in a process that is not the first.
+
+    Raises:
+        ValueError: if the backbone, the sets or the settings do not allow it; before anything is trained.
+        StaleTableError: if the place holds the result of something else.
+        RuntimeError: as `train`.
+        Stopped: after Ctrl-C or a signal; the same call goes on.
+
+    Source:
+        RECIPES part 4; Detectron2's Mask R-CNN R50-FPN, with batch normalisation as in MoCo (arXiv 1911.05722).
+    """
+    task = Task(name="detect", protocol=COCO, score=_coco_result)
+    if settings.masks:
+        for photos in (train, val):
+            if photos.segmentations is None:
+                raise ValueError(f"the photos of {photos.root} have no masks; detect boxes alone with --no-masks")
+    return _judge(task, subject, train, val, settings, place, processes)
+
+
+def judge_voc_detection(
+    subject: Subject,
+    train: DetectionPhotos,
+    test: DetectionPhotos,
+    settings: DetectSettings,
+    place: Place,
+    processes: Processes,
+) -> Result | None:
+    """VOC: Faster R-CNN trained from a backbone, AP of boxes; arguments and errors as of `judge_detection`.
+
+    MoCo's protocol of 24,000 steps, with the feature pyramid of COCO's detector where MoCo takes the fourth stage
+    (R50-C4): scores are not comparable with MoCo's.
+
+    Source:
+        MoCo (arXiv 1911.05722), Section 4.2.1, for schedule and sizes; Detectron2 for learning difficult objects too.
+    """
+    task = Task(name="detect-voc", protocol=VOC, score=_voc_result)
+    all_learnt = replace(train, ignored=tuple(np.zeros_like(ignored) for ignored in train.ignored))
+    return _judge(task, subject, all_learnt, test, replace(settings, masks=False), place, processes)
+
+
+def _judge(
+    task: Task,
+    subject: Subject,
+    train: DetectionPhotos,
+    val: DetectionPhotos,
+    settings: DetectSettings,
+    place: Place,
+    processes: Processes,
+) -> Result | None:
+    require_resnet(subject.network)
+    plan = plan_training(settings, task.protocol)
+    rules = TrainingRules(
+        short_sides_px=plan.short_sides_px,
+        longest_px=settings.longest_px,
+        masks=settings.masks,
+    )
+    learnt = without_empty(train)
+    course = Course(photos=learnt, settings=settings, plan=plan, rules=rules, seed=place.seed)
+    _check(course, val, processes)
+    made_from = {
+        "backbone": subject.digest,
+        "train": _identity(learnt),
+        "val": _identity(val),
+        "settings": asdict(settings),
+        "seed": place.seed,
+        "precision": place.precision,
+    }
+    if (found := finished(place, made_from)) is not None:
+        return found
+    started = time.monotonic()
+    detections = _detections(subject, course, val, made_from, place, processes)
+    if not processes.is_first:
+        return None
+    result = {
+        "task": task.name,
+        **task.score(val, detections, settings.masks),
+        "backbone": subject.label,
+        "data": str(val.root),
+        "schedule": _schedule(settings, plan),
+        **asdict(plan),
+        "settings": asdict(settings),
+        "num_train": len(learnt),
+        "num_test": len(val),
+        "num_processes": processes.count,
+        "elapsed_s": round(time.monotonic() - started, 1),
+    }
+    return write_result(place, result, made_from)
+
+
+def _detections(
+    subject: Subject,
+    course: Course,
+    val: DetectionPhotos,
+    made_from: Mapping[str, Any],
+    place: Place,
+    processes: Processes,
+) -> Detections:
+    """Train and detect, or read what was detected before; in every process."""
+    if processes.is_first:
+        tables.claim(place.folder, made_from, place.overwrite)
+    processes.wait("the folder of the detector")
+    path = place.folder / "detections.json"
+    if not processes.gather(int(path.exists()))[0][0]:
+        fabric = launch_fabric(local_device(place.device), place.precision, processes)
+        trainee = build_trainee(subject.network, course, fabric)
+        options = Options(
+            folder=place.folder,
+            title="detector",
+            workers=place.workers,
+            checkpoint_minutes=place.checkpoint_minutes,
+            max_unreadable=int(MAX_UNREADABLE_SHARE * len(course.photos)),
+            out_of_memory_hint="Start more processes, or take a smaller --batch-size, which lr and steps follow",
+        )
+        train_detector(trainee, course, options, processes)
+        settings, workers = course.settings, place.workers
+        found = predict(trainee.network, val, settings, processes, workers=workers, quiet=place.quiet)
+        if processes.is_first:
+            write_detections(path, found, val)
+    # As read from the file always, so that a judge that went on from there scores the same to the last bit.
+    return read_detections(path, val)
+
+
+def _schedule(settings: DetectSettings, plan: Plan) -> str:
+    """Its name where all else is the protocol's too, so that nothing else stands beside published scores."""
+    protocol = DetectSettings(schedule=settings.schedule, batch_size=settings.batch_size)
+    is_protocol = replace(settings, masks=protocol.masks) == protocol
+    return settings.schedule if is_protocol else f"own settings, {plan.num_steps} steps"
+
+
+def _check(course: Course, val: DetectionPhotos, processes: Processes) -> None:
+    """Refuse what would fail after hours."""
+    train, batch_size = course.photos, course.settings.batch_size
+    if train.classes != val.classes:
+        raise ValueError(
+            f"the classes of {train.root} and {val.root} differ: {_differing(train.classes, val.classes)}; give two "
+            "splits of one set"
+        )
+    if batch_size > len(train):
+        raise ValueError(
+            f"a batch of {batch_size} needs as many photos, and {len(train)} of {train.root} have objects; set a "
+            "smaller --batch-size"
+        )
+    if batch_size % processes.count:
+        raise ValueError(
+            f"a batch of {batch_size} cannot be shared evenly by {processes.count} processes; set another --batch-size"
+        )
+    if all(ignored.all() for ignored in val.ignored):
+        raise ValueError(
+            f"0 of the {len(val)} photos to score in {val.root} have an object that counts; take another split"
+        )
+
+
+def _differing(classes: tuple[str, ...], others: tuple[str, ...]) -> str:
+    one_sided = sorted({*classes} ^ {*others})
+    return ", ".join(one_sided[:5]) or "they are in another order"
+
+
+def _identity(photos: DetectionPhotos) -> str:
+    """Changes with the photos' names and sizes and with what is in them; not with their folder."""
+    digest = hashlib.sha256(json.dumps([photos.names, photos.photo_ids, photos.sizes_wh, photos.classes]).encode())
+    for columns in (photos.boxes, photos.box_classes, photos.ignored, photos.areas or ()):
+        for values in columns:
+            digest.update(values.tobytes())
+    if photos.segmentations is not None:
+        digest.update(repr(photos.segmentations).encode())
+    return digest.hexdigest()
+
+
+def _coco_result(photos: DetectionPhotos, detections: Detections, with_masks: bool) -> Result:
+    box, box_per_class = coco_scores(photos, detections, "bbox")
+    mask, mask_per_class = coco_scores(photos, detections, "segm") if with_masks else (None, None)
+    return {"box": box, "mask": mask, "box_per_class": box_per_class, "mask_per_class": mask_per_class}
+
+
+def _voc_result(photos: DetectionPhotos, detections: Detections, with_masks: bool) -> Result:
+    assert not with_masks
+    return {"box": voc_scores(photos, detections)}

@@ -1,0 +1,49 @@
+"""Drawn scenes with boxes and masks for a detector of seconds."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from orl.images.scenes import CLASSES, draw_scene
+from orl.transfer.detection.photos import DetectionPhotos
+from orl.transfer.detection.settings import DetectSettings
+
+SIZE_WH = (96, 72)
+SETTINGS = DetectSettings(
+    batch_size=4,
+    iterations=3,
+    warmup_iterations=1,
+    short_sides_px=(64, 72, 80),
+    test_short_side_px=72,
+    longest_px=120,
+    precise_bn_iterations=2,
+    num_channels=16,
+    num_box_features=32,
+    anchor_sizes_px=(8, 16, 32, 64, 128),
+)
+
+
+def draw_photos(root: Path, num_photos: int, *, size_wh: tuple[int, int] = SIZE_WH, first: int = 0) -> DetectionPhotos:
+    """Scenes as files, with what is in them."""
+    root.mkdir(parents=True, exist_ok=True)
+    scenes = [draw_scene(0, first + index, size_wh) for index in range(num_photos)]
+    names = tuple(f"{index:04d}.png" for index in range(num_photos))
+    for name, scene in zip(names, scenes):
+        Image.fromarray(scene.photo).save(root / name)
+    return DetectionPhotos(
+        root=root,
+        names=names,
+        photo_ids=tuple(range(100, 100 + num_photos)),
+        sizes_wh=(size_wh,) * num_photos,
+        classes=CLASSES,
+        category_ids=tuple(range(1, len(CLASSES) + 1)),
+        boxes=tuple(np.array([one.box for one in scene.objects], dtype=np.float32) for scene in scenes),
+        box_classes=tuple(np.array([CLASSES.index(one.class_name) for one in scene.objects]) for scene in scenes),
+        ignored=tuple(np.zeros(len(scene.objects), dtype=bool) for scene in scenes),
+        segmentations=tuple(
+            tuple(coco_mask.encode(np.asfortranarray(scene.mask == one.number, np.uint8)) for one in scene.objects)
+            for scene in scenes
+        ),
+    )

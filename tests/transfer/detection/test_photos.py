@@ -1,0 +1,214 @@
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from orl.images.scenes import draw_scenes
+from orl.transfer.detection.photos import read_coco_detection, read_voc_detection, without_empty
+
+Content = dict[str, Any]
+
+
+def content() -> Content:
+    """Three photos of which one is empty; an object and a crowd in the first, named last."""
+    square = [[10, 5, 30, 5, 30, 25, 10, 25]]
+    crowd = {"size": [40, 60], "counts": [40 * 40, 40 * 20]}
+    return {
+        "images": [
+            {"id": 4, "file_name": "c.jpg", "width": 60, "height": 40},
+            {"id": 9, "file_name": "a.jpg", "width": 50, "height": 30},
+            {"id": 2, "file_name": "b.jpg", "width": 60, "height": 40},
+        ],
+        "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
+        "annotations": [
+            entry(1, 4, 7, [10, 5, 20, 20], square),
+            entry(2, 4, 3, [40, 0, 20, 40], crowd, iscrowd=1),
+            entry(3, 2, 3, [10, 5, 20, 20], square, area=123.5),
+        ],
+    }
+
+
+def entry(number: int, photo_id: int, category_id: int, box: list[float], mask: Any, **others: Any) -> Content:
+    about = {"id": number, "image_id": photo_id, "category_id": category_id, "bbox": box, "segmentation": mask}
+    return {**about, "iscrowd": 0, **others}
+
+
+def write(root: Path, what: Content, *, photos: tuple[str, ...] = ("a.jpg", "b.jpg", "c.jpg")) -> Path:
+    for name in photos:
+        (root / "val").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (60, 40)).save(root / "val" / name)
+    (root / "annotations").mkdir()
+    (root / "annotations" / "instances_val.json").write_text(json.dumps(what))
+    return root
+
+
+def test_photos_objects_and_masks_are_what_the_json_says(tmp_path: Path) -> None:
+    photos = read_coco_detection(write(tmp_path, content()), "val")
+    assert photos.root == tmp_path / "val"
+    assert photos.names == ("a.jpg", "b.jpg", "c.jpg")
+    assert photos.photo_ids == (9, 2, 4)
+    assert photos.sizes_wh == ((50, 30), (60, 40), (60, 40))
+    assert (photos.classes, photos.category_ids) == (("cat", "dog"), (3, 7))
+    assert [each.tolist() for each in photos.boxes] == [[], [[10, 5, 30, 25]], [[10, 5, 30, 25], [40, 0, 60, 40]]]
+    assert [each.tolist() for each in photos.box_classes] == [[], [0], [1, 0]]
+    assert [each.tolist() for each in photos.ignored] == [[], [False], [False, True]]
+    assert photos.areas is not None
+    assert [each.tolist() for each in photos.areas] == [[], [123.5], [400, 800]]
+    expected = np.zeros((2, 40, 60), dtype=bool)
+    expected[0, 5:25, 10:30] = True
+    expected[1, :, 40:] = True
+    np.testing.assert_array_equal(photos.masks(2), expected)
+    assert photos.masks(0).shape == (0, 30, 50)
+
+
+def test_the_json_itself_and_boxes_alone_can_be_read(tmp_path: Path) -> None:
+    json_path = write(tmp_path, content()) / "annotations" / "instances_val.json"
+    photos = read_coco_detection(json_path, "val", needs_masks=False)
+    assert photos.segmentations is None
+    with pytest.raises(ValueError, match=r"photo b\.jpg neither"):
+        photos.masks(1)
+    with pytest.raises(ValueError, match="is not the JSON of split 'train'"):
+        read_coco_detection(json_path, "train")
+
+
+def test_training_photos_have_an_object_that_is_no_crowd(tmp_path: Path) -> None:
+    what = content()
+    what["annotations"][2]["iscrowd"] = 1
+    photos = without_empty(read_coco_detection(write(tmp_path, what), "val"))
+    assert (photos.names, photos.photo_ids, photos.sizes_wh) == (("c.jpg",), (4,), ((60, 40),))
+    assert photos.segmentations is not None
+    assert photos.areas is not None
+    columns = (photos.boxes, photos.box_classes, photos.ignored, photos.segmentations, photos.areas)
+    assert [len(column[0]) for column in columns] == [2] * 5
+
+
+def test_photos_of_crowds_alone_cannot_be_learnt(tmp_path: Path) -> None:
+    what = content()
+    for each in what["annotations"]:
+        each["iscrowd"] = 1
+    with pytest.raises(ValueError, match="0 of the 3 photos"):
+        without_empty(read_coco_detection(write(tmp_path, what), "val"))
+
+
+FAULTS: list[tuple[Callable[[Content], Any], str]] = [
+    (lambda c: c["annotations"][2].pop("segmentation"), r"no mask for 1 of 3 objects, the first in b\.jpg.*--no-masks"),
+    (lambda c: c["annotations"][2].update(segmentation=[]), "no mask for 1 of 3 objects"),
+    (lambda c: c["annotations"][2].update(segmentation=[[1, 2]]), r"damaged mask in photo b\.jpg: a polygon needs"),
+    (
+        lambda c: c["annotations"][2].update(bbox=[5, 5, 9, 0]),
+        r"1 of 3 boxes of .* no area .*first b\.jpg \[5\.0, 5\.0",
+    ),
+    (lambda c: c["annotations"][2].update(bbox=[60, 5, 9, 9]), "1 of 3 boxes of .* no area within their photo"),
+    (lambda c: c["annotations"][2].update(image_id=5), "unknown photo or category"),
+    (lambda c: c["annotations"][2].update(category_id=5), "unknown photo or category"),
+    (lambda c: c["annotations"].clear(), "0 objects in 3 photos"),
+    (
+        lambda c: c["images"].append({**c["images"][0], "id": 77, "file_name": "d.jpg"}),
+        r"1 of 4 photos .*such as d\.jpg",
+    ),
+    (lambda c: c["images"][0].pop("width"), r"photo c\.jpg width and height \(None, 40\)"),
+    (lambda c: c["categories"][0].update(id=7.5) or c["annotations"].pop(0), "the id 7.5"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), FAULTS)
+def test_faults_are_told_before_anything_starts(tmp_path: Path, damage: Callable[[Content], Any], message: str) -> None:
+    what = content()
+    damage(what)
+    with pytest.raises(ValueError, match=message):
+        read_coco_detection(write(tmp_path, what), "val")
+
+
+def test_an_unknown_split_names_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no split 'train2017'.*its splits are val"):
+        read_coco_detection(write(tmp_path, content()), "train2017")
+
+
+def test_few_boxes_of_no_area_are_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    what = content()
+    last = what["annotations"][2]
+    what["annotations"] = [{**last, "id": number} for number in range(999)]
+    what["annotations"].append(entry(1000, 2, 7, [5, 5, 0, 9], [[1, 1, 2, 2, 3, 3]]))
+    with caplog.at_level(logging.WARNING):
+        photos = read_coco_detection(write(tmp_path, what), "val")
+    assert "1 of 1000 boxes" in caplog.text
+    assert photos.segmentations is not None
+    assert photos.areas is not None
+    columns = (photos.boxes, photos.box_classes, photos.ignored, photos.segmentations, photos.areas)
+    assert [len(column[1]) for column in columns] == [999] * 5
+    assert not photos.box_classes[1].any()
+
+
+@pytest.mark.parametrize(("split", "count"), [("train2017", 120), ("val2017", 60)])
+def test_real_photos_and_masks_are_those_that_pycocotools_reads(real_data: Path, split: str, count: int) -> None:
+    photos = read_coco_detection(real_data / "coco-mini", split)
+    truth = COCO(str(real_data / "coco-mini" / "annotations" / f"instances_{split}.json"))
+    assert len(photos) == count
+    assert len(photos.classes) == 80
+    for row, photo_id in enumerate(photos.photo_ids):
+        entries = truth.imgToAnns[photo_id]
+        expected = [truth.annToMask(one).astype(bool) for one in entries]
+        assert [photos.category_ids[label] for label in photos.box_classes[row]] == [
+            one["category_id"] for one in entries
+        ]
+        np.testing.assert_array_equal(photos.masks(row), expected or np.zeros((0, *photos.sizes_wh[row][::-1]), bool))
+
+
+def devkits(root: Path) -> tuple[Path, Path]:
+    for seed, year in enumerate(("VOC2007", "VOC2012")):
+        draw_scenes(root / year, num_trainval=12, num_test=2, size_wh=(64, 48), seed=seed, quiet=True)
+    return root / "VOC2007", root / "VOC2012"
+
+
+def test_two_devkits_are_one_set(tmp_path: Path) -> None:
+    both = devkits(tmp_path)
+    photos, first, second = (read_voc_detection(data, "trainval") for data in (both, both[:1], both[1:]))
+    assert len(photos) == 24
+    assert photos.names == tuple(
+        f"{data.name}/{name}" for data, part in zip(both, (first, second)) for name in part.names
+    )
+    assert all((photos.root / name).is_file() for name in photos.names)
+    assert photos.photo_ids == tuple(range(24))
+    assert photos.segmentations is None
+    assert set(photos.sizes_wh) == {(64, 48)}
+    for row, part, own in [(3, first, 3), (15, second, 3)]:
+        np.testing.assert_array_equal(photos.boxes[row], part.boxes[own])
+        np.testing.assert_array_equal(photos.box_classes[row], part.box_classes[own])
+        np.testing.assert_array_equal(photos.ignored[row], part.ignored[own])
+
+
+def test_faults_of_devkits_are_told(tmp_path: Path) -> None:
+    first, second = devkits(tmp_path)
+    with pytest.raises(ValueError, match="VOC2007 is given 2 times"):
+        read_voc_detection((first, first), "trainval")
+    with pytest.raises(ValueError, match="0 VOC devkits"):
+        read_voc_detection((), "trainval")
+    photo = sorted((second / "JPEGImages").iterdir())[0]
+    photo.unlink()
+    with pytest.raises(ValueError, match=f"1 of 24 photos are missing.*{photo.name}"):
+        read_voc_detection((first, second), "trainval")
+    annotation = sorted((first / "Annotations").iterdir())[0]
+    annotation.write_text(annotation.read_text().replace("<width>64</width>", ""))
+    with pytest.raises(ValueError, match="does not tell the photo's size: <annotation> lacks <size/width>"):
+        read_voc_detection((first,), "trainval")
+    annotation.unlink()
+    with pytest.raises(ValueError, match=r"000000\.xml is missing"):
+        read_voc_detection((first,), "trainval")
+    lists = second / "ImageSets" / "Main"
+    (lists / "zebra_test.txt").write_text((lists / "test.txt").read_text().replace("\n", " -1\n"))
+    with pytest.raises(ValueError, match=r"the classes of .* differ: zebra"):
+        read_voc_detection((first, second), "test")
+
+
+def test_real_devkit_is_read(real_data: Path) -> None:
+    photos = read_voc_detection((real_data / "voc07-small" / "VOC2007",), "test")
+    assert (len(photos), len(photos.classes)) == (2250, 20)
+    row = next(row for row, ignored in enumerate(photos.ignored) if ignored.any() and not ignored.all())
+    with Image.open(photos.root / photos.names[row]) as image:
+        assert image.size == photos.sizes_wh[row]
