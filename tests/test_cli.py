@@ -135,7 +135,7 @@ def test_a_backbone_file_judged_alone_scores_as_in_the_run(
     assert main(["transfer", task, *given, "--device", "cpu"]) == 0
     expected = json.loads(RunDir(finished).transfer(task, "stage3").read_text())["mean_ap"]
     assert json.loads(result.read_text())["mean_ap"] == expected
-    assert f"mean AP {100 * expected:.2f}" in capsys.readouterr().out
+    assert f"mAP {100 * expected:.2f}" in capsys.readouterr().out
 
 
 def test_a_changed_setting_is_shown_and_refused_and_rebuilds_on_demand(

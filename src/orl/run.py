@@ -37,7 +37,7 @@ from orl.stages.scan import scan
 from orl.training.interrupts import Stopped
 from orl.transfer.discovery import score_correspondences
 from orl.transfer.judge import Features, LabelledPhotos, embed_labelled, judge_knn, judge_svm, read_labelled
-from orl.weights.for_views import load_for_views
+from orl.transfer.place import Place, finished, write_result
 
 logger = logging.getLogger(__name__)
 
@@ -270,34 +270,15 @@ def judge_run(config: RunConfig) -> None:
     for label, (backbone, digest) in backbones.items():
         made_from = {"backbone": digest, "seed": config.seed, "data": str(config.transfer_data)}
         made_from |= to_plain(config.transfer)
-        missing = [task for task in TASKS if not _is_current(run.transfer(task, label), made_from, config.overwrite)]
+        places = {task: Place(result=run.transfer(task, label), overwrite=config.overwrite) for task in TASKS}
+        missing = [task for task, place in places.items() if finished(place, made_from) is None]
         if not missing:
             continue
         splits = splits or _read_splits(config)
         logger.info("judge %s", label)
         features = _embed(backbone, splits, config)
         for task in missing:
-            result = judge(features, task, label, config) | {"made_from": made_from}
-            tables.write_atomically(run.transfer(task, label), json.dumps(result, indent=1))
-
-
-def judge_file(
-    task: str, backbone: Path, out: Path, config: RunConfig, architecture: str | None = None
-) -> dict[str, Any]:
-    """Score one backbone file with one judge and write the result as JSON.
-
-    Args:
-        task: 'svm' or 'knn'.
-        backbone: weights, as `orl.load_backbone` takes them.
-        out: the JSON file to write.
-        config: its `transfer`, `seed`, `workers` and `device` are used.
-        architecture: what network the weights are of, where that cannot be seen from them.
-    """
-    network = load_for_views(backbone, architecture)
-    features = _embed(network, _read_splits(config), config)
-    result = judge(features, task, str(backbone), config)
-    tables.write_atomically(out, json.dumps(result, indent=1))
-    return result
+            write_result(places[task], judge(features, task, label, config), made_from)
 
 
 def judge(features: Features, task: str, label: str, config: RunConfig) -> dict[str, Any]:
@@ -319,20 +300,6 @@ def _embed(backbone: nn.Module, splits: list[LabelledPhotos], config: RunConfig)
     train, test = splits
     device = compute_device(config.device)
     return embed_labelled(backbone, train, test, size_px=config.transfer.size_px, device=device, workers=config.workers)
-
-
-def _is_current(path: Path, made_from: dict[str, Any], overwrite: bool) -> bool:
-    if not path.exists():
-        return False
-    try:
-        found = json.loads(path.read_text()).get("made_from")
-    except ValueError:
-        return False
-    if found == made_from:
-        return True
-    if overwrite:
-        return False
-    raise tables.StaleTableError(f"stale: {path} was made from other weights or settings. Rebuild it with --overwrite")
 
 
 @contextmanager

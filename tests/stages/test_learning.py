@@ -4,14 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from orl.config import ImageMethod, RunConfig
 from orl.images.scenes import draw_scenes
-from orl.networks.backbones import build_backbone, save_backbone
 from orl.recipes import METHODS, demo, with_method
-from orl.run import DEMO_TEST, DEMO_TRAINVAL, judge_file, run_pretrain
+from orl.run import DEMO_TEST, DEMO_TRAINVAL, run_pretrain
 from orl.rundir import RunDir
+from orl.transfer.place import Place
+from orl.transfer.settings import SvmSettings, VocSettings
+from orl.transfer.subject import Subject, load_subject
+from orl.transfer.tasks import run_svm
 
 pytestmark = pytest.mark.slow
 
@@ -35,15 +37,20 @@ def settings(scenes: Path, out: Path, method: ImageMethod) -> RunConfig:
     return with_method(replace(start, stage1=longer, transfer_data=scenes, device="cpu"), method)
 
 
+def svm(subject: Subject, config: RunConfig, out: Path) -> float:
+    assert config.transfer_data is not None
+    voc = VocSettings(size_px=config.transfer.size_px)
+    place = Place(result=out, seed=config.seed, device="cpu", workers=config.workers)
+    return run_svm(subject, config.transfer_data, voc, SvmSettings(), place)["mean_ap"]
+
+
 @pytest.fixture(scope="module")
 def mean_ap_of_random_weights(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
     folder = tmp_path_factory.mktemp("random")
     config = settings(scenes, folder, "byol")
     found = []
     for seed in SEEDS:
-        torch.manual_seed(seed)
-        save_backbone(build_backbone("resnet10"), folder / "random.safetensors")
-        found.append(judge_file("svm", folder / "random.safetensors", folder / "svm.json", config)["mean_ap"])
+        found.append(svm(load_subject(Path("random"), "resnet10", seed), config, folder / f"{seed}" / "svm.json"))
     return sum(found) / len(found)
 
 
@@ -53,5 +60,5 @@ def test_a_method_beats_random_weights_by_the_svm(
 ) -> None:
     config = settings(scenes, tmp_path / "run", method)
     run_pretrain(config, "stage1")
-    found = judge_file("svm", RunDir(config.out).backbone("stage1"), tmp_path / "svm.json", config)["mean_ap"]
+    found = svm(load_subject(RunDir(config.out).backbone("stage1")), config, tmp_path / "svm.json")
     assert found > mean_ap_of_random_weights

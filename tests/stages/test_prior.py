@@ -134,6 +134,8 @@ def test_results_lie_beside_the_weights_that_they_are_of(scenes: Path, tmp_path:
     run = RunDir(tmp_path / "run")
     save_backbone(build_backbone("resnet10"), run.backbone("stage1"))
     options = ["--data", str(scenes), "--train-split", "trainval", "--test-split", "test", "--size-px", "32"]
-    options += ["--knn-neighbours", "2", "--workers", "1", "--device", "cpu"]
+    options += ["--k", "2", "--workers", "1", "--device", "cpu"]
     assert main(["transfer", "knn", "--backbone", str(run.root), *options]) == 0
-    assert [path.name for path in run.stage("stage1").glob("*.json")] == [f"knn_{scenes.name}.json"]
+    assert [path.name for path in (run.stage("stage1") / "backbone_transfer").glob("*.json")] == [
+        f"knn_{scenes.name}.json"
+    ]

@@ -15,7 +15,8 @@ from orl.cli.jobs import (
     command_recipes,
     command_run,
 )
-from orl.cli.results import command_figures, command_report, command_transfer
+from orl.cli.results import command_figures, command_report
+from orl.cli.transfer import command_transfer
 from orl.cli.weights import command_export, command_import
 
 logger = logging.getLogger("orl")

@@ -1,72 +1,15 @@
-"""Commands that look at what a run has left: judges, the report, figures."""
+"""Commands that look at what a run has left: the report, figures."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from orl.cli.options import finish
-from orl.config import RunConfig, TransferConfig, load_config
+from orl.config import load_config
 from orl.rundir import RunDir
-
-
-def command_transfer(arguments: Sequence[str]) -> None:
-    """Judge a backbone on a labelled set: `orl transfer svm` or `orl transfer knn`."""
-
-    def transfer(
-        task: Annotated[Literal["svm", "knn"], tyro.conf.Positional],
-        backbone: Path,
-        data: Path,
-        out: Path | None = None,
-        architecture: str | None = None,
-        train_split: str = "trainval",
-        test_split: str = "test",
-        size_px: int = 224,
-        knn_neighbours: int = 20,
-        knn_temperature: float = 0.07,
-        seed: int = 0,
-        workers: int = 2,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
-    ) -> None:
-        """Judge a frozen backbone by linear SVMs (the VOC07 protocol) or by its weighted nearest neighbours.
-
-        Args:
-            task: svm or knn.
-            backbone: folder of a run, a backbone.safetensors, an export, or another project's weights.
-            data: a VOC devkit, or a drawn set, which has the same layout.
-            out: where to write the result as JSON; beside the file of weights if not given.
-            architecture: what network the weights are of, where the file does not tell.
-            train_split: split to learn from.
-            test_split: split to score.
-            size_px: side that a photo is squeezed to, pixels.
-            knn_neighbours: neighbours that vote.
-            knn_temperature: temperature of a vote's weight.
-            seed: of LIBLINEAR.
-            workers: processes that read photos and fit SVMs.
-            device: where to compute.
-        """
-        settings = TransferConfig(
-            train_split=train_split,
-            test_split=test_split,
-            size_px=size_px,
-            knn_neighbours=knn_neighbours,
-            knn_temperature=knn_temperature,
-        )
-        config = RunConfig(
-            images=data, out=Path(), transfer_data=data, seed=seed, workers=workers, device=device, transfer=settings
-        )
-        from orl.run import judge_file
-        from orl.weights.loading import weights_file
-
-        path = out or weights_file(backbone).with_name(f"{task}_{data.resolve().name}.json")
-
-        result = judge_file(task, backbone, path, config, architecture)
-        finish("result", path)
-        print(f"{task}: mean AP {100 * result['mean_ap']:.2f} over {len(result['per_class_ap'])} classes")
-
-    tyro.cli(transfer, args=list(arguments), prog="orl transfer")
 
 
 def command_report(arguments: Sequence[str]) -> None:

@@ -1,0 +1,256 @@
+"""Commands that judge a backbone on a labelled set: `orl transfer TASK`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes
+
+from orl.cli.options import finish
+from orl.transfer.classification.settings import LinearSettings, SemiSettings
+from orl.transfer.detection.settings import DetectSettings
+from orl.transfer.settings import JudgeSettings, KnnSettings, LowShotSettings, Sets, SvmSettings, VocSettings
+
+if TYPE_CHECKING:
+    from orl.processes import Processes
+    from orl.transfer.everything import Step
+    from orl.transfer.place import Place
+    from orl.transfer.subject import Subject
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How judges work."""
+
+    architecture: str | None = None
+    """What network the weights are of, where the file does not tell; of 'random' resnet50 if not given."""
+    seed: int = 0
+    """Of whatever is drawn."""
+    workers: int = 2
+    """Processes that read photos, for each process that computes."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    """What training multiplies in."""
+    checkpoint_minutes: float = 10.0
+    """Time between two checkpoints of a training, minutes."""
+    overwrite: bool = False
+    """Make a result again that was made from something else."""
+
+    def place(self, result: Path) -> "Place":
+        """Where a result goes, and how it comes about."""
+        from orl.transfer.place import Place
+
+        return Place(
+            result=result,
+            seed=self.seed,
+            workers=self.workers,
+            device=self.device,
+            precision=self.precision,
+            overwrite=self.overwrite,
+            checkpoint_minutes=self.checkpoint_minutes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What is judged on what."""
+
+    backbone: Path
+    """Folder of a run, a backbone.safetensors, an export, another project's weights, or 'random'."""
+    data: Path
+    """The labelled set."""
+    out: Path | None = None
+    """Where to write the result as JSON; in a folder beside the file of weights if not given."""
+    how: How
+    """How."""
+
+    def place(self, task: str) -> "Place":
+        """Where the result of a judge goes."""
+        from orl.transfer.place import results_folder
+
+        folder = results_folder(self.backbone, self.how.architecture)
+        return self.how.place(self.out or folder / f"{task}_{self.data.resolve().name}.json")
+
+    def subject(self) -> "Subject":
+        """The network."""
+        from orl.transfer.subject import load_subject
+
+        return load_subject(self.backbone, self.how.architecture, self.how.seed)
+
+
+def command_transfer(arguments: Sequence[str]) -> None:
+    """Judge a backbone: `orl transfer svm|low-shot|knn|linear|semi|detect|detect-voc|all`."""
+
+    def svm(
+        what: OmitArgPrefixes[Judged], voc: OmitArgPrefixes[VocSettings], settings: OmitArgPrefixes[SvmSettings]
+    ) -> None:
+        """VOC07: one linear SVM a class on frozen features, its cost by 3-fold cross-validation; mean AP on test."""
+        from orl.transfer.tasks import run_svm
+
+        _judge_alone("svm", what, lambda subject, place: run_svm(subject, what.data, voc, settings, place))
+
+    def low_shot(
+        what: OmitArgPrefixes[Judged], voc: OmitArgPrefixes[VocSettings], settings: OmitArgPrefixes[LowShotSettings]
+    ) -> None:
+        """VOC07 with 1 to 96 photos of each class: linear SVMs, mean and spread over five draws of the photos."""
+        from orl.transfer.tasks import run_low_shot
+
+        _judge_alone("low-shot", what, lambda subject, place: run_low_shot(subject, what.data, voc, settings, place))
+
+    def knn(
+        what: OmitArgPrefixes[Judged], voc: OmitArgPrefixes[VocSettings], settings: OmitArgPrefixes[KnnSettings]
+    ) -> None:
+        """VOC07 by the weighted vote of the nearest training photos; mean AP on test, nothing is trained."""
+        from orl.transfer.tasks import run_knn
+
+        _judge_alone("knn", what, lambda subject, place: run_knn(subject, what.data, voc, settings, place))
+
+    def linear(
+        what: OmitArgPrefixes[Judged], settings: OmitArgPrefixes[LinearSettings], cached_features: bool = False
+    ) -> None:
+        """A linear layer on frozen features: ImageNet, Places205, iNaturalist 2018 or own class folders.
+
+        Args:
+            what: the backbone and the set.
+            settings: of the training.
+            cached_features: a fast estimate instead, from features that are computed once, without augmentation; it
+                is not the protocol's number.
+        """
+        from orl.transfer.tasks import run_estimate, run_linear
+
+        if cached_features:
+            _judge_alone(
+                "linear-estimate", what, lambda subject, place: run_estimate(subject, what.data, settings, place)
+            )
+            return
+        _judge("linear", what, lambda subject, place, all_: run_linear(subject, what.data, settings, place, all_))
+
+    def semi(what: OmitArgPrefixes[Judged], settings: OmitArgPrefixes[SemiSettings]) -> None:
+        """All weights trained on 1% or 10% of the labels; top-1 and top-5."""
+        from orl.transfer.tasks import run_semi
+
+        _judge("semi", what, lambda subject, place, all_: run_semi(subject, what.data, settings, place, all_))
+
+    def detect(
+        what: OmitArgPrefixes[Judged],
+        settings: OmitArgPrefixes[DetectSettings],
+        train_split: str = "train2017",
+        val_split: str = "val2017",
+    ) -> None:
+        """Mask R-CNN with FPN on a set in COCO's layout, all weights trained; AP of boxes and masks.
+
+        Args:
+            what: the backbone and the set.
+            settings: of the training.
+            train_split: annotations/instances_TRAIN.json is learnt from.
+            val_split: annotations/instances_VAL.json is scored.
+        """
+        from orl.transfer.tasks import run_detect
+
+        splits = (train_split, val_split)
+        _judge(
+            "detect", what, lambda subject, place, all_: run_detect(subject, what.data, splits, settings, place, all_)
+        )
+
+    def detect_voc(
+        what: OmitArgPrefixes[Judged],
+        settings: OmitArgPrefixes[DetectSettings],
+        more_train: tuple[Path, ...] = (),
+        train_split: str = "trainval",
+        test_split: str = "test",
+    ) -> None:
+        """Faster R-CNN with FPN on VOC devkits, all weights trained; AP of boxes.
+
+        Args:
+            what: the backbone and the devkit whose test split is scored, and whose train split is learnt from.
+            settings: of the training.
+            more_train: devkits whose train split is learnt from too, such as VOC2012.
+            train_split: split to learn from.
+            test_split: split to score.
+        """
+        from orl.transfer.tasks import run_detect_voc
+
+        train, splits = (what.data, *more_train), (train_split, test_split)
+        _judge(
+            "detect-voc",
+            what,
+            lambda subject, place, all_: run_detect_voc(subject, train, what.data, splits, settings, place, all_),
+        )
+
+    def all_(
+        backbone: tuple[Path, ...],
+        out: Path,
+        sets: OmitArgPrefixes[Sets],
+        how: OmitArgPrefixes[How],
+        settings: Annotated[JudgeSettings, tyro.conf.arg(name="")],
+    ) -> None:
+        """Every judge that the given sets allow, and a table of them beside published scores.
+
+        Args:
+            backbone: weights to compare, each as a judge takes it; 'random' too.
+            out: folder for all results and the comparison.
+            sets: labelled sets at hand.
+            how: how judges work.
+            settings: of each judge.
+        """
+        from orl.transfer.everything import plan
+
+        _judge_everything(backbone, how.place(out), how.architecture, plan(sets, settings))
+
+    tasks: dict[str, Callable[..., None]] = {
+        "svm": svm,
+        "low-shot": low_shot,
+        "knn": knn,
+        "linear": linear,
+        "semi": semi,
+        "detect": detect,
+        "detect-voc": detect_voc,
+        "all": all_,
+    }
+    tyro.extras.subcommand_cli_from_dict(
+        tasks, args=list(arguments), prog="orl transfer", description=command_transfer.__doc__
+    )
+
+
+def _judge_alone(task: str, what: Judged, run: "Callable[[Subject, Place], dict[str, Any]]") -> None:
+    from orl.processes import num_processes
+
+    if num_processes() > 1:
+        raise ValueError(f"orl transfer {task} works in one process, and {num_processes()} were started; start one")
+    place = what.place(task)
+    _tell(run(what.subject(), place), place)
+
+
+def _judge(task: str, what: Judged, run: "Callable[[Subject, Place, Processes], dict[str, Any] | None]") -> None:
+    from orl.networks.device import compute_device
+    from orl.processes import joined_processes
+
+    with joined_processes(compute_device(what.how.device)) as processes:
+        place = what.place(task)
+        result = run(what.subject(), place, processes)
+        if result is not None and processes.is_first:
+            _tell(result, place)
+
+
+def _judge_everything(backbones: Sequence[Path], place: "Place", architecture: str | None, steps: "list[Step]") -> None:
+    from orl.networks.device import compute_device
+    from orl.processes import joined_processes
+    from orl.transfer.everything import judge_all
+    from orl.transfer.subject import load_subject
+
+    subjects = [partial(load_subject, backbone, architecture, place.seed) for backbone in backbones]
+    with joined_processes(compute_device(place.device)) as processes:
+        finish("comparison", judge_all(subjects, steps, place, processes))
+
+
+def _tell(result: "dict[str, Any]", place: "Place") -> None:
+    from orl.transfer.compare import lines_of
+
+    finish("result", place.result)
+    for line in lines_of(result):
+        scores = ", ".join(f"{name} {value:.2f}" for name, value in line.scores.items() if value is not None)
+        print(f"{line.comparison}: {scores}")
