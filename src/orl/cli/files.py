@@ -67,7 +67,10 @@ def _exchange_read(arguments: Sequence[str]) -> None:
 
 
 def command_data(arguments: Sequence[str]) -> None:
-    """Photo sets: `orl data pack` makes a copy that is read without decoding, `orl data check` looks at every photo."""
+    """Photo sets: `orl data pack` makes a copy that is read without decoding, `check` looks at every photo.
+
+    `crops` cuts labelled objects into class folders, `scenes` draws a labelled set.
+    """
     from orl.config import ScanConfig
     from orl.stages.check import check_source, format_check
     from orl.stages.pack import PackOptions, pack_photos
@@ -98,5 +101,45 @@ def command_data(arguments: Sequence[str]) -> None:
         """
         print(format_check(check_source(path, split, scan, workers)))
 
-    verbs: dict[str, Callable[..., None]] = {"pack": pack, "check": check}
+    def crops(
+        data: Path,
+        to: Path,
+        train_split: str = "trainval",
+        val_split: str = "test",
+        min_side_px: int = 24,
+    ) -> None:
+        """Cut the labelled objects of a VOC devkit, one photo each, into class folders for `orl transfer linear`.
+
+        Args:
+            data: a VOC devkit, or a drawn set, which has the same layout.
+            to: gets train/CLASS and val/CLASS.
+            train_split: split whose objects go to train.
+            val_split: split whose objects go to val.
+            min_side_px: objects with a shorter side are left out, pixels.
+        """
+        from orl.images.object_crops import cut_objects
+
+        cut_objects(data, to, train_split=train_split, val_split=val_split, min_side_px=min_side_px)
+        finish("class folders", to)
+
+    def scenes(
+        to: Path, num_trainval: int = 400, num_test: int = 200, size_wh: tuple[int, int] = (192, 144), seed: int = 0
+    ) -> None:
+        """Draw labelled scenes as a VOC devkit and in COCO's layout, to try every judge without a download.
+
+        Args:
+            to: folder of the set.
+            num_trainval: scenes to learn from.
+            num_test: scenes to be scored.
+            size_wh: width and height of a scene, pixels.
+            seed: other scenes for another seed.
+        """
+        from orl.images.scenes import draw_scenes
+        from orl.images.scenes_coco import write_coco
+
+        draw_scenes(to, num_trainval=num_trainval, num_test=num_test, size_wh=size_wh, seed=seed)
+        write_coco(to)
+        finish("scenes", to)
+
+    verbs: dict[str, Callable[..., None]] = {"pack": pack, "check": check, "crops": crops, "scenes": scenes}
     tyro.extras.subcommand_cli_from_dict(verbs, args=list(arguments), prog="orl data", description=command_data.__doc__)
