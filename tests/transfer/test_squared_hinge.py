@@ -93,12 +93,14 @@ def test_photos_without_penalty_do_not_matter(tight):
 def test_one_batch_equals_one_problem_at_a_time(seed, num_problems):
     features, signs, penalties, _ = problems(num_photos=30, num_problems=num_problems, seed=seed)
     rows = find_rotation(features).rows(features)
-    together = rows.exact @ fit_squared_hinge(rows, signs, penalties).weights
-    for index in range(num_problems):
-        alone = fit_squared_hinge(rows, signs[:, [index]], penalties[:, [index]])
-        # float32 steps round otherwise in another batch; the gradient in float64 leaves what the tolerance allows.
-        error = (rows.exact @ alone.weights)[:, 0] - together[:, index]
-        assert error.std() <= 5e-3 * together[:, index].std()
+    with pytest.MonkeyPatch.context() as patch:
+        # To the end: where photos are few and the cost is 100, fits that stop early stop apart by much more.
+        patch.setattr(squared_hinge, "TOLERANCE", 1e-9)
+        patch.setattr(squared_hinge, "CG_TOLERANCE", 1e-3)
+        together = rows.exact @ fit_squared_hinge(rows, signs, penalties).weights
+        for index in range(num_problems):
+            alone = fit_squared_hinge(rows, signs[:, [index]], penalties[:, [index]])
+            assert_close((rows.exact @ alone.weights)[:, 0], together[:, index], rtol=1e-6, atol=1e-7)
 
 
 def test_a_start_changes_the_way_and_not_the_end(tight):

@@ -33,6 +33,9 @@ from orl.transfer.place import Place, finished, write_result
 from orl.transfer.settings import KnnSettings, LowShotSettings, SvmSettings, VocSettings
 from orl.transfer.subject import Subject
 
+VOC07_PHOTOS = (5011, 4952)
+"""Of trainval and of test."""
+
 Judge = Callable[[Features], dict[str, Any]]
 Result = dict[str, Any]
 
@@ -153,7 +156,16 @@ def _judge_photos(
         quiet=place.quiet,
         keep=Keep(folder=folder, digest=subject.digest, overwrite=place.overwrite),
     )
-    return write_result(place, judge(features), made_from)
+    return write_result(place, {**judge(features), "departures": _departures(train, test, voc)}, made_from)
+
+
+def _departures(train: LabelledPhotos, test: LabelledPhotos, voc: VocSettings) -> list[str]:
+    """What is not as in the protocol."""
+    found = [] if voc.size_px == VocSettings.size_px else [f"{voc.size_px} px, not {VocSettings.size_px}"]
+    counts = (len(train.paths), len(test.paths))
+    if counts != VOC07_PHOTOS:
+        found.append(f"{counts[0]:,} photos to learn from and {counts[1]:,} to be scored, not VOC07's 5,011 and 4,952")
+    return found
 
 
 def _identity(photos: LabelledPhotos) -> str:
