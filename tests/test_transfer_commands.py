@@ -1,0 +1,94 @@
+"""`orl transfer` as it is typed, on a small drawn set: every judge, all of them at once, and what goes wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orl.cli import main
+
+RANDOM = ["--backbone", "random", "--architecture", "resnet10", "--device", "cpu", "--workers", "0"]
+LINEAR = ["--batch-size", "8", "--epochs", "1", "--size-px", "32"]
+DETECT = ["--batch-size", "2", "--iterations", "2", "--warmup-iterations", "1", "--short-sides-px", "64"]
+DETECT += ["--test-short-side-px", "64", "--precise-bn-iterations", "1", "--num-channels", "16"]
+DETECT += ["--num-box-features", "16", "--num-rois", "8"]
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes as a VOC devkit and in COCO's layout, and their objects in class folders."""
+    root = tmp_path_factory.mktemp("sets")
+    drawn = ["--num-trainval", "40", "--num-test", "20", "--size-wh", "96", "72"]
+    assert main(["data", "scenes", "--to", str(root / "scenes"), *drawn]) == 0
+    assert main(["data", "crops", "--data", str(root / "scenes"), "--to", str(root / "classes")]) == 0
+    return root
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "options", "told"),
+    [
+        ("svm", "scenes", ["--size-px", "32"], "VOC07 SVM: mAP "),
+        ("low-shot", "scenes", ["--size-px", "32", "--shots", "1", "--num-samples", "2"], "test labels: k=1 "),
+        ("knn", "scenes", ["--size-px", "32", "--k", "3"], "VOC07 kNN, k = 3: mAP "),
+        ("linear", "classes", ["--dataset", "folder", *LINEAR], "own classes linear: top-1 "),
+        ("linear", "classes", ["--dataset", "folder", "--size-px", "32", "--cached-features"], "Fast estimate"),
+        ("semi", "classes", ["--dataset", "folder", "--share", "0.5", *LINEAR], "50% of the labels: top-1 "),
+        ("detect", "scenes", ["--train-split", "trainval", "--val-split", "test", *DETECT], "own settings, 2 steps"),
+        ("detect-voc", "scenes", DETECT, "VOC detection: box AP "),
+    ],
+)
+def test_every_judge_writes_its_result_and_tells_its_score(
+    sets: Path, tmp_path: Path, task: str, data: str, options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "result.json"
+    given = ["transfer", task, *RANDOM, "--data", str(sets / data), "--out", str(out), *options]
+    assert main(given) == 0
+    assert told in capsys.readouterr().out
+    result = json.loads(out.read_text())
+    assert result["backbone"] == "random resnet10, seed 0"
+    written = out.stat().st_mtime_ns
+    assert main(given) == 0
+    assert out.stat().st_mtime_ns == written
+    assert main([*given, "--seed", "1"]) == 1
+    assert "was made from other weights or settings" in capsys.readouterr().err
+
+
+def test_all_judges_end_in_one_table(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["transfer", "all", *RANDOM, "--voc07", str(sets / "scenes"), "--classes", str(sets / "classes")]
+    given += ["--out", str(tmp_path), "--voc.size-px", "32", "--knn.k", "3", "--low-shot.shots", "1"]
+    given += ["--linear.batch-size", "8", "--linear.epochs", "1", "--linear.size-px", "32"]
+    assert main(given) == 0
+    assert f"comparison: {tmp_path / 'comparison.md'}" in capsys.readouterr().out
+    text = (tmp_path / "comparison.md").read_text()
+    for name in ("VOC07 SVM", "VOC07 kNN, k = 3", "VOC07 low-shot, cost by test labels", "own classes linear"):
+        assert f"## {name}\n" in text
+    assert "32 px, not 224" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["all", "--backbone", "random", "--out", "{out}"], "no labelled set is given"),
+        (["low-shot", "--backbone", "random", "--data", "{scenes}", "--shots", "64"], "64"),
+        (
+            ["knn", "--backbone", "random", "--data", "{scenes}", "--k", "500"],
+            "k is 500, but there are 40 training photos",
+        ),
+        (["linear", "--backbone", "random", "--data", "{scenes}", "--dataset", "folder"], "train"),
+        (["linear", "--backbone", "random", "--data", "{classes}", "--dataset", "inat18"], "train2018.json"),
+        (["detect", "--backbone", "random", "--data", "{scenes}"], "train2017"),
+        (["detect", "--backbone", "random", "--data", "{classes}"], "instances_train2017.json"),
+        (["detect-voc", "--backbone", "random", "--data", "{classes}"], "is not a VOC devkit"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line_before_the_long_part(
+    sets: Path, tmp_path: Path, given: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"out": tmp_path / "out", "scenes": sets / "scenes", "classes": sets / "classes"}
+    given = [part.format(**places) for part in given]
+    if given[0] != "all":
+        given += ["--out", str(tmp_path / "out.json")]
+    assert main(["transfer", *given, "--architecture", "resnet10", "--device", "cpu"]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("orl: ")]
+    assert told in lines[-1]
+    assert not (tmp_path / "out").exists()
