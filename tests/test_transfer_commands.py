@@ -31,7 +31,12 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("low-shot", "scenes", ["--size-px", "32", "--shots", "1", "--num-samples", "2"], "test labels: k=1 "),
         ("knn", "scenes", ["--size-px", "32", "--k", "3"], "VOC07 kNN, k = 3: mAP "),
         ("linear", "classes", ["--dataset", "folder", *LINEAR], "own classes linear: top-1 "),
-        ("linear", "classes", ["--dataset", "folder", "--size-px", "32", "--cached-features"], "Fast estimate"),
+        (
+            "linear",
+            "classes",
+            ["--dataset", "folder", "--size-px", "32", "--cached-features"],
+            "own classes, fast estimate by cached features (not the linear protocol): top-1 ",
+        ),
         ("semi", "classes", ["--dataset", "folder", "--share", "0.5", *LINEAR], "50% of the labels: top-1 "),
         ("detect", "scenes", ["--train-split", "trainval", "--val-split", "test", *DETECT], "own settings, 2 steps"),
         ("detect-voc", "scenes", DETECT, "VOC detection: box AP "),
@@ -49,8 +54,10 @@ def test_every_judge_writes_its_result_and_tells_its_score(
     written = out.stat().st_mtime_ns
     assert main(given) == 0
     assert out.stat().st_mtime_ns == written
+    # Random weights are others with another seed.
     assert main([*given, "--seed", "1"]) == 1
-    assert "was made from other weights or settings" in capsys.readouterr().err
+    assert "was made from other weights or settings (backbone" in capsys.readouterr().err
+    assert out.stat().st_mtime_ns == written
 
 
 def test_all_judges_end_in_one_table(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,6 +67,7 @@ def test_all_judges_end_in_one_table(sets: Path, tmp_path: Path, capsys: pytest.
     assert main(given) == 0
     assert f"comparison: {tmp_path / 'comparison.md'}" in capsys.readouterr().out
     text = (tmp_path / "comparison.md").read_text()
+    assert len(list(tmp_path.glob("random_resnet10__seed_0_*/*.json"))) == 4
     for name in ("VOC07 SVM", "VOC07 kNN, k = 3", "VOC07 low-shot, cost by test labels", "own classes linear"):
         assert f"## {name}\n" in text
     assert "32 px, not 224" in text
@@ -69,14 +77,21 @@ def test_all_judges_end_in_one_table(sets: Path, tmp_path: Path, capsys: pytest.
     ("given", "told"),
     [
         (["all", "--backbone", "random", "--out", "{out}"], "no labelled set is given"),
-        (["low-shot", "--backbone", "random", "--data", "{scenes}", "--shots", "64"], "64"),
+        (["all", "--backbone", "random", "--out", "{out}", "--coco", "{classes}"], "nothing is judged yet: "),
+        (["all", "--backbone", "{out}", "--out", "{out}", "--voc07", "{scenes}"], "nothing is judged yet: "),
+        (
+            ["low-shot", "--backbone", "random", "--data", "{scenes}", "--shots", "64"],
+            "64 shots need 64 training photos",
+        ),
+        (["knn", "--backbone", "random", "--data", "{scenes}", "--temperature", "0"], "temperature is 0.0"),
+        (["svm", "--backbone", "random", "--data", "{scenes}", "--test-split", "trainval"], "40 photos are in split"),
         (
             ["knn", "--backbone", "random", "--data", "{scenes}", "--k", "500"],
             "k is 500, but there are 40 training photos",
         ),
-        (["linear", "--backbone", "random", "--data", "{scenes}", "--dataset", "folder"], "train"),
+        (["linear", "--backbone", "random", "--data", "{scenes}", "--dataset", "folder"], "scenes/train"),
         (["linear", "--backbone", "random", "--data", "{classes}", "--dataset", "inat18"], "train2018.json"),
-        (["detect", "--backbone", "random", "--data", "{scenes}"], "train2017"),
+        (["detect", "--backbone", "random", "--data", "{scenes}"], "instances_train2017.json"),
         (["detect", "--backbone", "random", "--data", "{classes}"], "instances_train2017.json"),
         (["detect-voc", "--backbone", "random", "--data", "{classes}"], "is not a VOC devkit"),
     ],
@@ -86,9 +101,10 @@ def test_what_is_wrong_is_told_in_one_line_before_the_long_part(
 ) -> None:
     places = {"out": tmp_path / "out", "scenes": sets / "scenes", "classes": sets / "classes"}
     given = [part.format(**places) for part in given]
+    before = {*tmp_path.iterdir()}
     if given[0] != "all":
         given += ["--out", str(tmp_path / "out.json")]
     assert main(["transfer", *given, "--architecture", "resnet10", "--device", "cpu"]) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("orl: ")]
     assert told in lines[-1]
-    assert not (tmp_path / "out").exists()
+    assert {*tmp_path.iterdir()} == before

@@ -9,14 +9,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from orl import tables
-from orl.config import RunConfig, differences, load_config, save_config, to_plain
+from orl.config import RunConfig, differences, load_config, save_config
 from orl.figures.galleries import GalleryOptions
 from orl.figures.report import write_report
 from orl.images.datasets import EpochBatches
@@ -24,8 +24,7 @@ from orl.images.labels import LabelledSplit
 from orl.images.scenes import draw_scenes
 from orl.images.sources import find_photos, read_labels
 from orl.images.table import ImageTable, load_images
-from orl.images.voc import read_voc
-from orl.networks.backbones import Backbone, build_backbone, load_backbone
+from orl.networks.backbones import Backbone
 from orl.networks.device import compute_device
 from orl.processes import Processes, joined_processes
 from orl.rundir import RunDir, record_run, record_stage
@@ -36,8 +35,12 @@ from orl.stages.prior import load_prior
 from orl.stages.scan import scan
 from orl.training.interrupts import Stopped
 from orl.transfer.discovery import score_correspondences
-from orl.transfer.judge import Features, LabelledPhotos, embed_labelled, judge_knn, judge_svm, read_labelled
-from orl.transfer.place import Place, finished, write_result
+from orl.transfer.judge import embed_labelled, judge_knn
+from orl.transfer.place import Place
+from orl.transfer.settings import KnnSettings, SvmSettings, VocSettings
+from orl.transfer.subject import RANDOM, load_subject
+from orl.transfer.tasks import check_photos, run_knn, run_svm
+from orl.transfer.voc_photos import VocPhotos
 
 logger = logging.getLogger(__name__)
 
@@ -135,16 +138,23 @@ def _probe(config: RunConfig, *trained: str) -> Probe | None:
     """Judges a backbone by kNN on the labelled set, if the settings ask for it."""
     if not any(stage_settings(config, stage).probe_epochs for stage in trained):
         return None
-    splits = _read_splits(config)
-    fewer = min(config.transfer.knn_neighbours, len(splits[0].paths))
-    config = replace(config, transfer=replace(config.transfer, knn_neighbours=fewer))
+    photos, settings = _transfer_photos(config), config.transfer
+    train, test = photos.readable
 
     def probe(backbone: nn.Module) -> dict[str, float]:
         assert isinstance(backbone, Backbone)
         try:
-            # The judge puts what it is given into evaluation mode.
-            features = _embed(copy.deepcopy(backbone).float(), splits, config)
-            return {"probe_knn_map": float(judge(features, "knn", "probe", config)["mean_ap"])}
+            # It is put into evaluation mode.
+            features = embed_labelled(
+                copy.deepcopy(backbone).float(),
+                train,
+                test,
+                size_px=settings.size_px,
+                device=compute_device(config.device),
+                workers=config.workers,
+            )
+            result = judge_knn(features, "probe", k=settings.knn_neighbours, temperature=settings.knn_temperature)
+            return {"probe_knn_map": float(result["mean_ap"])}
         except (ValueError, OSError, RuntimeError) as error:
             logger.warning("the backbone is not judged this time, and training goes on: %s", error)
             return {}
@@ -192,8 +202,7 @@ def prepare(config: RunConfig, *trained: str, discovers: bool = False, num_proce
         raise ValueError("probe_epochs needs a labelled set to judge on: give a VOC devkit with --transfer-data")
     find_photos(config.images, config.split)
     if config.transfer_data is not None:
-        for split in (config.transfer.train_split, config.transfer.test_split):
-            read_voc(config.transfer_data, split)
+        _check_transfer(config)
     run.root.mkdir(parents=True, exist_ok=True)
     for folder in (run.root, run.table("")):
         tables.remove_stale_temporaries(folder)
@@ -208,6 +217,13 @@ def prepare(config: RunConfig, *trained: str, discovers: bool = False, num_proce
         check_batch(config, stage, num_processes)
     save_config(replace(config, overwrite=False), run.config)
     return images
+
+
+def _check_transfer(config: RunConfig) -> None:
+    """Refuse a labelled set that the judges cannot work on, as they will see it after the training."""
+    photos, settings = _transfer_photos(config), config.transfer
+    for judge in (SvmSettings(), KnnSettings(k=settings.knn_neighbours, temperature=settings.knn_temperature)):
+        check_photos(*photos.listed, judge)
 
 
 def _check_prior(config: RunConfig, run: RunDir) -> None:
@@ -254,52 +270,37 @@ def _labels(config: RunConfig) -> LabelledSplit | None:
         return None
 
 
-TASKS = ("svm", "knn")
-
-
 def judge_run(config: RunConfig) -> None:
     """Score random weights, stage 1 and stage 3 side by side; what is scored already is kept."""
-    run = RunDir(config.out)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        network: nn.Module = build_backbone(config.network.backbone)
-        backbones = {"random": (network, f"random, seed {config.seed}")}
+    run, photos, settings = RunDir(config.out), _transfer_photos(config), config.transfer
+    backbone = config.network.backbone
+    subjects = {"random": lambda: load_subject(RANDOM, backbone, config.seed)}
     for stage in (stage for stage in ("stage1", "stage3") if run.backbone(stage).exists()):
-        backbones[stage] = (load_backbone(run.backbone(stage)), tables.file_digest(run.backbone(stage)))
-    splits: list[LabelledPhotos] = []
-    for label, (backbone, digest) in backbones.items():
-        made_from = {"backbone": digest, "seed": config.seed, "data": str(config.transfer_data)}
-        made_from |= to_plain(config.transfer)
-        places = {task: Place(result=run.transfer(task, label), overwrite=config.overwrite) for task in TASKS}
-        missing = [task for task, place in places.items() if finished(place, made_from) is None]
-        if not missing:
-            continue
-        splits = splits or _read_splits(config)
+        subjects[stage] = partial(load_subject, run.backbone(stage))
+    knn = KnnSettings(k=settings.knn_neighbours, temperature=settings.knn_temperature)
+    for label, load in subjects.items():
         logger.info("judge %s", label)
-        features = _embed(backbone, splits, config)
-        for task in missing:
-            write_result(places[task], judge(features, task, label, config), made_from)
+        subject = replace(load(), label=label)
+        svm_place, knn_place = (
+            Place(
+                result=run.transfer(task, label),
+                seed=config.seed,
+                workers=config.workers,
+                device=config.device,
+                overwrite=config.overwrite,
+            )
+            for task in ("svm", "knn")
+        )
+        run_svm(subject, photos, SvmSettings(), svm_place)
+        run_knn(subject, photos, knn, knn_place)
 
 
-def judge(features: Features, task: str, label: str, config: RunConfig) -> dict[str, Any]:
-    """The result of one judge on features: 'svm' or 'knn'."""
-    if task == "svm":
-        return judge_svm(features, label, workers=config.workers, seed=config.seed)
-    settings = config.transfer
-    return judge_knn(features, label, k=settings.knn_neighbours, temperature=settings.knn_temperature)
-
-
-def _read_splits(config: RunConfig) -> list[LabelledPhotos]:
-    data, settings = config.transfer_data, config.transfer
-    if data is None:
+def _transfer_photos(config: RunConfig) -> VocPhotos:
+    if config.transfer_data is None:
         raise ValueError("no labelled set: give a VOC devkit with --transfer-data")
-    return [read_labelled(data, split, workers=config.workers) for split in (settings.train_split, settings.test_split)]
-
-
-def _embed(backbone: nn.Module, splits: list[LabelledPhotos], config: RunConfig) -> Features:
-    train, test = splits
-    device = compute_device(config.device)
-    return embed_labelled(backbone, train, test, size_px=config.transfer.size_px, device=device, workers=config.workers)
+    own = config.transfer
+    settings = VocSettings(train_split=own.train_split, test_split=own.test_split, size_px=own.size_px)
+    return VocPhotos(config.transfer_data, settings, config.workers)
 
 
 @contextmanager

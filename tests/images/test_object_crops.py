@@ -75,6 +75,32 @@ def test_unreadable_photos_are_told(devkit: Path, tmp_path: Path) -> None:
     assert json.loads((out / "crops.json").read_text())["unreadable_photos"] == {"JPEGImages/p2.png": "empty: 0 bytes"}
 
 
+def test_an_object_outside_its_photo_leaves_the_photo_out_and_no_crop_of_it_in(devkit: Path, tmp_path: Path) -> None:
+    path = devkit / "Annotations" / "p2.xml"
+    path.write_text(
+        path.read_text().replace("</annotation>", OBJECT.format("cat", 0, 300, 1, 340, 50) + "</annotation>")
+    )
+    out = tmp_path / "crops"
+    assert cut_objects(devkit, out, quiet=True) == {"train": 2, "val": 0, "classes": 2, "unreadable": 1}
+    assert "outside its photo of 100x80" in (out / "crops.json").read_text()
+    assert not list(out.glob("val/*/*.png"))
+
+
+def test_photos_or_boxes_that_change_make_the_crops_stale(devkit: Path, tmp_path: Path) -> None:
+    out, path = tmp_path / "crops", devkit / "Annotations" / "p2.xml"
+    cut_objects(devkit, out, quiet=True)
+    path.write_text(path.read_text().replace("<xmin>11</xmin>", "<xmin>12</xmin>"))
+    with pytest.raises(tables.StaleTableError, match="photos"):
+        cut_objects(devkit, out, quiet=True)
+    assert cut_objects(devkit, out, overwrite=True, quiet=True)["val"] == 2
+    Image.new("RGB", (100, 80)).save(devkit / "JPEGImages" / "p2.png")
+    with pytest.raises(tables.StaleTableError, match="photos"):
+        cut_objects(devkit, out, quiet=True)
+    (devkit / "JPEGImages" / "p2.png").unlink()
+    with pytest.raises(ValueError, match=r"lists 1 photos for 'val', and 1 .* not there, such as JPEGImages/p2\.jpg"):
+        cut_objects(devkit, out, quiet=True)
+
+
 def test_what_cannot_be_cut_is_refused(devkit: Path, tmp_path: Path) -> None:
     out = tmp_path / "crops"
     with pytest.raises(ValueError, match="of 0 classes only"):

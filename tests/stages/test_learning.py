@@ -14,6 +14,7 @@ from orl.transfer.place import Place
 from orl.transfer.settings import SvmSettings, VocSettings
 from orl.transfer.subject import Subject, load_subject
 from orl.transfer.tasks import run_svm
+from orl.transfer.voc_photos import VocPhotos
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +42,8 @@ def svm(subject: Subject, config: RunConfig, out: Path) -> float:
     assert config.transfer_data is not None
     voc = VocSettings(size_px=config.transfer.size_px)
     place = Place(result=out, seed=config.seed, device="cpu", workers=config.workers)
-    return run_svm(subject, config.transfer_data, voc, SvmSettings(), place)["mean_ap"]
+    photos = VocPhotos(config.transfer_data, voc, config.workers, quiet=True)
+    return run_svm(subject, photos, SvmSettings(), place)["mean_ap"]
 
 
 @pytest.fixture(scope="module")

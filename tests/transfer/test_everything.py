@@ -1,26 +1,40 @@
 """All judges that the data allows, a failing one among them, and the comparison at the end."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from tests.ports import free_port
+from torch import multiprocessing
 
-from orl.processes import Processes
+from orl.networks.backbones import build_backbone, save_backbone
+from orl.processes import Processes, joined_processes
 from orl.training.interrupts import Stopped
-from orl.transfer.everything import Step, file_name, judge_all, plan
+from orl.transfer.classification.settings import SemiSettings
+from orl.transfer.everything import Candidates, Step, file_name, judge_all, plan
 from orl.transfer.place import Place, finished, write_result
 from orl.transfer.settings import JudgeSettings, Sets
-from orl.transfer.subject import Subject, load_subject
+from orl.transfer.subject import RANDOM, Subject
 
 HERE = Path("data")
+ONE_RANDOM = Candidates(backbones=[RANDOM], architecture="resnet10")
 
 
-def subjects() -> list[Any]:
-    return [lambda seed=seed: load_subject(Path("random"), "resnet10", seed) for seed in (0, 1)]
+def place_at(result: Path) -> Place:
+    return Place(result=result, device="cpu", workers=0, quiet=True)
 
 
-def step(name: str, calls: list[str], fails: Exception | None = None) -> Step:
+def step(
+    name: str,
+    calls: list[str],
+    fails: Exception | None = None,
+    check: Callable[[], object] = int,
+    in_first: bool = False,
+) -> Step:
     def run(subject: Subject, place: Place, processes: Processes) -> dict[str, Any] | None:
         made_from = {"backbone": subject.digest}
         if (found := finished(place, made_from)) is not None:
@@ -30,7 +44,24 @@ def step(name: str, calls: list[str], fails: Exception | None = None) -> Step:
         calls.append(f"{name} of {subject.label}")
         return write_result(place, {"task": "svm", "backbone": subject.label, "mean_ap": 0.25}, made_from)
 
-    return Step(name, run)
+    return Step(name=name, check=check, run=run, in_first=in_first)
+
+
+def refuse(message: str) -> Callable[[], object]:
+    def check() -> None:
+        raise ValueError(message)
+
+    return check
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Candidates:
+    """Two files of weights of one name, in two folders."""
+    paths = [tmp_path / name / "backbone.safetensors" for name in ("a", "b")]
+    for seed, path in enumerate(paths):
+        torch.manual_seed(seed)
+        save_backbone(build_backbone("resnet10"), path)
+    return Candidates(backbones=paths)
 
 
 def test_the_plan_has_the_judges_of_the_sets_that_are_given() -> None:
@@ -50,35 +81,132 @@ def test_no_set_at_all_is_refused() -> None:
         plan(Sets(), JudgeSettings())
 
 
-def test_results_are_kept_and_compared(tmp_path: Path) -> None:
+def test_one_list_for_two_shares_is_refused() -> None:
+    settings = JudgeSettings(semi=SemiSettings(list=Path("1percent.txt")))
+    with pytest.raises(ValueError, match=r"1percent\.txt lists one share.*--imagenet-10percent"):
+        plan(Sets(imagenet=HERE), settings)
+
+
+def test_results_are_kept_and_compared_in_any_order_of_the_backbones(two: Candidates, tmp_path: Path) -> None:
     calls: list[str] = []
-    place = Place(result=tmp_path / "all")
-    for _ in range(2):
-        path = judge_all(subjects(), [step("svm", calls)], place, Processes())
-    assert calls == ["svm of random resnet10, seed 0", "svm of random resnet10, seed 1"]
-    assert path == tmp_path / "all" / "comparison.md"
+    folder = tmp_path / "all"
+    for backbones in (two.backbones, two.backbones[::-1]):
+        path = judge_all(Candidates(backbones=backbones), [step("svm", calls)], folder, place_at, Processes())
+        lines = json.loads((folder / "comparison.json").read_text())
+        assert [line["backbone"] for line in lines][:2] == [str(backbone) for backbone in backbones]
+    assert calls == [f"svm of {backbone}" for backbone in two.backbones]
+    assert path == folder / "comparison.md"
     assert path.read_text().count("| 25.00 | measured here |") == 2
-    lines = json.loads((tmp_path / "all" / "comparison.json").read_text())
-    assert [line["backbone"] for line in lines][:2] == ["random resnet10, seed 0", "random resnet10, seed 1"]
 
 
-def test_a_judge_that_fails_keeps_no_other_from_its_work(tmp_path: Path) -> None:
+def test_a_judge_that_fails_keeps_no_other_from_its_work(two: Candidates, tmp_path: Path) -> None:
     calls: list[str] = []
-    steps = [step("svm", calls, fails=ValueError("12 photos are missing")), step("knn", calls)]
-    with pytest.raises(RuntimeError, match=r"2 judges could not work.*svm of random .*12 photos are missing"):
-        judge_all(subjects(), steps, Place(result=tmp_path), Processes())
-    assert calls == ["knn of random resnet10, seed 0", "knn of random resnet10, seed 1"]
+    steps = [step("svm", calls, fails=ImportError("no faiss")), step("knn", calls)]
+    with pytest.raises(RuntimeError, match=r"2 judges could not work.*svm of .*backbone.safetensors: no faiss"):
+        judge_all(two, steps, tmp_path, place_at, Processes())
+    assert calls == [f"knn of {backbone}" for backbone in two.backbones]
     assert (tmp_path / "comparison.md").exists()
 
 
-def test_a_stop_ends_everything(tmp_path: Path) -> None:
+def test_weights_that_cannot_be_opened_keep_no_other_from_being_judged(two: Candidates, tmp_path: Path) -> None:
+    calls: list[str] = []
+    two.backbones[0].write_bytes(b"no weights")
+    with pytest.raises(RuntimeError, match=r"1 judges could not work.*load of .*a/backbone"):
+        judge_all(two, [step("svm", calls)], tmp_path, place_at, Processes())
+    assert calls == [f"svm of {two.backbones[1]}"]
+
+
+def test_all_that_is_wrong_is_told_at_once_and_before_anything_is_judged(two: Candidates, tmp_path: Path) -> None:
+    calls: list[str] = []
+    lost = Candidates(backbones=[*two.backbones, tmp_path / "lost.safetensors"])
+    steps = [
+        step("svm", calls),
+        step("linear", calls, check=refuse("no train folder")),
+        step("semi", calls, check=refuse("no train folder")),
+        step("detect", calls, check=refuse("no masks")),
+    ]
+    told = r"nothing is judged yet: nothing at .*lost\.safetensors.*; no train folder; no masks$"
+    with pytest.raises(ValueError, match=told):
+        judge_all(lost, steps, tmp_path / "all", place_at, Processes())
+    assert calls == []
+    assert not (tmp_path / "all").exists()
+
+
+def test_a_list_of_another_share_is_refused_beforehand(tmp_path: Path) -> None:
+    names = [f"{label}/{number}.jpg" for label in ("cat", "dog") for number in range(20)]
+    for split in ("train", "val"):
+        for name in names:
+            (tmp_path / split / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / split / name).touch()
+    listed = tmp_path / "10percent.txt"
+    listed.write_text("\n".join([*names[:2], *names[20:22]]))
+    semi_1, semi_10 = (
+        step
+        for step in plan(Sets(imagenet=tmp_path, imagenet_1percent=listed, imagenet_10percent=listed), JudgeSettings())
+        if step.name.startswith("semi")
+    )
+    semi_10.check()
+    with pytest.raises(ValueError, match=r"lists 4 of 40 photos, which is 10\.00% and not 1\.00%: give --share 0\.1"):
+        semi_1.check()
+
+
+def test_a_stop_ends_everything(two: Candidates, tmp_path: Path) -> None:
     calls: list[str] = []
     steps = [step("linear", calls, fails=Stopped(2, "stopped after step 3")), step("knn", calls)]
     with pytest.raises(Stopped, match="after step 3"):
-        judge_all(subjects(), steps, Place(result=tmp_path), Processes())
+        judge_all(two, steps, tmp_path, place_at, Processes())
     assert calls == []
 
 
 def test_labels_become_names_of_folders() -> None:
     assert file_name("/runs/mine/stage3/backbone.safetensors") == "mine_stage3_backbone"
     assert file_name("random resnet50, seed 0") == "random_resnet50__seed_0"
+
+
+def _fail_in_first(rank: int, in_first: bool, port: int, folder: Path) -> None:
+    """A judge that only the first process cannot do, and one in which both meet."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank))
+
+    def fail(subject: Subject, place: Place, processes: Processes) -> None:
+        if processes.is_first:
+            raise ValueError("stale")
+
+    def meet(subject: Subject, place: Place, processes: Processes) -> dict[str, Any] | None:
+        processes.wait("the other")
+        (folder / f"met_{rank}").touch()
+        made = {"task": "svm", "backbone": subject.label, "mean_ap": 0.25}
+        return write_result(place, made, {}) if processes.is_first else None
+
+    steps = [
+        Step(name="first", check=int, run=fail, in_first=in_first),
+        Step(name="together", check=int, run=meet),
+    ]
+    with joined_processes(torch.device("cpu")) as processes:
+        try:
+            judge_all(ONE_RANDOM, steps, folder, place_at, processes)
+        except (RuntimeError, ValueError) as error:
+            (folder / f"error_{rank}").write_text(str(error))
+            # As of a command: the process ends, and the other notices.
+            if not in_first:
+                os._exit(0)
+
+
+def _both(in_first: bool, folder: Path) -> tuple[str, str]:
+    multiprocessing.spawn(_fail_in_first, (in_first, free_port(), folder), nprocs=2)
+    first, second = ((folder / f"error_{rank}").read_text() for rank in range(2))
+    return first, second
+
+
+def test_a_failure_of_what_the_first_process_does_alone_is_known_to_all_who_go_on_together(tmp_path: Path) -> None:
+    first, second = _both(True, tmp_path)
+    assert first == second == "1 judges could not work, the others are done: first of random resnet10, seed 0: stale"
+    assert (tmp_path / "met_0").exists()
+    assert (tmp_path / "met_1").exists()
+    assert (tmp_path / "comparison.md").exists()
+
+
+def test_a_failure_of_one_process_ends_all_where_they_work_together(tmp_path: Path) -> None:
+    first, second = _both(False, tmp_path)
+    assert first == "stale"
+    assert "another process ended" in second
+    assert not (tmp_path / "met_1").exists()

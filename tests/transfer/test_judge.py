@@ -8,7 +8,8 @@ from PIL import Image
 
 from orl.embed import embed_photos
 from orl.networks.backbones import build_backbone
-from orl.transfer.judge import embed_labelled, judge_knn, judge_svm, read_labelled
+from orl.transfer.judge import embed_labelled, judge_knn, judge_svm
+from orl.transfer.voc_photos import read_labelled
 
 COLOURS = {"cat": (220, 30, 30), "dog": (30, 30, 220)}
 

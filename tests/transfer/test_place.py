@@ -1,4 +1,4 @@
-"""A result that is there already: kept, refused or made again."""
+"""A result that is there already: kept, refused or made again; and what tells one network from another."""
 
 from pathlib import Path
 
@@ -30,10 +30,21 @@ def test_a_result_of_something_else_is_refused_with_what_differs(tmp_path: Path)
     assert finished(again, {**MADE_FROM, "backbone": "def"}) is None
 
 
-def test_a_torn_file_counts_as_none(tmp_path: Path) -> None:
-    place = Place(result=tmp_path / "svm.json")
-    place.result.write_text('{"task": "sv')
-    assert finished(place, MADE_FROM) is None
+@pytest.mark.parametrize("content", ["my notes", '{"task": "sv', "[1, 2]", '{"made_from": "x"}', "{}", "[" * 9999])
+def test_a_file_that_is_no_result_is_not_written_over(tmp_path: Path, content: str) -> None:
+    place = Place(result=tmp_path / "notes.json")
+    place.result.write_text(content)
+    with pytest.raises(ValueError, match=r"notes\.json is there and is no result of a judge.*--overwrite"):
+        finished(place, MADE_FROM)
+    assert place.result.read_text() == content
+    assert finished(Place(result=place.result, overwrite=True), MADE_FROM) is None
+
+
+@pytest.mark.parametrize("name", ["result", "linear_0.1", "weights.pth"])
+def test_another_ending_than_json_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} is to hold a result as JSON; give a name that ends in \.json"):
+        Place(result=tmp_path / name)
+    assert Place(result=tmp_path / f"{name}.json").folder == tmp_path / name
 
 
 def test_results_of_two_files_in_one_folder_go_to_two_folders(tmp_path: Path) -> None:
@@ -64,3 +75,13 @@ def test_the_digest_is_of_the_weights_and_not_of_their_path(tmp_path: Path) -> N
     one, two = (load_subject(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
     assert one.digest == two.digest
     assert one.label != two.label
+
+
+def test_one_file_as_two_networks_has_two_digests(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    torch.save(timm.create_model("efficientnet_lite0", pretrained=False).state_dict(), tmp_path / "lite0.pth")
+    # They differ in their padding and in how photos are normalised, and have the same weights.
+    names = ("timm/efficientnet_lite0", "timm/tf_efficientnet_lite0")
+    one, two = (load_subject(tmp_path / "lite0.pth", name) for name in names)
+    assert one.digest != two.digest

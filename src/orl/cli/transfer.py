@@ -1,8 +1,7 @@
 """Commands that judge a backbone on a labelled set: `orl transfer TASK`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -33,10 +32,6 @@ class How:
     """Processes that read photos, for each process that computes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
-    """What training multiplies in."""
-    checkpoint_minutes: float = 10.0
-    """Time between two checkpoints of a training, minutes."""
     overwrite: bool = False
     """Make a result again that was made from something else."""
 
@@ -44,15 +39,18 @@ class How:
         """Where a result goes, and how it comes about."""
         from orl.transfer.place import Place
 
-        return Place(
-            result=result,
-            seed=self.seed,
-            workers=self.workers,
-            device=self.device,
-            precision=self.precision,
-            overwrite=self.overwrite,
-            checkpoint_minutes=self.checkpoint_minutes,
-        )
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "architecture"}
+        return Place(result=result, **own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HowTrained(How):
+    """How judges that train work."""
+
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    """What training multiplies in."""
+    checkpoint_minutes: float = 10.0
+    """Time between two checkpoints of a training, minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +70,24 @@ class Judged:
         """Where the result of a judge goes."""
         from orl.transfer.place import results_folder
 
+        if self.out is not None:
+            return self.how.place(self.out)
         folder = results_folder(self.backbone, self.how.architecture)
-        return self.how.place(self.out or folder / f"{task}_{self.data.resolve().name}.json")
+        return self.how.place(folder / f"{task}_{self.data.resolve().name}.json")
 
     def subject(self) -> "Subject":
         """The network."""
         from orl.transfer.subject import load_subject
 
         return load_subject(self.backbone, self.how.architecture, self.how.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained(Judged):
+    """What is judged on what, by a training."""
+
+    how: HowTrained
+    """How."""
 
 
 def command_transfer(arguments: Sequence[str]) -> None:
@@ -91,7 +99,7 @@ def command_transfer(arguments: Sequence[str]) -> None:
         """VOC07: one linear SVM a class on frozen features, its cost by 3-fold cross-validation; mean AP on test."""
         from orl.transfer.tasks import run_svm
 
-        _judge_alone("svm", what, lambda subject, place: run_svm(subject, what.data, voc, settings, place))
+        _judge_photos("svm", what, voc, run_svm, settings)
 
     def low_shot(
         what: OmitArgPrefixes[Judged], voc: OmitArgPrefixes[VocSettings], settings: OmitArgPrefixes[LowShotSettings]
@@ -99,7 +107,7 @@ def command_transfer(arguments: Sequence[str]) -> None:
         """VOC07 with 1 to 96 photos of each class: linear SVMs, mean and spread over five draws of the photos."""
         from orl.transfer.tasks import run_low_shot
 
-        _judge_alone("low-shot", what, lambda subject, place: run_low_shot(subject, what.data, voc, settings, place))
+        _judge_photos("low-shot", what, voc, run_low_shot, settings)
 
     def knn(
         what: OmitArgPrefixes[Judged], voc: OmitArgPrefixes[VocSettings], settings: OmitArgPrefixes[KnnSettings]
@@ -107,10 +115,10 @@ def command_transfer(arguments: Sequence[str]) -> None:
         """VOC07 by the weighted vote of the nearest training photos; mean AP on test, nothing is trained."""
         from orl.transfer.tasks import run_knn
 
-        _judge_alone("knn", what, lambda subject, place: run_knn(subject, what.data, voc, settings, place))
+        _judge_photos("knn", what, voc, run_knn, settings)
 
     def linear(
-        what: OmitArgPrefixes[Judged], settings: OmitArgPrefixes[LinearSettings], cached_features: bool = False
+        what: OmitArgPrefixes[Trained], settings: OmitArgPrefixes[LinearSettings], cached_features: bool = False
     ) -> None:
         """A linear layer on frozen features: ImageNet, Places205, iNaturalist 2018 or own class folders.
 
@@ -127,16 +135,18 @@ def command_transfer(arguments: Sequence[str]) -> None:
                 "linear-estimate", what, lambda subject, place: run_estimate(subject, what.data, settings, place)
             )
             return
-        _judge("linear", what, lambda subject, place, all_: run_linear(subject, what.data, settings, place, all_))
+        task = "linear-levels" if settings.levels else "linear"
+        _judge(task, what, lambda subject, place, all_: run_linear(subject, what.data, settings, place, all_))
 
-    def semi(what: OmitArgPrefixes[Judged], settings: OmitArgPrefixes[SemiSettings]) -> None:
+    def semi(what: OmitArgPrefixes[Trained], settings: OmitArgPrefixes[SemiSettings]) -> None:
         """All weights trained on 1% or 10% of the labels; top-1 and top-5."""
         from orl.transfer.tasks import run_semi
 
-        _judge("semi", what, lambda subject, place, all_: run_semi(subject, what.data, settings, place, all_))
+        task = f"semi-{100 * settings.share:g}percent"
+        _judge(task, what, lambda subject, place, all_: run_semi(subject, what.data, settings, place, all_))
 
     def detect(
-        what: OmitArgPrefixes[Judged],
+        what: OmitArgPrefixes[Trained],
         settings: OmitArgPrefixes[DetectSettings],
         train_split: str = "train2017",
         val_split: str = "val2017",
@@ -157,7 +167,7 @@ def command_transfer(arguments: Sequence[str]) -> None:
         )
 
     def detect_voc(
-        what: OmitArgPrefixes[Judged],
+        what: OmitArgPrefixes[Trained],
         settings: OmitArgPrefixes[DetectSettings],
         more_train: tuple[Path, ...] = (),
         train_split: str = "trainval",
@@ -185,7 +195,7 @@ def command_transfer(arguments: Sequence[str]) -> None:
         backbone: tuple[Path, ...],
         out: Path,
         sets: OmitArgPrefixes[Sets],
-        how: OmitArgPrefixes[How],
+        how: OmitArgPrefixes[HowTrained],
         settings: Annotated[JudgeSettings, tyro.conf.arg(name="")],
     ) -> None:
         """Every judge that the given sets allow, and a table of them beside published scores.
@@ -199,7 +209,7 @@ def command_transfer(arguments: Sequence[str]) -> None:
         """
         from orl.transfer.everything import plan
 
-        _judge_everything(backbone, how.place(out), how.architecture, plan(sets, settings))
+        _judge_everything(backbone, out, how, plan(sets, settings, workers=how.workers, seed=how.seed))
 
     tasks: dict[str, Callable[..., None]] = {
         "svm": svm,
@@ -214,6 +224,15 @@ def command_transfer(arguments: Sequence[str]) -> None:
     tyro.extras.subcommand_cli_from_dict(
         tasks, args=list(arguments), prog="orl transfer", description=command_transfer.__doc__
     )
+
+
+def _judge_photos(
+    task: str, what: Judged, voc: VocSettings, judge: Callable[..., dict[str, Any]], settings: object
+) -> None:
+    from orl.transfer.voc_photos import VocPhotos
+
+    photos = VocPhotos(what.data, voc, what.how.workers)
+    _judge_alone(task, what, lambda subject, place: judge(subject, photos, settings, place))
 
 
 def _judge_alone(task: str, what: Judged, run: "Callable[[Subject, Place], dict[str, Any]]") -> None:
@@ -236,15 +255,14 @@ def _judge(task: str, what: Judged, run: "Callable[[Subject, Place, Processes], 
             _tell(result, place)
 
 
-def _judge_everything(backbones: Sequence[Path], place: "Place", architecture: str | None, steps: "list[Step]") -> None:
+def _judge_everything(backbones: Sequence[Path], out: Path, how: HowTrained, steps: "list[Step]") -> None:
     from orl.networks.device import compute_device
     from orl.processes import joined_processes
-    from orl.transfer.everything import judge_all
-    from orl.transfer.subject import load_subject
+    from orl.transfer.everything import Candidates, judge_all
 
-    subjects = [partial(load_subject, backbone, architecture, place.seed) for backbone in backbones]
-    with joined_processes(compute_device(place.device)) as processes:
-        finish("comparison", judge_all(subjects, steps, place, processes))
+    candidates = Candidates(backbones=backbones, architecture=how.architecture, seed=how.seed)
+    with joined_processes(compute_device(how.device)) as processes:
+        finish("comparison", judge_all(candidates, steps, out, how.place, processes))
 
 
 def _tell(result: "dict[str, Any]", place: "Place") -> None:

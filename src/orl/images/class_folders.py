@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from orl.images.class_lists import Entry, check_classes, folder_classes, listed_photos, read_list
+from orl.images.class_lists import Entry, check_classes, folder_classes, has_numbers, listed_photos, read_list
 from orl.images.classified import ClassifiedPhotos, check_pair
 from orl.images.inaturalist import read_inaturalist
 from orl.images.sources import find_photos
@@ -25,8 +25,9 @@ def read_classified(root: Path, dataset: ClassifiedDataset, split: ClassifiedSpl
     Args:
         root: the data set's folder.
         dataset: its layout. 'folder': `<split>/<class>/` with photos at any depth. 'imagenet': the same; where
-            `meta/<split>.txt` or `<split>.txt` is there with lines 'name class number', the list decides, and the names
-            start from `<split>/`. 'places205': `trainvalsplit_places205/<split>_places205.csv`, photos below
+            `meta/<split>_labeled.txt`, `meta/<split>.txt` or `<split>.txt` is there with lines 'name class number', the
+            list decides, and the names start from `<split>/`. 'places205':
+            `trainvalsplit_places205/<split>_places205.csv`, photos below
             `data/vision/torralba/deeplearning/images256/` or `images256/`. 'inat18': `<split>2018.json`, photos below
             the root.
         split: which.
@@ -84,8 +85,9 @@ def class_folders(folder: Path) -> tuple[str, ...]:
 
 
 def _imagenet_list(root: Path, split: str) -> Path | None:
-    paths = [root / "meta" / f"{split}.txt", root / f"{split}.txt"]
-    return next((path for path in paths if path.is_file()), None)
+    """OpenSelfSup's meta/train.txt has names alone and is none; beside it lies meta/train_labeled.txt."""
+    paths = [root / "meta" / f"{split}_labeled.txt", root / "meta" / f"{split}.txt", root / f"{split}.txt"]
+    return next((path for path in paths if path.is_file() and has_numbers(path)), None)
 
 
 def _read_imagenet_list(root: Path, split: str, path: Path) -> ClassifiedPhotos:

@@ -45,6 +45,13 @@ def read_list(path: Path) -> list[Entry]:
     return entries
 
 
+def has_numbers(path: Path) -> bool:
+    """Whether a list has class numbers in its first line, and so is not one of names alone."""
+    with open(path, encoding="utf-8-sig", errors="replace") as lines:
+        first = next((line.split() for line in lines if line.strip()), [])
+    return len(first) != 1
+
+
 def plain_name(name: str, where: str, path: Path) -> str:
     """A name without './' and the like.
 

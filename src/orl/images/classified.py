@@ -1,10 +1,13 @@
 """Photos that show one class each: their files below a root, and a label a photo."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from jaxtyping import Int64
 from numpy import ndarray
+
+from orl.images.identity import photos_identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,11 @@ class ClassifiedPhotos:
     def paths(self) -> tuple[Path, ...]:
         """The file of each photo."""
         return tuple(self.root / name for name in self.names)
+
+    @cached_property
+    def identity(self) -> str:
+        """Of the photos and their labels: `photos_identity`."""
+        return photos_identity(self.root, self.names, self.classes, [self.labels])
 
 
 def check_pair(train: ClassifiedPhotos, val: ClassifiedPhotos) -> None:

@@ -19,11 +19,13 @@ def read_inaturalist(root: Path, split: str) -> ClassifiedPhotos:
     """
     path = root / f"{split}{YEAR}.json"
     content = _read_json(path)
-    categories = sorted(_entries(path, content, "categories", ("id", "name")), key=lambda category: category["id"])
+    categories = sorted(_numbered(path, content, "categories", "name"), key=lambda category: category["id"])
     columns = {category["id"]: column for column, category in enumerate(categories)}
     labels: dict[Any, int] = {}
     for annotation in _entries(path, content, "annotations", ("image_id", "category_id")):
         photo, category = annotation["image_id"], annotation["category_id"]
+        if not isinstance(photo, int) or not isinstance(category, int):
+            raise ValueError(f"{path}: 'annotations' needs numbers, found {json.dumps(annotation)[:120]}")
         if category not in columns:
             raise ValueError(f"{path}: image {photo} is of category {category!r}, which is not among {len(columns)}")
         if labels.setdefault(photo, columns[category]) != columns[category]:
@@ -31,7 +33,7 @@ def read_inaturalist(root: Path, split: str) -> ClassifiedPhotos:
                 f"{path}: image {photo} has two categories, also {category!r}; one label a photo is needed"
             )
     entries = []
-    for image in _entries(path, content, "images", ("id", "file_name")):
+    for image in _numbered(path, content, "images", "file_name"):
         if image["id"] not in labels:
             raise ValueError(f"{path}: image {image['id']} ({image['file_name']}) has no annotation")
         where = f"image {image['id']}"
@@ -57,6 +59,19 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} is a {type(content).__name__}, not iNaturalist's JSON")
     return content
+
+
+def _numbered(path: Path, content: dict[str, Any], key: str, field: str) -> list[dict[str, Any]]:
+    """Entries that have each a number of its own."""
+    entries = _entries(path, content, key, ("id", field))
+    seen: set[int] = set()
+    for entry in entries:
+        if not isinstance(entry["id"], int):
+            raise ValueError(f"{path}: {key!r} needs numbers as id, found {json.dumps(entry)[:120]}")
+        if entry["id"] in seen:
+            raise ValueError(f"{path}: {key!r} has the id {entry['id']} twice, also of {str(entry[field])[:80]!r}")
+        seen.add(entry["id"])
+    return entries
 
 
 def _entries(path: Path, content: dict[str, Any], key: str, fields: tuple[str, ...]) -> list[dict[str, Any]]:

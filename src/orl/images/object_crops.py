@@ -13,8 +13,10 @@ from numpy import ndarray
 from PIL import Image
 
 from orl import tables
+from orl.images.class_lists import missing_photos
 from orl.images.crops import whole_pixels
 from orl.images.decode import PhotoError, load_photo
+from orl.images.identity import photos_identity
 from orl.images.labels import LabelledSplit
 from orl.images.voc import read_voc
 from orl.progress import progress_bar
@@ -62,8 +64,8 @@ def cut_objects(
         Numbers: `train`, `val`, `classes`, `unreadable`.
 
     Raises:
-        ValueError: if the devkit is damaged, fewer than two classes are left, a setting is out of range, or the folder
-            holds something else.
+        ValueError: if the devkit is damaged or photos are missing, fewer than two classes are left, a setting is out of
+            range, or the folder holds something else.
         StaleTableError: if the folder holds crops of another set or other settings.
     """
     if min_side_px < 1 or margin < 0:
@@ -72,7 +74,11 @@ def cut_objects(
         raise ValueError(f"train and val are both {train_split!r}; give two splits")
     splits = {"train": read_voc(data, train_split), "val": read_voc(data, val_split)}
     classes = _shared_classes(splits, min_side_px, data)
-    made_from = {"data": str(data.resolve()), "splits": [train_split, val_split], "classes": classes}
+    made_from = {
+        "photos": [_identity(split, labelled) for split, labelled in splits.items()],
+        "splits": [train_split, val_split],
+        "classes": classes,
+    }
     tables.claim(out, {**made_from, "min_side_px": min_side_px, "margin": margin}, overwrite)
     unreadable: dict[str, str] = {}
     counts = {"train": 0, "val": 0}
@@ -90,6 +96,17 @@ def cut_objects(
     if unreadable:
         logger.warning("%d photos cannot be read, their objects are left out: see %s", len(unreadable), out / SUMMARY)
     return summary
+
+
+def _identity(split: str, labelled: LabelledSplit) -> str:
+    missing = missing_photos(labelled.root, labelled.names)
+    if missing:
+        raise ValueError(
+            f"{labelled.root} lists {len(labelled)} photos for {split!r}, and {len(missing)} of them are not there, "
+            f"such as {', '.join(missing[:3])}"
+        )
+    known = (*labelled.boxes, *labelled.box_classes, *labelled.box_difficult)
+    return photos_identity(labelled.root, labelled.names, labelled.classes, known)
 
 
 def _shared_classes(splits: dict[str, LabelledSplit], min_side_px: int, data: Path) -> list[str]:
@@ -129,8 +146,10 @@ def _cut(path: Path, crops: Sequence[_Crop], folder: Path, margin: float) -> int
     if all((folder / crop.name).exists() for crop in crops):
         return len(crops)
     photo = load_photo(path)
-    for crop in crops:
-        tables.write_atomically(folder / crop.name, _png(_pixels(path, photo, widen(crop.box, margin))))
+    # All are cut before one is written: an object outside its photo leaves the photo out, and none of its crops in.
+    files = [_png(_pixels(path, photo, widen(crop.box, margin))) for crop in crops]
+    for crop, file in zip(crops, files):
+        tables.write_atomically(folder / crop.name, file)
     return len(crops)
 
 

@@ -135,11 +135,13 @@ def _linear(result: Mapping[str, Any]) -> Comparisons:
 
 
 def _estimate(result: Mapping[str, Any]) -> Comparisons:
-    return {"Fast estimate, cached features (not the linear protocol)": _accuracies(result)}
+    name = DATASETS[result["dataset"]]
+    return {f"{name}, fast estimate by cached features (not the linear protocol)": _accuracies(result)}
 
 
 def _semi(result: Mapping[str, Any]) -> Comparisons:
-    return {f"Semi-supervised, {100 * result['share']:g}% of the labels": _accuracies(result)}
+    name = DATASETS[result["dataset"]]
+    return {f"{name} semi-supervised, {100 * result['share']:g}% of the labels": _accuracies(result)}
 
 
 def _accuracies(result: Mapping[str, Any]) -> dict[str, float | None]:

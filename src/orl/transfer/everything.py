@@ -3,49 +3,91 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from orl.images.class_folders import read_pair
+from orl.images.classified import ClassifiedPhotos
 from orl.processes import Processes
 from orl.training.interrupts import Stopped
+from orl.transfer.classification.linear import judge_linear
+from orl.transfer.classification.semi import find_part, judge_semi
 from orl.transfer.compare import write_comparison
+from orl.transfer.detection.judge import judge_detection, judge_voc_detection
+from orl.transfer.detection.photos import DetectionPhotos, read_coco_detection, read_voc_detection
 from orl.transfer.place import Place
 from orl.transfer.settings import JudgeSettings, Sets
-from orl.transfer.subject import Subject
-from orl.transfer.tasks import (
-    Result,
-    run_detect,
-    run_detect_voc,
-    run_knn,
-    run_linear,
-    run_low_shot,
-    run_semi,
-    run_svm,
-)
+from orl.transfer.subject import RANDOM, Subject, load_subject
+from orl.transfer.tasks import Result, check_photos, run_knn, run_low_shot, run_svm
+from orl.transfer.voc_photos import VocPhotos
+from orl.weights.loading import weights_file
 
 logger = logging.getLogger(__name__)
 
-SHARES = (0.01, 0.1)
+ERRORS = (ValueError, OSError, RuntimeError, ImportError)
+"""What a judge fails by; anything else is a fault of ours."""
 
 Run = Callable[[Subject, Place, Processes], Result | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """One judge on one labelled set."""
 
     name: str
     """Of the JSON file, without its ending."""
+    check: Callable[[], object]
+    """Reads the labels; fails if the judge cannot work on them."""
     run: Run
+    in_first: bool = False
+    """Whether the first process does it alone."""
 
 
-def plan(sets: Sets, settings: JudgeSettings) -> list[Step]:
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """The weights to compare, each as a judge takes it."""
+
+    backbones: Sequence[Path]
+    architecture: str | None = None
+    """What network they are of, where the files do not tell."""
+    seed: int = 0
+    """Of random weights."""
+
+    def check(self) -> None:
+        """See that they are there, before one of them is judged for hours.
+
+        Raises:
+            FileNotFoundError, ValueError: as `weights_file`.
+        """
+        for backbone in self.backbones:
+            if backbone != RANDOM:
+                weights_file(backbone)
+
+    def load(self, backbone: Path) -> Subject:
+        """One of them."""
+        return load_subject(backbone, self.architecture, self.seed)
+
+
+def plan(sets: Sets, settings: JudgeSettings, *, workers: int = 1, seed: int = 0) -> list[Step]:
     """The judges that the sets allow, the quick ones first.
 
+    Args:
+        sets: at hand.
+        settings: of the judges.
+        workers: processes that look at photos beforehand.
+        seed: of what is drawn.
+
     Raises:
-        ValueError: if no set is given.
+        ValueError: if no set is given, or one list for two shares.
     """
-    steps = [*_photo_steps(sets, settings), *_class_steps(sets, settings), *_detection_steps(sets, settings)]
+    if settings.semi.list is not None:
+        raise ValueError(
+            f"{settings.semi.list} lists one share of ImageNet, and both 1% and 10% are judged: give "
+            "--imagenet-1percent and --imagenet-10percent in place of --semi.list"
+        )
+    photos = [] if sets.voc07 is None else _photo_steps(VocPhotos(sets.voc07, settings.voc, workers), settings)
+    steps = [*photos, *_class_steps(sets, settings, seed), *_detection_steps(sets, settings)]
     if not steps:
         raise ValueError(
             "no labelled set is given, so nothing can be judged; give one or more of --voc07, --imagenet, --places205, "
@@ -55,48 +97,85 @@ def plan(sets: Sets, settings: JudgeSettings) -> list[Step]:
 
 
 def judge_all(
-    subjects: Sequence[Callable[[], Subject]],
+    candidates: Candidates,
     steps: Sequence[Step],
-    place: Place,
+    folder: Path,
+    place_at: Callable[[Path], Place],
     processes: Processes,
 ) -> Path | None:
-    """Let every judge look at every subject and write the comparison; what is judged already is kept.
+    """Let every judge look at every candidate and write the comparison; what is judged already is kept.
 
-    A judge that cannot work does not keep the others from it.
+    All that can be known to be wrong beforehand is refused beforehand. A judge that cannot work later does not keep the
+    others from it; but of several processes all end where one fails while they train together.
 
     Args:
-        subjects: loads each network when its turn comes.
+        candidates: what is judged.
         steps: what `plan` gave.
-        place: `result` is the folder for all of it.
+        folder: for all results and the comparison.
+        place_at: makes the place of a result in it.
         processes: joined already; judges that do not train leave the work to the first.
 
     Returns:
         The path of the comparison; none in a process that is not the first.
 
     Raises:
+        ValueError: before anything is judged, if labelled sets or weights are not as they must be.
         RuntimeError: after all else is done, if a judge could not work; the message says why.
         Stopped: after Ctrl-C or a signal; the same call goes on.
     """
+    refusals = processes.from_first(partial(_refusals, candidates, steps), "the check of the labelled sets")
+    if refusals:
+        raise ValueError("nothing is judged yet: " + "; ".join(refusals))
     results: list[Result] = []
     failures: list[str] = []
-    for number, load in enumerate(subjects):
-        subject = load()
-        for step in steps:
-            own = replace(place, result=place.result / f"{number}_{file_name(subject.label)}" / f"{step.name}.json")
-            logger.info("%s: %s", subject.label, step.name)
-            try:
-                found = step.run(subject, own, processes)
-            except Stopped:
+    for backbone in candidates.backbones:
+        try:
+            subject = candidates.load(backbone)
+        except ERRORS as error:
+            if processes.count > 1:
                 raise
-            except (ValueError, OSError, RuntimeError) as error:
-                logger.error("%s of %s failed: %s", step.name, subject.label, error)
-                failures.append(f"{step.name} of {subject.label}: {error}")
-                continue
+            failures.append(_told("load", str(backbone), error))
+            continue
+        for step in steps:
+            logger.info("%s: %s", subject.label, step.name)
+            own = place_at(folder / f"{file_name(subject.label)}_{subject.digest[:8]}" / f"{step.name}.json")
+            attempt = partial(_attempt, step, subject, own, processes)
+            found, failure = processes.from_first(attempt, f"the judge {step.name}") if step.in_first else attempt()
             results += [found] if found is not None else []
-    path = write_comparison(place.result, results) if processes.is_first and results else None
+            failures += [failure] if failure is not None else []
+    path = write_comparison(folder, results) if processes.is_first and results else None
     if failures:
         raise RuntimeError(f"{len(failures)} judges could not work, the others are done: " + "; ".join(failures))
     return path
+
+
+def _refusals(candidates: Candidates, steps: Sequence[Step]) -> list[str]:
+    """What is wrong, each once: several judges may look at one set."""
+    refusals = []
+    for check in (candidates.check, *(step.check for step in steps)):
+        try:
+            check()
+        except ERRORS as error:
+            refusals.append(str(error))
+    return list(dict.fromkeys(refusals))
+
+
+def _attempt(step: Step, subject: Subject, place: Place, processes: Processes) -> tuple[Result | None, str | None]:
+    """The result, or why there is none."""
+    try:
+        return step.run(subject, place, processes), None
+    except Stopped:
+        raise
+    except ERRORS as error:
+        if processes.count > 1 and not step.in_first:
+            # The others are on their way to where they wait for this one.
+            raise
+        return None, _told(step.name, subject.label, error)
+
+
+def _told(what: str, label: str, error: Exception) -> str:
+    logger.error("%s of %s failed: %s", what, label, error)
+    return f"{what} of {label}: {error}"
 
 
 def file_name(label: str) -> str:
@@ -105,25 +184,25 @@ def file_name(label: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in "_".join(kept))
 
 
-def _in_first(run: Callable[[Subject, Place], Result]) -> Run:
-    def in_first(subject: Subject, place: Place, processes: Processes) -> Result | None:
-        return run(subject, place) if processes.is_first else None
+def _photo_steps(photos: VocPhotos, settings: JudgeSettings) -> list[Step]:
+    judges: Mapping[str, tuple[Any, Callable[..., Result]]] = {
+        "svm": (settings.svm, run_svm),
+        "knn": (settings.knn, run_knn),
+        "low-shot": (settings.low_shot, run_low_shot),
+    }
 
-    return in_first
+    def step(name: str, own: Any, judge: Callable[..., Result]) -> Step:
+        return Step(
+            name=name,
+            check=lambda: check_photos(*photos.listed, own),
+            run=lambda subject, place, processes: judge(subject, photos, own, place),
+            in_first=True,
+        )
+
+    return [step(name, *judge) for name, judge in judges.items()]
 
 
-def _photo_steps(sets: Sets, settings: JudgeSettings) -> list[Step]:
-    data, voc = sets.voc07, settings.voc
-    if data is None:
-        return []
-    return [
-        Step("svm", _in_first(lambda subject, place: run_svm(subject, data, voc, settings.svm, place))),
-        Step("knn", _in_first(lambda subject, place: run_knn(subject, data, voc, settings.knn, place))),
-        Step("low-shot", _in_first(lambda subject, place: run_low_shot(subject, data, voc, settings.low_shot, place))),
-    ]
-
-
-def _class_steps(sets: Sets, settings: JudgeSettings) -> list[Step]:
+def _class_steps(sets: Sets, settings: JudgeSettings, seed: int) -> list[Step]:
     steps = []
     named: Mapping[Any, Path | None] = {
         "imagenet": sets.imagenet,
@@ -133,40 +212,57 @@ def _class_steps(sets: Sets, settings: JudgeSettings) -> list[Step]:
     }
     for dataset, data in named.items():
         if data is not None:
-            steps.append(Step(f"linear_{dataset}", _linear(data, replace(settings.linear, dataset=dataset))))
-    if sets.imagenet is not None:
-        for share in SHARES:
-            steps.append(Step(f"semi_{100 * share:g}", _semi(sets.imagenet, replace(settings.semi, share=share))))
+            read = cache(partial(read_pair, data, dataset))
+            steps.append(_linear(f"linear_{dataset}", read, replace(settings.linear, dataset=dataset)))
+            if dataset == "imagenet":
+                for share, listed in ((0.01, sets.imagenet_1percent), (0.1, sets.imagenet_10percent)):
+                    semi = replace(settings.semi, dataset=dataset, share=share, list=listed)
+                    steps.append(_semi(f"semi_{100 * share:g}", read, semi, seed))
     return steps
 
 
-def _linear(data: Path, settings: Any) -> Run:
-    return lambda subject, place, processes: run_linear(subject, data, settings, place, processes)
+Pair = Callable[[], tuple[ClassifiedPhotos, ClassifiedPhotos]]
+"""Train and val, read once in each process."""
 
 
-def _semi(data: Path, settings: Any) -> Run:
-    return lambda subject, place, processes: run_semi(subject, data, settings, place, processes)
+def _linear(name: str, read: Pair, settings: Any) -> Step:
+    def run(subject: Subject, place: Place, processes: Processes) -> Result | None:
+        return judge_linear(subject, *read(), settings, place, processes)
+
+    return Step(name=name, check=read, run=run)
+
+
+def _semi(name: str, read: Pair, settings: Any, seed: int) -> Step:
+    def run(subject: Subject, place: Place, processes: Processes) -> Result | None:
+        return judge_semi(subject, *read(), settings, place, processes)
+
+    return Step(name=name, check=lambda: find_part(read()[0], settings, seed), run=run)
 
 
 def _detection_steps(sets: Sets, settings: JudgeSettings) -> list[Step]:
-    steps, detect, coco, voc = [], settings.detect, sets.coco, sets.voc_detection
-    if coco is not None:
-        steps.append(
-            Step(
-                "detect",
-                lambda subject, place, processes: run_detect(
-                    subject, coco, settings.detect_splits, detect, place, processes
-                ),
+    steps, detect = [], settings.detect
+    if (coco := sets.coco) is not None:
+
+        @cache
+        def read_coco() -> tuple[DetectionPhotos, DetectionPhotos]:
+            train, val = (
+                read_coco_detection(coco, split, needs_masks=detect.masks) for split in settings.detect_splits
             )
-        )
-    if voc:
-        splits = (settings.voc.train_split, settings.voc.test_split)
-        steps.append(
-            Step(
-                "detect-voc",
-                lambda subject, place, processes: run_detect_voc(
-                    subject, voc, voc[0], splits, detect, place, processes
-                ),
-            )
-        )
+            return train, val
+
+        def run_coco(subject: Subject, place: Place, processes: Processes) -> Result | None:
+            return judge_detection(subject, *read_coco(), detect, place, processes)
+
+        steps.append(Step(name="detect", check=read_coco, run=run_coco))
+    if voc := sets.voc_detection:
+
+        @cache
+        def read_voc() -> tuple[DetectionPhotos, DetectionPhotos]:
+            train_split, test_split = settings.voc.train_split, settings.voc.test_split
+            return read_voc_detection(voc, train_split), read_voc_detection(voc[:1], test_split)
+
+        def run_voc(subject: Subject, place: Place, processes: Processes) -> Result | None:
+            return judge_voc_detection(subject, *read_voc(), detect, place, processes)
+
+        steps.append(Step(name="detect-voc", check=read_voc, run=run_voc))
     return steps

@@ -1,6 +1,5 @@
-"""From a labelled set and a frozen backbone to the JSON of a judge: read once, embed once, score."""
+"""From a labelled set and a frozen backbone to the JSON of a judge: embed once, score."""
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,33 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 from torch import nn
 
 from orl import tables
 from orl.embed import embed_photos
-from orl.images.decode import MAX_PIXELS
-from orl.images.scan import Rejected, scan_photos
-from orl.images.voc import read_voc
 from orl.transfer.knn import score_knn
 from orl.transfer.low_shot import score_low_shot
 from orl.transfer.settings import SHOTS
 from orl.transfer.svm import Solver, score_svm
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledPhotos:
-    """The readable photos of one split, with their labels."""
-
-    data: Path
-    split: str
-    classes: tuple[str, ...]
-    paths: tuple[Path, ...]
-    labels: Int[ndarray, "n c"]
-    """1 present, -1 absent, 0 ignored."""
-    rejected: tuple[Rejected, ...]
-    """Photos that cannot be read, with the reason; they are neither learnt from nor scored."""
+from orl.transfer.voc_photos import LabelledPhotos, check_splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,53 +42,6 @@ class Keep:
     folder: Path
     digest: str
     overwrite: bool = False
-
-
-def read_labelled(data: Path, split: str, *, workers: int = 1, quiet: bool = False) -> LabelledPhotos:
-    """Read the labels of a split and look at its photos, so that broken ones are left out beforehand.
-
-    Args:
-        data: a VOC devkit, or a drawn set, which has the same layout.
-        split: such as 'trainval' or 'test'.
-        workers: processes that look at photos.
-        quiet: show no progress bar.
-
-    Raises:
-        ValueError: if there is no devkit or no such split, its labels are damaged, or no photo can be read.
-    """
-    labelled = read_voc(data, split)
-    images, rejected = scan_photos(
-        labelled.root, labelled.names, min_side_px=1, max_pixels=MAX_PIXELS, workers=workers, quiet=quiet
-    )
-    if not len(images):
-        raise ValueError(
-            f"none of the {len(rejected)} photos of split {split!r} of {data} can be read, such as "
-            f"{rejected[0].name} ({rejected[0].reason}); repair them or give another set"
-        )
-    readable = set(images.names)
-    rows = [row for row, name in enumerate(labelled.names) if name in readable]
-    return LabelledPhotos(
-        data=data,
-        split=split,
-        classes=labelled.classes,
-        paths=tuple(labelled.root / labelled.names[row] for row in rows),
-        labels=labelled.labels[rows],
-        rejected=tuple(rejected),
-    )
-
-
-def check_same_classes(train: LabelledPhotos, test: LabelledPhotos) -> None:
-    """Whether what is learnt from one split can be scored on the other.
-
-    Raises:
-        ValueError: if the two splits have different classes.
-    """
-    if train.classes != test.classes:
-        differing = sorted(set(train.classes) ^ set(test.classes))
-        raise ValueError(
-            f"splits {train.split!r} and {test.split!r} of {test.data} differ in classes {differing[:5]}; "
-            "give both the same class lists"
-        )
 
 
 def embed_labelled(
@@ -132,10 +68,10 @@ def embed_labelled(
         keep: where features stay for the next judge; nowhere if not given.
 
     Raises:
-        ValueError: if the two splits have different classes.
+        ValueError: as `check_splits`.
         StaleTableError: if features of something else are kept there, unless they are to be overwritten.
     """
-    check_same_classes(train, test)
+    check_splits(train, test)
     started = time.perf_counter()
 
     def embed(photos: LabelledPhotos) -> Float[ndarray, "_ d"]:
@@ -160,8 +96,9 @@ def embed_labelled(
 def _kept(
     keep: Keep, photos: LabelledPhotos, size_px: int, embed: Callable[[LabelledPhotos], ndarray]
 ) -> Float[ndarray, "_ d"]:
-    names = hashlib.sha256("\n".join(map(str, photos.paths)).encode()).hexdigest()
-    made_from = {"backbone": keep.digest, "photos": names, "size_px": size_px}
+    # A broken photo that is mended changes what is readable, and so the rows.
+    readable = [photos.identity, *photos.names]
+    made_from = {"backbone": keep.digest, "photos": tables.fingerprint({"readable": readable}), "size_px": size_px}
     folder = keep.folder / photos.split
     if tables.begin(folder, made_from, 1, keep.overwrite):
         tables.write_shard(folder, 0, {"feature": embed(photos)})
@@ -177,7 +114,7 @@ def judge_svm(
     seed: int = 0,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Score linear SVMs (`score_svm`), as what is written to `transfer/svm_<backbone>.json`."""
+    """Score linear SVMs (`score_svm`), as what is written."""
     result = score_svm(
         features.train_features,
         features.train.labels,
@@ -201,7 +138,7 @@ def judge_low_shot(
     seed: int = 0,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Score linear SVMs from few photos (`score_low_shot`)."""
+    """Score linear SVMs from few photos (`score_low_shot`), as what is written."""
     result = score_low_shot(
         features.train_features,
         features.train.labels,
@@ -219,7 +156,7 @@ def judge_low_shot(
 def judge_knn(
     features: Features, backbone: str, *, k: int = 20, temperature: float = 0.07, quiet: bool = False
 ) -> dict[str, Any]:
-    """Score nearest neighbours (`score_knn`), as what is written to `transfer/knn_<backbone>.json`."""
+    """Score nearest neighbours (`score_knn`), as what is written."""
     result = score_knn(
         features.train_features,
         features.train.labels,

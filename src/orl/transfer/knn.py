@@ -38,14 +38,16 @@ class KnnResult:
         return {"task": "knn", "mean_ap": self.mean_ap, **asdict(self)}
 
 
-def check_neighbours(k: int, num_photos: int) -> None:
-    """Refuse more neighbours than training photos, before anything long is done.
+def check_votes(k: int, temperature: float, num_photos: int) -> None:
+    """Refuse what cannot be voted on, before anything long is done.
 
     Raises:
-        ValueError: if k is below 1 or above the number of photos.
+        ValueError: if k is below 1 or above the number of training photos, or the temperature is not above 0.
     """
     if not 1 <= k <= num_photos:
         raise ValueError(f"k is {k}, but there are {num_photos} training photos; give 1 to that many")
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; give one above 0")
 
 
 def weighted_votes(
@@ -81,9 +83,7 @@ def weighted_votes(
     Source:
         Instance discrimination (arXiv 1805.01978), Section 3.4, for several labels a photo.
     """
-    check_neighbours(k, len(train_features))
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; give one above 0")
+    check_votes(k, temperature, len(train_features))
     train_units, test_units = unit_rows(train_features, 0.0), unit_rows(test_features, 0.0)
     positive, known = (train_labels == 1).astype(np.float64), (train_labels != 0).astype(np.float64)
     votes = np.zeros((len(test_features), train_labels.shape[1]))
@@ -131,7 +131,6 @@ def score_knn(
     started = time.perf_counter()
     votes = weighted_votes(train_features, train_labels, test_features, k=k, temperature=temperature, quiet=quiet)
     per_class_ap, skipped = class_average_precisions(votes, test_labels, classes)
-    mean_average_precision(per_class_ap)
     return KnnResult(
         per_class_ap=per_class_ap,
         skipped=skipped,

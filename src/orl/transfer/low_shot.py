@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from orl.progress import progress_bar
 from orl.transfer.features import unit_rows
-from orl.transfer.scores import average_precision, step_average_precision
+from orl.transfer.scores import average_precision, step_average_precision, unseen_classes
 from orl.transfer.settings import SHOTS
 from orl.transfer.squared_hinge import Rows, find_rotation, fit_squared_hinge
 from orl.transfer.svm import COSTS, EPSILON, NUM_FOLDS, assign_folds, unit_penalties
@@ -40,7 +40,7 @@ class LowShotResult:
     """Mean over the samples, at the costs chosen without test labels."""
     per_class_ap_best_cost_on_test: dict[str, dict[str, float]]
     skipped: dict[str, str]
-    """Classes that could not be scored, with the reason; they are among the negatives of the others."""
+    """Classes that could not be scored, with the reason; their photos may be negatives of the others."""
     shots: list[int]
     num_samples: int
     seed: int
@@ -96,15 +96,9 @@ def score_low_shot(
         `aggregate_low_shot_svm_stats.py`.
     """
     started = time.perf_counter()
-    check_shots(train_labels, classes, shots)
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}; give 1 or more")
-    skipped = {
-        name: "no positive test photo" for name, column in zip(classes, test_labels.T) if not (column == 1).any()
-    }
+    check_shots(train_labels, classes, shots, num_samples)
+    skipped = unseen_classes(test_labels, classes)
     kept = [index for index, name in enumerate(classes) if name not in skipped]
-    if not kept:
-        raise ValueError(f"none of {len(classes)} classes has a positive test photo; check the splits")
     train_features, test_features = unit_rows(train_features, EPSILON), unit_rows(test_features, EPSILON)
     rotation = find_rotation(train_features)
     rows, test_rows = rotation.rows(train_features), rotation.rows(test_features)
@@ -131,12 +125,22 @@ def score_low_shot(
     )
 
 
-def check_shots(labels: Int[ndarray, "n c"], classes: tuple[str, ...], shots: Sequence[int]) -> None:
-    """Refuse numbers of shots that the training photos do not allow, before anything long is done.
+def check_shots(
+    labels: Int[ndarray, "n c"], classes: tuple[str, ...], shots: Sequence[int], num_samples: int = 1
+) -> None:
+    """Refuse samples that the training photos do not allow, before anything long is done.
 
     Raises:
-        ValueError: if there are none, one is below 1 or given twice, or a class has too few photos with or without it.
+        ValueError: if there is one class only; there are no samples or shots, one of which is below 1 or given twice;
+            or a class has too few photos with or without it.
     """
+    if num_samples < 1:
+        raise ValueError(f"num_samples is {num_samples}; give 1 or more")
+    if len(classes) < 2:
+        raise ValueError(
+            f"the only class is {', '.join(classes) or 'none'}: k photos of each class are drawn, and as many of all "
+            "others as negatives; give a set of two classes or more"
+        )
     if not shots or min(shots) < 1 or len(set(shots)) < len(shots):
         raise ValueError(f"shots are {list(shots)}; give whole numbers from 1, each once")
     for index, name in enumerate(classes):

@@ -28,6 +28,10 @@ class Place:
     checkpoint_minutes: float = 10.0
     quiet: bool = False
 
+    def __post_init__(self) -> None:
+        if self.result.suffix != ".json":
+            raise ValueError(f"{self.result} is to hold a result as JSON; give a name that ends in .json")
+
     @property
     def folder(self) -> Path:
         """What a judge keeps for itself while it works: checkpoints, metrics, features, detections."""
@@ -39,22 +43,38 @@ def finished(place: Place, made_from: Mapping[str, Any]) -> dict[str, Any] | Non
 
     Raises:
         StaleTableError: if the file holds a result of something else, unless it is to be overwritten.
+        ValueError: likewise, if it holds no result at all.
     """
     try:
-        result = json.loads(place.result.read_text())
-    except (FileNotFoundError, ValueError):
+        content = place.result.read_bytes()
+    except FileNotFoundError:
         return None
-    found = result.get("made_from") if isinstance(result, dict) else None
+    found = _made_from(content)
     asked = json.loads(json.dumps(made_from))
     if found == asked:
-        return result
+        return json.loads(content)
     if place.overwrite:
         return None
-    differing = sorted(key for key in {*(found or {}), *asked} if (found or {}).get(key) != asked.get(key))
+    if found is None:
+        raise ValueError(
+            f"{place.result} is there and is no result of a judge, so it is not written over; take another --out, or "
+            "--overwrite it"
+        )
+    differing = sorted(key for key in {*found, *asked} if found.get(key) != asked.get(key))
     raise tables.StaleTableError(
         f"stale: {place.result} was made from other weights or settings ({', '.join(differing)}). Take another --out, "
         "or rebuild it with --overwrite"
     )
+
+
+def _made_from(content: bytes) -> dict[str, Any] | None:
+    """What a result says of itself; none if it is none."""
+    try:
+        result = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    made_from = result.get("made_from") if isinstance(result, dict) else None
+    return made_from if isinstance(made_from, dict) else None
 
 
 def write_result(place: Place, result: Mapping[str, Any], made_from: Mapping[str, Any]) -> dict[str, Any]:

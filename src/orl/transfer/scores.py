@@ -61,6 +61,20 @@ def _precision_recall(
     return num_found / (ends + 1), np.diff(num_found, prepend=0) / positive.sum()
 
 
+def unseen_classes(test_labels: Int[ndarray, "m c"], classes: tuple[str, ...]) -> dict[str, str]:
+    """Classes that cannot be scored, with the reason.
+
+    Raises:
+        ValueError: if that is so of all classes.
+    """
+    reasons = {
+        name: "no positive test photo" for name, column in zip(classes, test_labels.T) if not (column == 1).any()
+    }
+    if len(reasons) == len(classes):
+        raise ValueError(f"none of {len(classes)} classes has a positive test photo; check the splits")
+    return reasons
+
+
 def class_average_precisions(
     scores: Shaped[ndarray, "n c"], labels: Int[ndarray, "n c"], classes: tuple[str, ...]
 ) -> tuple[dict[str, float], dict[str, str]]:
@@ -68,13 +82,16 @@ def class_average_precisions(
 
     Returns:
         The average precision of each class with a positive photo, and the reason for each class without.
+
+    Raises:
+        ValueError: as `unseen_classes`.
     """
-    per_class_ap, skipped = {}, {}
-    for index, name in enumerate(classes):
-        if (labels[:, index] == 1).any():
-            per_class_ap[name] = average_precision(scores[:, index], labels[:, index])
-        else:
-            skipped[name] = "no positive test photo"
+    skipped = unseen_classes(labels, classes)
+    per_class_ap = {
+        name: average_precision(scores[:, index], labels[:, index])
+        for index, name in enumerate(classes)
+        if name not in skipped
+    }
     return per_class_ap, skipped
 
 

@@ -58,6 +58,10 @@ class Sets:
     """VOC devkit of 2007, or a drawn set: SVM, low-shot, kNN."""
     imagenet: Path | None = None
     """ImageNet: linear, and semi-supervised with 1% and 10% of the labels."""
+    imagenet_1percent: Path | None = None
+    """SimCLR's 1percent.txt: the photos of those labels; drawn by the seed if not given."""
+    imagenet_10percent: Path | None = None
+    """Likewise 10percent.txt."""
     places205: Path | None = None
     """Places205: linear."""
     inat18: Path | None = None
@@ -85,7 +89,7 @@ class JudgeSettings:
     linear: LinearSettings = field(default_factory=LinearSettings)
     """A linear layer on frozen features; its data set is that of the path."""
     semi: SemiSettings = field(default_factory=SemiSettings)
-    """All weights on a share of the labels: 1% and 10%, whatever share is set here."""
+    """All weights on a share of the labels; of which share and list is that of the sets."""
     detect: DetectSettings = field(default_factory=DetectSettings)
     """Detectors."""
     detect_splits: tuple[str, str] = ("train2017", "val2017")

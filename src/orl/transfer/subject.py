@@ -23,7 +23,7 @@ class Subject:
     network: Backbone | Renormalised
     """Normalised photos `(N, 3, H, W)` to feature maps `(N, num_channels, h, w)`, in evaluation mode."""
     digest: str
-    """Of the weights."""
+    """Of the weights, the network that they are put into, and how it wants its photos."""
 
 
 def load_subject(backbone: Path, architecture: str | None = None, seed: int = 0) -> Subject:
@@ -41,9 +41,17 @@ def load_subject(backbone: Path, architecture: str | None = None, seed: int = 0)
     """
     if backbone != RANDOM:
         network = load_for_views(backbone, architecture)
-        return Subject(label=str(backbone), network=network, digest=tables.file_digest(weights_file(backbone)))
+        return Subject(
+            label=str(backbone), network=network, digest=_digest(tables.file_digest(weights_file(backbone)), network)
+        )
     name = architecture or RANDOM_ARCHITECTURE
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         random = build_backbone(name).eval()
-    return Subject(label=f"random {name}, seed {seed}", network=random, digest=f"random {name}, seed {seed}")
+    return Subject(label=f"random {name}, seed {seed}", network=random, digest=_digest(f"random, seed {seed}", random))
+
+
+def _digest(weights: str, network: Backbone | Renormalised) -> str:
+    """One file may be the weights of several networks that differ in their padding or normalisation alone."""
+    seen = (network.factor.tolist(), network.shift.tolist()) if isinstance(network, Renormalised) else None
+    return tables.fingerprint({"weights": weights, "network": network.name, "seen": seen})

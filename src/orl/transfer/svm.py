@@ -108,10 +108,8 @@ def score_svm(
     """
     started = time.perf_counter()
     train_features, test_features = unit_rows(train_features, EPSILON), unit_rows(test_features, EPSILON)
-    skipped = _unusable_classes(train_labels, test_labels, classes)
+    skipped = unusable_classes(train_labels, test_labels, classes)
     kept = [index for index, name in enumerate(classes) if name not in skipped]
-    if not kept:
-        raise ValueError(f"none of {len(classes)} classes can be scored: {dict(list(skipped.items())[:3])}")
     num_fits = len(kept) * (len(costs) * NUM_FOLDS + 1)
     labels = train_labels[:, kept]
     with progress_bar(total=num_fits, title="linear SVMs", unit="fits", quiet=quiet) as bar:
@@ -138,9 +136,14 @@ def score_svm(
     )
 
 
-def _unusable_classes(
+def unusable_classes(
     train_labels: Int[ndarray, "n c"], test_labels: Int[ndarray, "m c"], classes: tuple[str, ...]
 ) -> dict[str, str]:
+    """Classes that have no SVM, with the reason: too few photos for every fold, or none to be found.
+
+    Raises:
+        ValueError: if that is so of all classes.
+    """
     reasons = {}
     for index, name in enumerate(classes):
         num_positive, num_negative = ((train_labels[:, index] == sign).sum() for sign in (1, -1))
@@ -148,6 +151,8 @@ def _unusable_classes(
             reasons[name] = f"{num_positive} positive, {num_negative} negative training photos, fewer than {NUM_FOLDS}"
         elif not (test_labels[:, index] == 1).any():
             reasons[name] = "no positive test photo"
+    if len(reasons) == len(classes):
+        raise ValueError(f"none of {len(classes)} classes can be scored: {dict(list(reasons.items())[:3])}")
     return reasons
 
 

@@ -1,8 +1,8 @@
-"""One function a judge: from a subject and a path to the JSON that is written."""
+"""One function a judge: from a subject and labelled photos to the JSON that is written."""
 
-import hashlib
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +16,27 @@ from orl.transfer.classification.settings import LinearSettings, SemiSettings
 from orl.transfer.detection.judge import judge_detection, judge_voc_detection
 from orl.transfer.detection.photos import read_coco_detection, read_voc_detection
 from orl.transfer.detection.settings import DetectSettings
-from orl.transfer.judge import (
-    Features,
-    Keep,
-    LabelledPhotos,
-    check_same_classes,
-    embed_labelled,
-    judge_knn,
-    judge_low_shot,
-    judge_svm,
-    read_labelled,
-)
-from orl.transfer.knn import check_neighbours
+from orl.transfer.judge import Features, Keep, embed_labelled, judge_knn, judge_low_shot, judge_svm
+from orl.transfer.knn import check_votes
 from orl.transfer.low_shot import check_shots
 from orl.transfer.place import Place, finished, write_result
-from orl.transfer.settings import KnnSettings, LowShotSettings, SvmSettings, VocSettings
+from orl.transfer.scores import unseen_classes
+from orl.transfer.settings import KnnSettings, LowShotSettings, SvmSettings
 from orl.transfer.subject import Subject
+from orl.transfer.svm import unusable_classes
+from orl.transfer.voc_photos import LabelledPhotos, VocPhotos
+
+logger = logging.getLogger(__name__)
 
 VOC07_PHOTOS = (5011, 4952)
 """Of trainval and of test."""
+VOC07_CLASSES = 20
 
-Judge = Callable[[Features], dict[str, Any]]
 Result = dict[str, Any]
+Settings = SvmSettings | LowShotSettings | KnnSettings
 
 
-def run_svm(subject: Subject, data: Path, voc: VocSettings, settings: SvmSettings, place: Place) -> Result:
+def run_svm(subject: Subject, photos: VocPhotos, settings: SvmSettings, place: Place) -> Result:
     """The VOC07 protocol: linear SVMs on frozen features; `judge_svm`."""
 
     def judge(features: Features) -> Result:
@@ -48,10 +44,11 @@ def run_svm(subject: Subject, data: Path, voc: VocSettings, settings: SvmSetting
             features, subject.label, solver=settings.solver, workers=place.workers, seed=place.seed, quiet=place.quiet
         )
 
-    return _judge_photos(subject, data, voc, place, judge, asdict(settings))
+    is_drawn = settings.solver == "liblinear"
+    return _judge_photos(subject, photos, place, judge, settings, seed=place.seed if is_drawn else None)
 
 
-def run_low_shot(subject: Subject, data: Path, voc: VocSettings, settings: LowShotSettings, place: Place) -> Result:
+def run_low_shot(subject: Subject, photos: VocPhotos, settings: LowShotSettings, place: Place) -> Result:
     """The VOC07 protocol with few photos of each class; `judge_low_shot`."""
 
     def judge(features: Features) -> Result:
@@ -64,22 +61,16 @@ def run_low_shot(subject: Subject, data: Path, voc: VocSettings, settings: LowSh
             quiet=place.quiet,
         )
 
-    def check(train: LabelledPhotos) -> None:
-        check_shots(train.labels, train.classes, settings.shots)
-
-    return _judge_photos(subject, data, voc, place, judge, asdict(settings), check)
+    return _judge_photos(subject, photos, place, judge, settings, seed=place.seed)
 
 
-def run_knn(subject: Subject, data: Path, voc: VocSettings, settings: KnnSettings, place: Place) -> Result:
+def run_knn(subject: Subject, photos: VocPhotos, settings: KnnSettings, place: Place) -> Result:
     """Weighted nearest neighbours; `judge_knn`."""
 
     def judge(features: Features) -> Result:
         return judge_knn(features, subject.label, k=settings.k, temperature=settings.temperature, quiet=place.quiet)
 
-    def check(train: LabelledPhotos) -> None:
-        check_neighbours(settings.k, len(train.paths))
-
-    return _judge_photos(subject, data, voc, place, judge, asdict(settings), check)
+    return _judge_photos(subject, photos, place, judge, settings, seed=None)
 
 
 def run_linear(
@@ -93,7 +84,7 @@ def run_linear(
 def run_estimate(subject: Subject, data: Path, settings: LinearSettings, place: Place) -> Result:
     """The fast estimate of the linear score, from features that are computed once; `estimate_linear`."""
     train, val = read_pair(data, settings.dataset)
-    return estimate_linear(subject, train, val, place, size_px=settings.size_px)
+    return estimate_linear(subject, train, val, place, dataset=settings.dataset, size_px=settings.size_px)
 
 
 def run_semi(subject: Subject, data: Path, settings: SemiSettings, place: Place, processes: Processes) -> Result | None:
@@ -124,51 +115,83 @@ def run_detect_voc(
     return judge_voc_detection(subject, train, test, settings, place, processes)
 
 
+def check_photos(train: LabelledPhotos, test: LabelledPhotos, settings: Settings) -> dict[str, str]:
+    """Whether a judge can work on these photos, known from their labels alone.
+
+    Returns:
+        Classes that it will leave out, with the reason.
+
+    Raises:
+        ValueError: if it cannot work.
+    """
+    if isinstance(settings, SvmSettings):
+        return unusable_classes(train.labels, test.labels, train.classes)
+    if isinstance(settings, LowShotSettings):
+        check_shots(train.labels, train.classes, settings.shots, settings.num_samples)
+    else:
+        check_votes(settings.k, settings.temperature, len(train.names))
+    return unseen_classes(test.labels, train.classes)
+
+
 def _judge_photos(
     subject: Subject,
-    data: Path,
-    voc: VocSettings,
+    photos: VocPhotos,
     place: Place,
-    judge: Judge,
-    settings: Mapping[str, Any],
-    check: Callable[[LabelledPhotos], None] = lambda train: None,
+    judge: Callable[[Features], Result],
+    settings: Settings,
+    seed: int | None,
 ) -> Result:
-    """Read both splits, refuse what cannot be judged, embed what is not embedded yet, judge, write."""
-    train, test = (
-        read_labelled(data, split, workers=place.workers, quiet=place.quiet)
-        for split in (voc.train_split, voc.test_split)
-    )
-    check_same_classes(train, test)
-    check(train)
-    made_from = {"backbone": subject.digest, "photos": [_identity(train), _identity(test)], "size_px": voc.size_px}
-    made_from |= {"seed": place.seed, **settings}
+    """Refuse what cannot be judged, embed what is not embedded yet, judge, write."""
+    check_photos(*photos.listed, settings)
+    made_from = {
+        "backbone": subject.digest,
+        "photos": [each.identity for each in photos.listed],
+        "size_px": photos.settings.size_px,
+        **asdict(settings),
+        **({} if seed is None else {"seed": seed}),
+    }
     found = finished(place, made_from)
     if found is not None:
         return found
-    folder = place.result.with_name(f"features_{data.resolve().name}_{voc.size_px}px")
+    train, test = photos.readable
+    for name, reason in check_photos(train, test, settings).items():
+        logger.warning("class %r is left out: %s", name, reason)
+    size_px = photos.settings.size_px
+    folder = place.result.with_name(f"features_{photos.data.resolve().name}_{size_px}px_{subject.digest[:8]}")
     features = embed_labelled(
         subject.network,
         train,
         test,
-        size_px=voc.size_px,
+        size_px=size_px,
         device=compute_device(place.device),
         workers=place.workers,
         quiet=place.quiet,
         keep=Keep(folder=folder, digest=subject.digest, overwrite=place.overwrite),
     )
-    return write_result(place, {**judge(features), "departures": _departures(train, test, voc)}, made_from)
+    result = judge(features)
+    return write_result(place, {**result, "departures": _departures(photos, settings, result)}, made_from)
 
 
-def _departures(train: LabelledPhotos, test: LabelledPhotos, voc: VocSettings) -> list[str]:
+def _departures(photos: VocPhotos, settings: Settings, result: Mapping[str, Any]) -> list[str]:
     """What is not as in the protocol."""
-    found = [] if voc.size_px == VocSettings.size_px else [f"{voc.size_px} px, not {VocSettings.size_px}"]
-    counts = (len(train.paths), len(test.paths))
+    train, test = photos.readable
+    size_px, usual_px = photos.settings.size_px, type(photos.settings).size_px
+    found = [] if size_px == usual_px else [f"{size_px} px, not {usual_px}"]
+    if len(train.classes) != VOC07_CLASSES:
+        found.append(f"{len(train.classes)} classes, not {VOC07_CLASSES}")
+    counts = (len(train.names), len(test.names))
     if counts != VOC07_PHOTOS:
         found.append(f"{counts[0]:,} photos to learn from and {counts[1]:,} to be scored, not VOC07's 5,011 and 4,952")
+    for name, value, usual in (
+        (field.name, getattr(settings, field.name), field.default) for field in fields(settings)
+    ):
+        # Other shots are other columns and another k another table; either solver finds the same SVMs.
+        if value != usual and name not in ("shots", "k", "solver"):
+            found.append(f"{name} {value:g}, not {usual:g}")
+    if result["skipped"]:
+        found.append(f"{len(result['skipped'])} classes without a score: {', '.join(sorted(result['skipped'])[:3])}")
+    if result["num_rejected"]:
+        found.append(f"{result['num_rejected']} photos that cannot be read")
+    if result.get("num_unconverged"):
+        found.append(f"{result['num_unconverged']} fits stopped by the limit on iterations")
     return found
-
-
-def _identity(photos: LabelledPhotos) -> str:
-    digest = hashlib.sha256("\n".join([*photos.classes, *(path.name for path in photos.paths)]).encode())
-    digest.update(photos.labels.tobytes())
-    return digest.hexdigest()

@@ -19,7 +19,7 @@ from orl.networks.backbones import Backbone, pool
 from orl.networks.device import compute_device
 from orl.networks.folding import fold_batch_norm
 from orl.progress import progress_bar
-from orl.transfer.classification.kept_features import identity, keep_features, unreadable
+from orl.transfer.classification.kept_features import keep_features, unreadable
 from orl.transfer.classification.logistic import (
     MAX_ITERATIONS,
     Fit,
@@ -45,7 +45,13 @@ DTYPES = {"32-true": torch.float32, "64-true": torch.float32, "bf16-mixed": torc
 
 
 def estimate_linear(
-    subject: Subject, train: ClassifiedPhotos, val: ClassifiedPhotos, place: Place, *, size_px: int = 224
+    subject: Subject,
+    train: ClassifiedPhotos,
+    val: ClassifiedPhotos,
+    place: Place,
+    *,
+    dataset: str = "folder",
+    size_px: int = 224,
 ) -> dict[str, Any]:
     """Estimate how well a linear layer would do, in the time of one look at every photo.
 
@@ -57,6 +63,7 @@ def estimate_linear(
         train: photos to learn from.
         val: photos to score.
         place: where; the features stay in its folder.
+        dataset: which one it is, for the result.
         size_px: side of the centre crop.
 
     Returns:
@@ -69,8 +76,14 @@ def estimate_linear(
     check_pair(train, val)
     if len(train) < HELD_OUT:
         raise ValueError(f"{len(train)} training photos are too few to hold a tenth out; give at least {HELD_OUT}")
-    made_from: dict[str, Any] = {"task": TASK, "backbone": subject.digest, "photos": [identity(train), identity(val)]}
-    made_from |= {"size_px": size_px, "strengths": list(STRENGTHS), "seed": place.seed, "precision": place.precision}
+    made_from: dict[str, Any] = {"task": TASK, "backbone": subject.digest, "photos": [train.identity, val.identity]}
+    made_from |= {
+        "dataset": dataset,
+        "size_px": size_px,
+        "strengths": list(STRENGTHS),
+        "seed": place.seed,
+        "precision": place.precision,
+    }
     if (found := finished(place, made_from)) is not None:
         return found
     started = time.perf_counter()
@@ -85,6 +98,7 @@ def estimate_linear(
     result = {
         "task": TASK,
         "protocol": PROTOCOL,
+        "dataset": dataset,
         **_judge(_Split(train, train_table, device), _Split(val, val_table, device), place),
         "backbone": subject.label,
         "data": str(train.root),

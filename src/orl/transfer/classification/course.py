@@ -20,7 +20,6 @@ from orl.training.reading import Source
 from orl.training.supervised import Supervised
 from orl.transfer.classification.accuracy import Accuracy
 from orl.transfer.classification.classifier import Classifier, losses, score_photos
-from orl.transfer.classification.kept_features import identity
 from orl.transfer.classification.samples import Rules, TrainingPhotos, training_colours
 from orl.transfer.place import Place, finished, write_result
 
@@ -86,7 +85,8 @@ def train_and_score(
     made_from = {
         **made_from,
         "course": {**vars(course), "milestones": list(course.milestones)},
-        "photos": [identity(train_photos), identity(val_photos)],
+        # The first process alone compares, keeps and writes it, and the files' sizes are asked for once.
+        "photos": [train_photos.identity, val_photos.identity] if processes.is_first else [],
         "seed": place.seed,
         "precision": place.precision,
     }

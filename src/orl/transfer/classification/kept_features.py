@@ -1,6 +1,5 @@
 """Features of all photos of a split, computed once and kept in shards: a killed job loses a shard at most."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
@@ -25,13 +24,6 @@ SHARD_SIZE = 2048
 MAX_UNREADABLE_SHARE = 0.1
 HALF_LIMIT = 65504.0
 """The greatest number of half precision, in which features are kept."""
-
-
-def identity(photos: ClassifiedPhotos) -> str:
-    """A short name of a split: the same photos with the same labels, the same name."""
-    digest = hashlib.sha256("\n".join([str(photos.root.resolve()), *photos.classes, "", *photos.names]).encode())
-    digest.update(photos.labels.tobytes())
-    return digest.hexdigest()[:16]
 
 
 def keep_features(
@@ -65,7 +57,7 @@ def keep_features(
         ValueError: if more than a tenth of the photos cannot be read.
     """
     slices = tables.shard_slices(len(photos), SHARD_SIZE)
-    made_from = {**made_from, "photos": identity(photos), "size_px": size_px}
+    made_from = {**made_from, "photos": photos.identity, "size_px": size_px}
     missing = tables.begin(folder, made_from, len(slices), overwrite)
     done = len(photos) - sum(slices[index].stop - slices[index].start for index in missing)
     title = f"embed {photos.split}"

@@ -23,6 +23,8 @@ from orl.transfer.subject import Subject
 
 SMALL_SHARE, WEIGHT_DECAY = 0.01, 1e-4
 """Up to this share of the labels weights do not decay; above it by this much."""
+MAX_SHARE_ERROR = 0.1
+"""By how much of itself the share of a list may differ from that which is asked for: lists are rounded."""
 
 
 def judge_semi(
@@ -47,15 +49,12 @@ def judge_semi(
         What is written: `top1`, `top5`, and where the part comes from; none in a process that is not the first.
 
     Raises:
-        ValueError: if the list or the share is wrong; and as `train_and_score`.
+        ValueError: as `find_part` and `train_and_score`.
 
     Source:
         RECIPES part 4; SimCLR's subsets.
     """
-    if settings.list is None:
-        part = draw_subset(train, settings.share, place.seed)
-    else:
-        part = read_subset(train, settings.list)
+    part = find_part(train, settings, place.seed)
 
     def build() -> Classifier:
         backbone = copy.deepcopy(subject.network)
@@ -71,6 +70,25 @@ def judge_semi(
         return build_optimiser(network, settings)
 
     return train_and_score(semi_course(settings), build, optimise, part, val, made_from, told, place, processes)
+
+
+def find_part(train: ClassifiedPhotos, settings: SemiSettings, seed: int) -> ClassifiedPhotos:
+    """The photos whose labels are used: those listed, or else drawn.
+
+    Raises:
+        ValueError: as `read_subset` and `draw_subset`, or if the list holds another share than that of the settings,
+            which decides the weight decay and the name of the score.
+    """
+    if settings.list is None:
+        return draw_subset(train, settings.share, seed)
+    part = read_subset(train, settings.list)
+    share = len(part) / len(train)
+    if abs(share - settings.share) > MAX_SHARE_ERROR * settings.share:
+        raise ValueError(
+            f"{settings.list} lists {len(part)} of {len(train)} photos, which is {share:.2%} and not "
+            f"{settings.share:.2%}: give --share {share:.2g}, or the list of that share"
+        )
+    return part
 
 
 def semi_course(settings: SemiSettings) -> Course:

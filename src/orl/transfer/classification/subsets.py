@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
+from orl.images.class_lists import check_classes
 from orl.images.classified import ClassifiedPhotos
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ def read_subset(photos: ClassifiedPhotos, list_file: Path) -> ClassifiedPhotos:
 
     Raises:
         ValueError: if the list names none, a photo that is not in the split, one twice, or one of several that share
-            a file name.
+            a file name; or if all are of one class.
     """
     try:
         lines = [line.strip() for line in list_file.read_text(encoding="utf-8-sig").splitlines()]
@@ -35,6 +36,7 @@ def read_subset(photos: ClassifiedPhotos, list_file: Path) -> ClassifiedPhotos:
     if not wanted:
         raise ValueError(f"{list_file} names no photo")
     rows = _find_rows(photos, wanted, list_file)
+    check_classes(photos.classes, photos.labels[rows], list_file)
     return _part(photos, rows, f"{photos.split}, the {len(rows)} photos of {list_file.name}")
 
 

@@ -1,7 +1,6 @@
 """Judge a backbone by a detector that is trained on it: COCO with boxes and masks, VOC with boxes."""
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from orl import tables
+from orl.images.identity import photos_identity
 from orl.processes import Processes, local_device
 from orl.training.fabric import launch_fabric
 from orl.training.loop import Options
@@ -216,14 +216,11 @@ def _differing(classes: tuple[str, ...], others: tuple[str, ...]) -> str:
 
 
 def _identity(photos: DetectionPhotos) -> str:
-    """Changes with the photos' names and sizes and with what is in them; not with their folder."""
-    digest = hashlib.sha256(json.dumps([photos.names, photos.photo_ids, photos.sizes_wh, photos.classes]).encode())
-    for columns in (photos.boxes, photos.box_classes, photos.ignored, photos.areas or ()):
-        for values in columns:
-            digest.update(values.tobytes())
-    if photos.segmentations is not None:
-        digest.update(repr(photos.segmentations).encode())
-    return digest.hexdigest()
+    """Changes with the photos and with what is in them; not with their folder."""
+    numbers = np.array([*zip(photos.photo_ids, *zip(*photos.sizes_wh))])
+    labels = (numbers, *photos.boxes, *photos.box_classes, *photos.ignored, *(photos.areas or ()))
+    masks = hashlib.sha256(repr(photos.segmentations).encode()).hexdigest()
+    return f"{photos_identity(photos.root, photos.names, photos.classes, labels)} {masks}"
 
 
 def _coco_result(photos: DetectionPhotos, detections: Detections, with_masks: bool) -> Result:

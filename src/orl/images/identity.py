@@ -1,0 +1,32 @@
+"""What tells one set of labelled photos from another, without a photo being opened."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from numpy import ndarray
+
+
+def photos_identity(root: Path, names: Sequence[str], classes: Sequence[str], labels: Iterable[ndarray]) -> str:
+    """The same photos with the same labels have the same identity, wherever they lie.
+
+    Of a photo its name and the size of its file count: to read all of ImageNet would take longer than some judges do. A
+    photo that gives way to another of as many bytes is not noticed.
+
+    Args:
+        root: folder that the names start from.
+        names: path of each photo below the root; all are there.
+        classes: what the labels' numbers stand for.
+        labels: all that is known of the photos.
+
+    Raises:
+        FileNotFoundError: if a photo is not there.
+    """
+    digest = hashlib.sha256("\n".join([*classes, ""]).encode())
+    folder = os.fspath(root)
+    for name in names:
+        digest.update(f"{name}\n{os.stat(f'{folder}/{name}').st_size}\n".encode(errors="surrogateescape"))
+    for values in labels:
+        digest.update(values.tobytes())
+    return digest.hexdigest()
