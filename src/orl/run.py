@@ -220,10 +220,15 @@ def prepare(config: RunConfig, *trained: str, discovers: bool = False, num_proce
 
 
 def _check_transfer(config: RunConfig) -> None:
-    """Refuse a labelled set that the judges cannot work on, as they will see it after the training."""
+    """Refuse a labelled set that the judges could not work on after the training."""
     photos, settings = _transfer_photos(config), config.transfer
-    for judge in (SvmSettings(), KnnSettings(k=settings.knn_neighbours, temperature=settings.knn_temperature)):
-        check_photos(*photos.listed, judge)
+    try:
+        for judge in (SvmSettings(), KnnSettings(k=settings.knn_neighbours, temperature=settings.knn_temperature)):
+            check_photos(*photos.listed, judge)
+    except ValueError as error:
+        raise ValueError(
+            f"the labelled set of --transfer-data cannot be judged on: {error}. Its settings begin with --transfer."
+        ) from error
 
 
 def _check_prior(config: RunConfig, run: RunDir) -> None:

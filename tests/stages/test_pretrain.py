@@ -162,6 +162,10 @@ def test_stage_3_starts_from_stage_1_where_it_is_asked_to(
 def test_the_probe_judges_at_its_epochs_and_changes_no_weight(scenes: Path, trained: RunConfig, tmp_path: Path) -> None:
     probing = replace(SHORT, probe_epochs=1)
     config = small(scenes, tmp_path / "run", stage1=probing, transfer_data=scenes)
+    told = r"labelled set of --transfer-data .*k is 20, but there are 12 training photos.*begin with --transfer\."
+    with pytest.raises(ValueError, match=told):
+        run_pretrain(config, "stage1")
+    config = replace(config, transfer=replace(config.transfer, knn_neighbours=5))
     run_pretrain(config, "stage1")
     run = RunDir(config.out)
     rows = [json.loads(line) for line in run.metrics("stage1").read_text().splitlines()]
