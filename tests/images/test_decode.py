@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from orl.images import decode as decode_module
-from orl.images.decode import REDUCTIONS, PhotoError, load_photo, reduced_size
+from orl.images.decode import REDUCTIONS, PhotoError, load_photo, photo_size, reduced_size
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -62,6 +62,7 @@ def test_every_exif_orientation_is_turned_upright(tmp_path: Path, orientation: i
     options = {".jpg": {"quality": 95, "subsampling": 0}, ".webp": {"lossless": True}}.get(suffix, {})
     photo = saved(tmp_path / f"turned{suffix}", stored, exif=exif, **options)
     assert photo.shape == (24, 40, 3)
+    assert photo_size(tmp_path / f"turned{suffix}") == (40, 24)
     # JPEG moves flat colours by a few values.
     np.testing.assert_allclose(corners(photo), [RED, GREEN, BLUE], atol=8)
 
@@ -147,6 +148,14 @@ def test_damage_is_named(tmp_path: Path) -> None:
     assert refusal(tmp_path).startswith("not a file")
 
 
+def test_a_size_is_that_of_a_photo_or_the_damage_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PhotoError, match="missing"):
+        photo_size(tmp_path / "none.jpg")
+    (tmp_path / "text.jpg").write_text("no photo")
+    with pytest.raises(PhotoError, match="not an image: begins with b'no photo'"):
+        photo_size(tmp_path / "text.jpg")
+
+
 def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     bomb = tmp_path / "bomb.png"
     Image.new("1", (20_000, 20_000)).save(bomb)
@@ -212,6 +221,7 @@ def test_a_jpegs_pixels_are_pillows_at_every_reduction(
 ) -> None:
     path = tmp_path / "a.jpg"
     textured(*size_wh).save(path, **JPEGS[kind])
+    Image.init()  # some of Pillow's plugins load pictures of their own when they are imported
     monkeypatch.setattr(Image.Image, "load", forbidden)
     found = {reduction: load_photo(path, reduction=reduction) for reduction in REDUCTIONS}
     monkeypatch.undo()

@@ -164,11 +164,13 @@ def test_photos_that_become_unreadable_are_written_down_and_training_goes_on(
 def test_too_many_unreadable_photos_stop_the_run_and_what_was_done_is_kept(images: ImageTable, tmp_path: Path) -> None:
     later = {image_id for _, image_id in list(batches())[1]}
     damaged = emptied(images, tmp_path, sorted(later))
-    with pytest.raises(RuntimeError, match=r"photos have become unreadable .* at most 2 may .*unreadable\.csv"):
+    with pytest.raises(
+        RuntimeError, match=r"photos could not be read during training, and at most 2 may be .*unreadable\.csv"
+    ):
         run(new_method(), Samples(placer(damaged)), tmp_path / "out", max_unreadable=2)
     assert (tmp_path / "out" / "checkpoints").is_dir()
     # Given again, the command stops at the next of them, since none was repaired.
-    with pytest.raises(RuntimeError, match=r"at most 2 may .* When they are repaired, delete unreadable\.csv"):
+    with pytest.raises(RuntimeError, match=r"at most 2 may be .* When they are repaired, delete unreadable\.csv"):
         run(new_method(), Samples(placer(damaged)), tmp_path / "out", max_unreadable=2)
     # Repaired, the same command goes on, and ends as if nothing had been.
     emptied(images, tmp_path, [])

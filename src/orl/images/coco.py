@@ -1,6 +1,8 @@
 """COCO JSON files: photos, categories and boxes."""
 
 import json
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,8 @@ from numpy import ndarray
 
 from orl import boxes
 from orl.images.labels import ABSENT, IGNORED, PRESENT, LabelledSplit
+
+LARGEST_ID = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +76,7 @@ def read_coco(json_path: Path) -> LabelledSplit:
         names=content.names,
         classes=content.classes,
         labels=labels,
-        boxes=tuple(annotated_boxes(json_path, each) for each in by_photo),
+        boxes=tuple(annotated_boxes(each) for each in by_photo),
         box_classes=box_classes,
         box_difficult=difficult,
     )
@@ -90,12 +94,14 @@ def read_coco_content(json_path: Path) -> CocoContent:
     annotations = _dicts(json_path, content, "annotations", ("image_id", "category_id", "bbox"))
     if not categories:
         raise ValueError(f"{json_path} has no categories; give the instances_*.json of the split")
+    category_ids = _unique(json_path, categories, "id")
+    _unique(json_path, categories, "name")
     categories.sort(key=lambda category: category["id"])
-    category_ids = {category["id"] for category in categories}
     photos = sorted(content["images"], key=lambda photo: names[photo["id"]])
     rows = {photo["id"]: row for row, photo in enumerate(photos)}
     by_photo: list[list[dict[str, Any]]] = [[] for _ in photos]
     for annotation in annotations:
+        _check_numbers(json_path, annotation)
         if annotation["image_id"] not in rows or annotation["category_id"] not in category_ids:
             raise ValueError(f"{json_path} has an annotation of an unknown photo or category: {_short(annotation)}")
         by_photo[rows[annotation["image_id"]]].append(annotation)
@@ -144,12 +150,42 @@ def _dicts(json_path: Path, content: dict[str, Any], key: str, fields: Sequence[
 def _photo_names(json_path: Path, content: dict[str, Any]) -> dict[Any, str]:
     """File name of each photo id; a file listed twice would be its own neighbour."""
     entries = _dicts(json_path, content, "images", ("id", "file_name"))
+    _unique(json_path, entries, "id")
     names = {entry["id"]: str(entry["file_name"]) for entry in entries}
     if not names:
         raise ValueError(f"{json_path} lists no photo: its 'images' are empty")
     if len(set(names.values())) < len(entries):
         raise ValueError(f"{json_path} lists a photo twice: {len(entries)} entries, {len(set(names.values()))} photos")
     return names
+
+
+def _unique(json_path: Path, entries: Sequence[dict[str, Any]], key: str) -> set[Any]:
+    """All values of a field, which may be numbers or names, but not both."""
+    values = [entry[key] for entry in entries]
+    kinds = {type(value) for value in values}
+    if not (kinds <= {int} or kinds <= {str}) or (int in kinds and max(map(abs, values)) > LARGEST_ID):
+        raise ValueError(
+            f"{json_path} is not COCO's JSON: {key!r} must be whole numbers of 64 bits, or all text, found "
+            f"{_short([value for value in values if type(value) is not int or abs(value) > LARGEST_ID])}"
+        )
+    if len(set(values)) < len(values):
+        (twice, _), *_ = Counter(values).most_common(1)
+        raise ValueError(f"{json_path} has the {key} {twice!r} twice, such as {_short(entries[values.index(twice)])}")
+    return set(values)
+
+
+def _check_numbers(json_path: Path, annotation: dict[str, Any]) -> None:
+    box, area = annotation["bbox"], annotation.get("area", 0)
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        raise ValueError(f"{json_path} has a box that is not x, y, w, h: {_short(annotation)}")
+    if not _is_number(area):
+        raise ValueError(f"{json_path} has an area that is no number: {_short(annotation)}")
+    if isinstance(annotation["image_id"], list | dict) or isinstance(annotation["category_id"], list | dict):
+        raise ValueError(f"{json_path} has an annotation of an unknown photo or category: {_short(annotation)}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _photo_folder(json_path: Path, names: Sequence[str]) -> Path:
@@ -163,16 +199,9 @@ def _photo_folder(json_path: Path, names: Sequence[str]) -> Path:
     raise ValueError(f"none of the {len(names)} photos of {json_path}, such as {names[0]}, lies in {tried}")
 
 
-def annotated_boxes(json_path: Path, annotations: Sequence[dict[str, Any]]) -> Float32[ndarray, "n 4"]:
-    """The boxes of annotations as `xyxy`.
-
-    Raises:
-        ValueError: if one is not x, y, width, height.
-    """
-    try:
-        return boxes.from_xywh(np.array([a["bbox"] for a in annotations], dtype=np.float32).reshape(-1, 4))
-    except ValueError as error:
-        raise ValueError(f"{json_path} has a box that is not x, y, w, h: {_short(annotations)}") from error
+def annotated_boxes(annotations: Sequence[dict[str, Any]]) -> Float32[ndarray, "n 4"]:
+    """The boxes of annotations as `xyxy`."""
+    return boxes.from_xywh(np.array([a["bbox"] for a in annotations], dtype=np.float32).reshape(-1, 4))
 
 
 def _short(entry: object) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 from numpy import ndarray
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from orl.images.packed import PackedPhoto
 
@@ -29,6 +29,8 @@ UPRIGHT: dict[int, Callable[[ndarray], ndarray]] = {
     8: lambda stored: np.rot90(stored),
 }
 """How pixels are turned, by the EXIF orientation that they are stored with."""
+FIRST_LYING = 5
+"""From this orientation on width and height change places."""
 WHITE = (255, 255, 255, 255)
 
 _pillow_lock = threading.Lock()
@@ -87,6 +89,29 @@ def load_photo(path: Path | PackedPhoto, max_pixels: int = MAX_PIXELS, reduction
         except UnidentifiedImageError as error:
             raise PhotoError(path, f"not an image: begins with {_first_bytes(path)!r}") from error
         # Pillow answers damage with OSError, SyntaxError, struct.error, ValueError, zlib.error and more.
+        except Exception as error:
+            raise PhotoError(path, _damage(error)) from error
+
+
+def photo_size(path: Path) -> tuple[int, int]:
+    """Width and height of a photo, turned as the EXIF orientation says, by its header (a PNG's orientation may stand at
+    its end, and so it is read whole).
+
+    Raises:
+        PhotoError: if the file is missing, empty or not an image.
+    """
+    _check_file(path)
+    with _guarded_pillow():
+        try:
+            with Image.open(path, formats=_known_formats()) as image:
+                width, height = image.size
+                if isinstance(image, TiffImagePlugin.TiffImageFile):
+                    # As it is stored: whether Pillow has turned its size already depends on Pillow's version.
+                    width, height = (image.tag_v2[tag] for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength))
+                lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= FIRST_LYING
+                return (height, width) if lies else (width, height)
+        except UnidentifiedImageError as error:
+            raise PhotoError(path, f"not an image: begins with {_first_bytes(path)!r}") from error
         except Exception as error:
             raise PhotoError(path, _damage(error)) from error
 

@@ -28,5 +28,7 @@ def photos_identity(root: Path, names: Sequence[str], classes: Sequence[str], la
     for name in names:
         digest.update(f"{name}\n{os.stat(f'{folder}/{name}').st_size}\n".encode(errors="surrogateescape"))
     for values in labels:
+        # With the shape: an object that moves to the photo before leaves all bytes in their order.
+        digest.update(f"{values.dtype} {values.shape}\n".encode())
         digest.update(values.tobytes())
     return digest.hexdigest()

@@ -151,6 +151,7 @@ def _run_stage(
         checkpoint_minutes=settings.checkpoint_minutes,
         num_checkpoints=settings.keep_checkpoints,
         max_unreadable=int(config.scan.max_rejected_share * len(placer.images)),
+        unreadable_hint="--scan.max-rejected-share",
         wandb=config.wandb,
         probe=partial(probe, learner.method.online.backbone) if probe and settings.probe_epochs else None,
         probe_steps=settings.probe_epochs * batches.steps_per_epoch,

@@ -17,7 +17,7 @@ from orl.training.journal import Journal
 from orl.training.metrics import MetricsLog, WandbMode
 from orl.training.reading import BatchReader, Source
 from orl.training.trainee import NotFiniteError, Trainee
-from orl.training.unreadable import UnreadablePhotos
+from orl.training.unreadable import UNREADABLE, UnreadablePhotos
 from orl.training.watch import CollapseWatch
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class Options:
     num_checkpoints: int = 2
     """Checkpoints that are kept."""
     max_unreadable: int = 0
+    unreadable_hint: str = ""
     """Photos that may become unreadable before training stops."""
     wandb: WandbMode = "off"
     """Whether Weights & Biases gets the numbers."""
@@ -97,7 +98,9 @@ def train(
     if step == num_steps:
         return
     reader = BatchReader(source, batches, options.workers, pin_memory=trainee.fabric.device.type == "cuda")
-    unreadable = UnreadablePhotos(options.folder / "unreadable.csv", options.max_unreadable, is_writer=is_first)
+    unreadable = UnreadablePhotos(
+        options.folder / UNREADABLE, options.max_unreadable, hint=options.unreadable_hint, is_writer=is_first
+    )
     log = MetricsLog(options.folder, step, wandb_mode=options.wandb, quiet=not is_first)
     journal = Journal(log, CollapseWatch(schedules.num_warmup_steps), is_first=is_first)
     journal.begin(options.title, step, num_steps, batches.batch_size)

@@ -1,25 +1,28 @@
-"""Photos that could be read when the run began and cannot any more: written down, counted, and in the end too many."""
+"""Photos that cannot be read in training: written down, counted, and in the end too many."""
 
 import csv
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+UNREADABLE = "unreadable.csv"
+
 logger = logging.getLogger(__name__)
 
 
 class UnreadablePhotos:
-    """The list `unreadable.csv` of a stage: step, file and reason of each photo that another one replaced."""
+    """The list of a training: step, file and reason of each photo that another one replaced."""
 
-    def __init__(self, path: Path, max_photos: int, *, is_writer: bool = True) -> None:
+    def __init__(self, path: Path, max_photos: int, *, hint: str = "", is_writer: bool = True) -> None:
         """Go on with the list of the run's earlier parts.
 
         Args:
             path: the file; written when there is something to write.
             max_photos: most different photos that may be unreadable.
+            hint: how more may be, or why there may be no more, for the error.
             is_writer: whether this process writes and warns; all of them count.
         """
-        self.path, self.max_photos, self.is_writer = path, max_photos, is_writer
+        self.path, self.max_photos, self.hint, self.is_writer = path, max_photos, hint, is_writer
         self.files = set()
         if path.exists():
             with open(path, newline="") as file:
@@ -39,9 +42,9 @@ class UnreadablePhotos:
         self.files.update(file for file, _ in new)
         if rows and len(self.files) > self.max_photos:
             raise RuntimeError(
-                f"{len(self.files)} photos have become unreadable during training, and at most {self.max_photos} may "
-                f"(--scan.max-rejected-share): the last is {rows[-1][0]}, {rows[-1][1]}; all are in {self.path}. Is "
-                f"the disk still there? When they are repaired, delete {self.path.name}: the same command goes on"
+                f"{len(self.files)} photos could not be read during training, and at most {self.max_photos} may be "
+                f"({self.hint}): the last is {rows[-1][0]}, {rows[-1][1]}; all are in {self.path}. Is the disk still "
+                f"there? When they are repaired, delete {self.path.name}: the same command goes on"
             )
 
     def _write(self, step: int, rows: Sequence[tuple[str, str]]) -> None:

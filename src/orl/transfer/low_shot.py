@@ -206,18 +206,17 @@ def _score_samples(
     num_problems = labels.shape[1]
     test_ap = np.empty((len(costs), num_problems))
     fold_ap = np.zeros((len(costs), num_problems))
-    weights, num_unconverged = None, 0
+    fits, num_unconverged = None, 0
     for cost_id in np.argsort(costs, kind="stable"):
-        fits = fit_squared_hinge(rows, signs, unit_penalties(signs) * costs[cost_id], weights)
-        weights, num_unconverged = fits.weights, num_unconverged + int((~fits.converged).sum())
-        scores = (test_rows.exact @ weights[:, :num_problems]).cpu().numpy()
+        fits = fit_squared_hinge(rows, signs, unit_penalties(signs) * costs[cost_id], fits)
+        num_unconverged += int((~fits.converged).sum())
+        scores = (test_rows.exact @ fits.weights[:, :num_problems]).cpu().numpy()
         test_ap[cost_id] = [
             average_precision(column, test_labels[:, index % test_labels.shape[1]])
             for index, column in enumerate(scores.T)
         ]
         if validated:
-            held_out_scores = (rows.exact @ weights[:, num_problems:]).cpu().numpy()
-            fold_ap[cost_id] = _mean_fold_aps(held_out_scores, labels, folds)
+            fold_ap[cost_id] = _mean_fold_aps(fits.scores[:, num_problems:].cpu().numpy(), labels, folds)
         advance(signs.shape[1])
     shape = (len(costs), *samples.shape[1:])
     choices = fold_ap.reshape(shape).mean(axis=2).argmax(axis=0)

@@ -214,13 +214,13 @@ def _batched_fold_aps(
     folds = assign_folds(labels)
     signs = torch.from_numpy(labels).to(rows.exact).repeat(1, NUM_FOLDS)
     trained = torch.from_numpy(np.concatenate([folds != fold for fold in range(NUM_FOLDS)], axis=1)).to(rows.exact)
-    weights, num_unconverged = None, 0
+    fits, num_unconverged = None, 0
     aps = np.empty((NUM_FOLDS, labels.shape[1], len(costs)))
     # From small to large costs, each fit starts where the one before ended.
     for cost_id in np.argsort(costs, kind="stable"):
-        fits = fit_squared_hinge(rows, signs, unit_penalties(signs) * trained * costs[cost_id], weights)
-        weights, num_unconverged = fits.weights, num_unconverged + int((~fits.converged).sum())
-        scores = (rows.exact @ weights).cpu().numpy().reshape(len(labels), NUM_FOLDS, -1)
+        fits = fit_squared_hinge(rows, signs, unit_penalties(signs) * trained * costs[cost_id], fits)
+        num_unconverged += int((~fits.converged).sum())
+        scores = fits.scores.cpu().numpy().reshape(len(labels), NUM_FOLDS, -1)
         for fold, index in np.ndindex(aps.shape[:2]):
             held_out = folds[:, index] == fold
             aps[fold, index, cost_id] = step_average_precision(scores[held_out, fold, index], labels[held_out, index])

@@ -1,5 +1,6 @@
 """Linear and semi-supervised classification from photos to the JSON."""
 
+import copy
 import json
 import os
 from dataclasses import replace
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
+from PIL import Image
 from tests.ports import free_port
 from tests.transfer.classification.small import flat_photos
 
@@ -18,7 +20,10 @@ from orl.processes import Processes, joined_processes
 from orl.tables import StaleTableError
 from orl.training.interrupts import Stopped
 from orl.transfer.classification import course as course_module
+from orl.transfer.classification.classifier import hold_unreached
+from orl.transfer.classification.linear import build_optimiser as build_linear_optimiser
 from orl.transfer.classification.linear import judge_linear, linear_course
+from orl.transfer.classification.samples import AREA_RANGE, ASPECT_RATIO_RANGE, TestPhotos, training_colours
 from orl.transfer.classification.semi import build_optimiser, judge_semi, semi_course, weight_decay
 from orl.transfer.classification.settings import LinearSettings, SemiSettings
 from orl.transfer.place import Place
@@ -75,6 +80,94 @@ def test_the_semi_supervised_rates_of_every_step_are_those_of_the_recipe(subject
     assert backbone.get("lr_scale", 1.0) == 1.0
     assert head["lr_scale"] == pytest.approx(100.0)  # 1 where the backbone has 0.01
     assert sum(weight.numel() for weight in head["params"]) == 512 * 3 + 3
+
+
+def test_the_linear_layer_has_the_optimiser_of_the_recipe(subject: Subject) -> None:
+    heads = torch.nn.ModuleDict({"pooled": torch.nn.Linear(512, 3)})
+    frozen = course_module.Classifier(copy.deepcopy(subject.network), heads, is_frozen=True)
+    optimiser = build_linear_optimiser(frozen, LinearSettings())
+    (group,) = optimiser.param_groups
+    assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (0.01, 0.9, True, 1e-4)
+    assert [weight.shape for weight in group["params"]] == [(3, 512), (3,)]
+
+
+def test_training_crops_are_those_of_the_recipe() -> None:
+    """RandomResizedCrop of 8% to 100% and 3:4 to 4:3, mirrored in half of the cases, jitter of 0.4 without hue."""
+    assert (AREA_RANGE, ASPECT_RATIO_RANGE) == ((0.08, 1.0), (3 / 4, 4 / 3))
+    colours = training_colours(LinearSettings().jitter)
+    assert (colours.brightness, colours.contrast, colours.saturation, colours.hue) == (0.4, 0.4, 0.4, 0.0)
+    assert (colours.flip_probability, colours.jitter_probability) == (0.5, 1.0)
+    assert (colours.gray_probability, colours.blur_probability, colours.solarise_probability) == (0, 0, 0)
+    assert training_colours(0.0).jitter_probability == 0
+
+
+def test_a_photo_is_scored_by_the_centre_of_its_resized_self(tmp_path: Path) -> None:
+    """As torchvision's Resize(256) and CenterCrop(224), within what cutting first and resizing then changes."""
+    ramp = np.stack(
+        np.broadcast_arrays(np.linspace(0, 255, 320)[None], np.linspace(0, 255, 512)[:, None], 90.0), axis=2
+    )
+    Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / "ramp.png")
+    photos = ClassifiedPhotos(
+        root=tmp_path, split="val", classes=("a",), names=("ramp.png",), labels=np.zeros(1, dtype=np.int64)
+    )
+    crop, _ = TestPhotos(photos, [0], 224)[0]
+    assert isinstance(crop, torch.Tensor)
+    resized = Image.open(tmp_path / "ramp.png").resize((256, 410), Image.Resampling.BICUBIC)
+    left, top = (256 - 224) // 2, (410 - 224) // 2
+    expected = np.asarray(resized.crop((left, top, left + 224, top + 224)), dtype=int).transpose(2, 0, 1)
+    assert abs(crop.numpy().astype(int) - expected).max() <= 2  # of 182 and 111 that the ramps rise in the crop
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "--epochs is 0; it must be 1 or more"),
+        ({"epochs": -3}, "--epochs is -3"),
+        ({"batch_size": 0}, "--batch-size is 0; it must be 1 or more"),
+        ({"size_px": 0}, "--size-px is 0; it must be 32 or more"),
+        ({"sgd_momentum": -0.1}, "--sgd-momentum is -0.1"),
+        ({"weight_decay": float("nan")}, "--weight-decay is nan"),
+        ({"base_lr": 0.0}, "--base-lr is 0.0; it must be above 0"),
+        ({"head_lr": -1.0}, "--head-lr is -1.0; it must be above 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused_before_anything(
+    photos: tuple[ClassifiedPhotos, ClassifiedPhotos],
+    subject: Subject,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    judges: list[tuple[Any, Any]] = [(judge_linear, LINEAR), (judge_semi, SEMI)]
+    of_it = [(judge, settings) for judge, settings in judges if hasattr(settings, next(iter(changes)))]
+    assert of_it
+    for judge, settings in of_it:
+        with pytest.raises(ValueError, match=message):
+            judge(subject, *photos, replace(settings, **changes), place(tmp_path), Processes())
+    assert not list(tmp_path.iterdir())
+
+
+class Partly(torch.nn.Module):
+    """A backbone with weights that its features do not come from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 2)
+
+    def forward(self, photos: torch.Tensor) -> torch.Tensor:
+        return self.used(photos)
+
+
+def test_weights_that_no_feature_comes_from_are_held() -> None:
+    backbone = Partly()
+    hold_unreached(backbone, 32)
+    assert {name: weight.requires_grad for name, weight in backbone.named_parameters()} == {
+        "used.weight": True,
+        "used.bias": True,
+        "unused.weight": False,
+        "unused.bias": False,
+    }
+    assert all(weight.grad is None for weight in backbone.parameters())
 
 
 def test_weights_decay_by_the_share_of_the_labels() -> None:
@@ -241,7 +334,7 @@ def test_splits_of_other_classes_are_refused(
 def test_a_backbone_that_shall_not_learn_is_refused_for_semi(
     photos: tuple[ClassifiedPhotos, ClassifiedPhotos], subject: Subject, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"backbone_lr is 0\.0.*judged by 'linear'"):
+    with pytest.raises(ValueError, match=r"--backbone-lr is 0\.0.*judged by 'linear'"):
         judge_semi(subject, *photos, replace(SEMI, backbone_lr=0.0), place(tmp_path), Processes())
 
 
@@ -251,5 +344,5 @@ def test_five_levels_are_judged_at_once(
     result = judge_linear(subject, *photos, replace(LINEAR, levels=True, epochs=2), place(tmp_path), Processes())
     assert result is not None
     assert list(result["levels"]) == ["conv1", "res2", "res3", "res4", "res5"]
-    assert max(scores["top1"] for scores in result["levels"].values()) > 0.6
-    assert np.isfinite([scores["top1"] for scores in result["levels"].values()]).all()
+    # A third are right by chance.
+    assert {name: scores["top1"] for name, scores in result["levels"].items() if not scores["top1"] > 0.5} == {}

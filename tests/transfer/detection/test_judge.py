@@ -1,4 +1,7 @@
 import json
+import os
+import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -6,17 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from tests.ports import free_port
 from tests.transfer.detection.small import SETTINGS, draw_photos
-from torch import nn
+from torch import multiprocessing, nn
 
 from orl.networks.backbones import build_backbone
-from orl.processes import Processes
+from orl.processes import Processes, joined_processes
 from orl.tables import StaleTableError
 from orl.transfer.detection import judge
 from orl.transfer.detection.detections import Detections
 from orl.transfer.detection.judge import judge_detection, judge_voc_detection
 from orl.transfer.detection.photos import DetectionPhotos
+from orl.transfer.detection.results_file import read_detections
 from orl.transfer.detection.settings import COCO, DetectSettings, plan_training
+from orl.transfer.detection.voc_metrics import voc_scores
 from orl.transfer.place import Place
 from orl.transfer.subject import Subject
 
@@ -190,11 +197,101 @@ def test_what_cannot_be_judged_is_refused_before_anything_is_written(
     refused("have no masks", val=without_masks(val))
     refused("a batch of 7 needs as many photos, and 6 of", settings=replace(SETTINGS, batch_size=7))
     refused("a batch of 4 cannot be shared evenly by 3", processes=Processes(rank=0, count=3))
+    refused("6 photos are learnt from and scored, such as .*0000.png: a score on", val=train)
     refused("differ: ball, zebra;", val=replace(val, classes=("zebra", *val.classes[1:])))
     refused("differ: they are in another order", val=replace(val, classes=val.classes[::-1]))
     refused("0 of the 3 photos to score", val=replace(val, ignored=tuple(~one for one in val.ignored)))
     refused("base-lr is -1", settings=replace(SETTINGS, base_lr=-1.0))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_photo_to_score_of_another_size_is_told_before_the_training(
+    train: DetectionPhotos, val: DetectionPhotos, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(val.root, tmp_path / "val"))
+    Image.new("RGB", (72, 96)).save(root / val.names[1])
+    told = r"1 of 3 photos to score cannot be: .*0001\.png: has 72x96 px, and its annotations are for 96x72 px; mend"
+    with pytest.raises(ValueError, match=told):
+        judged(train, replace(val, root=root), tmp_path / "judged")
+    (root / val.names[1]).write_bytes(b"no photo")
+    with pytest.raises(ValueError, match=r"0001\.png: not an image"):
+        judged(train, replace(val, root=root), tmp_path / "judged")
+    assert not (tmp_path / "judged").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photo_to_score_that_breaks_off_is_told_in_one_line_and_training_is_kept(
+    train: DetectionPhotos, val: DetectionPhotos, tmp_path: Path, workers: int
+) -> None:
+    root = Path(shutil.copytree(val.root, tmp_path / "val"))
+    Image.open(root / val.names[1]).save(root / val.names[1], "JPEG", quality=95)
+    whole = (root / val.names[1]).read_bytes()
+    (root / val.names[1]).write_bytes(whole[: len(whole) // 2])
+    broken = replace(val, root=root)
+    where = replace(place(tmp_path), workers=workers)
+    told = r"^1 of 3 photos to score cannot be read, such as 0001\.png \(.*\); mend them .* training is kept$"
+    with pytest.raises(RuntimeError, match=told):
+        judge_detection(subject(), train, broken, SETTINGS, where, Processes())
+    (checkpoint,) = (tmp_path / "detect" / "checkpoints").iterdir()
+    before = checkpoint.stat().st_mtime_ns
+    with pytest.raises(RuntimeError, match=told):
+        judge_detection(subject(), train, broken, SETTINGS, where, Processes())
+    assert checkpoint.stat().st_mtime_ns == before
+
+
+def test_the_identity_knows_which_photo_an_object_is_in(val: DetectionPhotos) -> None:
+    def moved(columns: Any, first: Any, second: Any) -> Any:
+        joined = np.concatenate([columns[0], columns[1]])
+        return (joined[:first], joined[first:second], *columns[2:])
+
+    counts = len(val.boxes[0]), len(val.boxes[0]) + len(val.boxes[1])
+    plain = without_masks(val)
+    columns = ("boxes", "box_classes", "ignored")
+    other = replace(plain, **{name: moved(getattr(val, name), counts[0] - 1, counts[1]) for name in columns})
+    assert sum(map(len, other.boxes)) == sum(map(len, val.boxes))
+    assert judge._identity(other) != judge._identity(plain)
+    elsewhere = replace(plain, photo_ids=tuple(number + 1 for number in plain.photo_ids))
+    assert judge._identity(elsewhere) != judge._identity(plain)
+
+
+def one_of_two(rank: int, port: int, train: DetectionPhotos, val: DetectionPhotos, folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    write = judge.write_detections
+
+    def write_late(*arguments: Any) -> None:
+        time.sleep(1.0)
+        write(*arguments)
+
+    judge.write_detections = write_late
+    with joined_processes(torch.device("cpu")) as processes:
+        for _ in range(2):
+            where = place(folder, precision="64-true")
+            found = judge_detection(subject(), train, val, SETTINGS, where, processes)
+            assert (found is None) == (rank > 0)
+
+
+def test_two_processes_train_detect_and_score_as_one(
+    train: DetectionPhotos, val: DetectionPhotos, tmp_path: Path
+) -> None:
+    alone = judged(train, val, tmp_path / "one", precision="64-true")
+    multiprocessing.spawn(one_of_two, (free_port(), train, val, tmp_path / "two"), nprocs=2)
+    together = json.loads((tmp_path / "two" / "detect.json").read_text())
+    assert (together["num_processes"], together["num_steps"], together["lr"]) == (2, 3, alone["lr"])
+    for part in ("box", "mask"):
+        assert together[part] == pytest.approx(alone[part], abs=1e-6)
+    found = [read_detections(tmp_path / name / "detect" / "detections.json", val) for name in ("one", "two")]
+    assert sorted(found[0].photo_ids.tolist()) == sorted(found[1].photo_ids.tolist())
+
+
+@pytest.mark.parametrize(("year", "told"), [("VOC2007", "at 11 recalls"), ("VOC2012", "area of the curve")])
+def test_average_precision_is_that_of_the_devkits_year(
+    val: DetectionPhotos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, year: str, told: str
+) -> None:
+    found = oracle(1 / 3)(None, val)
+    result = judge._voc_result(replace(val, root=tmp_path / year), found, False)
+    assert result["average_precision"] == told
+    assert result["box"] == voc_scores(val, found, eleven_points=year == "VOC2007")
 
 
 @pytest.mark.slow
@@ -209,7 +306,9 @@ def test_a_detector_learns_the_scenes_it_sees(tmp_path: Path) -> None:
         precise_bn_iterations=10,
         num_rois=32,
     )
-    result = judge_detection(subject(), photos, photos, settings, place(tmp_path), Processes())
+    # The same photos in another folder: the judge would not score what it has learnt from.
+    copies = replace(photos, root=Path(shutil.copytree(photos.root, tmp_path / "copies")))
+    result = judge_detection(subject(), photos, copies, settings, place(tmp_path), Processes())
     assert result is not None
     # 0.32 and 0.50 where it was measured; random weights find nothing.
     assert result["box"]["AP50"] > 0.2

@@ -113,7 +113,22 @@ FAULTS: list[tuple[Callable[[Content], Any], str]] = [
         r"1 of 4 photos .*such as d\.jpg",
     ),
     (lambda c: c["images"][0].pop("width"), r"photo c\.jpg width and height \(None, 40\)"),
-    (lambda c: c["categories"][0].update(id=7.5) or c["annotations"].pop(0), "the id 7.5"),
+    (
+        lambda c: c["categories"][0].update(id=7.5),
+        r"'id' must be whole numbers of 64 bits, or all text, found \[7\.5\]",
+    ),
+    (lambda c: c["categories"][0].update(id="7"), r"'id' must be whole numbers .*found \[\"7\"\]"),
+    (lambda c: c["categories"].append({**c["categories"][0], "name": "new"}), r"has the id \d+ twice"),
+    (lambda c: c["categories"].append({**c["categories"][0], "id": 999}), r"has the name '\w+' twice"),
+    (lambda c: c["images"][0].update(id=2**63), "'id' must be whole numbers of 64 bits"),
+    (lambda c: c["images"][0].update(id=c["images"][1]["id"]), r"has the id \d+ twice"),
+    (lambda c: c["annotations"][2].update(image_id=[1]), "unknown photo or category"),
+    (lambda c: c["annotations"][2].update(bbox=[1, 2, 3]), "a box that is not x, y, w, h"),
+    (lambda c: c["annotations"][2].update(bbox=[1, 2, 3, float("nan")]), "a box that is not x, y, w, h"),
+    (lambda c: c["annotations"][2].update(bbox="1 2 3 4"), "a box that is not x, y, w, h"),
+    (lambda c: c["annotations"][2].update(area="large"), "an area that is no number"),
+    (lambda c: c["annotations"][2].update(area=None), "an area that is no number"),
+    (lambda c: c["annotations"][2].update(bbox=[0, 5, 1e-6, 9]), "1 of 3 boxes of .* no area within their photo"),
 ]
 
 

@@ -32,6 +32,17 @@ def test_the_first_layer_gets_mean_and_variance_of_all_values_at_once() -> None:
     assert_close(net[0].running_var, values.var(1, correction=0))
 
 
+def test_batches_without_values_count_for_nothing_and_no_value_at_all_is_refused() -> None:
+    net, (first, *others) = network(), batches((4, 1, 7))
+    empty = first[:0]
+    assert update_statistics(net[:1], net[:1], [empty, first, empty, *others]) == 5
+    values = torch.cat([first, *others]).transpose(0, 1).flatten(1)
+    assert_close(net[0].running_mean, values.mean(1))
+    assert_close(net[0].running_var, values.var(1, correction=0))
+    with pytest.raises(ValueError, match="a batch normalisation has seen 0 values"):
+        update_statistics(net[:1], net[:1], [empty])
+
+
 def test_a_deeper_layer_sees_what_the_layers_before_it_make_of_each_batch() -> None:
     net, inputs = network(), batches((4, 6))
     reference = copy.deepcopy(net)

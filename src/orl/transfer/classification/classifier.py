@@ -94,6 +94,20 @@ def losses(model: Any, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], dic
     return terms, told
 
 
+def hold_unreached(backbone: nn.Module, size_px: int) -> None:
+    """Let weights that no feature comes from stay as they are: processes that train together wait for their gradients.
+
+    Networks of other projects have some, in what they do after the pooling.
+    """
+    backbone.eval()
+    weight = next(backbone.parameters())
+    backbone(weight.new_zeros(1, 3, size_px, size_px)).sum().backward()
+    for weight in backbone.parameters():
+        if weight.grad is None:
+            weight.requires_grad_(False)
+        weight.grad = None
+
+
 @torch.no_grad()
 def score_photos(
     classifier: Classifier,
@@ -122,7 +136,8 @@ def score_photos(
     unreadable: list[tuple[str, str]] = []
     was_training, precision = classifier.training, fabric.strategy.precision
     classifier.eval()
-    with progress_bar(total=len(rows), title=f"score {photos.split}", unit="photos", quiet=quiet) as bar:
+    hidden = quiet or not processes.is_first
+    with progress_bar(total=len(rows), title=f"score {photos.split}", unit="photos", quiet=hidden) as bar:
         for batch in loader:
             unreadable += batch.unreadable
             if len(batch.labels):

@@ -1,5 +1,6 @@
 """From labelled photos to the accuracy of a classifier: trained by the one loop, scored on centre crops, written."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from orl.training.fabric import launch_fabric
 from orl.training.loop import Options, Schedules, train
 from orl.training.reading import Source
 from orl.training.supervised import Supervised
+from orl.training.unreadable import UNREADABLE, UnreadablePhotos
 from orl.transfer.classification.accuracy import Accuracy
 from orl.transfer.classification.classifier import Classifier, losses, score_photos
 from orl.transfer.classification.samples import Rules, TrainingPhotos, training_colours
@@ -120,7 +122,8 @@ def train_and_score(
         title=course.task,
         workers=place.workers,
         checkpoint_minutes=place.checkpoint_minutes,
-        max_unreadable=int(MAX_UNREADABLE_SHARE * len(train_photos)),
+        max_unreadable=math.ceil(MAX_UNREADABLE_SHARE * len(train_photos)),
+        unreadable_hint=f"{MAX_UNREADABLE_SHARE:.0%} of them",
         out_of_memory_hint="Take a smaller --batch-size or --size-px, or more processes",
     )
     train(trainee, source, batches, course.schedules(batches.steps_per_epoch), options, processes)
@@ -140,6 +143,7 @@ def train_and_score(
         "num_train": len(train_photos),
         "num_val": len(val_photos) - len(unreadable),
         "unreadable": dict(unreadable),
+        "unreadable_in_training": sorted(UnreadablePhotos(place.folder / UNREADABLE, 0).files),
         "elapsed_s": time.perf_counter() - started,
     }
     return write_result(place, result, made_from)

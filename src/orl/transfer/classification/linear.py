@@ -17,6 +17,7 @@ from orl.transfer.classification.settings import (
     PROTOCOL_BATCH_SIZE,
     PROTOCOL_SIZE_PX,
     LinearSettings,
+    check_settings,
 )
 from orl.transfer.place import Place
 from orl.transfer.subject import Subject
@@ -44,11 +45,14 @@ def judge_linear(
         What is written: `top1`, `top5`, or those of each level in `levels`; none in a process that is not the first.
 
     Raises:
-        ValueError: if levels are asked for of a network that is no ResNet; and as `train_and_score`.
+        ValueError: as `check_settings` and `train_and_score`; or if levels are asked for of a network that is no
+            ResNet.
 
     Source:
         RECIPES part 4; Goyal et al. (arXiv 1905.01235) for the five levels.
     """
+
+    check_settings(settings)
 
     def build() -> Classifier:
         backbone, num_classes = copy.deepcopy(subject.network), len(train.classes)
@@ -59,24 +63,29 @@ def judge_linear(
         return Classifier(backbone, heads, is_frozen=True)
 
     def optimise(network: Classifier) -> torch.optim.Optimizer:
-        return torch.optim.SGD(
-            weights_of(network),
-            lr=settings.base_lr,
-            momentum=settings.sgd_momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=settings.sgd_momentum > 0,
-        )
+        return build_optimiser(network, settings)
 
     told = {"backbone": subject.label, "data": str(train.root), **asdict(settings), "departures": departures(settings)}
     made_from = {"backbone": subject.digest, "settings": asdict(settings)}
     return train_and_score(linear_course(settings), build, optimise, train, val, made_from, told, place, processes)
 
 
+def build_optimiser(network: Classifier, settings: LinearSettings) -> torch.optim.SGD:
+    """SGD with Nesterov's momentum for what is trained."""
+    return torch.optim.SGD(
+        weights_of(network),
+        lr=settings.base_lr,
+        momentum=settings.sgd_momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.sgd_momentum > 0,
+    )
+
+
 def linear_course(settings: LinearSettings) -> Course:
     """The recipe: the rate divided by ten at three equally spaced epochs."""
     return Course(
         task="linear",
-        epochs=settings.epochs or LINEAR_EPOCHS[settings.dataset],
+        epochs=LINEAR_EPOCHS[settings.dataset] if settings.epochs is None else settings.epochs,
         batch_size=settings.batch_size,
         lr=settings.base_lr * settings.batch_size / PROTOCOL_BATCH_SIZE,
         milestones=LINEAR_MILESTONES,

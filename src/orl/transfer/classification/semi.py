@@ -8,7 +8,7 @@ import torch
 
 from orl.images.classified import ClassifiedPhotos
 from orl.processes import Processes
-from orl.transfer.classification.classifier import Classifier, pooled_head
+from orl.transfer.classification.classifier import Classifier, hold_unreached, pooled_head
 from orl.transfer.classification.course import Course, train_and_score, weights_of
 from orl.transfer.classification.settings import (
     PROTOCOL_BATCH_SIZE,
@@ -16,6 +16,7 @@ from orl.transfer.classification.settings import (
     SEMI_FACTOR,
     SEMI_MILESTONES,
     SemiSettings,
+    check_settings,
 )
 from orl.transfer.classification.subsets import draw_subset, read_subset
 from orl.transfer.place import Place
@@ -49,15 +50,17 @@ def judge_semi(
         What is written: `top1`, `top5`, and where the part comes from; none in a process that is not the first.
 
     Raises:
-        ValueError: as `find_part` and `train_and_score`.
+        ValueError: as `check_settings`, `find_part` and `train_and_score`.
 
     Source:
         RECIPES part 4; SimCLR's subsets.
     """
+    check_settings(settings)
     part = find_part(train, settings, place.seed)
 
     def build() -> Classifier:
         backbone = copy.deepcopy(subject.network)
+        hold_unreached(backbone, settings.size_px)
         heads = pooled_head(backbone.num_channels, len(train.classes))
         return Classifier(backbone, heads, is_frozen=False)
 
@@ -106,15 +109,7 @@ def semi_course(settings: SemiSettings) -> Course:
 
 
 def build_optimiser(network: Classifier, settings: SemiSettings) -> torch.optim.SGD:
-    """SGD with a rate of its own for the classifier.
-
-    Raises:
-        ValueError: if the backbone's rate is not above 0: then it is 'linear' that is meant.
-    """
-    if settings.backbone_lr <= 0:
-        raise ValueError(
-            f"backbone_lr is {settings.backbone_lr}; a backbone that stays as it is, is judged by 'linear'"
-        )
+    """SGD with a rate of its own for the classifier."""
     groups: list[dict[str, Any]] = [
         {"params": weights_of(network.backbone)},
         {"params": weights_of(network.heads), "lr_scale": settings.head_lr / settings.backbone_lr},

@@ -64,3 +64,22 @@ class SemiSettings:
     """Of all weights; 0 up to 1% of the labels and 1e-4 above, if not given."""
     size_px: int = PROTOCOL_SIZE_PX
     """Side of the views, pixels; test photos are resized to 256/224 of it and cropped."""
+
+
+def check_settings(settings: LinearSettings | SemiSettings) -> None:
+    """Refuse what cannot be trained.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+    least = {"epochs": 1, "batch_size": 1, "size_px": 32, "sgd_momentum": 0, "weight_decay": 0, "jitter": 0}
+    for name, limit in least.items():
+        value = getattr(settings, name, None)
+        if value is not None and not value >= limit:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be {limit} or more")
+    for name in ("base_lr", "head_lr", "backbone_lr"):
+        value = getattr(settings, name, None)
+        if value is not None and not value > 0:
+            told = f"--{name.replace('_', '-')} is {value}; it must be above 0"
+            told += ": a backbone that stays as it is, is judged by 'linear'" if name == "backbone_lr" else ""
+            raise ValueError(told)

@@ -1,9 +1,11 @@
 """Judge a backbone by a detector that is trained on it: COCO with boxes and masks, VOC with boxes."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,15 @@ from orl.transfer.detection.model import require_resnet
 from orl.transfer.detection.photos import DetectionPhotos, without_empty
 from orl.transfer.detection.predict import predict
 from orl.transfer.detection.results_file import read_detections, write_detections
-from orl.transfer.detection.samples import TrainingRules
+from orl.transfer.detection.samples import TrainingRules, check_sizes
 from orl.transfer.detection.settings import COCO, VOC, DetectSettings, Plan, Protocol, plan_training
 from orl.transfer.detection.train import MAX_UNREADABLE_SHARE, Course, build_trainee, train_detector
 from orl.transfer.detection.voc_metrics import voc_scores
 from orl.transfer.place import Place, finished, write_result
 from orl.transfer.subject import Subject
+
+YEARS_BY_AREA = ("VOC2010", "VOC2011", "VOC2012")
+"""Devkits that take the area of the whole curve, where the earlier ones take 11 points."""
 
 Result = dict[str, Any]
 Score = Callable[[DetectionPhotos, Detections, bool], Result]
@@ -117,6 +122,7 @@ def _judge(
     learnt = without_empty(train)
     course = Course(photos=learnt, settings=settings, plan=plan, rules=rules, seed=place.seed)
     _check(course, val, processes)
+    processes.from_first(lambda: check_sizes(val), "the look at the photos to score")
     made_from = {
         "backbone": subject.digest,
         "train": _identity(learnt),
@@ -125,12 +131,15 @@ def _judge(
         "seed": place.seed,
         "precision": place.precision,
     }
-    if (found := finished(place, made_from)) is not None:
-        return found
+    found = processes.from_first(lambda: finished(place, made_from), "the result that may be there")
+    if found is not None:
+        return found if processes.is_first else None
     started = time.monotonic()
-    detections = _detections(subject, course, val, made_from, place, processes)
+    path = _detect(subject, course, val, made_from, place, processes)
     if not processes.is_first:
         return None
+    # As read from the file always, so that a judge that went on from there scores the same to the last bit.
+    detections = read_detections(path, val)
     result = {
         "task": task.name,
         **task.score(val, detections, settings.masks),
@@ -147,15 +156,15 @@ def _judge(
     return write_result(place, result, made_from)
 
 
-def _detections(
+def _detect(
     subject: Subject,
     course: Course,
     val: DetectionPhotos,
     made_from: Mapping[str, Any],
     place: Place,
     processes: Processes,
-) -> Detections:
-    """Train and detect, or read what was detected before; in every process."""
+) -> Path:
+    """Train and detect, if that is not done; the file of the detections, which the first process has written."""
     if processes.is_first:
         tables.claim(place.folder, made_from, place.overwrite)
     processes.wait("the folder of the detector")
@@ -168,7 +177,8 @@ def _detections(
             title="detector",
             workers=place.workers,
             checkpoint_minutes=place.checkpoint_minutes,
-            max_unreadable=int(MAX_UNREADABLE_SHARE * len(course.photos)),
+            unreadable_hint=f"{MAX_UNREADABLE_SHARE:.0%} of them",
+            max_unreadable=math.ceil(MAX_UNREADABLE_SHARE * len(course.photos)),
             out_of_memory_hint="Start more processes, or take a smaller --batch-size, which lr and steps follow",
         )
         train_detector(trainee, course, options, processes)
@@ -176,8 +186,7 @@ def _detections(
         found = predict(trainee.network, val, settings, processes, workers=workers, quiet=place.quiet)
         if processes.is_first:
             write_detections(path, found, val)
-    # As read from the file always, so that a judge that went on from there scores the same to the last bit.
-    return read_detections(path, val)
+    return path
 
 
 def _schedule(settings: DetectSettings, plan: Plan) -> str:
@@ -194,6 +203,13 @@ def _check(course: Course, val: DetectionPhotos, processes: Processes) -> None:
         raise ValueError(
             f"the classes of {train.root} and {val.root} differ: {_differing(train.classes, val.classes)}; give two "
             "splits of one set"
+        )
+    roots = train.root.resolve(), val.root.resolve()
+    learnt, scored = ({f"{root}/{name}" for name in photos.names} for root, photos in zip(roots, (train, val)))
+    if shared := sorted(learnt & scored):
+        raise ValueError(
+            f"{len(shared)} photos are learnt from and scored, such as {shared[0]}: a score on photos that were learnt "
+            "from says nothing; give two splits that share none"
         )
     if batch_size > len(train):
         raise ValueError(
@@ -231,4 +247,6 @@ def _coco_result(photos: DetectionPhotos, detections: Detections, with_masks: bo
 
 def _voc_result(photos: DetectionPhotos, detections: Detections, with_masks: bool) -> Result:
     assert not with_masks
-    return {"box": voc_scores(photos, detections)}
+    by_points = photos.root.name not in YEARS_BY_AREA
+    scores = voc_scores(photos, detections, eleven_points=by_points)
+    return {"box": scores, "average_precision": "at 11 recalls" if by_points else "area of the curve"}

@@ -23,6 +23,8 @@ from orl.transfer.detection.masks import compressed, decode_masks
 
 MAX_EMPTY_SHARE = 0.001
 """Of the objects, which may have no area and are left out: two of COCO's train2017 have none."""
+MIN_SIDE_PX = 0.01
+"""Of an object: a thinner one may have no width when its photo is resized and mirrored, in float32."""
 LOG = logging.getLogger(__name__)
 
 
@@ -98,7 +100,7 @@ def read_coco_detection(data: Path, split: str, *, needs_masks: bool = True) -> 
         sizes_wh=sizes_wh,
         classes=content.classes,
         category_ids=tuple(_whole(json_path, category["id"]) for category in content.categories),
-        boxes=tuple(annotated_boxes(json_path, each) for each in content.annotations),
+        boxes=tuple(annotated_boxes(each) for each in content.annotations),
         box_classes=_column(content, lambda entry: columns[entry["category_id"]], np.int64),
         ignored=_column(content, lambda entry: entry.get("iscrowd", 0) == 1, bool),
         areas=_column(content, lambda entry: entry.get("area", entry["bbox"][2] * entry["bbox"][3]), np.float64),
@@ -239,7 +241,8 @@ def _compressed(
 
 def _without_areas_of_none(photos: DetectionPhotos, source: str) -> DetectionPhotos:
     """Leave out objects that have no area within their photo, or refuse them where they are many."""
-    kept = [boxes.area(boxes.clip(own, size_wh)) > 0 for own, size_wh in zip(photos.boxes, photos.sizes_wh)]
+    inside = [boxes.clip(own, size_wh) for own, size_wh in zip(photos.boxes, photos.sizes_wh)]
+    kept = [(own[:, 2:] - own[:, :2] > MIN_SIDE_PX).all(axis=1) for own in inside]
     count = sum(len(each) for each in kept)
     num_empty = count - sum(int(each.sum()) for each in kept)
     if not num_empty:

@@ -24,6 +24,8 @@ class _Sums:
     def add(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Take in a batch, as a hook before the layer."""
         values = inputs[0].detach()
+        if not values.numel():
+            return
         values = values.to(torch.promote_types(values.dtype, torch.float32))
         others = [dim for dim in range(values.dim()) if dim != 1]
         variance, mean = torch.var_mean(values, others, correction=0)
@@ -35,6 +37,8 @@ class _Sums:
         count, values, squares = sum_over_processes(self.sums) if num_processes() > 1 else self.sums
         assert layer.running_mean is not None
         assert layer.running_var is not None
+        if not count.all():
+            raise ValueError("a batch normalisation has seen 0 values; give more precise-bn-iterations, or 0")
         mean = values / count
         layer.running_mean.copy_(mean)
         layer.running_var.copy_((squares / count - mean.square()).clamp_min(0))
@@ -54,7 +58,7 @@ def update_statistics(network: nn.Module, forward: Callable[[Any], Any], batches
         The number of batches.
 
     Raises:
-        ValueError: if there is no batch.
+        ValueError: if there is no batch, or a layer has seen no value.
 
     Source:
         fvcore's `update_bn_stats`, which Detectron2's TEST.PRECISE_BN calls: the variance is that of the population,

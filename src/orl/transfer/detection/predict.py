@@ -49,7 +49,7 @@ def predict(
         Those of all processes, in every process; boxes and masks in pixels of the photos as they are.
 
     Raises:
-        PhotoError: if a photo cannot be read.
+        RuntimeError: in every process, if a photo cannot be read.
     """
     rows = range(len(photos))[processes.rank :: processes.count]
     resized = ResizedPhotos(photos, rows, settings.test_short_side_px, settings.longest_px)
@@ -58,7 +58,20 @@ def predict(
     detector.eval()
     hidden = quiet or not processes.is_first
     bar = progress_bar(loader, total=len(rows), title="detect", unit="photos", quiet=hidden)
-    own = [found for row, photo in bar if len((found := _detect_row(detector, photos, row, photo)).scores)]
+    own: list[Detections] = []
+    unreadable: list[tuple[str, str]] = []
+    for row, photo in bar:
+        if isinstance(photo, str):
+            unreadable.append((photos.names[row], photo))
+        elif len((found := _detect_row(detector, photos, row, photo)).scores):
+            own.append(found)
+    unreadable = processes.gather_lists(unreadable)
+    if unreadable:
+        name, reason = unreadable[0]
+        raise RuntimeError(
+            f"{len(unreadable)} of {len(photos)} photos to score cannot be read, such as {name} ({reason}); mend them "
+            "and give the same command again: training is kept"
+        )
     return Detections.merge(processes.gather_lists(own))
 
 

@@ -6,6 +6,7 @@ Detectron2: a batch is padded to its largest.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.utils.data import Dataset
 
 from orl import boxes
 from orl.images.datasets import Key, Loaded, replacements
-from orl.images.decode import PhotoError, load_photo
+from orl.images.decode import PhotoError, load_photo, photo_size
 from orl.transfer.detection.photos import DetectionPhotos
 
 
@@ -71,8 +72,8 @@ class TrainingSamples(Dataset[Loaded]):
         return {"photo": resized.flip(-1) if mirrored else resized, "target": target}
 
 
-class ResizedPhotos(Dataset[tuple[int, UInt8[Tensor, "3 h w"]]]):
-    """Some rows of a set, resized for the test."""
+class ResizedPhotos(Dataset["tuple[int, UInt8[Tensor, '3 h w'] | str]"]):
+    """Some rows of a set, resized for the test, or the reason why there is no photo."""
 
     def __init__(self, photos: DetectionPhotos, rows: Sequence[int], short_side_px: int, longest_px: int) -> None:
         self.photos, self.rows = photos, rows
@@ -81,10 +82,13 @@ class ResizedPhotos(Dataset[tuple[int, UInt8[Tensor, "3 h w"]]]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[int, UInt8[Tensor, "3 h w"]]:
+    def __getitem__(self, index: int) -> "tuple[int, UInt8[Tensor, '3 h w'] | str]":
         """The row of a photo in the set, and its pixels."""
         row = self.rows[index]
-        photo = read_photo(self.photos, row)
+        try:
+            photo = read_photo(self.photos, row)
+        except PhotoError as error:
+            return row, error.reason
         return row, resize_photo(photo, resized_size(photo.shape[:2], self.short_side_px, self.longest_px))
 
 
@@ -109,11 +113,33 @@ def read_photo(photos: DetectionPhotos, row: int) -> UInt8[ndarray, "h w 3"]:
     """
     path = photos.root / photos.names[row]
     photo = load_photo(path)
-    size_wh = (photo.shape[1], photo.shape[0])
-    if size_wh != tuple(photos.sizes_wh[row]):
-        width, height = photos.sizes_wh[row]
-        raise PhotoError(path, f"has {size_wh[0]}x{size_wh[1]} px, and its annotations are for {width}x{height} px")
+    _check_size(path, (photo.shape[1], photo.shape[0]), photos.sizes_wh[row])
     return photo
+
+
+def check_sizes(photos: DetectionPhotos) -> None:
+    """Look at the header of every photo: one that cannot be scored is to be known before the training.
+
+    Raises:
+        ValueError: if photos are no images, or of other sizes than the annotations say.
+    """
+    bad = []
+    for name, size_wh in zip(photos.names, photos.sizes_wh):
+        path = photos.root / name
+        try:
+            _check_size(path, photo_size(path), size_wh)
+        except PhotoError as error:
+            bad.append(str(error))
+    if bad:
+        raise ValueError(
+            f"{len(bad)} of {len(photos)} photos to score cannot be: {bad[0]}; mend them or the annotations"
+        )
+
+
+def _check_size(path: Path, found_wh: tuple[int, int], size_wh: tuple[int, int]) -> None:
+    if tuple(found_wh) != tuple(size_wh):
+        (width, height), (own_width, own_height) = size_wh, found_wh
+        raise PhotoError(path, f"has {own_width}x{own_height} px, and its annotations are for {width}x{height} px")
 
 
 def resized_size(size_hw: tuple[int, int], short_side_px: int, longest_px: int) -> tuple[int, int]:

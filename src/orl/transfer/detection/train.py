@@ -1,6 +1,6 @@
 """The training of a detector: so many steps on an endless stream of shuffled photos, by the one loop."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -127,8 +127,18 @@ def precise_statistics(trainee: Supervised, course: Course, workers: int, proces
     """Batch statistics of the final weights, from fresh batches of training photos."""
     batches = course.batches(course.settings.precise_bn_iterations, processes, PRECISE_BN_STREAM)
     reader = BatchReader(course.source(), batches, workers, pin_memory=trainee.fabric.device.type == "cuda")
-    forward: Callable[[Any], Any] = lambda batch: losses(trainee.network, batch.views)  # noqa: E731
-    with torch.random.fork_rng():
+
+    def forward(batch: Any) -> None:
+        if not batch.views:
+            file, reason = batch.unreadable[-1]
+            raise RuntimeError(
+                f"{len(batch.unreadable)} photos in a row cannot be read for the batch statistics, the last one "
+                f"{file}: {reason}. Is the disk still there? Training is kept: the same command goes on"
+            )
+        losses(trainee.network, batch.views)
+
+    device = trainee.fabric.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         # Which proposals go through the heads is drawn from torch's generator.
         torch.manual_seed(course.seed)
         update_statistics(trainee.network, forward, reader)
