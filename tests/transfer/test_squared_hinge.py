@@ -111,6 +111,19 @@ def test_a_newton_step_by_photos_is_that_by_conjugate_gradients_and_solves_its_e
             assert_close(step_z, rows.exact @ step)
 
 
+def test_photos_that_are_alike_and_penalties_beyond_float32_are_solved(monkeypatch):
+    # In float32 the system of twenty photos that are one is singular: 1 / penalty does not show beside 1.
+    features = np.repeat(np.eye(2, 3), 10, axis=0)
+    rows = find_rotation(features).rows(features)
+    signs = torch.tensor([1.0] * 10 + [-1.0] * 10).double()[:, None]
+    gradient = rows.exact.T @ -signs
+    step, _ = squared_hinge._by_photos(rows, torch.full((20, 1), 1e9), gradient.float())
+    assert torch.isfinite(step).all()
+    fits = fit_squared_hinge(rows, signs, torch.full((20, 1), 1e9).double())
+    assert fits.converged.all()
+    assert_close(fits.scores, signs, rtol=1e-3, atol=0)
+
+
 def test_columns_of_few_and_of_many_photos_are_solved_side_by_side(monkeypatch):
     features, signs, penalties, _ = problems(num_photos=200, num_features=40)
     rows = find_rotation(features).rows(features)

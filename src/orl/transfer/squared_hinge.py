@@ -11,7 +11,7 @@ from torch import Tensor
 MAX_NEWTON_STEPS = 60
 MAX_CG_STEPS = 150
 MAX_HALVINGS = 12
-TOLERANCE = 3e-3
+TOLERANCE = 5e-3
 """How far the last Newton step may move the scores, as a share of their standard deviation over the photos."""
 ROUNDING = 1e-8
 """Move that counts as none, as a share of the scores: those of equal photos have no deviation."""
@@ -19,7 +19,7 @@ CG_TOLERANCE = 0.1
 """What a step of conjugate gradients must gain at least, as a share of the mean gain of those before."""
 ARMIJO = 1e-4
 """Share of the fall foretold by the slope that a step must reach."""
-NUM_SAVED = 24
+NUM_SAVED = 20
 """A Newton step is solved by the photos within their margin if that costs no more than so many conjugate gradients."""
 MAX_PHOTOS = 8192
 """Up to so many photos have the products of each with each kept, 256 MB of them."""
@@ -190,8 +190,14 @@ def _by_photos(
     shares = torch.zeros_like(curvature)
     for column in range(curvature.shape[1]):
         own = curvature[:, column].nonzero()[:, 0]
-        system = rows.products[own[:, None], own] + torch.diag(1 / curvature[own, column])
-        factor = torch.linalg.cholesky(system)
+        # By rows, then by columns: less than half the time of both at once.
+        system = rows.products.index_select(0, own).index_select(1, own)
+        system.diagonal().add_(1 / curvature[own, column])
+        factor, failed = torch.linalg.cholesky_ex(system)
+        if failed:
+            # Penalties so large that float32 does not see 1 / D beside the products.
+            wider = system.double() + 1e-6 * torch.diag(system.diagonal().double())
+            factor = torch.linalg.cholesky(wider).to(system)
         shares[own, column] = torch.cholesky_solve(projected[own, column, None], factor)[:, 0]
     step = rows.quick.T @ shares - gradient
     return step, rows.quick @ step
