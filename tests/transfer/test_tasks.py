@@ -83,6 +83,7 @@ def test_three_judges_embed_the_photos_once_and_score_those_features(
     for task, result in (("svm", svm), ("knn", knn), ("low-shot", low_shot)):
         assert json.loads((tmp_path / f"{task}.json").read_text())["task"] == result["task"] == task
         assert result["departures"] == [
+            "resnet10, not resnet50",
             "32 px, not 224",
             "2 classes, not 20",
             "12 photos to learn from and 12 to be scored, not VOC07's 5,011 and 4,952",

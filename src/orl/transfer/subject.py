@@ -12,7 +12,7 @@ from orl.weights.loading import weights_file
 
 RANDOM = Path("random")
 """In place of a file of weights: none."""
-RANDOM_ARCHITECTURE = "resnet50"
+RANDOM_ARCHITECTURE = PROTOCOL_NETWORK = "resnet50"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,12 @@ class Subject:
     """Normalised photos `(N, 3, H, W)` to feature maps `(N, num_channels, h, w)`, in evaluation mode."""
     digest: str
     """Of the weights, the network that they are put into, and how it wants its photos."""
+
+    @property
+    def departures(self) -> list[str]:
+        """What is not as in the protocols, which are all of a ResNet-50."""
+        name = self.network.name
+        return [] if name == PROTOCOL_NETWORK else [f"{name}, not {PROTOCOL_NETWORK}"]
 
 
 def load_subject(backbone: Path, architecture: str | None = None, seed: int = 0) -> Subject:

@@ -169,7 +169,8 @@ def _judge_photos(
         keep=Keep(folder=folder, digest=subject.digest, overwrite=place.overwrite),
     )
     result = judge(features)
-    return write_result(place, {**result, "departures": _departures(photos, settings, result)}, made_from)
+    departures = [*subject.departures, *_departures(photos, settings, result)]
+    return write_result(place, {**result, "departures": departures}, made_from)
 
 
 def _departures(photos: VocPhotos, settings: Settings, result: Mapping[str, Any]) -> list[str]:

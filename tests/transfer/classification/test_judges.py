@@ -25,7 +25,7 @@ from orl.transfer.classification.linear import build_optimiser as build_linear_o
 from orl.transfer.classification.linear import judge_linear, linear_course
 from orl.transfer.classification.samples import AREA_RANGE, ASPECT_RATIO_RANGE, TestPhotos, training_colours
 from orl.transfer.classification.semi import build_optimiser, judge_semi, semi_course, weight_decay
-from orl.transfer.classification.settings import LinearSettings, SemiSettings
+from orl.transfer.classification.settings import LinearSettings, SemiSettings, class_departures
 from orl.transfer.place import Place
 from orl.transfer.subject import Subject, load_subject
 
@@ -170,6 +170,13 @@ def test_weights_that_no_feature_comes_from_are_held() -> None:
     assert all(weight.grad is None for weight in backbone.parameters())
 
 
+def test_a_set_of_other_classes_than_the_published_one_departs() -> None:
+    assert class_departures(LinearSettings(dataset="imagenet"), 1000) == []
+    assert class_departures(LinearSettings(dataset="inat18"), 8142) == []
+    assert class_departures(LinearSettings(dataset="folder"), 7) == []
+    assert class_departures(SemiSettings(), 100) == ["100 classes, not 1,000"]
+
+
 def test_weights_decay_by_the_share_of_the_labels() -> None:
     assert [weight_decay(SemiSettings(share=share)) for share in (0.01, 0.1)] == [0.0, 1e-4]
     assert weight_decay(SemiSettings(weight_decay=0.5)) == 0.5
@@ -186,6 +193,7 @@ def test_a_linear_layer_learns_and_leaves_the_backbone_to_the_bit(
     assert result["top5"] is None
     assert (result["num_train"], result["num_val"], result["dataset"]) == (24, 12, "folder")
     assert "32 px, not 224" in result["departures"]
+    assert "resnet10, not resnet50" in result["departures"]
     assert json.loads(where.result.read_text())["top1"] == result["top1"]
     newest = max((where.folder / "checkpoints").iterdir())
     state = torch.load(newest, weights_only=True)["network"]

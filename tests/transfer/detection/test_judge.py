@@ -66,6 +66,12 @@ def test_the_result_says_what_was_judged_and_how(train: DetectionPhotos, val: De
     assert (result["num_train"], result["num_test"], result["num_steps"], result["lr"]) == (6, 3, 3, 0.005)
     assert result["milestones"] == (2, 3)
     assert result["schedule"] == "own settings, 3 steps"
+    assert result["departures"] == [
+        "resnet10, not resnet50",
+        "6 photos with objects to learn from, not 117,266",
+        "3 photos to score, not 5,000",
+        f"{len(val.classes)} classes, not 80",
+    ]
     assert len((tmp_path / "detect" / "metrics.jsonl").read_text().splitlines()) == 3
 
 

@@ -18,6 +18,7 @@ from orl.transfer.classification.settings import (
     PROTOCOL_SIZE_PX,
     LinearSettings,
     check_settings,
+    class_departures,
 )
 from orl.transfer.place import Place
 from orl.transfer.subject import Subject
@@ -65,7 +66,8 @@ def judge_linear(
     def optimise(network: Classifier) -> torch.optim.Optimizer:
         return build_optimiser(network, settings)
 
-    told = {"backbone": subject.label, "data": str(train.root), **asdict(settings), "departures": departures(settings)}
+    departing = [*subject.departures, *class_departures(settings, len(train.classes)), *departures(settings)]
+    told = {"backbone": subject.label, "data": str(train.root), **asdict(settings), "departures": departing}
     made_from = {"backbone": subject.digest, "settings": asdict(settings)}
     return train_and_score(linear_course(settings), build, optimise, train, val, made_from, told, place, processes)
 

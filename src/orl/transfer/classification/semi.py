@@ -17,6 +17,7 @@ from orl.transfer.classification.settings import (
     SEMI_MILESTONES,
     SemiSettings,
     check_settings,
+    class_departures,
 )
 from orl.transfer.classification.subsets import draw_subset, read_subset
 from orl.transfer.place import Place
@@ -64,9 +65,10 @@ def judge_semi(
         heads = pooled_head(backbone.num_channels, len(train.classes))
         return Classifier(backbone, heads, is_frozen=False)
 
+    departing = [*subject.departures, *class_departures(settings, len(train.classes)), *departures(settings)]
     told = {**asdict(settings), "list": str(settings.list) if settings.list else None}
     made_from = {"backbone": subject.digest, "settings": {**told, "list": None}}
-    told |= {"backbone": subject.label, "data": str(train.root), "departures": departures(settings)}
+    told |= {"backbone": subject.label, "data": str(train.root), "departures": departing}
     told["weight_decay"] = weight_decay(settings)
 
     def optimise(network: Classifier) -> torch.optim.Optimizer:

@@ -7,6 +7,7 @@ from typing import Literal
 Dataset = Literal["imagenet", "places205", "inat18", "folder"]
 LINEAR_EPOCHS: dict[str, int] = {"imagenet": 28, "places205": 14, "inat18": 84, "folder": 28}
 """So that all have about as many steps; own class folders as ImageNet."""
+NUM_CLASSES: dict[str, int] = {"imagenet": 1000, "places205": 205, "inat18": 8142}
 LINEAR_MILESTONES = (2 / 7, 4 / 7, 6 / 7)
 """Shares of the epochs after which the rate falls: 8, 16, 24 of 28."""
 LINEAR_FACTOR = 0.1
@@ -64,6 +65,12 @@ class SemiSettings:
     """Of all weights; 0 up to 1% of the labels and 1e-4 above, if not given."""
     size_px: int = PROTOCOL_SIZE_PX
     """Side of the views, pixels; test photos are resized to 256/224 of it and cropped."""
+
+
+def class_departures(settings: LinearSettings | SemiSettings, num_classes: int) -> list[str]:
+    """What a set of a published layout is not, whose classes are fewer or more."""
+    usual = NUM_CLASSES.get(settings.dataset, num_classes)
+    return [] if num_classes == usual else [f"{num_classes:,} classes, not {usual:,}"]
 
 
 def check_settings(settings: LinearSettings | SemiSettings) -> None:

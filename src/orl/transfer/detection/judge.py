@@ -42,6 +42,8 @@ class Task:
     name: str
     protocol: Protocol
     score: Score
+    size: tuple[int, int, int]
+    """Of the published set: photos to learn from, photos to score, classes."""
 
 
 def judge_detection(
@@ -74,7 +76,7 @@ def judge_detection(
     Source:
         RECIPES part 4; Detectron2's Mask R-CNN R50-FPN, with batch normalisation as in MoCo (arXiv 1911.05722).
     """
-    task = Task(name="detect", protocol=COCO, score=_coco_result)
+    task = Task(name="detect", protocol=COCO, score=_coco_result, size=(117_266, 5_000, 80))
     if settings.masks:
         for photos in (train, val):
             if photos.segmentations is None:
@@ -98,7 +100,7 @@ def judge_voc_detection(
     Source:
         MoCo (arXiv 1911.05722), Section 4.2.1, for schedule and sizes; Detectron2 for learning difficult objects too.
     """
-    task = Task(name="detect-voc", protocol=VOC, score=_voc_result)
+    task = Task(name="detect-voc", protocol=VOC, score=_voc_result, size=(16_551, 4_952, 20))
     all_learnt = replace(train, ignored=tuple(np.zeros_like(ignored) for ignored in train.ignored))
     return _judge(task, subject, all_learnt, test, replace(settings, masks=False), place, processes)
 
@@ -148,6 +150,7 @@ def _judge(
         "schedule": _schedule(settings, plan),
         **asdict(plan),
         "settings": asdict(settings),
+        "departures": [*subject.departures, *_set_departures(task.size, learnt, val)],
         "num_train": len(learnt),
         "num_test": len(val),
         "num_processes": processes.count,
@@ -187,6 +190,12 @@ def _detect(
         if processes.is_first:
             write_detections(path, found, val)
     return path
+
+
+def _set_departures(size: tuple[int, int, int], learnt: DetectionPhotos, val: DetectionPhotos) -> list[str]:
+    parts = ("photos with objects to learn from", "photos to score", "classes")
+    own = (len(learnt), len(val), len(val.classes))
+    return [f"{count:,} {part}, not {usual:,}" for count, part, usual in zip(own, parts, size) if count != usual]
 
 
 def _schedule(settings: DetectSettings, plan: Plan) -> str:
