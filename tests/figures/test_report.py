@@ -3,17 +3,22 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.figures.conftest import write_table
 
+from orl import tables
+from orl.config import save_config
 from orl.figures.galleries import GalleryOptions, choose_photos
 from orl.figures.report import write_report
 from orl.figures.results import duration, read_json
 from orl.images.table import ImageTable, load_images, save_images
+from orl.recipes import demo
 from orl.rundir import RunDir
 
 SMALL = GalleryOptions(
@@ -153,6 +158,30 @@ def test_a_run_without_stage_3_shows_stage_1_and_repeats_its_command(run):
     assert "Stage 3 has left no backbone yet. The same command goes on where it stopped: orl run" in reader.text
     assert "Stage 3, objects: not scored yet" in reader.text
     assert sum("heat maps of stage 1 laid" in (attributes.get("alt") or "") for _, attributes in reader.tags) == 2
+
+
+def test_a_run_that_looks_with_other_weights_has_no_stage_1_to_wait_for(run):
+    config = demo(Path("photos"), run.root)
+    save_config(replace(config, discover=replace(config.discover, backbone=Path("prior.pth"))), run.config)
+    shutil.rmtree(run.stage("stage1"))
+    _, reader = report_of(run)
+    assert "Stage 1 has" not in reader.text
+    assert "Loss of stage 3 from 6" in reader.text
+    save_config(config, run.config)
+    _, reader = report_of(run)
+    assert "Stage 1 has left no backbone yet" in reader.text
+
+
+def test_pairs_whose_similarity_is_not_known_are_shown_without_it(run):
+    pairs = tables.load(run.table("correspondences"))
+    columns = {name: pairs.column(name) for name in ("image_id", "neighbour_id", "roi", "neighbour_roi")}
+    shutil.rmtree(run.table("correspondences"))
+    write_table(run, "correspondences", columns | {"similarity": np.full(pairs.num_rows, np.nan, np.float32)})
+    _, reader = report_of(run)
+    assert "holds no similarities, so it is not known which these are" in reader.text
+    told = [attributes["alt"] for _, attributes in reader.tags if "its neighbour" in (attributes.get("alt") or "")]
+    assert len(told) == SMALL.num_random_pairs
+    assert all(text.endswith("similarity –") for text in told)
 
 
 def test_a_photo_that_is_gone_is_named_and_the_others_are_shown(run):

@@ -96,7 +96,12 @@ def draw_correspondence(
     for (x, y), colour, similarity in zip(joined, cycle(PAIR_COLOURS), similarities):
         ground = {"boxstyle": "round,pad=0.25", "facecolor": colour, "edgecolor": "#111111", "linewidth": 0.6}
         look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "fontweight": "bold", "color": "#111111"}
-        axes.text(x, y, f"{similarity:.2f}", bbox=ground, **look)
+        axes.text(x, y, similarity_text(float(similarity)), bbox=ground, **look)
+
+
+def similarity_text(similarity: float) -> str:
+    """Two digits, or a dash where it is not known, as in an imported table."""
+    return "–" if np.isnan(similarity) else f"{similarity:.2f}"
 
 
 def draw_joined_boxes(

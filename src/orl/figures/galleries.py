@@ -10,9 +10,15 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 from orl import tables
+from orl.config import load_config
 from orl.figures import page
 from orl.figures.attention import attention_map, draw_attention, score_attention
-from orl.figures.correspondences import correspondence_figure, random_correspondences, top_correspondences
+from orl.figures.correspondences import (
+    correspondence_figure,
+    random_correspondences,
+    similarity_text,
+    top_correspondences,
+)
 from orl.figures.curves import draw_curves, loss_terms, read_metrics
 from orl.figures.neighbours import draw_neighbours
 from orl.figures.page import Html
@@ -64,6 +70,15 @@ class GalleryOptions:
     """Where the attention maps are computed."""
 
 
+def trained_stages(run: RunDir) -> dict[str, str]:
+    """The stages that a run trains, with their names: stage 1 is left out where stage 2 looks with other weights."""
+    try:
+        looks_with = load_config(run.config).discover.backbone
+    except (FileNotFoundError, ValueError):
+        looks_with = None
+    return {stage: label for stage, label in TRAINED.items() if looks_with is None or stage != "stage1"}
+
+
 def choose_photos(num_photos: int, num_shown: int, seed: int) -> list[int]:
     """Photos drawn at random; a smaller choice begins a larger one, so that sections share photos."""
     return np.random.default_rng(seed).permutation(num_photos)[:num_shown].tolist()
@@ -96,18 +111,25 @@ def correspondence_section(run: RunDir, options: GalleryOptions) -> tuple[str, H
             images,
             [int(chosen["image_id"]), int(chosen["neighbour_id"])],
             lambda photos: correspondence_figure(photos[0], photos[1], box, other, similarity),
-            f"{names[0]} and its neighbour {names[1]}, a box in each, joined; similarity {similarity[0]:.2f}",
+            f"{names[0]} and its neighbour {names[1]}, a box in each, joined; similarity "
+            f"{similarity_text(float(similarity[0]))}",
             f"{names[0]} and {names[1]}",
         )
 
     generator = np.random.default_rng(options.seed)
-    top = top_correspondences(*ids, columns["similarity"], options.num_top_pairs)
+    top = []
+    if np.isfinite(columns["similarity"]).any():
+        top = top_correspondences(*ids, columns["similarity"], options.num_top_pairs)
     drawn = random_correspondences(*ids, columns["similarity"], options.num_random_pairs, generator)
     return page.section(
         title,
         intro,
         page.heading("The most similar"),
-        page.paragraph("The best pair of a query photo each, most similar first."),
+        page.paragraph(
+            "The best pair of a query photo each, most similar first."
+            if top
+            else "The table of correspondences holds no similarities, so it is not known which these are."
+        ),
         page.gallery(show(row) for row in top),
         page.heading("Drawn at random"),
         page.paragraph("The best pair of a random photo and a random neighbour of it: what stage 3 mostly sees."),
@@ -124,7 +146,7 @@ def attention_section(run: RunDir, options: GalleryOptions, labels: LabelledSpli
         "of them and little else, is what to look for in stage 3."
     )
     backbones, notes = {}, []
-    for stage, label in TRAINED.items():
+    for stage, label in trained_stages(run).items():
         try:
             backbones[label] = load_backbone(run.backbone(stage))
         except (FileNotFoundError, ValueError) as error:
@@ -256,7 +278,7 @@ def curve_section(run: RunDir) -> tuple[str, Html]:
         "lines are raw values, strong ones their running mean."
     )
     metrics, notes = {}, []
-    for stage, label in TRAINED.items():
+    for stage, label in trained_stages(run).items():
         series = read_metrics(run.metrics(stage)) if run.metrics(stage).exists() else {}
         if "epoch" in series:
             metrics[label] = series
