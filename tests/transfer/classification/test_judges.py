@@ -275,26 +275,30 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
         assert torch.equal(value, states[1][name]), name
 
 
-def _judge_share(rank: int, port: int, photos: Any, folder: Path) -> None:
+def _judge_share(rank: int, port: int, judge: Any, settings: Any, photos: Any, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank))
     os.environ.update(LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
     subject = load_subject(Path("random"), "resnet10")
     with joined_processes(torch.device("cpu")) as processes:
         where = place(folder, precision="64-true")
-        found = judge_semi(subject, *photos, SEMI, where, processes)
+        found = judge(subject, *photos, settings, where, processes)
         assert (found is None) == (rank > 0)
 
 
+@pytest.mark.parametrize(
+    ("judge", "settings"), [(judge_semi, SEMI), (judge_linear, replace(LINEAR, epochs=2, levels=True, jitter=0.4))]
+)
 def test_two_processes_learn_what_one_does(
-    photos: tuple[ClassifiedPhotos, ClassifiedPhotos], subject: Subject, tmp_path: Path
+    photos: tuple[ClassifiedPhotos, ClassifiedPhotos], subject: Subject, tmp_path: Path, judge: Any, settings: Any
 ) -> None:
     one, two = place(tmp_path / "one", precision="64-true"), place(tmp_path / "two")
-    expected = judge_semi(subject, *photos, SEMI, one, Processes())
-    multiprocessing.spawn(_judge_share, (free_port(), photos, tmp_path / "two"), nprocs=2)
+    expected = judge(subject, *photos, settings, one, Processes())
+    multiprocessing.spawn(_judge_share, (free_port(), judge, settings, photos, tmp_path / "two"), nprocs=2)
     found = json.loads(two.result.read_text())
     assert expected is not None
-    assert (found["top1"], found["num_val"]) == (expected["top1"], expected["num_val"])
+    for score in ("top1", "levels", "num_val"):
+        assert found.get(score) == expected.get(score)
     states = [
         torch.load(max((where.folder / "checkpoints").iterdir()), weights_only=True)["network"] for where in (one, two)
     ]
