@@ -125,8 +125,8 @@ def test_all_that_is_wrong_is_told_at_once_and_before_anything_is_judged(two: Ca
         step("semi", calls, check=refuse("no train folder")),
         step("detect", calls, check=refuse("no masks")),
     ]
-    told = r"nothing is judged yet: nothing at .*lost\.safetensors.*; no train folder; no masks$"
-    with pytest.raises(ValueError, match=told):
+    told = r"weights: nothing at .*lost\.safetensors.*; linear, semi: no train folder; detect: no masks\. A judge's"
+    with pytest.raises(ValueError, match=rf"^nothing is judged yet: {told}"):
         judge_all(lost, steps, tmp_path / "all", place_at, Processes())
     assert calls == []
     assert not (tmp_path / "all").exists()

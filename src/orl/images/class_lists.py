@@ -107,12 +107,7 @@ def listed_photos(
     labels = np.array([entry.label for entry in entries], dtype=np.int64)
     check_classes(classes, labels, path)
     _check_unique(names, entries, path)
-    missing = missing_photos(root, names)
-    if missing:
-        raise ValueError(
-            f"{path} lists {len(names)} photos, and {len(missing)} of them are not there, such as "
-            f"{', '.join(missing[:3])}; looked in {root}"
-        )
+    require_photos(root, names, str(path))
     return ClassifiedPhotos(root=root, split=split, classes=classes, names=tuple(names), labels=labels)
 
 
@@ -131,6 +126,25 @@ def check_classes(classes: Sequence[str], labels: Int64[ndarray, "_"], path: Pat
     if len(set(classes)) < len(classes):
         twice = sorted({name for name in classes if classes.count(name) > 1})
         raise ValueError(f"{path} has two classes of one name: {twice[:3]}")
+
+
+def require_photos(root: Path, names: Sequence[str], source: str) -> None:
+    """See that every listed photo is there.
+
+    Args:
+        root: folder that the names start from.
+        names: path of each photo below the root.
+        source: what lists them, for the error.
+
+    Raises:
+        ValueError: if photos are missing.
+    """
+    missing = missing_photos(root, names)
+    if missing:
+        raise ValueError(
+            f"{source} lists {len(names)} photos, and {len(missing)} of them are not there, such as "
+            f"{', '.join(missing[:3])}; looked in {root}"
+        )
 
 
 def missing_photos(root: Path, names: Iterable[str]) -> list[str]:

@@ -13,7 +13,7 @@ from numpy import ndarray
 from PIL import Image
 
 from orl import tables
-from orl.images.class_lists import missing_photos
+from orl.images.class_lists import require_photos
 from orl.images.crops import whole_pixels
 from orl.images.decode import PhotoError, load_photo
 from orl.images.identity import photos_identity
@@ -99,12 +99,7 @@ def cut_objects(
 
 
 def _identity(split: str, labelled: LabelledSplit) -> str:
-    missing = missing_photos(labelled.root, labelled.names)
-    if missing:
-        raise ValueError(
-            f"{labelled.root} lists {len(labelled)} photos for {split!r}, and {len(missing)} of them are not there, "
-            f"such as {', '.join(missing[:3])}"
-        )
+    require_photos(labelled.root, labelled.names, f"the split for {split!r} of {labelled.root}")
     known = (*labelled.boxes, *labelled.box_classes, *labelled.box_difficult)
     return photos_identity(labelled.root, labelled.names, labelled.classes, known)
 

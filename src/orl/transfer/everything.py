@@ -1,6 +1,7 @@
 """Every judge that the data at hand allows, for one backbone after the other, and the comparison of them."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -125,7 +126,8 @@ def judge_all(
     """
     refusals = processes.from_first(partial(_refusals, candidates, steps), "the check of the labelled sets")
     if refusals:
-        raise ValueError("nothing is judged yet: " + "; ".join(refusals))
+        told = "; ".join(refusals)
+        raise ValueError(f"nothing is judged yet: {told}. A judge's options begin with its name, as --low-shot.shots")
     results: list[Result] = []
     failures: list[str] = []
     for backbone in candidates.backbones:
@@ -150,14 +152,14 @@ def judge_all(
 
 
 def _refusals(candidates: Candidates, steps: Sequence[Step]) -> list[str]:
-    """What is wrong, each once: several judges may look at one set."""
-    refusals = []
-    for check in (candidates.check, *(step.check for step in steps)):
+    """What is wrong and for whom, each once: several judges may look at one set."""
+    refused: dict[str, list[str]] = defaultdict(list)
+    for name, check in [("weights", candidates.check), *((step.name, step.check) for step in steps)]:
         try:
             check()
         except ERRORS as error:
-            refusals.append(str(error))
-    return list(dict.fromkeys(refusals))
+            refused[str(error)].append(name)
+    return [f"{', '.join(names)}: {error}" for error, names in refused.items()]
 
 
 def _attempt(step: Step, subject: Subject, place: Place, processes: Processes) -> tuple[Result | None, str | None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxtyping import Int
 from numpy import ndarray
 
-from orl.images.class_lists import missing_photos
+from orl.images.class_lists import require_photos
 from orl.images.decode import MAX_PIXELS
 from orl.images.identity import photos_identity
 from orl.images.scan import Rejected, scan_photos
@@ -96,12 +96,7 @@ def list_labelled(data: Path, split: str) -> LabelledPhotos:
         ValueError: if there is no devkit or no such split, its labels are damaged, or photos that it lists are missing.
     """
     labelled = read_voc(data, split)
-    missing = missing_photos(labelled.root, labelled.names)
-    if missing:
-        raise ValueError(
-            f"split {split!r} of {data} lists {len(labelled)} photos, and {len(missing)} of them are not there, "
-            f"such as {', '.join(missing[:3])}; looked in {labelled.root}"
-        )
+    require_photos(labelled.root, labelled.names, f"split {split!r} of {data}")
     return LabelledPhotos(
         data=data,
         split=split,

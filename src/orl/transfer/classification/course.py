@@ -123,7 +123,7 @@ def train_and_score(
         workers=place.workers,
         checkpoint_minutes=place.checkpoint_minutes,
         max_unreadable=math.ceil(MAX_UNREADABLE_SHARE * len(train_photos)),
-        unreadable_hint=f"{MAX_UNREADABLE_SHARE:.0%} of them",
+        unreadable_hint=f"{MAX_UNREADABLE_SHARE:.0%} of them, or one",
         out_of_memory_hint="Take a smaller --batch-size or --size-px, or more processes",
     )
     train(trainee, source, batches, course.schedules(batches.steps_per_epoch), options, processes)

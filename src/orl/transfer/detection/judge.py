@@ -180,7 +180,7 @@ def _detect(
             title="detector",
             workers=place.workers,
             checkpoint_minutes=place.checkpoint_minutes,
-            unreadable_hint=f"{MAX_UNREADABLE_SHARE:.0%} of them",
+            unreadable_hint=f"{MAX_UNREADABLE_SHARE:.0%} of them, or one",
             max_unreadable=math.ceil(MAX_UNREADABLE_SHARE * len(course.photos)),
             out_of_memory_hint="Start more processes, or take a smaller --batch-size, which lr and steps follow",
         )

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from numpy import ndarray
 
 from orl import boxes
+from orl.images.class_lists import missing_photos
 from orl.images.coco import CocoContent, annotated_boxes, read_coco_content
 from orl.images.labels import LabelledSplit
 from orl.images.voc import read_voc, read_voc_sizes
@@ -185,10 +186,7 @@ def _json_path(data: Path, split: str) -> Path:
 
 
 def _require_photos(root: Path, names: Sequence[str]) -> None:
-    """One listing a folder: asking for each of COCO's photos would take minutes on a network disk."""
-    folders = {PurePosixPath(name).parent for name in names}
-    there = {folder: {*os.listdir(root / folder)} if (root / folder).is_dir() else set() for folder in folders}
-    missing = [name for name in names if PurePosixPath(name).name not in there[PurePosixPath(name).parent]]
+    missing = missing_photos(root, names)
     if missing:
         raise ValueError(
             f"{len(missing)} of {len(names)} photos are missing in {root}, such as {missing[0]}; complete the photos, "
