@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from orl.cli.figures import command_figures
 from orl.cli.files import command_data, command_exchange
 from orl.cli.jobs import (
     command_demo,
@@ -15,7 +16,7 @@ from orl.cli.jobs import (
     command_recipes,
     command_run,
 )
-from orl.cli.results import command_figures, command_report
+from orl.cli.results import command_report
 from orl.cli.transfer import command_transfer
 from orl.cli.weights import command_export, command_import
 
