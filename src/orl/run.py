@@ -17,8 +17,8 @@ from torch import nn
 
 from orl import tables
 from orl.config import RunConfig, differences, load_config, save_config
-from orl.figures.galleries import GalleryOptions
 from orl.figures.report import write_report
+from orl.figures.sections.options import GalleryOptions
 from orl.images.datasets import EpochBatches
 from orl.images.labels import LabelledSplit
 from orl.images.scenes import draw_scenes

@@ -14,9 +14,9 @@ from tests.figures.conftest import write_table
 
 from orl import tables
 from orl.config import save_config
-from orl.figures.galleries import GalleryOptions, choose_photos
 from orl.figures.report import write_report
 from orl.figures.results import duration, read_json
+from orl.figures.sections.options import GalleryOptions, choose_photos
 from orl.images.table import ImageTable, load_images, save_images
 from orl.recipes import demo
 from orl.rundir import RunDir

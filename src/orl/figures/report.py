@@ -4,9 +4,17 @@ from functools import partial
 from pathlib import Path
 
 from orl import tables
-from orl.figures import galleries, page, results
-from orl.figures.galleries import GalleryOptions
+from orl.figures import page
 from orl.figures.page import Html
+from orl.figures.sections.attention import attention_section
+from orl.figures.sections.correspondences import correspondence_section
+from orl.figures.sections.curves import curve_section
+from orl.figures.sections.discovery import discovery_section
+from orl.figures.sections.kept_rois import roi_section
+from orl.figures.sections.neighbours import neighbour_section
+from orl.figures.sections.options import GalleryOptions
+from orl.figures.sections.results import results_section
+from orl.figures.sections.run import header, run_section
 from orl.images.labels import LabelledSplit
 from orl.progress import progress_bar
 from orl.rundir import RunDir
@@ -44,18 +52,18 @@ def write_report(run: RunDir, options: GalleryOptions | None = None, labels: Lab
         raise FileNotFoundError(f"no run at {run.root}; make one with 'orl run --images DIR --out {run.root}'")
     options = options or GalleryOptions()
     makers = (
-        partial(results.run_section, run),
-        partial(results.results_section, run),
-        partial(results.discovery_section, run),
-        partial(galleries.correspondence_section, run, options),
-        partial(galleries.attention_section, run, options, labels),
-        partial(galleries.neighbour_section, run, options),
-        partial(galleries.roi_section, run, options),
-        partial(galleries.curve_section, run),
+        partial(run_section, run),
+        partial(results_section, run),
+        partial(discovery_section, run),
+        partial(correspondence_section, run, options),
+        partial(attention_section, run, options, labels),
+        partial(neighbour_section, run, options),
+        partial(roi_section, run, options),
+        partial(curve_section, run),
     )
     sections = [make() for make in progress_bar(makers, total=len(makers), title="report", unit="sections")]
     title = f"{run.root.resolve().name}: ORL report"
-    tables.write_atomically(run.report, page.page(title, results.header(run), sections, _footer()))
+    tables.write_atomically(run.report, page.page(title, header(run), sections, _footer()))
     return run.report
 
 

@@ -1,0 +1,54 @@
+"""The section of the discovery score: are the matched boxes objects, and of one class?"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from orl.figures import page
+from orl.figures.page import Html
+from orl.figures.results import how_to_go_on, read_json
+from orl.rundir import RunDir
+
+
+def discovery_section(run: RunDir) -> tuple[str, Html]:
+    """The discovery score: are the matched boxes objects, and of one class?"""
+    title, score = "Discovery score", read_json(run.discovery_score)
+    if score is None:
+        reason = "Discovery has not been scored: that needs photos whose objects are known (boxes with classes). "
+        return page.section(title, page.missing(reason, how_to_go_on(run)))
+    columns = ["Pairs", "Number", "Both on an object (%)", "Of those, one class (%)"]
+    kinds = {"Matched by discovery": "", "Paired at random": "random_"}
+    rows = [
+        [
+            name,
+            f"{score[f'{kind}num_pairs']:,}",
+            page.share_bar(score[f"{kind}object_share"]),
+            page.share_bar(score.get(f"{kind}same_class_share")),
+        ]
+        for name, kind in kinds.items()
+    ]
+    return page.section(
+        title,
+        page.paragraph(
+            "Before any training on objects: are the pairs that stage 2 finds worth learning from? A box is "
+            "on an object when their IoU is at least 0.5. The yardstick pairs random RoIs of the same two "
+            "photos."
+        ),
+        page.table("Matched pairs against random pairs", columns, rows),
+        page.paragraph(_discovery_sentence(score)),
+    )
+
+
+def _discovery_sentence(score: Mapping[str, Any]) -> str:
+    matched, chance = score["object_share"], score["random_object_share"]
+    sentence = (
+        f"Of the matched pairs {100 * matched:.1f}% have an object under both boxes, "
+        f"of random pairs {100 * chance:.1f}%"
+    )
+    same, same_chance = score.get("same_class_share"), score.get("random_same_class_share")
+    if same is not None and same_chance is not None:
+        sentence += (
+            f"; where they do, the two objects are of one class in {100 * same:.1f}% against {100 * same_chance:.1f}%"
+        )
+    if matched <= chance:
+        return f"{sentence}. Discovery does not beat chance here: stage 3 learns from noise."
+    return f"{sentence}. The further above chance, the more stage 3 has to learn from."

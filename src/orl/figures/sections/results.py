@@ -1,0 +1,73 @@
+"""The section of results: how well each backbone tells classes apart."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from orl.figures import page
+from orl.figures.page import Html
+from orl.figures.results import BACKBONES, TASKS, how_to_go_on, read_results
+from orl.rundir import RunDir
+
+
+def results_section(run: RunDir) -> tuple[str, Html]:
+    """Mean average precision of each backbone by each judge, and of each class on demand."""
+    title, results = "Results", read_results(run)
+    if not results:
+        return page.section(
+            title,
+            page.missing(
+                "No backbone has been scored: that needs a labelled set, ",
+                page.code("--transfer-data"),
+                ". ",
+                how_to_go_on(run),
+            ),
+        )
+    tasks = [task for task in TASKS if any(key[0] == task for key in results)]
+    rows = [
+        [name, *(page.share_bar(_mean_ap(results, task, label)) for task in tasks)]
+        for label, name in BACKBONES.items()
+        if any(key[1] == label for key in results)
+    ]
+    unscored = [name for label, name in BACKBONES.items() if not any(key[1] == label for key in results)]
+    return page.section(
+        title,
+        page.paragraph(
+            "Each backbone is frozen and its features of labelled photos are judged: how well do they tell "
+            "the classes apart? Mean average precision (mAP) over the classes, out of 100; higher is "
+            "better."
+        ),
+        page.table("mAP of the frozen backbones", ["Backbone", *(f"{TASKS[task]} mAP" for task in tasks)], rows),
+        *(page.paragraph(sentence) for sentence in _comparisons(results)),
+        *(page.missing(f"{name}: not scored yet. ", how_to_go_on(run)) for name in unscored),
+        *(_per_class_table(results, task) for task in tasks),
+    )
+
+
+def _mean_ap(results: Mapping[tuple[str, str], Mapping[str, Any]], task: str, label: str) -> float | None:
+    return results[task, label]["mean_ap"] if (task, label) in results else None
+
+
+def _comparisons(results: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
+    sentences = []
+    for task, name in TASKS.items():
+        before, after = _mean_ap(results, task, "stage1"), _mean_ap(results, task, "stage3")
+        if before is not None and after is not None:
+            points = round(100 * after, 1) - round(100 * before, 1)
+            side = "above" if points > 0 else "below"
+            how = f"{abs(points):.1f} points {side}" if abs(points) >= 0.05 else "level with"
+            sentences.append(f"By the {name[0].lower() + name[1:]}, stage 3 is {how} stage 1.")
+    return sentences
+
+
+def _per_class_table(results: Mapping[tuple[str, str], Mapping[str, Any]], task: str) -> Html:
+    scored = {label: results[task, label].get("per_class_ap", {}) for label in BACKBONES if (task, label) in results}
+    classes = list(dict.fromkeys(name for per_class in scored.values() for name in per_class))
+    rows = [
+        [
+            name,
+            *(f"{100 * per_class[name]:.1f}" if name in per_class else "–" for per_class in scored.values()),
+        ]
+        for name in classes
+    ]
+    table = page.table(f"AP of each class, {TASKS[task]}", ["Class", *(BACKBONES[label] for label in scored)], rows)
+    return page.details(f"{TASKS[task]}: AP of each of {len(classes)} classes", table) if classes else Html("")
