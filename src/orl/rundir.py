@@ -68,6 +68,11 @@ class RunDir:
         return self.root / "transfer" / f"{task}_{backbone}.json"
 
     @property
+    def figures(self) -> Path:
+        """Folder of what `orl figures` draws."""
+        return self.root / "figures"
+
+    @property
     def report(self) -> Path:
         return self.root / "report" / "index.html"
 

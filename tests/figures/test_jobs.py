@@ -10,8 +10,9 @@ from tests.figures.conftest import HEIGHT, NUM_PHOTOS, WIDTH, write_photos, writ
 
 from orl import tables
 from orl.cli import main
-from orl.figures import jobs
-from orl.figures.jobs import correspondence_sheet, find_photo, proposal_sheet
+from orl.figures import sheets
+from orl.figures.jobs import correspondence_sheet, proposal_sheet
+from orl.figures.run_photos import find_photo
 from orl.figures.sheets import SheetOptions
 from orl.images.table import ImageTable, load_images, save_images
 from orl.rundir import RunDir
@@ -42,7 +43,7 @@ def write_proposals(run: RunDir, num_boxes: int) -> None:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The sheets that were made, instead of files."""
     figures: list[Figure] = []
-    monkeypatch.setattr(jobs, "save_sheet", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(sheets, "save_figure", lambda figure, path: figures.append(figure))
     return figures
 
 

@@ -12,17 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from orl.figures.sheets import (
-    Picture,
-    SheetOptions,
-    Words,
-    check_options,
-    check_suffix,
-    fitted,
-    save_sheet,
-    sheet_figure,
-    thumbnail,
-)
+from orl.figures.files import save_figure
+from orl.figures.sheets import Picture, SheetOptions, Words, check_options, fitted, sheet_figure, thumbnail
 
 DPI = 50
 
@@ -140,7 +131,7 @@ def test_a_file_has_the_format_of_its_suffix_and_the_same_bytes_each_time(
     contents = []
     for name in ("one", "two"):
         path = tmp_path / "new folder" / f"{name}{suffix}"
-        save_sheet(sheet_figure("title", "run", [picture()], 1, DPI), path)
+        save_figure(sheet_figure("title", "run", [picture()], 1, DPI), path)
         contents.append(path.read_bytes())
     assert contents[0] == contents[1]
     assert contents[0].startswith(begins)
@@ -149,7 +140,7 @@ def test_a_file_has_the_format_of_its_suffix_and_the_same_bytes_each_time(
 
 def test_a_png_has_the_size_of_the_sheet_and_shows_it(tmp_path: Path) -> None:
     figure = sheet_figure("title", "run", [picture(2.0)], 1, DPI)
-    save_sheet(figure, tmp_path / "sheet.png")
+    save_figure(figure, tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as image:
         assert image.size == tuple((figure.get_size_inches() * DPI).astype(int))
         assert image.mode == "RGB"
@@ -162,7 +153,7 @@ def test_an_svg_is_well_formed_and_its_photos_have_the_resolution_asked_for(tmp_
     shown = Picture(aspect_ratio=2, draw=lambda axes: axes.imshow(noise) and None, lines=())
     sizes = {}
     for dpi in (40, 160):
-        save_sheet(sheet_figure("title", "run", [shown], 1, dpi), tmp_path / "sheet.svg")
+        save_figure(sheet_figure("title", "run", [shown], 1, dpi), tmp_path / "sheet.svg")
         root = ElementTree.parse(tmp_path / "sheet.svg").getroot()
         assert root.tag.endswith("svg")
         sizes[dpi] = (tmp_path / "sheet.svg").stat().st_size
@@ -171,21 +162,10 @@ def test_an_svg_is_well_formed_and_its_photos_have_the_resolution_asked_for(tmp_
 
 def test_letters_that_the_font_lacks_do_not_warn(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     for suffix in (".png", ".svg", ".pdf"):
-        save_sheet(
+        save_figure(
             sheet_figure("写真", "写真", [picture(names=("日本.jpg", "b"))], 1, DPI), tmp_path / f"sheet{suffix}"
         )
     assert [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)] == []
-
-
-@pytest.mark.parametrize(
-    ("name", "message"), [("a.jpg", r"a\.jpg ends in \.jpg; .*\.png, \.svg, \.pdf"), ("a", "a has no suffix")]
-)
-def test_an_unknown_suffix_is_refused(tmp_path: Path, name: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        check_suffix(Path(name))
-    with pytest.raises(ValueError, match=message):
-        save_sheet(Figure(), tmp_path / name)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

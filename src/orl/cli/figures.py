@@ -47,5 +47,9 @@ def command_figures(arguments: Sequence[str]) -> None:
 
     kinds: dict[str, Callable[..., None]] = {"correspondences": correspondences, "proposals": proposals}
     tyro.extras.subcommand_cli_from_dict(
-        kinds, args=list(arguments), prog="orl figures", description=command_figures.__doc__
+        kinds,
+        args=list(arguments),
+        prog="orl figures",
+        description=command_figures.__doc__,
+        config=(tyro.conf.FlagCreatePairsOff,),
     )

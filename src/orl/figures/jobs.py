@@ -1,18 +1,13 @@
 """The figures that are made from the folder of a run: what discovery found, drawn on its photos."""
 
-import difflib
-from bisect import bisect_left
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from numpy import ndarray
 
-from orl import tables
 from orl.figures.choices import (
     best_correspondences,
     extreme_pairs,
@@ -23,9 +18,8 @@ from orl.figures.choices import (
 )
 from orl.figures.correspondences import PAIR_COLOURS, draw_joined_boxes, side_by_side
 from orl.figures.proposals import draw_found_and_kept
-from orl.figures.sheets import Picture, SheetOptions, Words, check_options, save_sheet, sheet_figure, thumbnail
-from orl.images.decode import PhotoError, load_photo
-from orl.images.table import ImageTable, load_images
+from orl.figures.run_photos import REBUILD, RunPhotos, find_photo, load_run_photos, load_run_table
+from orl.figures.sheets import Picture, SheetOptions, Words, check_options, write_sheet
 from orl.rundir import RunDir
 from orl.tables import Table
 
@@ -42,36 +36,6 @@ HEADINGS_OF_ONE = {
     "lowest": "least similar first",
     "photo": "nearest neighbour first",
 }
-REBUILD = "rebuild it with 'orl discover --overwrite'"
-MAX_NEAR_CANDIDATES = 2000
-
-
-@dataclass(frozen=True)
-class _Photos:
-    """The photos of a run, at the size that a sheet shows them in."""
-
-    run: RunDir
-    images: ImageTable
-    dpi: int
-
-    def small(self, image_id: int) -> tuple[UInt8[ndarray, "h w 3"], Float[ndarray, "4"]]:
-        """A photo, and what brings boxes from its own pixels to these."""
-        try:
-            photo = load_photo(self.images.path(image_id))
-        except PhotoError as error:
-            raise ValueError(
-                f"{error}; the photos of this run were at {self.images.root}. If they have been moved, "
-                f"'orl discover --images PHOTOS --out {self.run.root}' finds them again"
-            ) from error
-        width, height = self.images.sizes_wh[image_id]
-        if photo.shape[:2] != (height, width):
-            raise ValueError(
-                f"photo {self.images.path(image_id)} has {photo.shape[1]}x{photo.shape[0]} pixels, but had "
-                f"{width}x{height} when it was scanned; {REBUILD}"
-            )
-        shown = thumbnail(photo, self.dpi)
-        scale_xy = shown.shape[1] / width, shown.shape[0] / height
-        return shown, np.array([*scale_xy, *scale_xy], dtype=np.float32)
 
 
 def correspondence_sheet(run: RunDir, options: SheetOptions, order: Order = "top", num_pairs: int = 3) -> Path:
@@ -93,8 +57,8 @@ def correspondence_sheet(run: RunDir, options: SheetOptions, order: Order = "top
     check_options(options)
     if not 1 <= num_pairs <= len(PAIR_COLOURS):
         raise ValueError(f"pairs must be from 1 to {len(PAIR_COLOURS)}, one a colour, not {num_pairs}")
-    images = _load_photos(run)
-    rois, correspondences = (_load_table(run, name, images) for name in ("rois", "correspondences"))
+    images = load_run_photos(run)
+    rois, correspondences = (load_run_table(run, name, images) for name in ("rois", "correspondences"))
     query = None if options.photo is None else find_photo(images, options.photo)
     chosen = _choose(correspondences, len(images), options, order, query)
     if not chosen:
@@ -105,10 +69,10 @@ def correspondence_sheet(run: RunDir, options: SheetOptions, order: Order = "top
             f"{correspondences.folder} holds no similarities (the published files have none), and so no order "
             f"{order!r}; take --order random or --order photo"
         )
-    photos = _Photos(run, images, options.dpi)
+    photos = RunPhotos(run, images, options.dpi)
     pictures = [_pair_picture(photos, rois, correspondences, pair, num_pairs) for pair in chosen]
     heading = HEADINGS[order] if query is None else f"{Path(images.names[query]).name}, {HEADINGS_OF_ONE[order]}"
-    return _write(run, options, "correspondences", heading, pictures)
+    return write_sheet(run, options, "correspondences", heading, pictures)
 
 
 def proposal_sheet(run: RunDir, options: SheetOptions, num_boxes: int = 150) -> Path:
@@ -129,8 +93,8 @@ def proposal_sheet(run: RunDir, options: SheetOptions, num_boxes: int = 150) -> 
     check_options(options)
     if num_boxes < 1:
         raise ValueError(f"boxes must be at least 1, not {num_boxes}")
-    images = _load_photos(run)
-    proposals, rois = (_load_table(run, name, images) for name in ("proposals", "rois"))
+    images = load_run_photos(run)
+    proposals, rois = (load_run_table(run, name, images) for name in ("proposals", "rois"))
     if rois.made_from.get("proposals", proposals.fingerprint) != proposals.fingerprint:
         raise ValueError(f"{rois.folder} was made from other proposals; {REBUILD}")
     if options.photo is None:
@@ -139,40 +103,12 @@ def proposal_sheet(run: RunDir, options: SheetOptions, num_boxes: int = 150) -> 
     else:
         chosen = [find_photo(images, options.photo)]
         heading = f"Proposals of {Path(images.names[chosen[0]]).name} and the RoIs kept of them"
-    photos = _Photos(run, images, options.dpi)
+    photos = RunPhotos(run, images, options.dpi)
     pictures = [
         _box_picture(photos, proposals, rois, image_id, num_boxes, np.random.default_rng([options.seed, image_id]))
         for image_id in chosen
     ]
-    return _write(run, options, "proposals", heading, pictures)
-
-
-def find_photo(images: ImageTable, name: str) -> int:
-    """The photo of this name, or the only one whose name ends in it after a slash.
-
-    Raises:
-        ValueError: if there is none, or several; near names are told.
-    """
-    if name in images.names:
-        return images.names.index(name)
-    found = [image_id for image_id, each in enumerate(images.names) if each.endswith(f"/{name}")]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        some = ", ".join(images.names[image_id] for image_id in found[:3])
-        raise ValueError(f"{len(found)} photos of the run end in {name!r}, such as {some}; give more of the name")
-    near = _near_names(images, name)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the first is {images.names[0]}"
-    raise ValueError(f"no photo {name!r} among the {len(images):,} of the run; {hint}")
-
-
-def _near_names(images: ImageTable, name: str) -> list[str]:
-    """Names like this one, of those that lie about it in the alphabet: comparing with all would take minutes."""
-    by_last_part = sorted((each.rpartition("/")[2], each) for each in images.names)
-    name = name.rpartition("/")[2]
-    at = bisect_left(by_last_part, (name, ""))
-    candidates = dict(by_last_part[max(0, at - MAX_NEAR_CANDIDATES // 2) : at + MAX_NEAR_CANDIDATES // 2])
-    return [candidates[each] for each in difflib.get_close_matches(name, candidates, n=3)]
+    return write_sheet(run, options, "proposals", heading, pictures)
 
 
 def _choose(
@@ -196,7 +132,7 @@ def _choose(
 
 
 def _pair_picture(
-    photos: _Photos, rois: Table, correspondences: Table, pair: tuple[int, int], num_pairs: int
+    photos: RunPhotos, rois: Table, correspondences: Table, pair: tuple[int, int], num_pairs: int
 ) -> Picture:
     """A photo beside its neighbour; below each its name, then the similarities."""
     *roi_rows, similarities = best_correspondences(correspondences, *pair, num_pairs)
@@ -221,7 +157,7 @@ def _pair_picture(
 
 
 def _box_picture(
-    photos: _Photos, proposals: Table, rois: Table, image_id: int, num_boxes: int, generator: np.random.Generator
+    photos: RunPhotos, proposals: Table, rois: Table, image_id: int, num_boxes: int, generator: np.random.Generator
 ) -> Picture:
     """A photo with proposals, and again with its RoIs; below them its name, then how many there are."""
     photo, scale = photos.small(image_id)
@@ -259,34 +195,6 @@ def _boxes_of(rois: Table, rows: Int[ndarray, "p"], image_id: int) -> Float[ndar
             f"has {len(own)} rows from {own.start} on: they were made from other RoIs; {REBUILD}"
         )
     return rois.rows("box", own.start, own.stop)[rows - own.start]
-
-
-def _load_photos(run: RunDir) -> ImageTable:
-    if not (run.config.exists() or run.images.exists()):
-        raise FileNotFoundError(f"no run at {run.root}: there is no {run.config.name} in it")
-    return load_images(run.images)
-
-
-def _load_table(run: RunDir, name: str, images: ImageTable) -> Table:
-    try:
-        table = tables.load(run.table(name))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{run.root} has no table of {name} yet; make it with 'orl discover --out {run.root}'"
-        ) from error
-    last = int(table.rows("image_id", table.num_rows - 1, table.num_rows)[0]) if table.num_rows else 0
-    if last >= len(images):
-        raise ValueError(f"{table.folder} has rows of photo {last}, but there are {len(images):,} photos; {REBUILD}")
-    if table.made_from.get("images", images.fingerprint) != images.fingerprint:
-        raise ValueError(f"{table.folder} was made from another photo list; {REBUILD}")
-    return table
-
-
-def _write(run: RunDir, options: SheetOptions, name: str, heading: str, pictures: Sequence[Picture]) -> Path:
-    path = options.to or run.root / "figures" / f"{name}.png"
-    figure = sheet_figure(heading, run.root.resolve().name, pictures, options.cols, options.dpi)
-    save_sheet(figure, path)
-    return path
 
 
 def _count(number: int, what: str) -> str:

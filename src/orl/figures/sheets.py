@@ -1,13 +1,11 @@
-"""A sheet: pictures in rows and columns with words below each, written to a file by its suffix."""
+"""A sheet: pictures in rows and columns with words below each."""
 
-import io
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
@@ -17,15 +15,10 @@ from matplotlib.textpath import text_to_path
 from numpy import ndarray
 from PIL import Image
 
-from orl import tables
-from orl.figures.pictures import TITLE_COLOUR, panel, rendered
+from orl.figures.files import FileOptions, check_file_options, figure_file, save_figure
+from orl.figures.pictures import TITLE_COLOUR, panel
+from orl.rundir import RunDir
 
-# Dates and versions stay out of the files, so that the same sheet is the same bytes.
-METADATA: dict[str, dict[str, str | None]] = {
-    ".png": {},
-    ".svg": {"Date": None, "Creator": None},
-    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-}
 MAX_MEGAPIXELS = 60
 CELL_IN, TALLEST_IN, GAP_IN, MARGIN_IN = 6.0, 3.0, 0.3, 0.2
 TITLE_IN, LINE_IN = 0.4, 0.2
@@ -37,8 +30,8 @@ INK = "#111111"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SheetOptions:
-    """How a sheet is laid out, which photos it shows, and where it goes."""
+class SheetOptions(FileOptions):
+    """How a sheet is laid out, which photos it shows, and where it goes; a picture is 6 inches wide."""
 
     rows: int = 4
     """Most pictures below each other."""
@@ -48,10 +41,6 @@ class SheetOptions:
     """Seed of whatever is drawn at random."""
     photo: str | None = None
     """Show this photo only: its name, as in the table of photos, or the end of it after a slash."""
-    dpi: int = 110
-    """Resolution of the photos and of a PNG, pixels an inch; a picture is 6 inches wide."""
-    to: Path | None = None
-    """File to write: .png, .svg or .pdf; a PNG in the run's folder `figures` if not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,28 +71,14 @@ def check_options(options: SheetOptions) -> None:
     """Refuse what no sheet can be made with, before anything is read or drawn.
 
     Raises:
-        ValueError: if a number is out of its range, or the file's suffix is unknown.
+        ValueError: if a number is out of its range, or `check_file_options` refuses.
     """
     for name in ("rows", "cols"):
         if getattr(options, name) < 1:
             raise ValueError(f"{name} must be at least 1, not {getattr(options, name)}")
-    if not 30 <= options.dpi <= 600:
-        raise ValueError(f"dpi must be from 30 to 600, not {options.dpi}")
     if options.seed < 0:
         raise ValueError(f"seed must be 0 or more, not {options.seed}")
-    if options.to is not None:
-        check_suffix(options.to)
-
-
-def check_suffix(path: Path) -> None:
-    """Refuse a file that no sheet can be written to.
-
-    Raises:
-        ValueError: if its suffix is none of .png, .svg and .pdf.
-    """
-    if path.suffix.lower() not in METADATA:
-        found = f"ends in {path.suffix}" if path.suffix else "has no suffix"
-        raise ValueError(f"{path} {found}; a figure is written as {', '.join(METADATA)}")
+    check_file_options(options)
 
 
 def thumbnail(photo: UInt8[ndarray, "h w 3"], dpi: int) -> UInt8[ndarray, "h2 w2 3"]:
@@ -143,22 +118,11 @@ def sheet_figure(title: str, source: str, pictures: Sequence[Picture], cols: int
     return figure
 
 
-def save_sheet(figure: Figure, path: Path) -> None:
-    """Write the figure in the format of the file's suffix: whole or not at all, the same bytes for the same figure.
-
-    Raises:
-        ValueError: if the suffix is unknown.
-    """
-    check_suffix(path)
-    kind, file = path.suffix.lower(), io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands for it
-        if kind == ".png":
-            Image.fromarray(rendered(figure)).save(file, "PNG")
-        else:
-            with matplotlib.rc_context({"svg.hashsalt": "orl"}):
-                figure.savefig(file, format=kind[1:], dpi=figure.dpi, metadata=METADATA[kind])
-    tables.write_atomically(path, file.getvalue())
+def write_sheet(run: RunDir, options: SheetOptions, name: str, heading: str, pictures: Sequence[Picture]) -> Path:
+    """Draw a sheet of a run's pictures and write it; returns its path."""
+    path = figure_file(options, run.figures, name)
+    save_figure(sheet_figure(heading, run.root.resolve().name, pictures, options.cols, options.dpi), path)
+    return path
 
 
 def fitted(text: str, width_in: float, size_pt: float) -> str:
