@@ -80,7 +80,8 @@ def save_figure(figure: Figure, path: Path) -> None:
         if kind == ".png":
             Image.fromarray(rendered(figure)).save(file, "PNG")
         else:
-            with matplotlib.rc_context({"svg.hashsalt": "orl"}):
+            # Publishers refuse the Type 3 fonts that Matplotlib embeds by default.
+            with matplotlib.rc_context({"svg.hashsalt": "orl", "pdf.fonttype": 42}):
                 figure.savefig(file, format=kind[1:], dpi=figure.dpi, metadata=METADATA[kind])
     tables.write_atomically(path, file.getvalue())
 

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from orl import boxes
+from orl.images.masks import compressed
 from orl.transfer.detection.detections import Detections, require_of
-from orl.transfer.detection.masks import compressed
 from orl.transfer.detection.photos import DetectionPhotos
 
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl")

@@ -19,8 +19,8 @@ from orl import boxes
 from orl.images.class_lists import missing_photos
 from orl.images.coco import CocoContent, annotated_boxes, read_coco_content
 from orl.images.labels import LabelledSplit
+from orl.images.masks import compressed, decode_masks
 from orl.images.voc import read_voc, read_voc_sizes
-from orl.transfer.detection.masks import compressed, decode_masks
 
 MAX_EMPTY_SHARE = 0.001
 """Of the objects, which may have no area and are left out: two of COCO's train2017 have none."""

@@ -13,10 +13,10 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.transform import resize_boxes
 
 from orl.images.datasets import ignore_interrupts
+from orl.images.masks import encode_masks
 from orl.processes import Processes
 from orl.progress import progress_bar
 from orl.transfer.detection.detections import Detections
-from orl.transfer.detection.masks import encode_masks
 from orl.transfer.detection.model import in_unit_range
 from orl.transfer.detection.photos import DetectionPhotos
 from orl.transfer.detection.samples import ResizedPhotos

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from orl.transfer.detection.masks import compressed, decode_masks, encode_masks
+from orl.images.masks import compressed, decode_masks, encode_masks
 
 SIZE_WH = (30, 20)
 
