@@ -82,6 +82,22 @@ def test_jitter_spreads_over_area_and_shape_as_far_as_the_overlap_allows() -> No
     assert np.mean(ratios > 1) == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.parametrize("min_iou", [0.2, 0.8])
+def test_a_jittered_copy_overlaps_as_much_as_asked_and_not_much_more(min_iou: float) -> None:
+    generator = np.random.default_rng(0)
+    box = np.array([400, 400, 600, 600], dtype=np.float32)
+    copies = np.stack([boxes.jitter(box, (1000, 1000), generator, min_iou) for _ in range(200)])
+    overlaps = boxes.iou(copies, box[None])[:, 0]
+    assert overlaps.min() > min_iou
+    assert overlaps.min() < min_iou + 0.1
+
+
+def test_full_overlap_is_the_box_itself_and_draws_nothing() -> None:
+    box, generator = np.array([20, 10, 80, 60], dtype=np.float32), np.random.default_rng(0)
+    np.testing.assert_array_equal(boxes.jitter(box, (100, 80), generator, min_iou=1.0), box)
+    assert generator.bit_generator.state == np.random.default_rng(0).bit_generator.state
+
+
 def test_jitter_gives_the_box_back_where_no_copy_fits() -> None:
     box = np.array([0, 0, 100, 4], dtype=np.float32)
     np.testing.assert_array_equal(boxes.jitter(box, (100, 4), np.random.default_rng(0)), box)

@@ -42,6 +42,7 @@ def test_the_coco_recipe_has_the_numbers_of_the_paper() -> None:
         ("- 1", r"holds list, not a mapping"),
         ("a: [", r"is not YAML"),
         ("images: a\nout: b\nstage1: {epochs: 0}", r"epochs must be at least 1, not 0"),
+        ("images: a\nout: b\nobjects: {jitter_min_iou: 1.5}", r"jitter_min_iou must be in \[0, 1\], not 1.5"),
         ("images: a\nout: b\ndiscover: {pair_share: 2.0}", r"pair_share must be above 0 and at most 1, not 2.0"),
     ],
 )

@@ -45,16 +45,19 @@ def clip(boxes: Shaped[ndarray, "*n 4"], size_wh: tuple[int, int]) -> Float[ndar
     return np.clip(boxes.astype(np.float32), 0, limits)
 
 
-def jitter(box: Float[ndarray, "4"], size_wh: tuple[int, int], generator: np.random.Generator) -> Float[ndarray, "4"]:
+def jitter(
+    box: Float[ndarray, "4"], size_wh: tuple[int, int], generator: np.random.Generator, min_iou: float = 0.5
+) -> Float[ndarray, "4"]:
     """A randomly moved, scaled and stretched copy of a box that still covers the same thing.
 
     Area times U(0.5, 2), aspect ratio (of the new box, not relative) log-uniform in (0.5, 2), centre shifted by
-    U(-0.5, 0.5) of width and height; the first of at most 200 draws that lies inside the photo with IoU > 0.5.
+    U(-0.5, 0.5) of width and height; the first of at most 200 draws that lies inside the photo and overlaps enough.
 
     Args:
         box: the RoI.
         size_wh: width and height of its photo in pixels.
         generator: where the draws come from.
+        min_iou: the IoU of box and copy is above it; 1 gives the box itself.
 
     Returns:
         The copy, or the box itself when no draw was accepted.
@@ -62,6 +65,8 @@ def jitter(box: Float[ndarray, "4"], size_wh: tuple[int, int], generator: np.ran
     Source:
         ORL (NeurIPS 2021), Section 3.3, intra-RoI pairs; limits of the published configuration.
     """
+    if min_iou >= 1:
+        return box
     width, height = box[2] - box[0], box[3] - box[1]
     centre_x, centre_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     for _ in range(MAX_JITTER_ATTEMPTS):
@@ -75,6 +80,6 @@ def jitter(box: Float[ndarray, "4"], size_wh: tuple[int, int], generator: np.ran
             dtype=np.float32,
         )
         inside = new_box[0] >= 0 and new_box[1] >= 0 and new_box[2] <= size_wh[0] and new_box[3] <= size_wh[1]
-        if inside and iou(new_box[None], box[None])[0, 0] > 0.5:
+        if inside and iou(new_box[None], box[None])[0, 0] > min_iou:
             return new_box
     return box

@@ -212,8 +212,13 @@ class ObjectConfig:
     """Weight of the loss between an RoI and a jittered copy."""
     inter_weight: float = 1.0
     """Weight of the loss between corresponding RoIs of two photos."""
+    jitter_min_iou: float = 0.5
+    """Overlap (IoU) that an RoI and its jittered copy exceed; 1: the copy is the RoI itself."""
     warm_start: bool = False
     """Start from stage 1's backbone and projector; the paper starts anew."""
+
+    def __post_init__(self) -> None:
+        _require(self, "in [0, 1]", lambda value: 0 <= value <= 1, "jitter_min_iou")
 
 
 @dataclass(frozen=True, kw_only=True)

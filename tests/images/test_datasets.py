@@ -108,6 +108,13 @@ def test_intra_pair_is_an_roi_and_a_jittered_copy(images: ImageTable, objects: O
     assert num_moved > 10
 
 
+def test_without_jitter_both_views_of_the_intra_pair_are_one_box(images: ImageTable, objects: ObjectTable) -> None:
+    placer = ObjectViews(images, RULES, objects, 16, seed=0, jitter_min_iou=1.0)
+    for epoch in range(10):
+        placed = placer.place((epoch, 1))
+        np.testing.assert_array_equal(placed["intra_1"].box, placed["intra_2"].box)
+
+
 def test_inter_pair_joins_the_two_boxes_of_a_correspondence(images: ImageTable, objects: ObjectTable) -> None:
     data = Samples(ObjectViews(images, RULES, objects, 16, seed=0))
     photos = [np.asarray(Image.open(images.path(index))) for index in range(4)]

@@ -64,9 +64,17 @@ class ImageViews:
 class ObjectViews:
     """Two views of a photo, two of one of its objects, and one object in two photos: the samples of stage 3."""
 
-    def __init__(self, images: ImageTable, rules: ViewRules, objects: ObjectTable, roi_size_px: int, seed: int) -> None:
+    def __init__(
+        self,
+        images: ImageTable,
+        rules: ViewRules,
+        objects: ObjectTable,
+        roi_size_px: int,
+        seed: int,
+        jitter_min_iou: float = 0.5,
+    ) -> None:
         self.images, self.rules, self.objects = images, rules, objects
-        self.roi_size_px, self.seed = roi_size_px, seed
+        self.roi_size_px, self.seed, self.jitter_min_iou = roi_size_px, seed, jitter_min_iou
 
     def place(self, key: Key) -> Placements:
         """`view_1`, `view_2`, `intra_1`, `intra_2`, `inter_1` and `inter_2` of a photo in an epoch."""
@@ -75,7 +83,7 @@ class ObjectViews:
         placements = place_global_views(image_id, size_wh, self.rules, (self.seed, *key))
         generator = np.random.default_rng([self.seed, *key, 2])
         roi = self._draw_roi(image_id, generator)
-        intra_pair = (roi, boxes.jitter(roi, size_wh, generator))
+        intra_pair = (roi, boxes.jitter(roi, size_wh, generator, self.jitter_min_iou))
         inter_pair, neighbour_id = self._draw_correspondence(image_id, generator)
         for view, box in enumerate(intra_pair):
             placements[f"intra_{view + 1}"] = self._place_roi(image_id, box, view, generator)

@@ -99,7 +99,14 @@ def pretrain_objects(
             tables.file_digest(path) for path in (run.backbone("stage1"), run.projector("stage1"))
         ]
     objects = object_table(tables.load(run.table("rois")), correspondences, len(images))
-    placer = ObjectViews(images, view_rules(config.stage3.views), objects, settings.roi_size_px, config.seed)
+    placer = ObjectViews(
+        images,
+        view_rules(config.stage3.views),
+        objects,
+        settings.roi_size_px,
+        config.seed,
+        jitter_min_iou=settings.jitter_min_iou,
+    )
     return _run_stage(config, "stage3", made_from, partial(build_orl, config), placer, processes or Processes(), probe)
 
 
