@@ -124,8 +124,8 @@ def draw_joined_boxes(
     axes.imshow(neighbour, extent=(shift, right, height, 0))
     placed = neighbour_boxes * scale + np.array([shift, 0, shift, 0], dtype=np.float32)
     step = NEST_SHARE * height
-    nested = zip(_nested(boxes, step), _nested(placed, step), cycle(PAIR_COLOURS))
-    middles = [_draw_pair(axes, *pair) for pair in nested]
+    drawn = zip(nested(boxes, step), nested(placed, step), cycle(PAIR_COLOURS))
+    middles = [_draw_pair(axes, *pair) for pair in drawn]
     axes.set(xlim=(0, right), ylim=(height, 0))
     return middles
 
@@ -153,7 +153,7 @@ def correspondence_figure(
     return figure
 
 
-def _nested(boxes: Float[ndarray, "p 4"], step: float) -> Float[ndarray, "p 4"]:
+def nested(boxes: Float[ndarray, "p 4"], step: float) -> Float[ndarray, "p 4"]:
     """Boxes, each moved inwards by a step for every equal one before it, and by a quarter of its side at most."""
     times = np.array([sum(np.array_equal(box, other) for other in boxes[:index]) for index, box in enumerate(boxes)])
     sides = boxes[:, 2:] - boxes[:, :2]

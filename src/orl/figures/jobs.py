@@ -4,21 +4,26 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
 from matplotlib.axes import Axes
-from numpy import ndarray
 
 from orl.figures.choices import (
     best_correspondences,
     extreme_pairs,
     first_pairs,
-    photo_rows,
     random_pairs,
     ranked_neighbours,
 )
 from orl.figures.correspondences import PAIR_COLOURS, draw_joined_boxes, side_by_side
 from orl.figures.proposals import draw_found_and_kept
-from orl.figures.run_photos import REBUILD, RunPhotos, find_photo, load_run_photos, load_run_table
+from orl.figures.run_photos import (
+    REBUILD,
+    RunPhotos,
+    boxes_of,
+    find_photo,
+    load_run_photos,
+    load_run_table,
+    rows_of,
+)
 from orl.figures.sheets import Picture, SheetOptions, Words, check_options, write_sheet
 from orl.rundir import RunDir
 from orl.tables import Table
@@ -136,7 +141,7 @@ def _pair_picture(
 ) -> Picture:
     """A photo beside its neighbour; below each its name, then the similarities."""
     *roi_rows, similarities = best_correspondences(correspondences, *pair, num_pairs)
-    boxes, neighbour_boxes = (_boxes_of(rois, rows, image_id) for rows, image_id in zip(roi_rows, pair))
+    boxes, neighbour_boxes = (boxes_of(rois, rows, image_id) for rows, image_id in zip(roi_rows, pair))
     (photo, scale), (neighbour, neighbour_scale) = (photos.small(image_id) for image_id in pair)
     aspect_ratio, second = side_by_side(photo, neighbour)
     names = [photos.images.names[image_id] for image_id in pair]
@@ -161,7 +166,7 @@ def _box_picture(
 ) -> Picture:
     """A photo with proposals, and again with its RoIs; below them its name, then how many there are."""
     photo, scale = photos.small(image_id)
-    found, kept = (_rows_of(table, image_id) for table in (proposals, rois))
+    found, kept = (rows_of(table, image_id) for table in (proposals, rois))
     drawn = found[np.sort(generator.permutation(len(found))[:num_boxes])]
     aspect_ratio, second = side_by_side(photo, photo)
     counted = f"{len(drawn):,} of {_count(len(found), 'proposal')}"
@@ -179,22 +184,6 @@ def _two_words(first: str, second: str, share: float) -> tuple[Words, Words]:
     """Words below each of two photos; where one photo is narrow, its words have some of the other's space."""
     share = min(max(share, 0.3), 0.7)
     return Words(text=first, right=share), Words(text=second, left=share)
-
-
-def _rows_of(table: Table, image_id: int) -> Float[ndarray, "n 4"]:
-    rows = photo_rows(table, image_id)
-    return table.rows("box", rows.start, rows.stop)
-
-
-def _boxes_of(rois: Table, rows: Int[ndarray, "p"], image_id: int) -> Float[ndarray, "p 4"]:
-    """Some RoIs of this photo, by their rows in the table."""
-    own = photo_rows(rois, image_id)
-    if not own.start <= rows.min() <= rows.max() < own.stop:
-        raise ValueError(
-            f"the correspondences name rows {rows.min()} to {rows.max()} of {rois.folder} for photo {image_id}, which "
-            f"has {len(own)} rows from {own.start} on: they were made from other RoIs; {REBUILD}"
-        )
-    return rois.rows("box", own.start, own.stop)[rows - own.start]
 
 
 def _count(number: int, what: str) -> str:

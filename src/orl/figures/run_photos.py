@@ -5,10 +5,11 @@ from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
 from orl import tables
+from orl.figures.choices import photo_rows
 from orl.figures.sheets import thumbnail
 from orl.images.decode import PhotoError, load_photo
 from orl.images.table import ImageTable, load_images
@@ -90,6 +91,27 @@ def load_run_table(run: RunDir, name: str, images: ImageTable) -> Table:
     if table.made_from.get("images", images.fingerprint) != images.fingerprint:
         raise ValueError(f"{table.folder} was made from another photo list; {REBUILD}")
     return table
+
+
+def rows_of(table: Table, image_id: int) -> Float[ndarray, "n 4"]:
+    """The boxes of one photo."""
+    rows = photo_rows(table, image_id)
+    return table.rows("box", rows.start, rows.stop)
+
+
+def boxes_of(rois: Table, rows: Int[ndarray, "p"], image_id: int) -> Float[ndarray, "p 4"]:
+    """Some RoIs of this photo, by their rows in the table.
+
+    Raises:
+        ValueError: if one of the rows is not of this photo.
+    """
+    own = photo_rows(rois, image_id)
+    if not own.start <= rows.min() <= rows.max() < own.stop:
+        raise ValueError(
+            f"the correspondences name rows {rows.min()} to {rows.max()} of {rois.folder} for photo {image_id}, which "
+            f"has {len(own)} rows from {own.start} on: they were made from other RoIs; {REBUILD}"
+        )
+    return rois.rows("box", own.start, own.stop)[rows - own.start]
 
 
 def find_photo(images: ImageTable, name: str) -> int:
