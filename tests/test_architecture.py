@@ -29,9 +29,10 @@ FLOORS = {
     "recipes": 4,
     "run": 5,
     "doctor": 5,
-    "cli": 6,
-    "__main__": 7,
-    "__init__": 7,
+    "studies": 6,
+    "cli": 7,
+    "__main__": 8,
+    "__init__": 8,
 }
 PACKAGE = Path(orl.__file__).parent
 LIGHT = ("cli", "config", "recipes", "rundir", "tables", "boxes", "schedules", "progress")

@@ -235,6 +235,8 @@ class TransferConfig:
     """Neighbours that vote (k of the weighted kNN)."""
     knn_temperature: float = 0.07
     """Temperature of a vote's weight, exp(cosine / temperature)."""
+    shots: tuple[int, ...] = ()
+    """Photos of each class to learn from in low-shot SVMs, such as 1 2 4 8; none: they are left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -434,6 +436,10 @@ def _checked_value(kind: Any, plain: Any, where: str) -> Any:
     if origin is types.UnionType:
         inner = next(argument for argument in arguments if argument is not type(None))
         return None if plain is None else _checked_value(inner, plain, where)
+    if origin is tuple and arguments[-1] is Ellipsis:
+        if not isinstance(plain, list):
+            raise ValueError(f"{where}: {plain!r} is not a list")
+        return tuple(_checked_value(arguments[0], part, where) for part in plain)
     if origin is tuple:
         if not isinstance(plain, list) or len(plain) != len(arguments):
             raise ValueError(f"{where}: {plain!r} is not a list of {len(arguments)} values")

@@ -6,10 +6,9 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,9 +36,9 @@ from orl.training.interrupts import Stopped
 from orl.transfer.discovery import score_correspondences
 from orl.transfer.judge import embed_labelled, judge_knn
 from orl.transfer.place import Place
-from orl.transfer.settings import KnnSettings, SvmSettings, VocSettings
+from orl.transfer.settings import KnnSettings, LowShotSettings, SvmSettings, VocSettings
 from orl.transfer.subject import RANDOM, load_subject
-from orl.transfer.tasks import check_photos, run_knn, run_svm
+from orl.transfer.tasks import Result, Settings, check_photos, run_knn, run_low_shot, run_svm
 from orl.transfer.voc_photos import VocPhotos
 
 logger = logging.getLogger(__name__)
@@ -138,7 +137,7 @@ def _probe(config: RunConfig, *trained: str) -> Probe | None:
     """Judges a backbone by kNN on the labelled set, if the settings ask for it."""
     if not any(stage_settings(config, stage).probe_epochs for stage in trained):
         return None
-    photos, settings = _transfer_photos(config), config.transfer
+    photos, settings = transfer_photos(config), config.transfer
     train, test = photos.readable
 
     def probe(backbone: nn.Module) -> dict[str, float]:
@@ -221,10 +220,10 @@ def prepare(config: RunConfig, *trained: str, discovers: bool = False, num_proce
 
 def _check_transfer(config: RunConfig) -> None:
     """Refuse a labelled set that the judges could not work on after the training."""
-    photos, settings = _transfer_photos(config), config.transfer
+    photos = transfer_photos(config)
     try:
-        for judge in (SvmSettings(), KnnSettings(k=settings.knn_neighbours, temperature=settings.knn_temperature)):
-            check_photos(*photos.listed, judge)
+        for _, settings in _judges(config).values():
+            check_photos(*photos.listed, settings)
     except ValueError as error:
         raise ValueError(
             f"the labelled set of --transfer-data cannot be judged on: {error}. Its settings begin with --transfer."
@@ -277,35 +276,60 @@ def _labels(config: RunConfig) -> LabelledSplit | None:
 
 def judge_run(config: RunConfig) -> None:
     """Score random weights, stage 1 and stage 3 side by side; what is scored already is kept."""
-    run, photos, settings = RunDir(config.out), _transfer_photos(config), config.transfer
-    backbone = config.network.backbone
-    subjects = {"random": lambda: load_subject(RANDOM, backbone, config.seed)}
-    for stage in (stage for stage in ("stage1", "stage3") if run.backbone(stage).exists()):
-        subjects[stage] = partial(load_subject, run.backbone(stage))
-    knn = KnnSettings(k=settings.knn_neighbours, temperature=settings.knn_temperature)
-    for label, load in subjects.items():
-        logger.info("judge %s", label)
-        subject = replace(load(), label=label)
-        svm_place, knn_place = (
-            Place(
-                result=run.transfer(task, label),
-                seed=config.seed,
-                workers=config.workers,
-                device=config.device,
-                overwrite=config.overwrite,
-            )
-            for task in ("svm", "knn")
+    photos = transfer_photos(config)
+    judge_backbone(config, "random", photos)
+    for stage in ("stage1", "stage3"):
+        if RunDir(config.out).backbone(stage).exists():
+            judge_backbone(config, stage, photos)
+
+
+def judge_backbone(config: RunConfig, label: str, photos: VocPhotos) -> None:
+    """Score one backbone of a run by every judge that the settings ask for; what is scored already is kept.
+
+    Args:
+        config: the run.
+        label: 'stage1', 'stage3', or 'random' for the weights that training starts from.
+        photos: the labelled set, as `transfer_photos` gives it.
+    """
+    logger.info("judge %s", label)
+    run = RunDir(config.out)
+    if label == "random":
+        subject = load_subject(RANDOM, config.network.backbone, config.seed)
+    else:
+        subject = load_subject(run.backbone(label))
+    for task, (judge, settings) in _judges(config).items():
+        place = Place(
+            result=run.transfer(task, label),
+            seed=config.seed,
+            workers=config.workers,
+            device=config.device,
+            overwrite=config.overwrite,
         )
-        run_svm(subject, photos, SvmSettings(), svm_place)
-        run_knn(subject, photos, knn, knn_place)
+        judge(replace(subject, label=label), photos, settings, place)
 
 
-def _transfer_photos(config: RunConfig) -> VocPhotos:
+def transfer_photos(config: RunConfig) -> VocPhotos:
+    """The labelled set of a run.
+
+    Raises:
+        ValueError: if the settings name none.
+    """
     if config.transfer_data is None:
         raise ValueError("no labelled set: give a VOC devkit with --transfer-data")
     own = config.transfer
     settings = VocSettings(train_split=own.train_split, test_split=own.test_split, size_px=own.size_px)
     return VocPhotos(config.transfer_data, settings, config.workers)
+
+
+def _judges(config: RunConfig) -> dict[str, tuple[Callable[..., Result], Settings]]:
+    own = config.transfer
+    judges: dict[str, tuple[Callable[..., Result], Settings]] = {
+        "svm": (run_svm, SvmSettings()),
+        "knn": (run_knn, KnnSettings(k=own.knn_neighbours, temperature=own.knn_temperature)),
+    }
+    if own.shots:
+        judges["low-shot"] = (run_low_shot, LowShotSettings(shots=own.shots))
+    return judges
 
 
 @contextmanager
@@ -331,11 +355,15 @@ def _recorded(config: RunConfig, stage: str, processes: Processes | None = None)
 
 
 def _log_to(run: RunDir) -> None:
-    """Keep what is logged, in the run's own file too."""
+    """Keep what is logged, in the run's own file too, and no longer in that of a run before."""
     package = logging.getLogger("orl")
     path = str(run.log.resolve())
-    if any(isinstance(handler, logging.FileHandler) and handler.baseFilename == path for handler in package.handlers):
+    files = [handler for handler in package.handlers if isinstance(handler, logging.FileHandler)]
+    if any(handler.baseFilename == path for handler in files):
         return
+    for handler in files:
+        package.removeHandler(handler)
+        handler.close()
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     package.addHandler(handler)

@@ -64,7 +64,7 @@ class RunDir:
         return self.root / "discover" / "score.json"
 
     def transfer(self, task: str, backbone: str) -> Path:
-        """Result of one judge ('svm', 'knn') on one backbone ('random', 'stage1', 'stage3')."""
+        """Result of one judge ('svm', 'knn', 'low-shot') on one backbone ('random', 'stage1', 'stage3')."""
         return self.root / "transfer" / f"{task}_{backbone}.json"
 
     @property
@@ -97,20 +97,32 @@ def record_run(run: RunDir, facts: Mapping[str, Any]) -> None:
         **facts,
         "orl": version("orl"),
         "git": _commit(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors ({processor_name()})",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in RECORDED_PACKAGES}},
         "stages": read_record(run).get("stages", {}),
     }
     tables.write_atomically(run.record, json.dumps(record, indent=1))
 
 
+def processor_name() -> str:
+    """The processor as the system calls it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def _commit() -> str | None:
-    """The commit of the checkout that this package runs from; None for an installed package."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The commit of the checkout that this package runs from, and whether it was changed; None if installed."""
+    here = Path(__file__).parent
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        commit, changed = (
+            subprocess.run(["git", "-C", here, *command], capture_output=True, text=True, check=True, timeout=10).stdout
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "."])
+        )
     except (OSError, subprocess.SubprocessError):
         return None
+    return commit.strip() + (" with local changes" if changed.strip() else "")
 
 
 def record_stage(run: RunDir, stage: str, state: str, elapsed_s: float) -> None:

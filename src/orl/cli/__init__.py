@@ -17,6 +17,7 @@ from orl.cli.jobs import (
     command_run,
 )
 from orl.cli.results import command_report
+from orl.cli.studies import command_ablate, command_results
 from orl.cli.transfer import command_transfer
 from orl.cli.weights import command_export, command_import
 
@@ -32,6 +33,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "transfer": command_transfer,
     "report": command_report,
     "figures": command_figures,
+    "ablate": command_ablate,
+    "results": command_results,
     "import": command_import,
     "export": command_export,
     "exchange": command_exchange,

@@ -111,6 +111,11 @@ def take_number(arguments: Sequence[str], option: str) -> tuple[int | None, list
     return None if value is None else int(value), arguments
 
 
+def take_flag(arguments: Sequence[str], option: str) -> tuple[bool, list[str]]:
+    """Take an option without a value out of the arguments: whether it is there."""
+    return option in arguments, [given for given in arguments if given != option]
+
+
 def _take_value(arguments: Sequence[str], option: str) -> tuple[str | None, list[str]]:
     """The value of `--option VALUE` or `--option=VALUE`, None if the option is not there; and the other arguments."""
     arguments = list(arguments)

@@ -1,0 +1,64 @@
+"""Commands for evidence: studies of several runs, and the page of all results."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from orl.cli.options import finish, read_config, take_flag, take_number, take_path
+
+
+def command_ablate(arguments: Sequence[str]) -> None:
+    """Compare settings over several seeds: `orl ablate stages|neighbours|pair-share|losses|jitter|proposals|prior`.
+
+    Stage 1 and all of stage 2 that an arm leaves as it is are made once for each seed and shared. Studies with the same
+    --out share them too. Takes `--seeds N` (N seeds from --seed on; 3 if not given), `--discovery-only` (no stage 3:
+    arms are told apart by their discovery score), `--outside FILE` (weights from elsewhere, of the study 'prior'), and
+    beside them a recipe or file and the options of a run. Writes OUT/STUDY.json.
+    """
+    from orl.studies.arms import STUDIES
+
+    name, *options = arguments or [""]
+    if name in ("-h", "--help") or not name:
+        told = "\n".join(f"  {key:<12}{study.question}" for key, study in STUDIES.items())
+        print(f"usage: orl ablate STUDY [RECIPE or FILE.yaml] [options]\n\n{command_ablate.__doc__}\n{told}")
+        return
+    if name not in STUDIES:
+        raise ValueError(f"there is no study {name!r}; there are {', '.join(STUDIES)}")
+    num_seeds, options = take_number(options, "--seeds")
+    outside, options = take_path(options, "--outside")
+    discovery_only, options = take_flag(options, "--discovery-only")
+    config = read_config(f"ablate {name}", command_ablate.__doc__, options)
+    from orl.studies.carry_out import StudyOptions, carry_out
+    from orl.studies.markdown import study_tables
+    from orl.studies.record import read_result
+
+    seeds = range(config.seed, config.seed + (num_seeds or 3))
+    path = carry_out(name, config, StudyOptions(seeds=seeds, outside=outside, trains=not discovery_only))
+    print("\n".join(study_tables(read_result(path))))
+    finish("result", path)
+
+
+def command_results(arguments: Sequence[str]) -> None:
+    """Write a page of results out of result files: `orl results docs/results --to docs/results.md`."""
+
+    def results(
+        folder: tyro.conf.Positional[Path],
+        to: Path,
+        benchmarks: Path | None = None,
+        readme: Path | None = None,
+    ) -> None:
+        """Write every number of the result files, with its command, commit, machine, seeds and date.
+
+        Args:
+            folder: of NAME.json, which `orl ablate` wrote, each with words about it in NAME.md where there are any.
+            to: the page, in Markdown; its charts go into a folder beside it.
+            benchmarks: folder of the results of benchmarks, to be listed too.
+            readme: a page whose part between '<!-- results -->' and '<!-- end of results -->' is written anew.
+        """
+        from orl.studies.page import write_page
+
+        for path in write_page(folder, to, benchmarks=benchmarks, readme=readme):
+            finish("page", path)
+
+    tyro.cli(results, args=list(arguments), prog="orl results")

@@ -1,0 +1,45 @@
+"""How much a training costs whatever machine it runs on: pixels that pass the network."""
+
+from orl import tables
+from orl.config import RunConfig
+from orl.rundir import RunDir
+
+FORWARD_SHARE = 1 / 4
+"""Of a training step's arithmetic: online forward 1, backward 2, target forward 1."""
+
+
+def stage1_pixels(config: RunConfig) -> int:
+    """Pixels of views that a photo costs in an epoch of stage 1."""
+    return 2 * config.stage1.views.size_px**2
+
+
+def stage3_pixels(config: RunConfig) -> int:
+    """Likewise of stage 3: two views and as many pairs of RoIs as there are terms that use them."""
+    objects = config.objects
+    num_global, num_pairs = objects.global_weight > 0, (objects.intra_weight > 0) + (objects.inter_weight > 0)
+    return 2 * (num_global * config.stage3.views.size_px**2 + num_pairs * objects.roi_size_px**2)
+
+
+def discover_pixels(config: RunConfig) -> float:
+    """Likewise of stage 2, once: the photo and its RoIs pass forward only.
+
+    Selective search is left out, as it passes no network.
+
+    Raises:
+        FileNotFoundError: if stage 2 has not run.
+    """
+    run = RunDir(config.out)
+    num_photos = tables.load(run.table("embeddings")).num_rows
+    rois_per_photo = tables.load(run.table("rois")).num_rows / num_photos
+    settings = config.discover
+    return FORWARD_SHARE * (settings.embed_px**2 + rois_per_photo * settings.roi_embed_px**2)
+
+
+def epochs_of_equal_compute(config: RunConfig) -> int:
+    """Epochs of stage 1 that cost as much as stage 1, stage 2 and stage 3 together, rounded up."""
+    pixels = (
+        config.stage1.epochs * stage1_pixels(config)
+        + discover_pixels(config)
+        + config.stage3.epochs * stage3_pixels(config)
+    )
+    return int(-(-pixels // stage1_pixels(config)))

@@ -1,0 +1,179 @@
+"""What is kept of a study: one record an arm and seed, and what they were made with, in one JSON file."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from orl import tables
+from orl.config import RunConfig, to_plain
+from orl.images.table import load_images
+from orl.rundir import RunDir, read_record
+from orl.studies.arms import Arm, Study
+from orl.studies.compute import discover_pixels, stage1_pixels, stage3_pixels
+
+KIND, RECORDED = "study", "recorded"
+DISCOVERY = (
+    *("object_share", "same_class_share", "both_share", "lift", "roi_object_share"),
+    *("random_object_share", "random_same_class_share", "random_both_share", "lift_interval_95"),
+)
+"""What is kept of the discovery score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One arm at one seed."""
+
+    arm: str
+    seed: int
+    run: str
+    """Folder of the run below that of the study; arms that change nothing share the base's."""
+    backbone: str
+    """What was judged: 'random', 'stage1' or 'stage3'."""
+    epochs: dict[str, int]
+    """Of each stage that the backbone came from."""
+    photos_seen: int
+    """Photos in all epochs of the training that ended with it; stage 1 before an ORL is not counted."""
+    gigapixels: float
+    """What passed the network, a forward pass alone as a quarter, everything before it counted; see `compute`."""
+    discovery: dict[str, Any] | None
+    scores: dict[str, Any]
+    """Mean AP in [0, 1] by judge; of low-shot by the number of photos."""
+    elapsed_s: dict[str, float]
+    """Of each part of the run that the arm itself went through."""
+
+
+def record_of(arm: Arm, folder: Path) -> Record:
+    """Read what the run of an arm has left, below the folder of its study."""
+    config, run = arm.config, RunDir(arm.config.out)
+    num_photos = len(load_images(run.images)) if run.images.exists() else 0
+    return Record(
+        arm=arm.label,
+        seed=config.seed,
+        run=config.out.relative_to(folder).as_posix(),
+        backbone=arm.backbone,
+        epochs=_epochs(config, arm.backbone),
+        photos_seen=num_photos * list(_epochs(config, arm.backbone).values() or [0])[-1],
+        gigapixels=float(f"{num_photos * _pixels(config, arm.backbone) / 1e9:.4g}"),
+        discovery=_discovery(run) if arm.backbone == "stage3" else None,
+        scores=_scores(run, arm.backbone),
+        elapsed_s={name: stage["elapsed_s"] for name, stage in read_record(run).get("stages", {}).items()},
+    )
+
+
+def write_study(path: Path, study: Study, config: RunConfig, records: Sequence[Record]) -> None:
+    """Write the result of a study, whole or not at all.
+
+    Args:
+        path: NAME.json.
+        study: what was asked.
+        config: settings of the base run.
+        records: of all arms and seeds that are done.
+    """
+    base = RunDir(config.out / f"seed{records[0].seed}" / "base")
+    made = read_record(base)
+    result = {
+        "kind": KIND,
+        "name": path.stem,
+        "question": study.question,
+        "reference": study.reference,
+        "command": portable(made.get("command", "")),
+        "commit": made.get("git"),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": made.get("machine"),
+        "device": made.get("device"),
+        "versions": made.get("versions"),
+        "seeds": sorted({record.seed for record in records}),
+        "images": config.images.name,
+        "num_photos": len(load_images(base.images)),
+        "judged_on": _judged_on(config),
+        "settings": _settings(config),
+        "records": [asdict(record) for record in records],
+    }
+    tables.write_atomically(path, json.dumps(result, indent=1) + "\n")
+
+
+def portable(command: str) -> str:
+    """A command without the folders of this machine: of an absolute path its last part stays."""
+    words = []
+    for word in shlex.split(command):
+        option, joined, value = word.rpartition("=")
+        words.append(f"{option}{joined}{Path(value).name if Path(value).is_absolute() else value}")
+    return shlex.join(words)
+
+
+def _epochs(config: RunConfig, backbone: str) -> dict[str, int]:
+    if backbone == "random":
+        return {}
+    epochs = {"stage1": config.stage1.epochs}
+    if backbone == "stage1":
+        return epochs
+    own = {"stage3": config.stage3.epochs}
+    return own if config.discover.backbone is not None else {**epochs, **own}
+
+
+def _pixels(config: RunConfig, backbone: str) -> float:
+    """A photo's, as `compute` counts them."""
+    epochs = _epochs(config, backbone)
+    pixels = epochs.get("stage1", 0) * float(stage1_pixels(config))
+    if backbone == "stage3":
+        pixels += discover_pixels(config) + epochs["stage3"] * stage3_pixels(config)
+    return pixels
+
+
+def _discovery(run: RunDir) -> dict[str, Any] | None:
+    if not run.discovery_score.exists():
+        return None
+    score = json.loads(run.discovery_score.read_text())
+    return {name: score[name] for name in DISCOVERY}
+
+
+def _scores(run: RunDir, backbone: str) -> dict[str, Any]:
+    found = {}
+    for task in ("svm", "knn", "low-shot"):
+        path = run.transfer(task, backbone)
+        if path.exists():
+            found[task] = json.loads(path.read_text())["mean_ap"]
+    return found
+
+
+def _judged_on(config: RunConfig) -> Mapping[str, Any] | None:
+    if config.transfer_data is None:
+        return None
+    own = config.transfer
+    return {
+        "data": config.transfer_data.name,
+        "train_split": own.train_split,
+        "test_split": own.test_split,
+        "size_px": own.size_px,
+    }
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Without the paths, which are of one machine."""
+    plain = to_plain(config)
+    return {key: value for key, value in plain.items() if key not in ("images", "out", "transfer_data", "overwrite")}
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A result file: of a study, or numbers that were written down.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is not JSON, or of neither kind.
+    """
+    try:
+        result = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    kind = result.get("kind") if isinstance(result, dict) else None
+    if kind not in (KIND, RECORDED):
+        raise ValueError(f"{path} is no result: its kind is {kind!r}, and known are {KIND!r} and {RECORDED!r}")
+    needed = {KIND: ("question", "reference", "seeds", "records"), RECORDED: ("title", "tables")}[kind]
+    missing = [key for key in needed if key not in result]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}, which a result of kind {kind!r} has")
+    return result
