@@ -9,7 +9,9 @@ from orl.figures.attention import (
     attention_map,
     attention_overlap,
     draw_attention,
+    draw_attention_sheet,
     points_at_object,
+    reduce_feature_map,
     score_attention,
 )
 from orl.networks.backbones import Backbone, build_backbone
@@ -79,6 +81,78 @@ def test_a_real_backbone_stays_in_range_and_unchanged():
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
 
 
+def test_the_magnitude_is_the_mean_over_the_channels_by_hand():
+    feature_map = torch.tensor([[[1.0, -2.0]], [[-3.0, 4.0]]])
+    torch.testing.assert_close(reduce_feature_map(feature_map, "magnitude"), torch.tensor([[2.0, 3.0]]))
+
+
+def test_the_similarity_is_the_cosine_to_the_mean_by_hand():
+    # Positions (1, 0), (0, 1) and (2, 2): the mean is (1, 1).
+    feature_map = torch.tensor([[[1.0, 0.0, 2.0]], [[0.0, 1.0, 2.0]]])
+    half = 0.5**0.5
+    torch.testing.assert_close(reduce_feature_map(feature_map, "similarity"), torch.tensor([[half, half, 1.0]]))
+
+
+def test_the_component_is_the_direction_of_most_variance_by_hand():
+    # Positions on the line through (3, 1) along (4, 3) / 5, at -5, 0, 0 and 5: the magnitude rises along it.
+    steps = torch.tensor([-5.0, 0.0, 0.0, 5.0])
+    feature_map = torch.stack([8 + steps * 0.8, 6 + steps * 0.6])[:, None]
+    torch.testing.assert_close(reduce_feature_map(feature_map, "component"), steps[None])
+
+
+def test_the_sign_of_the_component_follows_the_magnitude_and_not_the_sign_of_the_features():
+    steps = torch.tensor([-5.0, 0.0, 0.0, 5.0])
+    for sign in (1, -1):
+        feature_map = sign * torch.stack([8 + steps * 0.8, 6 + steps * 0.6])[:, None]
+        torch.testing.assert_close(reduce_feature_map(feature_map, "component"), steps[None])
+
+
+def test_where_the_magnitude_does_not_tell_the_smaller_area_is_positive():
+    # One position at (1, -1) of three at (-1, 1): the magnitude is the same everywhere.
+    signs = torch.tensor([1.0, -1.0, -1.0, -1.0])
+    found = reduce_feature_map(torch.stack([signs, -signs])[:, None], "component")
+    assert (found > 0).tolist() == [[True, False, False, False]]
+    other = reduce_feature_map(torch.stack([-signs, signs])[:, None], "component")
+    torch.testing.assert_close(found, other)
+
+
+def test_the_component_agrees_with_a_singular_value_decomposition():
+    feature_map = torch.randn(7, 3, 5, generator=torch.Generator().manual_seed(0))
+    positions = feature_map.double().flatten(1).T
+    left, values, _ = torch.linalg.svd(positions - positions.mean(dim=0), full_matrices=False)
+    expected = (left[:, 0] * values[0]).float().reshape(3, 5)
+    found = reduce_feature_map(feature_map, "component")
+    torch.testing.assert_close(found.abs(), expected.abs())
+    assert float(found.flatten() @ feature_map.abs().mean(dim=0).flatten()) > 0
+
+
+def test_the_component_does_not_change_when_channels_change_places_or_zeros_are_added():
+    feature_map = torch.randn(6, 4, 4, generator=torch.Generator().manual_seed(1))
+    found = reduce_feature_map(feature_map, "component")
+    torch.testing.assert_close(reduce_feature_map(feature_map.flip(0), "component"), found)
+
+
+@pytest.mark.parametrize("reduction", ["magnitude", "component", "similarity"])
+def test_a_map_of_equal_positions_is_empty_and_any_other_is_the_same_each_time(reduction):
+    alike = fake_backbone(torch.tensor([0.3, -1.0, 7.0])[:, None, None].expand(3, 4, 6))
+    assert np.array_equal(attention_map(alike, photo(40, 60), reduction=reduction), np.zeros((40, 60)))
+    backbone = build_backbone("resnet10").eval()
+    maps = [attention_map(backbone, photo(50, 70), 96, reduction=reduction) for _ in range(2)]
+    assert np.array_equal(*maps)
+    assert (maps[0].min(), maps[0].max()) == (0, 1)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (7, 7), (28, 42)])
+def test_a_backbone_of_any_stride_gives_a_map_of_the_photos_size(shape):
+    feature_map = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
+    assert attention_map(fake_backbone(feature_map), photo(50, 75)).shape == (50, 75)
+
+
+def test_a_network_without_a_name_is_told_by_its_class():
+    with pytest.raises(ValueError, match="FixedMap in training mode"):
+        attention_map(FixedMap(torch.ones(1, 1, 1)).train(), photo(40, 40))
+
+
 def test_a_backbone_in_training_mode_is_refused():
     with pytest.raises(ValueError, match="resnet10 in training mode"):
         attention_map(build_backbone("resnet10").train(), photo(40, 40))
@@ -126,3 +200,26 @@ def test_maps_share_one_colour_scale_and_only_a_map_that_crosses_it_has_an_outli
     assert outlined == [0, 1, 0]
     levels = panels[1].collections[0].levels
     assert levels.tolist() == [0.6]
+
+
+def test_the_outline_runs_at_the_threshold_asked_for():
+    ramp = np.tile(np.linspace(0, 1, 60, dtype=np.float32), (40, 1))
+    figure = draw_attention(photo(40, 60), {"a": ramp}, threshold=0.25)
+    assert figure.axes[1].collections[0].levels.tolist() == [0.25]
+    assert [tick.get_text() for tick in figure.axes[2].get_yticklabels()] == ["0.00", "0.25", "1.00"]
+
+
+def test_a_sheet_has_a_row_for_each_photo_and_one_scale_for_all():
+    ramp = np.tile(np.linspace(0, 1, 60, dtype=np.float32), (40, 1))
+    tall = ramp.T.copy()
+    maps = {"one": [ramp, tall], "two": [ramp * 0.5, tall]}
+    figure = draw_attention_sheet([photo(40, 60), photo(60, 40)], maps, ["first line", "second line"], threshold=0.7)
+    *panels, scale = figure.axes
+    assert [axes.get_title() for axes in panels] == ["photo", "one", "two", "", "", ""]
+    assert [axes.images[-1].get_clim() for axes in panels[1:3] + panels[4:]] == [(0, 1)] * 4
+    assert [len(axes.collections) for axes in panels] == [0, 1, 0, 0, 1, 1]
+    assert "0.7" in [tick.get_text() for tick in scale.get_yticklabels()]
+    assert [text.get_text() for text in figure.texts] == ["second line", "first line"]
+    sizes = [axes.get_position(original=True).size * figure.get_size_inches() for axes in panels]
+    for (width, height), shape in zip(sizes, [(40, 60)] * 3 + [(60, 40)] * 3):
+        assert width / height == pytest.approx(shape[1] / shape[0])

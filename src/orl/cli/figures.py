@@ -11,7 +11,8 @@ from orl.rundir import RunDir
 
 
 def command_figures(arguments: Sequence[str]) -> None:
-    """Draw what discovery found: `orl figures proposals` or `orl figures correspondences`."""
+    """Draw a figure for a paper: `orl figures correspondences RUN`, `orl figures attention RUN`, ..."""
+    from orl.figures.attention_job import AttentionOptions, attention_figure, format_scores
     from orl.figures.jobs import Order, correspondence_sheet, proposal_sheet
     from orl.figures.sheets import SheetOptions
 
@@ -45,7 +46,31 @@ def command_figures(arguments: Sequence[str]) -> None:
         """
         finish("figure", proposal_sheet(RunDir(run), sheet, boxes))
 
-    kinds: dict[str, Callable[..., None]] = {"correspondences": correspondences, "proposals": proposals}
+    def attention(
+        run: Annotated[Path, tyro.conf.Positional],
+        options: tyro.conf.OmitArgPrefixes[AttentionOptions],
+        backbones: tuple[str, ...] = (),
+        labels: tuple[str, ...] = (),
+    ) -> None:
+        """Where backbones look, side by side on the same photos; with objects known, how well they are met.
+
+        Args:
+            run: folder of a run, whose photos are shown.
+            options: what is reduced, drawn and scored.
+            backbones: runs, exports or files of other projects, or 'random'; the run's stages 1 and 3 if not given.
+            labels: a name for each of them.
+        """
+        path, scores = attention_figure(RunDir(run), options, backbones, labels)
+        if scores is not None:
+            print(format_scores(scores))
+            finish("scores", path.with_suffix(".json"))
+        finish("figure", path)
+
+    kinds: dict[str, Callable[..., None]] = {
+        "correspondences": correspondences,
+        "proposals": proposals,
+        "attention": attention,
+    }
     tyro.extras.subcommand_cli_from_dict(
         kinds,
         args=list(arguments),

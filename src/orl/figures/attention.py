@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from orl.figures.pictures import TITLE_COLOUR, panel
+from orl.figures.sheets import fitted
 from orl.images.augment import normalise
 from orl.networks.backbones import pool
 
@@ -38,6 +39,7 @@ COLOUR_MAP = "viridis"
 OPACITY = 0.62
 SHEET_CELL_IN, SHEET_GAP_IN, SCALE_IN = 2.2, 0.06, 0.42
 COLUMN_TITLE_IN, CAPTION_LINE_IN = 0.26, 0.17
+COLUMN_TITLE_PT = 10
 OUTLINE = effects.withStroke(linewidth=3, foreground="#00000090")
 
 
@@ -207,7 +209,7 @@ def draw_attention_sheet(
             width = min(SHEET_CELL_IN, shown_in * photo.shape[1] / photo.shape[0])
             left_in = column * (SHEET_CELL_IN + SHEET_GAP_IN) + (SHEET_CELL_IN - width) / 2
             place = (left_in / width_in, top_in / height_in, width / width_in, shown_in / height_in)
-            axes = panel(figure, *place, "" if row else label)
+            axes = panel(figure, *place, "" if row else fitted(label, SHEET_CELL_IN, COLUMN_TITLE_PT))
             if column:
                 _lay_over(axes, photo, maps[label][row], threshold)
             else:

@@ -1,14 +1,16 @@
 """How well heat maps lie on known objects: the pointing game and the best overlap, with intervals over photos.
 
-`score_photo` scores one map, `summarise` makes the numbers of a backbone out of many photos, and `compare` holds two
-backbones against each other on the same photos. `even_map` and `centre_map` are the yardsticks: what maps score that
-know nothing of the photo.
+`score_backbones` does all of it for several backbones. `score_photo` scores one map, `summarise` makes the numbers of a
+backbone out of many photos, and `compare` holds two backbones against each other on the same photos. `even_map` and
+`centre_map` are the yardsticks: what maps score that know nothing of the photo.
 
 One threshold serves all photos of a backbone: no photo's own best threshold could be known without its objects.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -67,6 +69,10 @@ def centre_map(shape: tuple[int, int]) -> Float[ndarray, "h w"]:
     return (1 - distance / distance.max()).astype(np.float32)
 
 
+YARDSTICKS: dict[str, Callable[[tuple[int, int]], Float[ndarray, "_ _"]]] = {"even": even_map, "centre": centre_map}
+"""Maps that know nothing of a photo: what scores are to be held against."""
+
+
 def score_photo(attention: Float[ndarray, "h w"], region: UInt8[ndarray, "_ _"]) -> PhotoScore:
     """Hold a map against the objects of its photo; pixels of which nothing is known count nowhere.
 
@@ -117,6 +123,45 @@ def best_threshold(scores: Sequence[PhotoScore]) -> float:
     return float(THRESHOLDS[int(_measures(scores)["overlap"].mean(axis=0).argmax())])
 
 
+def score_backbones(
+    maps_of: Callable[[UInt8[ndarray, "h w 3"]], Mapping[str, Float[ndarray, "h w"]]],
+    photos: Iterable[tuple[UInt8[ndarray, "_ _ 3"], UInt8[ndarray, "_ _"]]],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The numbers of several backbones, of the yardsticks, and of each backbone less each one before it.
+
+    Args:
+        maps_of: a photo to the map of each backbone, by label.
+        photos: each with the region of its objects; walked through once, so that they need not be in memory together.
+        seed: of the bootstrap.
+
+    Returns:
+        JSON values: `num_photos`; `backbones` and `yardsticks`, a label to `pointing`, `overlap` and `inside` (each a
+        value and its 95% interval) and the overlap's `threshold`; and `differences`.
+
+    Raises:
+        ValueError: if there is no photo.
+    """
+    found: dict[str, list[PhotoScore]] = {}
+    known: dict[str, list[PhotoScore]] = {name: [] for name in YARDSTICKS}
+    for photo, region in photos:
+        for label, attention in maps_of(photo).items():
+            found.setdefault(label, []).append(score_photo(attention, region))
+        for name, make in YARDSTICKS.items():
+            known[name].append(score_photo(make(region.shape), region))
+    if not found:
+        raise ValueError("0 photos are scored; give some whose objects are known")
+    return {
+        "num_photos": len(known["even"]),
+        "backbones": {label: _numbers(scores, seed) for label, scores in found.items()},
+        "yardsticks": {name: _numbers(scores, seed) for name, scores in known.items()},
+        "differences": [
+            {"of": later, "less": earlier, **asdict(compare(found[later], found[earlier], seed))}
+            for earlier, later in combinations(found, 2)
+        ],
+    }
+
+
 def _overlaps(values: Float[ndarray, "p"], is_object: ndarray) -> Float[ndarray, "_"]:
     """By counts: how many pixels, and how many of an object, lie at or above each threshold."""
     level = np.searchsorted(THRESHOLDS, values, side="right") - 1
@@ -158,3 +203,7 @@ def _localisation(
         low, high = np.quantile(values[1:], QUANTILES).tolist()
         found[name] = Estimate(value=float(values[0]), low=low, high=high)
     return Localisation(**found)
+
+
+def _numbers(scores: Sequence[PhotoScore], seed: int) -> dict[str, Any]:
+    return {**asdict(summarise(scores, seed)), "threshold": best_threshold(scores)}

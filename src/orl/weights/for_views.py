@@ -41,4 +41,4 @@ def load_for_views(source: Path, architecture: str | None = None) -> Backbone | 
         ValueError: if the weights cannot be opened safely, or are of no network that is known.
     """
     network = load_outside(weights_file(source), architecture)
-    return Renormalised(network) if isinstance(network, OutsideBackbone) else network
+    return Renormalised(network).eval() if isinstance(network, OutsideBackbone) else network

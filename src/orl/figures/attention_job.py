@@ -1,0 +1,223 @@
+"""Figure 2 from the folder of a run: attention maps of any backbones on its photos, drawn and scored."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from PIL import Image
+from torch import nn
+
+from orl import tables
+from orl.config import RunConfig, load_config
+from orl.figures.attention import REDUCTIONS, STRIDE_PX, Reduction, attention_map, draw_attention_sheet
+from orl.figures.files import FileOptions, check_file_options, figure_file, save_figure
+from orl.figures.localisation import score_backbones
+from orl.figures.run_photos import RunPhotos, find_photo, load_run_photos
+from orl.figures.sheets import thumbnail
+from orl.images.regions import ObjectRegions, read_regions
+from orl.images.table import ImageTable
+from orl.networks.backbones import build_backbone
+from orl.networks.device import compute_device
+from orl.progress import progress_bar
+from orl.rundir import RunDir
+from orl.weights.for_views import load_for_views
+
+RANDOM = "random"
+LARGEST_SIDE_PX = 448
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionOptions(FileOptions):
+    """What is reduced, drawn and scored."""
+
+    reduction: Reduction = "magnitude"
+    """What is taken of the feature map: its mean magnitude, its first principal component, or the cosine of each
+    position to the pooled embedding."""
+    threshold: float = 0.6
+    """Where the outline runs, between 0, a map's least value, and 1, its greatest."""
+    photos: int = 6
+    """Photos drawn, at random."""
+    photo: str | None = None
+    """Draw this photo only: its name, as in the table of photos, or the end of it after a slash."""
+    scored: int = 200
+    """Photos scored, at random among those whose objects are known; 0 scores none."""
+    against: Literal["auto", "masks", "boxes"] = "auto"
+    """What is known of objects: masks where any photo has them and else boxes, or one of the two."""
+    side_px: int | None = None
+    """Longer side of a photo as the network sees it; four views of stage 3, at most 448, if not given."""
+    seed: int = 0
+    """Seed of the choice of photos, of the bootstrap and of random weights."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks run."""
+
+
+def attention_figure(
+    run: RunDir, options: AttentionOptions, backbones: Sequence[str] = (), labels: Sequence[str] = ()
+) -> tuple[Path, dict[str, Any] | None]:
+    """Draw maps of several backbones on the same photos, and score them where objects are known.
+
+    Args:
+        run: folder of a run, whose photos are shown.
+        options: what is reduced, drawn and scored, and where it goes; the scores go beside it, as JSON.
+        backbones: what `orl.load_backbone` takes, or 'random', for random weights of the run's network; if none are
+            given what stage 2 of the run looked with (stage 1, or weights from outside) and stage 3.
+        labels: a name for each; if none are given they are called as they were given.
+
+    Returns:
+        Where the picture lies, and the scores; none where no object is known.
+
+    Raises:
+        FileNotFoundError: if there is no run, or no such weights.
+        ValueError: if an option is out of range, labels do not fit the backbones, or a photo cannot be read.
+    """
+    _check(options, backbones, labels)
+    images, config = load_run_photos(run), load_config(run.config)
+    device, side_px = compute_device(options.device), options.side_px or attention_side_px(config)
+    networks = _load_networks(run, config, backbones, labels, options.seed)
+
+    def maps_of(photo: UInt8[ndarray, "h w 3"]) -> dict[str, Float[ndarray, "h w"]]:
+        return {
+            label: attention_map(network, photo, side_px, device, options.reduction)
+            for label, network in networks.items()
+        }
+
+    photos = RunPhotos(run, images, options.dpi)
+    regions = None
+    if options.scored:
+        kind = None if options.against == "auto" else options.against
+        regions = read_regions(config.images, config.split, kind)
+    path = figure_file(options, run.figures, "attention")
+    captions = [
+        f"Each map by itself from its least (0) to its greatest value (1); outline at {options.threshold:g}.",
+        f"{REDUCTIONS[options.reduction].capitalize()}; photos of at most {side_px} px a side.",
+    ]
+    shown = [_shown(photos, image_id, maps_of) for image_id in _chosen(images, options)]
+    figure = draw_attention_sheet(
+        [photo for photo, _ in shown],
+        {label: [maps[label] for _, maps in shown] for label in networks},
+        captions,
+        options.threshold,
+        options.dpi,
+    )
+    scores = None if regions is None else _scores(photos, regions, maps_of, options)
+    if scores is not None:
+        scores |= {"reduction": options.reduction, "side_px": side_px, "seed": options.seed}
+        tables.write_atomically(path.with_suffix(".json"), json.dumps(scores, indent=1))
+    save_figure(figure, path)
+    return path, scores
+
+
+def attention_side_px(config: RunConfig) -> int:
+    """The longer side that shows objects at about the size they had in training, in reasonable time."""
+    return min(LARGEST_SIDE_PX, 4 * config.stage3.views.size_px)
+
+
+def format_scores(scores: Mapping[str, Any]) -> str:
+    """A table for the terminal, in percent."""
+    columns = {"pointing": "peak on an object", "overlap": "best overlap", "inside": "map inside"}
+    rows = [*scores["backbones"].items(), *((f"({name} map)", each) for name, each in scores["yardsticks"].items())]
+    rows += [(f"{each['of']} less {each['less']}", each) for each in scores["differences"]]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{'':{width}}  " + "  ".join(f"{title:>22}" for title in columns.values())]
+    for name, numbers in rows:
+        cells = [_percent(numbers[column], signed="of" in numbers) for column in columns]
+        lines.append(f"{name:{width}}  " + "  ".join(f"{cell:>22}" for cell in cells))
+    return "\n".join([f"% of {scores['num_photos']} photos, against {scores['against']}; [95% interval]", *lines])
+
+
+def _check(options: AttentionOptions, backbones: Sequence[str], labels: Sequence[str]) -> None:
+    check_file_options(options)
+    if not 0 < options.threshold < 1:
+        raise ValueError(f"threshold must be above 0 and below 1, not {options.threshold:g}")
+    if options.photos < 1:
+        raise ValueError(f"photos must be at least 1, not {options.photos}")
+    if options.side_px is not None and options.side_px < STRIDE_PX:
+        raise ValueError(f"side_px must be at least {STRIDE_PX}, one position of a feature map, not {options.side_px}")
+    for name in ("scored", "seed"):
+        if getattr(options, name) < 0:
+            raise ValueError(f"{name} must be 0 or more, not {getattr(options, name)}")
+    names = labels or backbones
+    if len(names) != len(backbones):
+        raise ValueError(f"{len(labels)} labels do not name {len(backbones)} backbones; give one for each")
+    if len(set(names)) < len(names):
+        raise ValueError(f"two backbones are called the same: {', '.join(names)}; tell them apart with --labels")
+
+
+def _load_networks(
+    run: RunDir, config: RunConfig, backbones: Sequence[str], labels: Sequence[str], seed: int
+) -> dict[str, nn.Module]:
+    if backbones:
+        return {
+            label: _load(source, config, seed) for label, source in zip(labels or backbones, backbones, strict=True)
+        }
+    prior = config.discover.backbone
+    if prior is None:
+        first = {"stage 1": load_for_views(run.backbone("stage1"))}
+    else:
+        first = {"the prior": load_for_views(prior, config.discover.architecture)}
+    return {**first, "stage 3": load_for_views(run.backbone("stage3"))}
+
+
+def _load(source: str, config: RunConfig, seed: int) -> nn.Module:
+    if source != RANDOM:
+        return load_for_views(Path(source))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_backbone(config.network.backbone).eval()
+
+
+def _chosen(images: ImageTable, options: AttentionOptions) -> list[int]:
+    if options.photo is not None:
+        return [find_photo(images, options.photo)]
+    return _shuffled(images, options.seed)[: options.photos]
+
+
+def _shuffled(images: ImageTable, seed: int) -> list[int]:
+    return np.random.default_rng(seed).permutation(len(images)).tolist()
+
+
+def _shown(
+    photos: RunPhotos, image_id: int, maps_of: Callable[[ndarray], Mapping[str, ndarray]]
+) -> tuple[UInt8[ndarray, "h w 3"], dict[str, Float[ndarray, "h w"]]]:
+    """A photo and its maps, at the size they are shown in; the networks have seen it whole."""
+    photo = photos.whole(image_id)
+    small = thumbnail(photo, photos.dpi)
+    size_wh = small.shape[1], small.shape[0]
+    return small, {label: _resized(attention, size_wh) for label, attention in maps_of(photo).items()}
+
+
+def _resized(attention: Float[ndarray, "_ _"], size_wh: tuple[int, int]) -> Float[ndarray, "_ _"]:
+    return np.asarray(Image.fromarray(attention).resize(size_wh, Image.Resampling.BILINEAR))
+
+
+def _scores(
+    photos: RunPhotos,
+    regions: ObjectRegions,
+    maps_of: Callable[[ndarray], Mapping[str, ndarray]],
+    options: AttentionOptions,
+) -> dict[str, Any] | None:
+    """None where no object of the run's photos is known."""
+    images = photos.images
+    known = [image_id for image_id in _shuffled(images, options.seed) if images.names[image_id] in regions]
+    chosen = known[: options.scored]
+    if not chosen:
+        return None
+    with progress_bar(chosen, title="score attention", unit="photos") as bar:
+        each = (
+            (photos.whole(image_id), regions.region(images.names[image_id], images.sizes_wh[image_id]))
+            for image_id in bar
+        )
+        scores = score_backbones(maps_of, each, options.seed)
+    return {"against": regions.kind, **scores}
+
+
+def _percent(estimate: Mapping[str, float], signed: bool) -> str:
+    value, low, high = (100 * estimate[name] for name in ("value", "low", "high"))
+    sign = "+" if signed else ""
+    return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
