@@ -48,13 +48,19 @@ def write_photos(run: RunDir, root: Path) -> None:
 
 def write_tables(run: RunDir) -> None:
     photos = np.arange(NUM_PHOTOS, dtype=np.int32)
-    neighbour_ids = np.stack([np.delete(photos, index)[:NUM_NEIGHBOURS] for index in photos])
-    similarities = np.tile(np.linspace(0.9, 0.7, NUM_NEIGHBOURS, dtype=np.float32), (NUM_PHOTOS, 1))
+    write_pair_tables(run, photos, np.stack([np.delete(photos, index)[:NUM_NEIGHBOURS] for index in photos]))
+
+
+def write_pair_tables(run: RunDir, photos: np.ndarray, neighbour_ids: np.ndarray) -> None:
+    """Two RoIs in each photo, and in each neighbour one correspondence, from the first of them to the second."""
+    num_neighbours = neighbour_ids.shape[1]
+    similarities = np.tile(np.linspace(0.9, 0.7, num_neighbours, dtype=np.float32), (len(photos), 1))
     write_table(run, "neighbours", {"neighbour_ids": neighbour_ids, "similarities": similarities})
     box = np.array([[8, 8, 40, 40], [30, 10, 90, 60]], dtype=np.float32)
-    rois = {"image_id": photos.repeat(ROIS_PER_PHOTO), "box": np.tile(box, (NUM_PHOTOS, 1))}
+    rois = {"image_id": photos.repeat(ROIS_PER_PHOTO), "box": np.tile(box, (len(photos), 1))}
     write_table(run, "rois", rois)
-    image_ids = photos.repeat(NUM_NEIGHBOURS)
+    write_table(run, "proposals", rois)
+    image_ids = photos.repeat(num_neighbours)
     flat = neighbour_ids.reshape(-1)
     correspondences = {
         "image_id": image_ids,
@@ -69,6 +75,20 @@ def write_tables(run: RunDir) -> None:
 def write_table(run: RunDir, name: str, columns: dict[str, np.ndarray]) -> None:
     tables.begin(run.table(name), {"made": "by hand"}, num_shards=1)
     tables.write_shard(run.table(name), 0, columns)
+
+
+def write_large_run(run: RunDir, root: Path, num_photos: int) -> None:
+    """Other photos and tables: three megapixels of noise that a thumbnail keeps, each photo beside the next two."""
+    root.mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (375, 500, 3), dtype=np.uint8)
+    Image.fromarray(noise.repeat(4, axis=0).repeat(4, axis=1)).save(root / "0.jpg", quality=90)
+    names = tuple(f"{index}.jpg" for index in range(num_photos))
+    for name in names[1:]:
+        (root / name).hardlink_to(root / "0.jpg")
+    digests = tuple(f"{index:x}" for index in range(num_photos))
+    save_images(ImageTable(root=root, names=names, sizes_wh=((2000, 1500),) * num_photos, digests=digests), run.images)
+    photos = np.arange(num_photos, dtype=np.int32)
+    write_pair_tables(run, photos, np.stack([(photos + 1) % num_photos, (photos + 2) % num_photos], axis=1))
 
 
 def write_stages(run: RunDir) -> None:

@@ -5,10 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from orl.figures.pictures import Picture
-from orl.figures.style import STYLE_SHEET
-
-# The page may use pictures and styles that lie inside it and nothing else: no script, no request.
-SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+from orl.figures.style import SCRIPTS, SECURITY_POLICY, STYLE_SHEET
 
 
 class Html(str):
@@ -56,12 +53,26 @@ def tiles(pairs: Iterable[tuple[str, str]]) -> Html:
     return Html(f'<div class="tiles">{each}</div>') if each else Html("")
 
 
-def share_bar(value: float | None) -> Html:
-    """A share in [0, 1] as points out of 100 and as a bar; a dash where there is none."""
+def share_bar(value: float | None, interval: tuple[float, float] | None = None, best: bool = False) -> Html:
+    """A share in [0, 1] as points out of 100 and as a bar; a dash where there is none.
+
+    Args:
+        value: the share.
+        interval: its lower and upper end, where they are known.
+        best: whether it is marked as the best of its column.
+    """
     if value is None:
         return Html("–")
+    points = f"{100 * value:.1f}"
+    told = Html(f'<b class="best">{points}</b>') if best else Html(points)
+    ends = (
+        "" if interval is None else f' <span class="range">{" to ".join(f"{100 * end:.1f}" for end in interval)}</span>'
+    )
     width = min(100.0, max(0.0, 100 * value))
-    return Html(f'{100 * value:.1f}<span class="bar" aria-hidden="true"><i style="width:{width:.1f}%"></i></span>')
+    return Html(
+        f'{told}{ends}<svg class="bar" viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect width="{width:.1f}" height="1"/></svg>'
+    )
 
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
@@ -94,17 +105,36 @@ def details(summary: str, *content: Html) -> Html:
 
 
 def figure(picture: Picture, alt: str, *caption: object) -> Html:
-    """A picture and its caption, on a white card, which charts need in the dark."""
-    return Html(
-        f'<figure><div class="white"><img src="{picture.uri}" alt="{markup(alt)}" width="{picture.width_px}"'
-        f' height="{picture.height_px}"></div>'
-        f"<figcaption>{join(*caption)}</figcaption></figure>"
+    """A picture and its caption: a chart turns with the page's theme, a photo lies on white."""
+    kind = "chart paper" if picture.is_chart else "paper"
+    return captioned(
+        Html(
+            f'<img src="{picture.uri}" alt="{markup(alt)}" width="{picture.width_px}" height="{picture.height_px}">',
+        ),
+        *caption,
+        kind=kind,
     )
 
 
-def gallery(figures: Iterable[Html], two_columns: bool = True) -> Html:
-    """Figures below each other, or in two columns where there is room."""
-    kind = "gallery two" if two_columns else "gallery"
+def captioned(picture: Html, *caption: object, kind: str = "", **data: str) -> Html:
+    """Any picture with its caption, which the script can enlarge.
+
+    Args:
+        picture: its markup.
+        caption: what stands below it.
+        kind: classes of what it lies on.
+        data: what the script sorts and filters by.
+    """
+    told = "".join(f' data-{name}="{markup(value)}"' for name, value in data.items())
+    classes = f"picture {kind}".strip()
+    return Html(
+        f'<figure{told}><div class="{classes}">{picture}</div><figcaption>{join(*caption)}</figcaption></figure>'
+    )
+
+
+def gallery(figures: Iterable[Html], columns: str = "two") -> Html:
+    """Figures below each other, or side by side where there is room: 'two', 'pairs' (up to three) or ''."""
+    kind = f"gallery {columns}".strip()
     return Html(f'<div class="{kind}">{join(*figures)}</div>')
 
 
@@ -116,18 +146,38 @@ def section(title: str, *content: Html) -> tuple[str, Html]:
     )
 
 
-def page(title: str, header: Html, sections: Sequence[tuple[str, Html]], footer: Html) -> str:
-    """The whole document, which asks for nothing outside itself."""
+def page(title: str, header: Html, sections: Sequence[tuple[str, Html]], footer: Html, photos: str = "") -> str:
+    """The whole document, which asks for nothing outside itself.
+
+    Args:
+        title: of the window.
+        header: what stands above the sections.
+        sections: their titles and markup.
+        footer: what stands below them.
+        photos: the photos that sections show, each once.
+    """
     contents = "".join(f'<li><a href="#{_anchor(name)}">{markup(name)}</a></li>' for name, _ in sections)
+    scripts = "".join(f"<script>{script}</script>" for script in SCRIPTS)
     return (
         '<!DOCTYPE html>\n<html lang="en-GB"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{SECURITY_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>{markup(title)}</title><link rel="icon" href="data:,"><style>{STYLE_SHEET}</style></head>'
-        f'<body><div class="page"><nav aria-label="Contents"><ol>{contents}</ol></nav>'
+        f'<title>{markup(title)}</title><link rel="icon" href="data:,"><style>{STYLE_SHEET}</style>{scripts}</head>'
+        f'<body>{photos}<div class="page"><div class="side"><div>{_THEMES}'
+        f'<nav aria-label="Contents"><ol>{contents}</ol></nav></div></div>'
         f"<header>{header}</header><main>{join(*(body for _, body in sections))}</main>"
         f"<footer>{footer}</footer></div></body></html>\n"
     )
+
+
+_THEMES = Html(
+    '<fieldset class="theme" hidden><legend class="out">Colours</legend>'
+    + "".join(
+        f'<label><input type="radio" name="theme" value="{value}"><span>{value.capitalize()}</span></label>'
+        for value in ("auto", "light", "dark")
+    )
+    + "</fieldset>"
+)
 
 
 def _anchor(title: str) -> str:

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 from PIL import Image
 
-JPEG_QUALITY = 84
+JPEG_QUALITIES = (84, 74, 60, 45, 30)
+MAX_FIGURE_BYTES = 350_000
 TITLE_COLOUR = "#3a3d42"
 
 
@@ -24,6 +25,8 @@ class Picture:
     uri: str
     width_px: int
     height_px: int
+    is_chart: bool = False
+    """Lines and words on white, which may be shown on black."""
 
 
 def panel(figure: Figure, left: float, bottom: float, width: float, height: float, title: str = "") -> Axes:
@@ -44,9 +47,26 @@ def rendered(figure: Figure) -> UInt8[ndarray, "h w 3"]:
 def as_jpeg(figure: Figure) -> Picture:
     """For photos: colour at full resolution, so that thin coloured lines stay sharp."""
     pixels = rendered(figure)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)
-    return Picture(uri=_data_uri("image/jpeg", file.getvalue()), width_px=pixels.shape[1], height_px=pixels.shape[0])
+    data = encode_jpeg(pixels, MAX_FIGURE_BYTES, subsampling=0)
+    return Picture(uri=data_uri("image/jpeg", data), width_px=pixels.shape[1], height_px=pixels.shape[0])
+
+
+def encode_jpeg(pixels: UInt8[ndarray, "h w 3"], max_bytes: int, subsampling: int = 2) -> bytes:
+    """A JPEG of the best quality that has at most so many bytes, or of the least quality that is tried.
+
+    Args:
+        pixels: RGB.
+        max_bytes: of the file.
+        subsampling: 0 for colour at full resolution, 2 for a quarter of it.
+    """
+    data = b""
+    for quality in JPEG_QUALITIES:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=subsampling, optimize=True)
+        data = file.getvalue()
+        if len(data) <= max_bytes:
+            break
+    return data
 
 
 def as_svg(figure: Figure) -> Picture:
@@ -56,11 +76,13 @@ def as_svg(figure: Figure) -> Picture:
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     width_in, height_in = figure.get_size_inches()
     return Picture(
-        uri=_data_uri("image/svg+xml", file.getvalue()),
+        uri=data_uri("image/svg+xml", file.getvalue()),
         width_px=round(width_in * 96),
         height_px=round(height_in * 96),
+        is_chart=True,
     )
 
 
-def _data_uri(media_type: str, data: bytes) -> str:
+def data_uri(media_type: str, data: bytes) -> str:
+    """A file as an address that holds it."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

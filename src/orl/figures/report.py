@@ -5,6 +5,7 @@ from pathlib import Path
 
 from orl import tables
 from orl.figures import page
+from orl.figures.album import Album
 from orl.figures.page import Html
 from orl.figures.sections.attention import attention_section
 from orl.figures.sections.correspondences import correspondence_section
@@ -16,6 +17,7 @@ from orl.figures.sections.options import GalleryOptions
 from orl.figures.sections.results import results_section
 from orl.figures.sections.run import header, run_section
 from orl.images.labels import LabelledSplit
+from orl.images.table import load_images
 from orl.progress import progress_bar
 from orl.rundir import RunDir
 
@@ -51,19 +53,21 @@ def write_report(run: RunDir, options: GalleryOptions | None = None, labels: Lab
     if not run.root.is_dir():
         raise FileNotFoundError(f"no run at {run.root}; make one with 'orl run --images DIR --out {run.root}'")
     options = options or GalleryOptions()
+    album = Album(load_images(run.images)) if run.images.exists() else None
     makers = (
         partial(run_section, run),
         partial(results_section, run),
         partial(discovery_section, run),
-        partial(correspondence_section, run, options),
+        partial(correspondence_section, run, album, options, labels),
         partial(attention_section, run, options, labels),
-        partial(neighbour_section, run, options),
-        partial(roi_section, run, options),
+        partial(neighbour_section, run, album, options),
+        partial(roi_section, run, album, options),
         partial(curve_section, run),
     )
     sections = [make() for make in progress_bar(makers, total=len(makers), title="report", unit="sections")]
+    photos = album.definitions() if album else Html("")
     title = f"{run.root.resolve().name}: ORL report"
-    tables.write_atomically(run.report, page.page(title, header(run), sections, _footer()))
+    tables.write_atomically(run.report, page.page(title, header(run), sections, _footer(), photos))
     return run.report
 
 

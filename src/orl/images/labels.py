@@ -3,10 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxtyping import Bool, Float32, Int8, Int64
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int8, Int64
 from numpy import ndarray
 
+from orl import boxes as geometry
+
 PRESENT, IGNORED, ABSENT = 1, 0, -1
+NO_OBJECT = -1
+COVERING_IOU = 0.5
+"""From where on a box is said to cover an object."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,3 +36,23 @@ class LabelledSplit:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def covered_classes(
+    split: LabelledSplit, row: int, boxes: Float[ndarray, "b 4"], iou_threshold: float = COVERING_IOU
+) -> Int64[ndarray, "b"]:
+    """The class of the object that each box of a photo covers: the one with the highest IoU, if that is enough.
+
+    Args:
+        split: the labels.
+        row: the photo's row in them.
+        boxes: in the photo's pixels.
+        iou_threshold: from where on a box covers an object; 'difficult' objects count.
+
+    Returns:
+        Index into the classes, or -1 where a box covers none.
+    """
+    if len(split.boxes[row]) == 0:
+        return np.full(len(boxes), NO_OBJECT, dtype=np.int64)
+    overlaps = geometry.iou(boxes, split.boxes[row])
+    return np.where(overlaps.max(axis=1) >= iou_threshold, split.box_classes[row][overlaps.argmax(axis=1)], NO_OBJECT)

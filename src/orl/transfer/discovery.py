@@ -8,12 +8,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
 
-from orl import boxes
-from orl.images.labels import LabelledSplit
+from orl.images.labels import COVERING_IOU, NO_OBJECT, LabelledSplit, covered_classes
 from orl.tables import row_starts
 
 NUM_BOOTSTRAP_DRAWS = 1000
-NO_OBJECT = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +87,7 @@ def roi_classes(
     starts = row_starts(rois["image_id"], len(image_names))
     for image_id in np.flatnonzero(has_labels):
         row, own = rows[image_names[image_id]], slice(starts[image_id], starts[image_id + 1])
-        if len(split.boxes[row]) == 0:
-            continue
-        overlaps = boxes.iou(rois["box"][own], split.boxes[row])
-        covered = overlaps.max(axis=1) >= iou_threshold
-        classes[own] = np.where(covered, split.box_classes[row][overlaps.argmax(axis=1)], NO_OBJECT)
+        classes[own] = covered_classes(split, row, rois["box"][own], iou_threshold)
     return classes, has_labels
 
 
@@ -103,7 +97,7 @@ def score_correspondences(
     rois: Mapping[str, ndarray],
     correspondences: Mapping[str, ndarray],
     *,
-    iou_threshold: float = 0.5,
+    iou_threshold: float = COVERING_IOU,
     seed: int = 0,
 ) -> DiscoveryScore:
     """Compare the discovered pairs with the labelled boxes, beside random pairs of the same photos.

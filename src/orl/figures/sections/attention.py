@@ -55,7 +55,7 @@ def attention_section(run: RunDir, options: GalleryOptions, labels: LabelledSpli
         for index in choose_photos(len(images), options.num_attention_photos, options.seed)
     ]
     scores = _attention_scores(images, labels, backbones, map_of, options)
-    return page.section(title, intro, *notes, scores, page.gallery(figures, two_columns=False))
+    return page.section(title, intro, *notes, scores, page.gallery(figures, columns=""))
 
 
 def _attention_scores(

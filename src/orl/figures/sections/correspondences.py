@@ -1,71 +1,152 @@
-"""The section of correspondences: pairs of boxes that stage 2 matched."""
+"""The section of correspondences: pairs of photos with the boxes that stage 2 matched, to be sorted and filtered."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import ceil, floor
 
 import numpy as np
 
-from orl import tables
 from orl.figures import page
-from orl.figures.correspondences import (
-    correspondence_figure,
-    random_correspondences,
-    similarity_text,
-    top_correspondences,
-)
+from orl.figures.album import Album
+from orl.figures.correspondences import similarity_text
+from orl.figures.overlays import pair_svg
 from orl.figures.page import Html
 from orl.figures.results import how_to_go_on
-from orl.figures.sections.frames import not_there, photo_figure
+from orl.figures.sections.frames import not_there
 from orl.figures.sections.options import GalleryOptions
-from orl.images.table import load_images
+from orl.figures.sections.pairs import KINDS, ShownPair, choose_pairs
+from orl.figures.style import colour_class
+from orl.images.decode import PhotoError
+from orl.images.labels import LabelledSplit
 from orl.rundir import RunDir
 
+ORDERS = {
+    "highest": "Similarity, highest first",
+    "lowest": "Similarity, lowest first",
+    "name": "Name of the query photo",
+    "random": "Random order",
+}
+COVERS = {
+    "same": "Both on objects of one class",
+    "both": "Both on an object",
+    "none": "Not both on an object",
+}
 
-def correspondence_section(run: RunDir, options: GalleryOptions) -> tuple[str, Html]:
-    """Pairs of RoIs that stage 2 matched: the most similar, and some at random."""
+
+def correspondence_section(
+    run: RunDir, album: Album | None, options: GalleryOptions, labels: LabelledSplit | None
+) -> tuple[str, Html]:
+    """Pairs of RoIs that stage 2 matched: the most similar, the least, some at random, and those of a few photos."""
     title = "Correspondences"
     intro = page.paragraph(
-        "Boxes in a photo and in one of its neighbours that stage 2 takes for the same kind of thing. In "
-        "stage 3 each pair is pulled together. The number is the cosine of the two boxes' embeddings."
+        "A photo beside one of its neighbours, and the boxes in both that stage 2 takes for the same kind of thing. In "
+        "stage 3 each such pair is pulled together. The numbers are cosines of the two boxes' embeddings."
     )
     try:
-        images, pairs = load_images(run.images), tables.load(run.table("correspondences"))
-        boxes = tables.load(run.table("rois")).column("box")
+        if album is None:
+            raise FileNotFoundError("no photos")
+        pairs = choose_pairs(run, album.images, options, labels)
     except (FileNotFoundError, ValueError) as error:
         return page.section(title, intro, not_there(run, "No correspondences have been found yet", error))
-    columns = {name: pairs.column(name) for name in ("image_id", "neighbour_id", "roi", "neighbour_roi", "similarity")}
-    ids = (columns["image_id"], columns["neighbour_id"])
-    if pairs.num_rows == 0 or max(ids[0].max(), ids[1].max()) >= len(images):
-        found = f"The correspondence table has {pairs.num_rows:,} rows that do not fit {len(images):,} photos. "
-        return page.section(title, intro, page.missing(found, how_to_go_on(run)))
-
-    def show(row: int) -> Html:
-        chosen = {name: column[row] for name, column in columns.items()}
-        names = images.names[chosen["image_id"]], images.names[chosen["neighbour_id"]]
-        box, other = boxes[chosen["roi"]][None], boxes[chosen["neighbour_roi"]][None]
-        similarity = np.array([chosen["similarity"]])
-        return photo_figure(
-            images,
-            [int(chosen["image_id"]), int(chosen["neighbour_id"])],
-            lambda photos: correspondence_figure(photos[0], photos[1], box, other, similarity),
-            f"{names[0]} and its neighbour {names[1]}, a box in each, joined; similarity "
-            f"{similarity_text(float(similarity[0]))}",
-            f"{names[0]} and {names[1]}",
-        )
-
-    generator = np.random.default_rng(options.seed)
-    top = []
-    if np.isfinite(columns["similarity"]).any():
-        top = top_correspondences(*ids, columns["similarity"], options.num_top_pairs)
-    drawn = random_correspondences(*ids, columns["similarity"], options.num_random_pairs, generator)
+    if not pairs:
+        return page.section(title, intro, page.missing("No correspondence was kept. ", how_to_go_on(run)))
+    known = all(np.isfinite(pair.similarities[0]) for pair in pairs)
+    if known:
+        pairs = sorted(pairs, key=lambda pair: -float(pair.similarities[0]))
+    notes, figures = [], []
+    for pair in pairs:
+        try:
+            figures.append(_pair_figure(album, pair))
+        except PhotoError as error:
+            names = [album.images.names[each] for each in pair.photo_ids]
+            notes.append(page.missing(f"{' and '.join(names)} cannot be shown; {error}"))
+    explorer = page.join(_controls(pairs, known), page.gallery(figures, "two pairs"), _MORE)
     return page.section(
-        title,
-        intro,
-        page.heading("The most similar"),
-        page.paragraph(
-            "The best pair of a query photo each, most similar first."
-            if top
-            else "The table of correspondences holds no similarities, so it is not known which these are."
-        ),
-        page.gallery(show(row) for row in top),
-        page.heading("Drawn at random"),
-        page.paragraph("The best pair of a random photo and a random neighbour of it: what stage 3 mostly sees."),
-        page.gallery(show(row) for row in drawn),
+        title, intro, _kinds_told(pairs, known), *notes, Html(f'<div class="explorer">{explorer}</div>')
     )
+
+
+_MORE = Html('<p><button type="button" class="plain more" hidden></button></p>')
+
+
+def _kinds_told(pairs: Sequence[ShownPair], known: bool) -> Html:
+    if not known:
+        return page.paragraph(
+            "The table of correspondences holds no similarities, so it is not known which are the best: all that are "
+            "shown are drawn by the report's seed."
+        )
+    return page.paragraph(
+        "The most similar and the least similar are the extremes of the run: one pair a query photo, one for two "
+        "photos that are each other's neighbours. What stage 3 mostly sees are those drawn at random. All here were "
+        "kept; what looks wrong among them is a failure of discovery."
+    )
+
+
+def _pair_figure(album: Album, pair: ShownPair) -> Html:
+    names = [album.images.names[each] for each in pair.photo_ids]
+    told = [similarity_text(float(value)) for value in pair.similarities]
+    joined = "a box in each, joined" if len(told) == 1 else f"{len(told)} pairs of boxes, each joined"
+    alt = f"{names[0]} and its neighbour {names[1]}, {joined}; similarity {', '.join(told)}"
+    photo, neighbour = album.thumbnails(pair.photo_ids)
+    chips = [
+        *(f'<span class="chip {colour_class(index)}"><i></i>{text}</span>' for index, text in enumerate(told)),
+        *([] if pair.covered is None else [_chip(_covered_told(pair.covered))]),
+        *(_chip(KINDS[kind]) for kind in pair.kinds),
+    ]
+    return page.captioned(
+        pair_svg(photo, neighbour, pair.boxes, pair.neighbour_boxes, alt),
+        f"{names[0]} and {names[1]}",
+        Html(f'<div class="chips">{"".join(chips)}</div>'),
+        query=names[0],
+        names=" ".join(names),
+        kinds=" ".join(pair.kinds),
+        covers=" ".join(pair.covers),
+        similarity=f"{pair.similarities[0]:.5f}",
+    )
+
+
+def _covered_told(covered: tuple[str, str]) -> str:
+    if not any(covered):
+        return "neither on an object"
+    if covered[0] == covered[1]:
+        return f"both on {covered[0]}"
+    return f"on {' and '.join(each or 'no object' for each in covered)}"
+
+
+def _chip(text: str) -> str:
+    return f'<span class="chip kind">{page.markup(text)}</span>'
+
+
+def _controls(pairs: Sequence[ShownPair], known: bool) -> Html:
+    """What sorts and filters the pairs; the script shows it, which does the work."""
+    kinds = Counter(kind for pair in pairs for kind in pair.kinds)
+    covers = Counter(word for pair in pairs for word in pair.covers)
+    orders = ORDERS if known else {"listed": "As listed"} | {name: ORDERS[name] for name in ("name", "random")}
+    offered = {"": f"All kinds ({len(pairs)})"}
+    offered |= {kind: f"{KINDS[kind].capitalize()} ({kinds[kind]})" for kind in KINDS if kinds[kind]}
+    fields = [
+        _select("Sort by", "sort", orders),
+        _select("Which pairs", "kind", offered),
+        Html(
+            '<label>File name contains <input type="search" name="text" autocomplete="off" spellcheck="false"></label>'
+        ),
+    ]
+    if known:
+        values = [float(pair.similarities[0]) for pair in pairs]
+        low, high = (f"{whole / 100:.2f}" for whole in (floor(100 * min(values)), ceil(100 * max(values))))
+        slider = f'<input type="range" name="least" min="{low}" max="{high}" step="0.01" value="{low}">'
+        told = '<span>Least similarity: <output class="least">any</output></span>'
+        fields.append(Html(f"<label>{told}{slider}</label>"))
+    if covers:
+        offered = {"": "Whatever they cover"}
+        offered |= {word: f"{text} ({covers[word]})" for word, text in COVERS.items()}
+        fields.append(_select("The best boxes are", "covers", offered))
+    told = '<div class="told"><button type="reset" class="plain">Reset</button><output class="count"></output></div>'
+    return Html(
+        f'<form class="controls" hidden aria-label="Sort and filter the pairs">{page.join(*fields)}{told}</form>'
+    )
+
+
+def _select(label: str, name: str, options: Mapping[str, str]) -> Html:
+    each = "".join(f'<option value="{value}">{page.markup(text)}</option>' for value, text in options.items())
+    return Html(f'<label>{page.markup(label)} <select name="{name}">{each}</select></label>')

@@ -6,7 +6,11 @@ from typing import Any
 from orl.figures import page
 from orl.figures.page import Html
 from orl.figures.results import how_to_go_on, read_json
+from orl.images.labels import COVERING_IOU
 from orl.rundir import RunDir
+
+KINDS = {"Best of each two photos": "", "All that were kept": "kept_", "Paired at random": "random_"}
+"""What is scored, and how its names begin in the file."""
 
 
 def discovery_section(run: RunDir) -> tuple[str, Html]:
@@ -15,23 +19,25 @@ def discovery_section(run: RunDir) -> tuple[str, Html]:
     if score is None:
         reason = "Discovery has not been scored: that needs photos whose objects are known (boxes with classes). "
         return page.section(title, page.missing(reason, how_to_go_on(run)))
-    columns = ["Pairs", "Number", "Both on an object (%)", "Of those, one class (%)"]
-    kinds = {"Matched by discovery": "", "Paired at random": "random_"}
+    columns = ["Pairs", "Number", "Both on an object (%)", "Of those, one class (%)", "Both, one class (%)"]
     rows = [
         [
             name,
             f"{score[f'{kind}num_pairs']:,}",
-            page.share_bar(score[f"{kind}object_share"]),
-            page.share_bar(score.get(f"{kind}same_class_share")),
+            *(
+                page.share_bar(score.get(f"{kind}{share}"), score.get(f"{kind}{share}_interval_95"))
+                for share in ("object_share", "same_class_share", "both_share")
+            ),
         ]
-        for name, kind in kinds.items()
+        for name, kind in KINDS.items()
+        if f"{kind}num_pairs" in score
     ]
     return page.section(
         title,
         page.paragraph(
-            "Before any training on objects: are the pairs that stage 2 finds worth learning from? A box is "
-            "on an object when their IoU is at least 0.5. The yardstick pairs random RoIs of the same two "
-            "photos."
+            "Before any training on objects: are the pairs that stage 2 finds worth learning from? A box is on an "
+            f"object when their IoU is at least {score.get('iou_threshold', COVERING_IOU):g}. The yardstick pairs random "
+            "RoIs of the same two photos. Ranges are 95% intervals by a bootstrap over the query photos."
         ),
         page.table("Matched pairs against random pairs", columns, rows),
         page.paragraph(_discovery_sentence(score)),
@@ -41,8 +47,7 @@ def discovery_section(run: RunDir) -> tuple[str, Html]:
 def _discovery_sentence(score: Mapping[str, Any]) -> str:
     matched, chance = score["object_share"], score["random_object_share"]
     sentence = (
-        f"Of the matched pairs {100 * matched:.1f}% have an object under both boxes, "
-        f"of random pairs {100 * chance:.1f}%"
+        f"Of the best pairs {100 * matched:.1f}% have an object under both boxes, of random pairs {100 * chance:.1f}%"
     )
     same, same_chance = score.get("same_class_share"), score.get("random_same_class_share")
     if same is not None and same_chance is not None:
@@ -51,4 +56,7 @@ def _discovery_sentence(score: Mapping[str, Any]) -> str:
         )
     if matched <= chance:
         return f"{sentence}. Discovery does not beat chance here: stage 3 learns from noise."
+    found, drawn = score.get("object_share_interval_95"), score.get("random_object_share_interval_95")
+    if found and drawn and found[0] <= drawn[1]:
+        return f"{sentence}. The two intervals overlap: with so few photos this may be chance."
     return f"{sentence}. The further above chance, the more stage 3 has to learn from."

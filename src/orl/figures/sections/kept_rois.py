@@ -1,38 +1,61 @@
-"""The section of kept RoIs: the boxes that discovery may match."""
+"""The section of proposals and kept RoIs: the boxes as found, and those that discovery may match."""
 
-from orl import tables
+import numpy as np
+
 from orl.figures import page
+from orl.figures.album import Album
+from orl.figures.overlays import photo_svg
 from orl.figures.page import Html
-from orl.figures.proposals import draw_proposals
-from orl.figures.sections.frames import not_there, photo_figure
+from orl.figures.run_photos import load_run_table, rows_of
+from orl.figures.sections.frames import not_there
 from orl.figures.sections.options import GalleryOptions, choose_photos
-from orl.images.table import load_images
+from orl.images.decode import PhotoError
 from orl.rundir import RunDir
+from orl.tables import Table
 
 
-def roi_section(run: RunDir, options: GalleryOptions) -> tuple[str, Html]:
-    """A few photos with their kept RoIs."""
-    title = "Kept RoIs"
+def roi_section(run: RunDir, album: Album | None, options: GalleryOptions) -> tuple[str, Html]:
+    """A few photos with their proposals and, beside them, with the RoIs kept of them."""
+    title = "Proposals and kept RoIs"
     intro = page.paragraph(
-        "The proposals that passed the filter of size, shape and overlap: the boxes that discovery may match."
+        "Left the proposals, right those that passed the filter of size, shape and overlap: the boxes that discovery "
+        "may match."
     )
     try:
-        images, rois = load_images(run.images), tables.load(run.table("rois"))
-        boxes, starts = rois.column("box"), tables.row_starts(rois.column("image_id"), len(images))
+        if album is None:
+            raise FileNotFoundError("no photos")
+        rois = load_run_table(run, "rois", album.images)
     except (FileNotFoundError, ValueError) as error:
         return page.section(title, intro, not_there(run, "No RoIs have been kept yet", error))
+    notes, proposals = [], None
+    try:
+        proposals = load_run_table(run, "proposals", album.images)
+    except (FileNotFoundError, ValueError) as error:
+        notes.append(not_there(run, "The proposals are not there, only what was kept of them", error))
+    shown = choose_photos(len(album.images), options.num_roi_photos, options.seed)
+    mean = page.paragraph(f"{rois.num_rows / max(1, len(album.images)):.1f} RoIs a photo on average.")
+    figures = [_boxes_figure(album, proposals, rois, image_id, options) for image_id in shown]
+    return page.section(title, intro, mean, *notes, page.gallery(figures))
 
-    def show(index: int) -> Html:
-        own = boxes[starts[index] : starts[index + 1]]
-        counted = f"{len(own)} RoI{'' if len(own) == 1 else 's'}"
-        return photo_figure(
-            images,
-            [index],
-            lambda photos: draw_proposals(photos[0], own),
-            f"{images.names[index]} with {counted} drawn on it",
-            f"{images.names[index]}: {counted}",
-        )
 
-    shown = choose_photos(len(images), options.num_roi_photos, options.seed)
-    mean = page.paragraph(f"{len(boxes) / max(1, len(images)):.1f} RoIs a photo on average.")
-    return page.section(title, intro, mean, page.gallery(show(index) for index in shown))
+def _boxes_figure(album: Album, proposals: Table | None, rois: Table, image_id: int, options: GalleryOptions) -> Html:
+    name, kept = album.images.names[image_id], rows_of(rois, image_id)
+    counted = _count(len(kept), "RoI")
+    try:
+        photo = album.thumbnail(image_id)
+    except PhotoError as error:
+        return page.missing(f"{name}: {counted} cannot be shown; {error}")
+    right = photo_svg(photo, f"{name} with {counted} drawn on it", kept)
+    if proposals is None:
+        return page.captioned(right, f"{name}: {counted}")
+    found = rows_of(proposals, image_id)
+    generator = np.random.default_rng([options.seed, image_id])
+    drawn = found[np.sort(generator.permutation(len(found))[: options.num_drawn_proposals])]
+    some = f"{len(drawn):,} of {len(found):,} proposals" if len(drawn) < len(found) else _count(len(found), "proposal")
+    left = photo_svg(photo, f"{name} with {some} drawn on it", drawn, thin=True)
+    cells = (Html(f'<span class="cell">{each}</span>') for each in (left, right))
+    return page.captioned(page.join(*cells), f"{name}: {some}; {counted} kept", kind="row halves")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

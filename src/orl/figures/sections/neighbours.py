@@ -2,39 +2,59 @@
 
 from orl import tables
 from orl.figures import page
-from orl.figures.neighbours import draw_neighbours
+from orl.figures.album import Album
+from orl.figures.overlays import photo_svg
 from orl.figures.page import Html
-from orl.figures.sections.frames import not_there, photo_figure
+from orl.figures.sections.frames import not_there
 from orl.figures.sections.options import GalleryOptions, choose_photos
-from orl.images.table import load_images
+from orl.images.decode import PhotoError
 from orl.rundir import RunDir
+from orl.tables import Table
 
 
-def neighbour_section(run: RunDir, options: GalleryOptions) -> tuple[str, Html]:
+def neighbour_section(run: RunDir, album: Album | None, options: GalleryOptions) -> tuple[str, Html]:
     """A few photos with the photos nearest to them."""
     title = "Neighbours"
     intro = page.paragraph(
-        "The photos nearest to a query by the cosine of stage 1's embeddings, the query itself left out. "
-        "Correspondences are looked for among these."
+        "The photos nearest to a query by the cosine of the embeddings that stage 2 looks with, the query itself left "
+        "out. Correspondences are looked for among these."
     )
     try:
-        images, neighbours = load_images(run.images), tables.load(run.table("neighbours"))
-        neighbour_ids, similarities = neighbours.column("neighbour_ids"), neighbours.column("similarities")
-        if len(neighbour_ids) != len(images):
-            raise ValueError(f"the neighbour table has {len(neighbour_ids)} rows but the image list {len(images)}")
+        if album is None:
+            raise FileNotFoundError("no photos")
+        neighbours = tables.load(run.table("neighbours"))
+        if neighbours.num_rows != len(album.images):
+            raise ValueError(
+                f"the neighbour table has {neighbours.num_rows} rows but the image list {len(album.images)}"
+            )
+        queries = choose_photos(len(album.images), options.num_queries, options.seed)
+        figures = [_query_figure(album, neighbours, query, options.num_neighbours) for query in queries]
     except (FileNotFoundError, ValueError) as error:
         return page.section(title, intro, not_there(run, "No neighbours have been found yet", error))
+    return page.section(title, intro, page.gallery(figures))
 
-    def show(query: int) -> Html:
-        nearest = neighbour_ids[query, : options.num_neighbours].tolist()
-        cosines = similarities[query, : options.num_neighbours]
-        return photo_figure(
-            images,
-            [query, *nearest],
-            lambda photos: draw_neighbours(photos[0], photos[1:], cosines),
-            f"{images.names[query]} and the {len(nearest)} photos nearest to it",
-            images.names[query],
-        )
 
-    queries = choose_photos(len(images), options.num_queries, options.seed)
-    return page.section(title, intro, page.gallery(show(query) for query in queries))
+def _query_figure(album: Album, neighbours: Table, query: int, num_neighbours: int) -> Html:
+    """A query and its neighbours, or a sentence if a photo of them is gone."""
+    ids, cosines = (
+        neighbours.rows(name, query, query + 1)[0, :num_neighbours].tolist()
+        for name in ("neighbour_ids", "similarities")
+    )
+    if max(ids, default=0) >= len(album.images):
+        raise ValueError(f"the neighbour table names photo {max(ids)}, but there are {len(album.images)} photos")
+    name = album.images.names[query]
+    try:
+        shown = [
+            _cell(photo_svg(album.thumbnail(query), f"{name}, the query"), "query", is_query=True),
+            *(
+                _cell(photo_svg(album.thumbnail(each), album.images.names[each]), f"{cosine:.3f}")
+                for each, cosine in zip(ids, cosines)
+            ),
+        ]
+    except PhotoError as error:
+        return page.missing(f"{name} and its neighbours cannot be shown; {error}")
+    return page.captioned(page.join(*shown), f"{name} and the {len(ids)} photos nearest to it", kind="row")
+
+
+def _cell(photo: Html, below: str, is_query: bool = False) -> Html:
+    return Html(f'<span class="cell{" query" if is_query else ""}">{photo}{page.markup(below)}</span>')

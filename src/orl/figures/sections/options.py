@@ -9,10 +9,14 @@ import numpy as np
 class GalleryOptions:
     """How much the report shows."""
 
-    num_top_pairs: int = 6
-    """The most similar correspondences."""
-    num_random_pairs: int = 4
-    """Correspondences drawn at random."""
+    num_top_pairs: int = 30
+    """Pairs of photos with the most similar correspondences."""
+    num_random_pairs: int = 30
+    """Pairs of photos drawn at random."""
+    num_lowest_pairs: int = 15
+    """Pairs of photos with the least similar correspondences."""
+    num_boxes_per_pair: int = 3
+    """Pairs of boxes drawn in each."""
     num_attention_photos: int = 5
     """Photos with attention maps."""
     num_scored_photos: int = 60
@@ -20,11 +24,13 @@ class GalleryOptions:
     attention_side_px: int = 448
     """Longer side of a photo when the network sees it for its attention map."""
     num_queries: int = 4
-    """Photos shown with their neighbours."""
+    """Photos shown with their neighbours, and with their correspondences in them."""
     num_neighbours: int = 5
     """Neighbours of each."""
     num_roi_photos: int = 4
-    """Photos shown with their kept RoIs."""
+    """Photos shown with their proposals and kept RoIs."""
+    num_drawn_proposals: int = 150
+    """Proposals drawn of a photo, at most."""
     seed: int = 0
     """Of the choice of photos."""
     device: str = "cpu"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from orl.config import load_config
 from orl.figures import page
 from orl.figures.page import Html
 from orl.figures.results import BACKBONES, TASKS, duration, how_to_go_on, read_json, read_results
@@ -20,6 +21,7 @@ STAGES = {
     "stage3": "Stage 3: pre-training on objects",
     "transfer": "Transfer: scoring the backbones",
 }
+METHOD_NAMES = {"byol": "BYOL", "mocov2": "MoCo v2", "simclr": "SimCLR", "densecl": "DenseCL", "selfemd": "Self-EMD"}
 MAX_REASONS = 8
 
 
@@ -62,7 +64,14 @@ def run_section(run: RunDir) -> tuple[str, Html]:
         "Versions": versions,
         "Commit": page.code(record["git"]) if record.get("git") else None,
     }
-    return page.section("Run", page.facts(told), photos_facts(run), _stage_table(record.get("stages") or {}))
+    return page.section(
+        "Run",
+        page.facts(told),
+        photos_facts(run),
+        _trained_facts(run),
+        _stage_table(record.get("stages") or {}),
+        _all_settings(run),
+    )
 
 
 def photos_facts(run: RunDir) -> Html:
@@ -78,6 +87,34 @@ def photos_facts(run: RunDir) -> Html:
     if others:
         rows.append(("other reasons", f"{others:,}"))
     return page.join(told, page.table("Rejected photos; rejected.csv names each", ["Reason", "Photos"], rows))
+
+
+def _trained_facts(run: RunDir) -> Html:
+    """What was trained, for how long and in which batches; nothing where no settings were saved."""
+    try:
+        config = load_config(run.config)
+    except (FileNotFoundError, ValueError):
+        return Html("")
+    trained = {
+        f"Stage {stage[-1]}": f"{method}, {settings.epochs} epochs, batches of {settings.batch_size}, views of "
+        f"{settings.views.size_px} px"
+        for stage, method, settings in (
+            ("stage1", METHOD_NAMES[config.method.name], config.stage1),
+            ("stage3", "ORL", config.stage3),
+        )
+    }
+    looks_with = config.discover.backbone
+    if looks_with is not None:
+        trained["Stage 1"] = f"left out: stage 2 looks with {looks_with}"
+    told = {"Photos from": str(config.images), "Network": config.network.backbone, **trained}
+    return page.facts(told)
+
+
+def _all_settings(run: RunDir) -> Html:
+    if not run.config.exists():
+        return Html("")
+    text = run.config.read_text(errors="replace")
+    return page.details("All settings: config.yaml, a recipe for the next run", Html(f"<pre>{page.markup(text)}</pre>"))
 
 
 def _stage_table(stages: Mapping[str, Mapping[str, Any]]) -> Html:
