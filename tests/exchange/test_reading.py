@@ -13,7 +13,7 @@ from orl import tables
 from orl.exchange import pair_matcher, reading
 from orl.exchange.reading import PublishedFiles, RunTables, read_published
 from orl.images.table import ImageTable
-from orl.stages.pretrain import object_table
+from orl.stages.placers import object_table
 
 Write = Callable[[str, object], Path]
 SOURCE = Path("photos")

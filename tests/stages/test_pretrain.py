@@ -17,7 +17,7 @@ from orl.run import run_discover, run_pretrain
 from orl.rundir import RunDir
 from orl.stages.assemble import peak_lr, view_rules
 from orl.stages.pack import PackOptions, pack_photos
-from orl.stages.pretrain import object_table
+from orl.stages.placers import object_table
 from orl.training import learner
 
 

@@ -5,15 +5,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Int
-from numpy import ndarray
 from torch import nn
 
 from orl import tables
 from orl.config import FREE_TRAIN_FIELDS, RunConfig, TrainConfig, to_plain
-from orl.images.datasets import EpochBatches, ImageViews, ObjectTable, ObjectViews, Samples
+from orl.images.datasets import EpochBatches, ImageViews, ObjectViews, Samples
 from orl.images.held import HeldPhotos, HeldSamples, hold_in_memory, require_pack
 from orl.images.table import ImageTable
 from orl.memory import keep_freed_memory
@@ -28,8 +25,8 @@ from orl.stages.assemble import (
     build_orl,
     build_schedules,
     stage_settings,
-    view_rules,
 )
+from orl.stages.placers import view_placer
 from orl.training.fabric import launch_fabric
 from orl.training.learner import Learner
 from orl.training.loop import Options, train
@@ -64,8 +61,7 @@ def pretrain_images(
     if config.method.name == "simclr":
         # The negatives of a photo are those of its part.
         made_from["accumulation_steps"] = config.stage1.accumulation_steps
-    placer = ImageViews(images, view_rules(config.stage1.views), config.seed)
-    build = partial(build_image_method, config)
+    build, placer = partial(build_image_method, config), view_placer(config, "stage1", images)
     return _run_stage(config, "stage1", made_from, build, placer, processes or Processes(), probe)
 
 
@@ -98,30 +94,8 @@ def pretrain_objects(
         made_from["warm_start"] = [
             tables.file_digest(path) for path in (run.backbone("stage1"), run.projector("stage1"))
         ]
-    objects = object_table(tables.load(run.table("rois")), correspondences, len(images))
-    placer = ObjectViews(
-        images,
-        view_rules(config.stage3.views),
-        objects,
-        settings.roi_size_px,
-        config.seed,
-        jitter_min_iou=settings.jitter_min_iou,
-    )
-    return _run_stage(config, "stage3", made_from, partial(build_orl, config), placer, processes or Processes(), probe)
-
-
-def object_table(rois: tables.Table, correspondences: tables.Table, num_images: int) -> ObjectTable:
-    """Stage 2's tables in the form that samples are drawn from."""
-    roi_image_ids = rois.column("image_id")
-    image_ids = correspondences.column("image_id")
-    neighbour_ids = correspondences.column("neighbour_id")
-    return ObjectTable(
-        rois=np.array(rois.column("box"), dtype=np.float32),
-        roi_starts=tables.row_starts(roi_image_ids, num_images),
-        roi_image_ids=roi_image_ids,
-        pairs=np.stack([correspondences.column("roi"), correspondences.column("neighbour_roi")], axis=1),
-        pair_groups=_pair_groups(image_ids, neighbour_ids, num_images),
-    )
+    build, placer = partial(build_orl, config), view_placer(config, "stage3", images)
+    return _run_stage(config, "stage3", made_from, build, placer, processes or Processes(), probe)
 
 
 def _run_stage(
@@ -213,12 +187,3 @@ def _made_from(config: RunConfig, settings: TrainConfig, images: ImageTable) -> 
         "precision": config.precision,
     }
     return made_from | ({"init_from": tables.file_digest(weights_file(config.init_from))} if config.init_from else {})
-
-
-def _pair_groups(
-    image_ids: Int[ndarray, "p"], neighbour_ids: Int[ndarray, "p"], num_images: int
-) -> list[Int[ndarray, "_ 2"]]:
-    new_group = np.flatnonzero((np.diff(image_ids) != 0) | (np.diff(neighbour_ids) != 0)) + 1
-    starts = np.concatenate([[0], new_group])
-    groups = np.stack([starts, np.append(new_group, len(image_ids))], axis=1)
-    return np.split(groups, np.searchsorted(image_ids[starts], np.arange(1, num_images)))
