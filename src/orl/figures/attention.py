@@ -175,7 +175,7 @@ def draw_attention(
     height = shown_in / (shown_in + top_in)
     panel(figure, 0, 0, share, height, "photo").imshow(photo)
     for index, (label, attention) in enumerate(maps.items(), start=1):
-        _lay_over(panel(figure, index * (share + gap), 0, share, height, label), photo, attention, threshold)
+        lay_over(panel(figure, index * (share + gap), 0, share, height, label), photo, attention, threshold)
     _add_scale(figure.add_axes((1 - right + gap, 0.02, 0.014, height - 0.04)), threshold)
     return figure
 
@@ -211,7 +211,7 @@ def draw_attention_sheet(
             place = (left_in / width_in, top_in / height_in, width / width_in, shown_in / height_in)
             axes = panel(figure, *place, "" if row else fitted(label, SHEET_CELL_IN, COLUMN_TITLE_PT))
             if column:
-                _lay_over(axes, photo, maps[label][row], threshold)
+                lay_over(axes, photo, maps[label][row], threshold)
             else:
                 axes.imshow(photo)
         top_in -= SHEET_GAP_IN
@@ -227,7 +227,8 @@ def draw_attention_sheet(
     return figure
 
 
-def _lay_over(axes: Axes, photo: ndarray, attention: ndarray, threshold: float) -> None:
+def lay_over(axes: Axes, photo: ndarray, attention: ndarray, threshold: float = THRESHOLD) -> None:
+    """The map in colours over the photo in grey, of one size, with the outline of a level."""
     axes.imshow(photo.mean(axis=2), cmap="gray", vmin=0, vmax=255)
     axes.imshow(attention, cmap=COLOUR_MAP, vmin=0, vmax=1, alpha=OPACITY)
     if attention.min() < threshold < attention.max():
