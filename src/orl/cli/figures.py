@@ -1,12 +1,14 @@
 """Pictures for a paper: `orl figures KIND`."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from orl.cli.options import finish
+from orl.config import load_config
 from orl.rundir import RunDir
 
 
@@ -14,7 +16,10 @@ def command_figures(arguments: Sequence[str]) -> None:
     """Draw a figure for a paper: `orl figures correspondences RUN`, `orl figures attention RUN`, ..."""
     from orl.figures.attention_job import AttentionOptions, attention_figure, format_scores
     from orl.figures.jobs import Order, correspondence_sheet, proposal_sheet
+    from orl.figures.run_photos import load_run_photos
     from orl.figures.sheets import SheetOptions
+    from orl.figures.views import ViewOptions, view_sheet
+    from orl.stages.placers import view_placer
 
     def correspondences(
         run: Annotated[Path, tyro.conf.Positional],
@@ -66,10 +71,26 @@ def command_figures(arguments: Sequence[str]) -> None:
             finish("scores", path.with_suffix(".json"))
         finish("figure", path)
 
+    def views(
+        run: Annotated[Path, tyro.conf.Positional],
+        options: tyro.conf.OmitArgPrefixes[ViewOptions],
+        stage: Literal["stage1", "stage3"] = "stage3",
+    ) -> None:
+        """The views that a stage trains on, as the network sees them, beside the boxes that they were cut along.
+
+        Args:
+            run: folder of a run; for stage 3 its stage 2 must be done.
+            options: which photos and which epoch.
+            stage: stage1 has two views of a photo; stage3 also two of an object, and one object in two photos.
+        """
+        images, config = load_run_photos(RunDir(run)), replace(load_config(RunDir(run).config), out=run)
+        finish("figure", view_sheet(RunDir(run), view_placer(config, stage, images), stage, options))
+
     kinds: dict[str, Callable[..., None]] = {
         "correspondences": correspondences,
         "proposals": proposals,
         "attention": attention,
+        "views": views,
     }
     tyro.extras.subcommand_cli_from_dict(
         kinds,
