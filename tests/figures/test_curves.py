@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from orl.figures.curves import draw_curves, loss_terms, read_metrics, smooth
+from orl.figures.curves import draw_curve_panels, draw_curves, loss_terms, read_metrics, smooth
 
 
 def write(path, *lines):
@@ -66,3 +66,24 @@ def test_a_chart_shows_long_series_smoothed_over_faint_raw_values(num_steps):
     assert [line.get_alpha() for line in axes.lines] == ([0.22, None] if is_smoothed else [None])
     assert all(len(line.get_xdata()) <= 800 for line in axes.lines)
     assert axes.get_legend().get_texts()[0].get_text() == "global"
+
+
+def test_a_line_that_hardly_changes_lies_inside_the_chart():
+    (axes,) = draw_curves({"spread": (np.array([1.0, 2.0]), np.array([0.8, 0.799]))}, "spread").axes
+    bottom, top = axes.get_ylim()
+    assert bottom == 0
+    assert top >= 0.8 * 1.05 - 1e-9
+
+
+def test_a_label_has_one_colour_in_all_panels_and_one_place_in_the_legend():
+    epochs = np.arange(3.0)
+    panels = {
+        "loss": {"a": (epochs, epochs), "b": (epochs, 2 * epochs)},
+        "spread": {"b": (epochs, epochs)},
+        "rate": {"a": (epochs, epochs)},
+    }
+    figure = draw_curve_panels(panels)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "spread", "rate"]
+    colours = [{line.get_label(): line.get_color() for line in axes.lines} for axes in figure.axes]
+    assert colours[1]["b"] == colours[0]["b"] != colours[0]["a"] == colours[2]["a"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]

@@ -15,6 +15,8 @@ from orl.rundir import RunDir
 def command_figures(arguments: Sequence[str]) -> None:
     """Draw a figure for a paper: `orl figures correspondences RUN`, `orl figures attention RUN`, ..."""
     from orl.figures.attention_job import AttentionOptions, attention_figure, format_scores
+    from orl.figures.chart_jobs import CurveOptions, class_figure, curve_figure, low_shot_figure
+    from orl.figures.files import FileOptions
     from orl.figures.jobs import Order, correspondence_sheet, proposal_sheet
     from orl.figures.run_photos import load_run_photos
     from orl.figures.sheets import SheetOptions
@@ -86,11 +88,60 @@ def command_figures(arguments: Sequence[str]) -> None:
         images, config = load_run_photos(RunDir(run)), replace(load_config(RunDir(run).config), out=run)
         finish("figure", view_sheet(RunDir(run), view_placer(config, stage, images), stage, options))
 
+    def curves(
+        runs: tyro.conf.Positional[tuple[Path, ...]],
+        options: tyro.conf.OmitArgPrefixes[CurveOptions],
+        labels: tuple[str, ...] = (),
+    ) -> None:
+        """Training curves of several runs together, a panel for each series.
+
+        Args:
+            runs: folders of runs.
+            options: which stage and series.
+            labels: a name for each run; the name of its folder if not given.
+        """
+        finish("figure", curve_figure(runs, options, labels))
+
+    def classes(
+        results: tyro.conf.Positional[tuple[Path, ...]],
+        options: tyro.conf.OmitArgPrefixes[FileOptions],
+        task: Literal["svm", "knn"] = "svm",
+        labels: tuple[str, ...] = (),
+    ) -> None:
+        """AP of each class, as bars of two or more backbones.
+
+        Args:
+            results: JSON files of 'orl transfer', or folders of runs, for all backbones that were judged in them.
+            options: where it goes.
+            task: whose results of a run are taken.
+            labels: a name for each backbone, in their order.
+        """
+        finish("figure", class_figure(results, options, task, labels))
+
+    def low_shot(
+        results: tyro.conf.Positional[tuple[Path, ...]],
+        options: tyro.conf.OmitArgPrefixes[FileOptions],
+        best_cost_on_test: bool = False,
+        labels: tuple[str, ...] = (),
+    ) -> None:
+        """mAP over the labelled photos of each class, with the spread over samples, a line for each backbone.
+
+        Args:
+            results: JSON files of 'orl transfer low-shot', or folders of runs.
+            options: where it goes.
+            best_cost_on_test: as published, at the cost that is best on the test photos.
+            labels: a name for each backbone, in their order.
+        """
+        finish("figure", low_shot_figure(results, options, best_cost_on_test, labels))
+
     kinds: dict[str, Callable[..., None]] = {
         "correspondences": correspondences,
         "proposals": proposals,
         "attention": attention,
         "views": views,
+        "curves": curves,
+        "classes": classes,
+        "low-shot": low_shot,
     }
     tyro.extras.subcommand_cli_from_dict(
         kinds,

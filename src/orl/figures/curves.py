@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
 
 MAX_POINTS = 800
@@ -65,9 +68,46 @@ def draw_curves(
         from_zero: begin the vertical axis at 0, so that heights can be compared.
     """
     figure = Figure(figsize=(5.4, 3.2), dpi=100, layout="constrained")
-    axes = figure.add_subplot()
+    _draw_series(figure.add_subplot(), curves, value_name, from_zero)
+    figure.axes[0].legend(frameon=False, fontsize=9)
+    return figure
+
+
+def draw_curve_panels(
+    panels: Mapping[str, Mapping[str, tuple[Float[ndarray, "_"], Float[ndarray, "_"]]]], dpi: int = 110
+) -> Figure:
+    """Several charts as `draw_curves` in two columns; a label has the same colour in all, and one legend is for all.
+
+    Args:
+        panels: what the vertical axis shows -> label -> (epochs, values).
+        dpi: resolution of a PNG, pixels an inch.
+    """
+    num_columns = min(2, len(panels))
+    num_rows = -(-len(panels) // num_columns)
+    labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
+    colours = {label: LINE_COLOURS[index % len(LINE_COLOURS)] for index, label in enumerate(labels)}
+    size_in = 4.6 * num_columns, 2.7 * num_rows + 0.22 * -(-len(labels) // num_columns)
+    figure = Figure(figsize=size_in, dpi=dpi, layout="constrained")
+    lines: dict[str, Line2D] = {}
+    for index, (value_name, curves) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(num_rows, num_columns, index)
+        _draw_series(axes, curves, value_name, from_zero=True, colours=colours)
+        lines |= {str(line.get_label()): line for line in axes.get_lines() if line.get_label() in colours}
+    figure.legend(
+        list(lines.values()), list(lines), loc="outside upper left", frameon=False, fontsize=9, ncols=num_columns
+    )
+    return figure
+
+
+def _draw_series(
+    axes: Axes,
+    curves: Mapping[str, tuple[ndarray, ndarray]],
+    value_name: str,
+    from_zero: bool,
+    colours: Mapping[str, str] | None = None,
+) -> None:
     for index, (label, (epochs, values)) in enumerate(curves.items()):
-        colour = LINE_COLOURS[index % len(LINE_COLOURS)]
+        colour = colours[label] if colours else LINE_COLOURS[index % len(LINE_COLOURS)]
         window = 2 * (int(len(values) * SMOOTHING_SHARE) // 2) + 1
         thin = slice(None, None, max(1, -(-len(values) // MAX_POINTS)))
         if window > 1:
@@ -75,13 +115,16 @@ def draw_curves(
         marker = "o" if len(values) == 1 else None
         axes.plot(epochs[thin], smooth(values, window)[thin], color=colour, label=label, marker=marker)
     axes.set(xlabel="epoch", ylabel=value_name)
+    if axes.dataLim.width >= 1:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if from_zero:
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        bottom, top = axes.get_ylim()
+        bottom = min(0.0, bottom)
+        # Room above a line that hardly changes, whose own range is next to nothing.
+        axes.set_ylim(bottom, max(top, axes.dataLim.y1 + 0.05 * (axes.dataLim.y1 - bottom)))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#00000018")
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, fontsize=9)
-    return figure
 
 
 def _is_number(value: object) -> bool:
