@@ -20,6 +20,7 @@ from orl.figures.report import write_report
 from orl.figures.sections.options import GalleryOptions
 from orl.images.datasets import EpochBatches
 from orl.images.labels import LabelledSplit
+from orl.images.regions import ObjectRegions, read_regions
 from orl.images.scenes import draw_scenes
 from orl.images.sources import find_photos, read_labels
 from orl.images.table import ImageTable, load_images
@@ -91,7 +92,7 @@ def report_run(config: RunConfig) -> Path:
     """Write the report from whatever the run has left so far; returns its path."""
     side_px = min(MAX_ATTENTION_SIDE_PX, 4 * config.stage3.views.size_px)
     options = GalleryOptions(seed=config.seed, device=str(compute_device(config.device)), attention_side_px=side_px)
-    return write_report(RunDir(config.out), options, _labels(config))
+    return write_report(RunDir(config.out), options, _labels(config), _regions(config))
 
 
 def run_pretrain(config: RunConfig, stage: str) -> Path | None:
@@ -271,6 +272,15 @@ def _labels(config: RunConfig) -> LabelledSplit | None:
         return read_labels(config.images, config.split)
     except (ValueError, OSError) as error:
         logger.warning("the labels of the photos cannot be used: %s", error)
+        return None
+
+
+def _regions(config: RunConfig) -> ObjectRegions | None:
+    """Where the objects of the photos' own source lie, which only pictures use."""
+    try:
+        return read_regions(config.images, config.split)
+    except (ValueError, OSError) as error:
+        logger.warning("the masks and boxes of the photos cannot be used: %s", error)
         return None
 
 

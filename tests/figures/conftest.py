@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.figures.browsing import opened_browser
 
 from orl import tables
 from orl.images.table import ImageTable, save_images
@@ -16,6 +17,13 @@ from orl.rundir import RunDir
 NUM_PHOTOS, NUM_NEIGHBOURS, ROIS_PER_PHOTO = 6, 3, 2
 WIDTH, HEIGHT = 96, 64
 EVIL_NAME = "it's <script>alert(1)&\">.png"
+
+
+@pytest.fixture(scope="session")
+def session(tmp_path_factory: pytest.TempPathFactory):
+    """One browser for all tests that need one."""
+    with opened_browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from orl.config import save_config
 from orl.figures.report import write_report
 from orl.figures.results import duration, read_json
 from orl.figures.sections.options import GalleryOptions, choose_photos
+from orl.images.regions import ObjectRegions
 from orl.images.table import ImageTable, load_images, save_images
 from orl.recipes import demo
 from orl.rundir import RunDir
@@ -92,7 +93,7 @@ def test_a_whole_run_makes_a_well_formed_page_that_asks_for_nothing(run):
 def test_every_picture_has_words_a_size_and_pixels(run):
     _, reader = report_of(run)
     pictures = [attributes for tag, attributes in reader.tags if tag == "img"]
-    assert len(pictures) == 2 + 4  # attention, charts
+    assert len(pictures) == 2 * 2 + 4  # maps of two backbones, charts
     for picture in pictures:
         assert picture["alt"].strip()
         kind, data = picture["src"].split(";base64,")
@@ -188,7 +189,20 @@ def test_a_run_without_stage_3_shows_stage_1_and_repeats_its_command(run):
     _, reader = report_of(run)
     assert "Stage 3 has left no backbone yet. The same command goes on where it stopped: orl run" in reader.text
     assert "Stage 3, objects: not scored yet" in reader.text
-    assert sum("heat maps of stage 1 laid" in (attributes.get("alt") or "") for _, attributes in reader.tags) == 2
+    assert sum("with the heat map of stage" in (attributes.get("alt") or "") for _, attributes in reader.tags) == 2
+
+
+def test_attention_is_scored_where_objects_are_known(run):
+    name = load_images(run.images).names[1]
+    region = np.zeros((64, 96), dtype=np.uint8)
+    region[:32] = 1
+    regions = ObjectRegions(kind="masks", readers={name: lambda size_wh: region})
+    reader = Reader(write_report(run, SMALL, None, regions).read_text())
+    assert "Maps against the masks of 1 photos" in reader.text
+    assert re.search(r"yardstick: an even map\s*50\.0 50\.0 to 50\.0", reader.text)
+    assert re.search(r"Stage 3 less stage 1, best overlap of the mean magnitude: [+-]\d", reader.text)
+    told = [f"stage {stage}, {way}" for stage in (1, 3) for way in ("magnitude", "component", "similarity")]
+    assert [row for row in told if row not in reader.text] == []
 
 
 def test_a_run_that_looks_with_other_weights_has_no_stage_1_to_wait_for(run):

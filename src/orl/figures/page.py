@@ -107,13 +107,19 @@ def details(summary: str, *content: Html) -> Html:
 def figure(picture: Picture, alt: str, *caption: object) -> Html:
     """A picture and its caption: a chart turns with the page's theme, a photo lies on white."""
     kind = "chart paper" if picture.is_chart else "paper"
-    return captioned(
-        Html(
-            f'<img src="{picture.uri}" alt="{markup(alt)}" width="{picture.width_px}" height="{picture.height_px}">',
-        ),
-        *caption,
-        kind=kind,
+    return captioned(image(picture, alt), *caption, kind=kind)
+
+
+def image(picture: Picture, alt: str) -> Html:
+    """A picture by itself."""
+    return Html(
+        f'<img src="{picture.uri}" alt="{markup(alt)}" width="{picture.width_px}" height="{picture.height_px}">'
     )
+
+
+def cell(picture: Html, below: object = "", kind: str = "") -> Html:
+    """One of several pictures of a figure, with a word below it."""
+    return Html(f'<span class="{f"cell {kind}".strip()}">{picture}{markup(below)}</span>')
 
 
 def captioned(picture: Html, *caption: object, kind: str = "", **data: str) -> Html:

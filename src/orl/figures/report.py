@@ -17,6 +17,7 @@ from orl.figures.sections.options import GalleryOptions
 from orl.figures.sections.results import results_section
 from orl.figures.sections.run import header, run_section
 from orl.images.labels import LabelledSplit
+from orl.images.regions import ObjectRegions
 from orl.images.table import load_images
 from orl.progress import progress_bar
 from orl.rundir import RunDir
@@ -33,7 +34,12 @@ HOW_TO_READ = (
 )
 
 
-def write_report(run: RunDir, options: GalleryOptions | None = None, labels: LabelledSplit | None = None) -> Path:
+def write_report(
+    run: RunDir,
+    options: GalleryOptions | None = None,
+    labels: LabelledSplit | None = None,
+    regions: ObjectRegions | None = None,
+) -> Path:
     """Write `report/index.html` from whatever the run has left so far.
 
     A part that is missing is named, with the command that makes it.
@@ -41,7 +47,8 @@ def write_report(run: RunDir, options: GalleryOptions | None = None, labels: Lab
     Args:
         run: folder of the run.
         options: how many photos to show, chosen by which seed; the defaults if there are none.
-        labels: the objects of the run's photos where they are known, to score the attention maps.
+        labels: the objects of the run's photos where they are known, to say what pairs of boxes cover.
+        regions: where these objects lie, to score the attention maps.
 
     Returns:
         Where the report lies.
@@ -59,7 +66,7 @@ def write_report(run: RunDir, options: GalleryOptions | None = None, labels: Lab
         partial(results_section, run),
         partial(discovery_section, run),
         partial(correspondence_section, run, album, options, labels),
-        partial(attention_section, run, options, labels),
+        partial(attention_section, run, album, options, regions),
         partial(neighbour_section, run, album, options),
         partial(roi_section, run, album, options),
         partial(curve_section, run),

@@ -1,31 +1,38 @@
 """The section of attention: where each backbone looks, scored where the objects are known."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from numpy import ndarray
 
 from orl.figures import page
-from orl.figures.attention import attention_map, draw_attention, score_attention
+from orl.figures.album import Album
+from orl.figures.attention import REDUCTIONS, THRESHOLD, Reduction, attention_map
+from orl.figures.heat import colour_scale, maps_figure
+from orl.figures.localisation import score_backbones
 from orl.figures.page import Html
-from orl.figures.sections.frames import Photo, not_there, photo_figure, trained_stages
+from orl.figures.sections.frames import Photo, not_there, trained_stages
 from orl.figures.sections.options import GalleryOptions, choose_photos
 from orl.images.decode import PhotoError, load_photo
-from orl.images.labels import LabelledSplit
-from orl.images.table import ImageTable, load_images
+from orl.images.regions import ObjectRegions
 from orl.networks.backbones import Backbone, load_backbone
 from orl.rundir import RunDir
 
+MEASURES = {"pointing": "Peak on an object (%)", "overlap": "Best overlap (%)", "inside": "Map inside objects (%)"}
+YARDSTICKS = {"even": "an even map", "centre": "a map that falls from the middle"}
 
-def attention_section(run: RunDir, options: GalleryOptions, labels: LabelledSplit | None) -> tuple[str, Html]:
+
+def attention_section(
+    run: RunDir, album: Album | None, options: GalleryOptions, regions: ObjectRegions | None
+) -> tuple[str, Html]:
     """Attention maps of stage 1 beside stage 3, scored where the objects are known."""
     title = "Attention"
     intro = page.paragraph(
-        "Where the backbone's last feature map is strong: mean magnitude over its channels, each photo "
-        "stretched from 0 to 1, on one colour scale; the white outline is 0.6. Objects fully covered, all "
-        "of them and little else, is what to look for in stage 3."
+        "Where the backbone's last feature map is strong: mean magnitude over its channels, each map stretched from 0 "
+        f"to 1 over its photo; the white outline is {THRESHOLD:g}. Objects fully covered, all of them and little else, "
+        "is what to look for in stage 3."
     )
     backbones, notes = {}, []
     for stage, label in trained_stages(run).items():
@@ -33,60 +40,96 @@ def attention_section(run: RunDir, options: GalleryOptions, labels: LabelledSpli
             backbones[label] = load_backbone(run.backbone(stage))
         except (FileNotFoundError, ValueError) as error:
             notes.append(not_there(run, f"{label.capitalize()} has left no backbone yet", error))
-    if not run.images.exists() or not backbones:
+    if album is None or not backbones:
         return page.section(title, intro, *notes)
-    images, device = load_images(run.images), torch.device(options.device)
-
-    def map_of(backbone: Backbone, photo: Photo) -> Float[ndarray, "h w"]:
-        return attention_map(backbone, photo, options.attention_side_px, device)
-
-    def draw(photos: Sequence[Photo]) -> Figure:
-        return draw_attention(photos[0], {label: map_of(each, photos[0]) for label, each in backbones.items()})
-
-    whose = " and ".join(backbones)
-    figures = [
-        photo_figure(
-            images,
-            [index],
-            draw,
-            f"{images.names[index]}, then heat maps of {whose} laid over it",
-            f"{images.names[index]}: photo, {', '.join(backbones)}",
-        )
-        for index in choose_photos(len(images), options.num_attention_photos, options.seed)
-    ]
-    scores = _attention_scores(images, labels, backbones, map_of, options)
-    return page.section(title, intro, *notes, scores, page.gallery(figures, columns=""))
+    scores = _scores(album, backbones, options, regions)
+    shown = choose_photos(len(album.images), options.num_attention_photos, options.seed)
+    figures = [attention_figure(album, image_id, backbones, options) for image_id in shown]
+    return page.section(title, intro, *notes, scores, colour_scale(), page.gallery(figures, columns=""))
 
 
-def _attention_scores(
-    images: ImageTable,
-    labels: LabelledSplit | None,
-    backbones: Mapping[str, Backbone],
-    map_of: Callable[[Backbone, Photo], Float[ndarray, "_ _"]],
-    options: GalleryOptions,
-) -> Html:
-    """A table of how well the maps lie on the labelled objects; nothing where no object is known."""
-    known = {} if labels is None else {name: boxes for name, boxes in zip(labels.names, labels.boxes) if len(boxes)}
-    drawn = choose_photos(len(images), len(images), options.seed)
-    chosen = [index for index in drawn if images.names[index] in known][: options.num_scored_photos]
+def attention_figure(album: Album, image_id: int, backbones: Mapping[str, Backbone], options: GalleryOptions) -> Html:
+    """A photo and the map of each backbone, or a sentence if the photo is gone."""
+    name = album.images.names[image_id]
     try:
-        photos = [load_photo(images.path(index)) for index in chosen]
+        thumbnail, photo = album.thumbnail(image_id), load_photo(album.images.path(image_id))
     except PhotoError as error:
-        return page.missing(f"The attention maps are not scored; {error}")
-    if not photos:
-        return Html("")
-    boxes = [known[images.names[index]] for index in chosen]
-    scores = {
-        label: score_attention((map_of(each, photo) for photo in photos), boxes) for label, each in backbones.items()
+        return page.missing(f"{name} cannot be shown; {error}")
+    return maps_figure(thumbnail, name, photo, _maps(backbones, photo, options, "magnitude"))
+
+
+def _maps(
+    backbones: Mapping[str, Backbone], photo: Photo, options: GalleryOptions, reduction: Reduction
+) -> dict[str, Float[ndarray, "h w"]]:
+    device = torch.device(options.device)
+    return {
+        label: attention_map(backbone, photo, options.attention_side_px, device, reduction)
+        for label, backbone in backbones.items()
     }
-    rows = [
-        [label, page.share_bar(each.pointing_share), page.share_bar(each.inside_share)]
-        for label, each in scores.items()
-    ]
-    chance = next(iter(scores.values())).box_share
-    rows.append(["chance (share of the photo in boxes)", page.share_bar(chance), page.share_bar(chance)])
-    return page.table(
-        f"Maps against the known objects of {len(photos)} photos",
-        ["Backbone", "Peak on an object (%)", "Map inside the objects (%)"],
-        rows,
+
+
+def _scores(
+    album: Album, backbones: Mapping[str, Backbone], options: GalleryOptions, regions: ObjectRegions | None
+) -> Html:
+    """How well the maps lie on the objects, by each way to reduce them; nothing where no object is known."""
+    images = album.images
+    drawn = choose_photos(len(images), len(images), options.seed)
+    chosen = [each for each in drawn if regions is not None and images.names[each] in regions]
+    chosen = chosen[: options.num_scored_photos]
+    if regions is None or not chosen:
+        return Html("")
+    try:
+        photos = [
+            (load_photo(images.path(each)), regions.region(images.names[each], images.sizes_wh[each]))
+            for each in chosen
+        ]
+        scores: dict[Reduction, dict[str, Any]] = {
+            reduction: score_backbones(_maps_by(backbones, options, reduction), photos, options.seed)
+            for reduction in REDUCTIONS
+        }
+    except ValueError as error:
+        return page.missing(f"The attention maps are not scored; {error}")
+    ways = "; ".join(f"{name}: {REDUCTIONS[name]}" for name in scores)
+    return page.join(
+        page.paragraph(f"What a map takes of the features: {ways}."),
+        _score_table(scores, len(chosen), regions.kind),
+        _difference_told(scores["magnitude"]),
     )
+
+
+def _maps_by(
+    backbones: Mapping[str, Backbone], options: GalleryOptions, reduction: Reduction
+) -> Callable[[Photo], Mapping[str, Float[ndarray, "_ _"]]]:
+    return lambda photo: _maps(backbones, photo, options, reduction)
+
+
+def _score_table(scores: Mapping[Reduction, Mapping[str, Any]], num_photos: int, kind: str) -> Html:
+    rows = [
+        [f"{label}, {reduction}", *map(_cell, (numbers[measure] for measure in MEASURES))]
+        for reduction, found in scores.items()
+        for label, numbers in found["backbones"].items()
+    ]
+    yardsticks = scores["magnitude"]["yardsticks"]
+    rows += [
+        [f"yardstick: {name}", *map(_cell, map(yardsticks[each].get, MEASURES))] for each, name in YARDSTICKS.items()
+    ]
+    caption = f"Maps against the {kind} of {num_photos} photos, with 95% intervals by a bootstrap over them"
+    return page.table(caption, ["Map", *MEASURES.values()], rows)
+
+
+def _cell(estimate: Mapping[str, float]) -> Html:
+    return page.share_bar(estimate["value"], (estimate["low"], estimate["high"]))
+
+
+def _difference_told(scores: Mapping[str, Any]) -> Html:
+    """What the intervals of the difference allow to say, which takes the same photos of both."""
+    sentences = []
+    for difference in scores["differences"]:
+        found = difference["overlap"]
+        points = f"{100 * found['value']:+.1f} points ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
+        verdict = "" if found["low"] > 0 or found["high"] < 0 else ", which may be chance"
+        sentences.append(
+            f"{difference['of'].capitalize()} less {difference['less']}, best overlap of the mean magnitude: "
+            f"{points}{verdict}."
+        )
+    return page.join(*map(page.paragraph, sentences))

@@ -36,8 +36,8 @@ def discovery_section(run: RunDir) -> tuple[str, Html]:
         title,
         page.paragraph(
             "Before any training on objects: are the pairs that stage 2 finds worth learning from? A box is on an "
-            f"object when their IoU is at least {score.get('iou_threshold', COVERING_IOU):g}. The yardstick pairs random "
-            "RoIs of the same two photos. Ranges are 95% intervals by a bootstrap over the query photos."
+            f"object when their IoU is at least {score.get('iou_threshold', COVERING_IOU):g}. The yardstick pairs "
+            "random RoIs of the same two photos. Ranges are 95% intervals by a bootstrap over the query photos."
         ),
         page.table("Matched pairs against random pairs", columns, rows),
         page.paragraph(_discovery_sentence(score)),

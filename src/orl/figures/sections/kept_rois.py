@@ -53,8 +53,9 @@ def _boxes_figure(album: Album, proposals: Table | None, rois: Table, image_id: 
     drawn = found[np.sort(generator.permutation(len(found))[: options.num_drawn_proposals])]
     some = f"{len(drawn):,} of {len(found):,} proposals" if len(drawn) < len(found) else _count(len(found), "proposal")
     left = photo_svg(photo, f"{name} with {some} drawn on it", drawn, thin=True)
-    cells = (Html(f'<span class="cell">{each}</span>') for each in (left, right))
-    return page.captioned(page.join(*cells), f"{name}: {some}; {counted} kept", kind="row halves")
+    return page.captioned(
+        page.join(page.cell(left), page.cell(right)), f"{name}: {some}; {counted} kept", kind="row halves"
+    )
 
 
 def _count(number: int, what: str) -> str:

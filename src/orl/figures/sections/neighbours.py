@@ -45,16 +45,12 @@ def _query_figure(album: Album, neighbours: Table, query: int, num_neighbours: i
     name = album.images.names[query]
     try:
         shown = [
-            _cell(photo_svg(album.thumbnail(query), f"{name}, the query"), "query", is_query=True),
+            page.cell(photo_svg(album.thumbnail(query), f"{name}, the query"), "query", "query"),
             *(
-                _cell(photo_svg(album.thumbnail(each), album.images.names[each]), f"{cosine:.3f}")
+                page.cell(photo_svg(album.thumbnail(each), album.images.names[each]), f"{cosine:.3f}")
                 for each, cosine in zip(ids, cosines)
             ),
         ]
     except PhotoError as error:
         return page.missing(f"{name} and its neighbours cannot be shown; {error}")
     return page.captioned(page.join(*shown), f"{name} and the {len(ids)} photos nearest to it", kind="row")
-
-
-def _cell(photo: Html, below: str, is_query: bool = False) -> Html:
-    return Html(f'<span class="cell{" query" if is_query else ""}">{photo}{page.markup(below)}</span>')
