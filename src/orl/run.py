@@ -17,8 +17,8 @@ from torch import nn
 from orl import tables
 from orl.config import RunConfig, differences, load_config, save_config
 from orl.figures.report import write_report
-from orl.figures.sections.options import GalleryOptions
-from orl.images.datasets import EpochBatches
+from orl.figures.sections.options import GalleryOptions, Known
+from orl.images.datasets import EpochBatches, ImageViews, ObjectViews
 from orl.images.labels import LabelledSplit
 from orl.images.regions import ObjectRegions, read_regions
 from orl.images.scenes import draw_scenes
@@ -30,6 +30,7 @@ from orl.processes import Processes, joined_processes
 from orl.rundir import RunDir, record_run, record_stage
 from orl.stages.assemble import check_batch, load_start, stage_settings
 from orl.stages.discover import discover
+from orl.stages.placers import view_placer
 from orl.stages.pretrain import Probe, pretrain_images, pretrain_objects
 from orl.stages.prior import load_prior
 from orl.stages.scan import scan
@@ -92,7 +93,7 @@ def report_run(config: RunConfig) -> Path:
     """Write the report from whatever the run has left so far; returns its path."""
     side_px = min(MAX_ATTENTION_SIDE_PX, 4 * config.stage3.views.size_px)
     options = GalleryOptions(seed=config.seed, device=str(compute_device(config.device)), attention_side_px=side_px)
-    return write_report(RunDir(config.out), options, _labels(config), _regions(config))
+    return write_report(RunDir(config.out), options, _known(config))
 
 
 def run_pretrain(config: RunConfig, stage: str) -> Path | None:
@@ -273,6 +274,15 @@ def _labels(config: RunConfig) -> LabelledSplit | None:
     except (ValueError, OSError) as error:
         logger.warning("the labels of the photos cannot be used: %s", error)
         return None
+
+
+def _known(config: RunConfig) -> Known:
+    """What pictures use beside the run's folder."""
+
+    def placer(stage: str) -> ImageViews | ObjectViews:
+        return view_placer(config, stage, load_images(RunDir(config.out).images))
+
+    return Known(labels=_labels(config), regions=_regions(config), view_placer=placer)
 
 
 def _regions(config: RunConfig) -> ObjectRegions | None:

@@ -19,7 +19,7 @@ from tests.figures.conftest import (
 )
 
 from orl.figures.report import write_report
-from orl.figures.sections.options import GalleryOptions
+from orl.figures.sections.options import GalleryOptions, Known
 from orl.images.labels import LabelledSplit
 from orl.images.table import ImageTable, save_images
 from orl.rundir import RunDir
@@ -49,7 +49,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_stages(run)
     write_results(run)
     options = GalleryOptions(num_attention_photos=2, attention_side_px=64, num_top_pairs=8, num_random_pairs=16)
-    return write_report(run, options, labels_of(names))
+    return write_report(run, options, Known(labels=labels_of(names)))
 
 
 def labels_of(names: tuple[str, ...]) -> LabelledSplit:

@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.figures.conftest import write_large_run, write_table
+from tests.figures.conftest import write_json, write_large_run, write_table
 
 from orl import tables
 from orl.config import save_config
 from orl.figures.report import write_report
 from orl.figures.results import duration, read_json
-from orl.figures.sections.options import GalleryOptions, choose_photos
+from orl.figures.sections.options import GalleryOptions, Known, choose_photos
 from orl.images.regions import ObjectRegions
 from orl.images.table import ImageTable, load_images, save_images
 from orl.recipes import demo
 from orl.rundir import RunDir
+from orl.stages.placers import view_placer
 
 SMALL = GalleryOptions(
     num_top_pairs=2,
@@ -31,6 +32,7 @@ SMALL = GalleryOptions(
     num_queries=2,
     num_neighbours=2,
     num_roi_photos=6,
+    num_view_photos=2,
 )
 VOID_TAGS = {"meta", "link", "img", "br", "input"}
 
@@ -93,7 +95,7 @@ def test_a_whole_run_makes_a_well_formed_page_that_asks_for_nothing(run):
 def test_every_picture_has_words_a_size_and_pixels(run):
     _, reader = report_of(run)
     pictures = [attributes for tag, attributes in reader.tags if tag == "img"]
-    assert len(pictures) == 2 * 2 + 4  # maps of two backbones, charts
+    assert len(pictures) == 2 * 2 + 4 + 2  # maps of two backbones, charts of training, of classes
     for picture in pictures:
         assert picture["alt"].strip()
         kind, data = picture["src"].split(";base64,")
@@ -174,6 +176,7 @@ def test_an_empty_run_says_of_every_part_how_to_make_it(tmp_path):
         "Stage 3 has left no backbone yet",
         "No neighbours have been found yet",
         "No RoIs have been kept yet",
+        "Views can be shown once the photos are scanned",
         "Stage 1 has not been trained yet",
         "Stage 3 has not been trained yet",
     ]
@@ -192,12 +195,42 @@ def test_a_run_without_stage_3_shows_stage_1_and_repeats_its_command(run):
     assert sum("with the heat map of stage" in (attributes.get("alt") or "") for _, attributes in reader.tags) == 2
 
 
+def test_low_shot_scores_are_shown_wherever_they_were_left(run):
+    _, reader = report_of(run)
+    assert f"To do it: orl transfer low-shot --backbone {run.root} --data VOC2007" in reader.text
+    result = {"task": "low-shot", "data": "sets/VOC2007", "shots": [1, 16], "mean_ap": {"1": 0.1234, "16": 0.5}}
+    result["std"] = {"1": 0.011, "16": 0.02}
+    write_json(run.transfer("low-shot", "stage1"), result)
+    other = {**result, "mean_ap": {"1": 0.2, "16": 0.6}}
+    write_json(run.stage("stage3") / "backbone_transfer" / "low-shot_VOC2007.json", other)
+    _, reader = report_of(run)
+    assert "mAP on VOC2007, with the standard deviation" in reader.text
+    for told in (
+        "Stage 1, whole photos from 12.3 ± 1.1 to 50.0 ± 2.0",
+        "Stage 3, objects from 20.0 ± 1.1 to 60.0 ± 2.0",
+    ):
+        assert told in reader.text
+
+
+def test_views_are_those_of_training(run):
+    config, images = demo(Path("photos"), run.root), load_images(run.images)
+    _, reader = report_of(run)
+    assert "Views can be shown once the photos are scanned" in reader.text
+    known = Known(view_placer=lambda stage: view_placer(config, stage, images))
+    reader = Reader(write_report(run, SMALL, known).read_text())
+    shown = [each["alt"] for tag, each in reader.tags if tag == "img" and re.search(r"view|intra|inter", each["alt"])]
+    assert len(shown) == SMALL.num_view_photos * (2 + 6)
+    shutil.rmtree(run.table("correspondences"))
+    reader = Reader(write_report(run, SMALL, known).read_text())
+    assert "Views of stage 3 cannot be shown. The same command goes on" in reader.text
+
+
 def test_attention_is_scored_where_objects_are_known(run):
     name = load_images(run.images).names[1]
     region = np.zeros((64, 96), dtype=np.uint8)
     region[:32] = 1
     regions = ObjectRegions(kind="masks", readers={name: lambda size_wh: region})
-    reader = Reader(write_report(run, SMALL, None, regions).read_text())
+    reader = Reader(write_report(run, SMALL, Known(regions=regions)).read_text())
     assert "Maps against the masks of 1 photos" in reader.text
     assert re.search(r"yardstick: an even map\s*50\.0 50\.0 to 50\.0", reader.text)
     assert re.search(r"Stage 3 less stage 1, best overlap of the mean magnitude: [+-]\d", reader.text)

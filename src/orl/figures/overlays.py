@@ -18,7 +18,13 @@ NEST = 5.0
 """Between the frames of two pairs that share a box."""
 
 
-def photo_svg(photo: Thumbnail, alt: str, boxes: Float[ndarray, "n 4"] | None = None, thin: bool = False) -> Html:
+def photo_svg(
+    photo: Thumbnail,
+    alt: str,
+    boxes: Float[ndarray, "n 4"] | None = None,
+    thin: bool = False,
+    colours: Sequence[int] | None = None,
+) -> Html:
     """A photo, with boxes in turning colours, large ones first so that small ones lie on top.
 
     Args:
@@ -26,11 +32,15 @@ def photo_svg(photo: Thumbnail, alt: str, boxes: Float[ndarray, "n 4"] | None = 
         alt: what it shows, in words.
         boxes: in the photo's own pixels.
         thin: draw thin lines, for many boxes.
+        colours: number of the colour of each box; by turns from the largest on, if not given.
     """
     drawn = ""
     if boxes is not None and len(boxes):
-        order = np.argsort(-geometry.area(boxes), kind="stable")
-        paths = (_stroked(_frame(box), index) for index, box in enumerate((boxes * _scale(photo)).astype(float)[order]))
+        order = np.argsort(-geometry.area(boxes), kind="stable").tolist()
+        placed = (boxes * _scale(photo)).astype(float)
+        paths = (
+            _stroked(_frame(placed[row]), index if colours is None else colours[row]) for index, row in enumerate(order)
+        )
         drawn = f'<g class="boxes{" thin" if thin else ""}">{"".join(paths)}</g>'
     return _svg(_width(photo), alt, _use(photo, 0) + drawn)
 

@@ -12,12 +12,12 @@ from orl.figures.sections.correspondences import correspondence_section
 from orl.figures.sections.curves import curve_section
 from orl.figures.sections.discovery import discovery_section
 from orl.figures.sections.kept_rois import roi_section
+from orl.figures.sections.low_shot import low_shot_section
 from orl.figures.sections.neighbours import neighbour_section
-from orl.figures.sections.options import GalleryOptions
+from orl.figures.sections.options import GalleryOptions, Known
 from orl.figures.sections.results import results_section
 from orl.figures.sections.run import header, run_section
-from orl.images.labels import LabelledSplit
-from orl.images.regions import ObjectRegions
+from orl.figures.sections.views import view_section
 from orl.images.table import load_images
 from orl.progress import progress_bar
 from orl.rundir import RunDir
@@ -34,12 +34,7 @@ HOW_TO_READ = (
 )
 
 
-def write_report(
-    run: RunDir,
-    options: GalleryOptions | None = None,
-    labels: LabelledSplit | None = None,
-    regions: ObjectRegions | None = None,
-) -> Path:
+def write_report(run: RunDir, options: GalleryOptions | None = None, known: Known | None = None) -> Path:
     """Write `report/index.html` from whatever the run has left so far.
 
     A part that is missing is named, with the command that makes it.
@@ -47,8 +42,7 @@ def write_report(
     Args:
         run: folder of the run.
         options: how many photos to show, chosen by which seed; the defaults if there are none.
-        labels: the objects of the run's photos where they are known, to say what pairs of boxes cover.
-        regions: where these objects lie, to score the attention maps.
+        known: what is known of the photos beside what lies in the folder.
 
     Returns:
         Where the report lies.
@@ -59,16 +53,18 @@ def write_report(
     """
     if not run.root.is_dir():
         raise FileNotFoundError(f"no run at {run.root}; make one with 'orl run --images DIR --out {run.root}'")
-    options = options or GalleryOptions()
+    options, known = options or GalleryOptions(), known or Known()
     album = Album(load_images(run.images)) if run.images.exists() else None
     makers = (
         partial(run_section, run),
         partial(results_section, run),
+        partial(low_shot_section, run),
         partial(discovery_section, run),
-        partial(correspondence_section, run, album, options, labels),
-        partial(attention_section, run, album, options, regions),
+        partial(correspondence_section, run, album, options, known.labels),
+        partial(attention_section, run, album, options, known.regions),
         partial(neighbour_section, run, album, options),
         partial(roi_section, run, album, options),
+        partial(view_section, run, album, options, known.view_placer),
         partial(curve_section, run),
     )
     sections = [make() for make in progress_bar(makers, total=len(makers), title="report", unit="sections")]

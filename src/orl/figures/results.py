@@ -39,6 +39,19 @@ def read_results(run: RunDir) -> dict[tuple[str, str], dict[str, Any]]:
     return {key: result for key, result in found.items() if result is not None}
 
 
+def read_low_shot(run: RunDir) -> dict[str, dict[str, dict[str, Any]]]:
+    """Low-shot results by labelled set and backbone: those in the run, and those that 'orl transfer' left beside it."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for label in BACKBONES:
+        own = run.transfer("low-shot", label)
+        beside = sorted(run.backbone(label).with_name("backbone_transfer").glob("low-shot_*.json"))
+        for path in (own, *beside):
+            result = read_json(path)
+            if result is not None and result.get("shots"):
+                found.setdefault(Path(str(result.get("data", ""))).name, {}).setdefault(label, result)
+    return found
+
+
 def how_to_go_on(run: RunDir) -> Html:
     """The command that makes what is missing."""
     command = (read_json(run.record) or {}).get("command")

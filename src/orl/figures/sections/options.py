@@ -1,8 +1,13 @@
 """How much the report shows, and which photos: the same ones in every section."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+from orl.images.datasets import ImageViews, ObjectViews
+from orl.images.labels import LabelledSplit
+from orl.images.regions import ObjectRegions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +36,24 @@ class GalleryOptions:
     """Photos shown with their proposals and kept RoIs."""
     num_drawn_proposals: int = 150
     """Proposals drawn of a photo, at most."""
+    num_view_photos: int = 4
+    """Photos shown with their augmented views in each stage."""
     seed: int = 0
     """Of the choice of photos."""
     device: str = "cpu"
     """Where the attention maps are computed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is known of a run's photos beside what lies in its folder; any of it may be missing."""
+
+    labels: LabelledSplit | None = None
+    """Their objects, to say what pairs of boxes cover."""
+    regions: ObjectRegions | None = None
+    """Where these objects lie, to score attention maps."""
+    view_placer: Callable[[str], ImageViews | ObjectViews] | None = None
+    """From 'stage1' or 'stage3' to what its samples are drawn from; fails as tables do that are not there."""
 
 
 def choose_photos(num_photos: int, num_shown: int, seed: int) -> list[int]:

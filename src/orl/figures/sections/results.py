@@ -1,10 +1,12 @@
 """The section of results: how well each backbone tells classes apart."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orl.figures import page
+from orl.figures.charts import draw_class_bars
 from orl.figures.page import Html
+from orl.figures.pictures import as_svg
 from orl.figures.results import BACKBONES, TASKS, how_to_go_on, read_results
 from orl.rundir import RunDir
 
@@ -39,6 +41,7 @@ def results_section(run: RunDir) -> tuple[str, Html]:
         page.table("mAP of the frozen backbones", ["Backbone", *(f"{TASKS[task]} mAP" for task in tasks)], rows),
         *(page.paragraph(sentence) for sentence in _comparisons(results)),
         *(page.missing(f"{name}: not scored yet. ", how_to_go_on(run)) for name in unscored),
+        _class_charts(results, tasks),
         *(_per_class_table(results, task) for task in tasks),
     )
 
@@ -57,6 +60,18 @@ def _comparisons(results: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[s
             how = f"{abs(points):.1f} points {side}" if abs(points) >= 0.05 else "level with"
             sentences.append(f"By the {name[0].lower() + name[1:]}, stage 3 is {how} stage 1.")
     return sentences
+
+
+def _class_charts(results: Mapping[tuple[str, str], Mapping[str, Any]], tasks: Sequence[str]) -> Html:
+    figures = []
+    for task in tasks:
+        scored = {
+            BACKBONES[label]: each.get("per_class_ap") or {} for (of, label), each in results.items() if of == task
+        }
+        if scored and all(scored.values()):
+            alt = f"Bar chart: AP of each class by {TASKS[task]}; the table below has its numbers"
+            figures.append(page.figure(as_svg(draw_class_bars(scored)), alt, f"AP of each class, {TASKS[task]}"))
+    return page.gallery(figures) if figures else Html("")
 
 
 def _per_class_table(results: Mapping[tuple[str, str], Mapping[str, Any]], task: str) -> Html:
