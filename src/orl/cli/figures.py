@@ -18,6 +18,8 @@ def command_figures(arguments: Sequence[str]) -> None:
     from orl.figures.chart_jobs import CurveOptions, class_figure, curve_figure, low_shot_figure
     from orl.figures.files import FileOptions
     from orl.figures.jobs import Order, correspondence_sheet, proposal_sheet
+    from orl.figures.neighbours import NeighbourOptions, neighbour_sheet
+    from orl.figures.roi_map_job import RoiMapOptions, roi_map_figure
     from orl.figures.run_photos import load_run_photos
     from orl.figures.sheets import SheetOptions
     from orl.figures.views import ViewOptions, view_sheet
@@ -72,6 +74,26 @@ def command_figures(arguments: Sequence[str]) -> None:
             print(format_scores(scores))
             finish("scores", path.with_suffix(".json"))
         finish("figure", path)
+
+    def neighbours(
+        run: Annotated[Path, tyro.conf.Positional], options: tyro.conf.OmitArgPrefixes[NeighbourOptions]
+    ) -> None:
+        """Photos drawn at random, each with the photos that stage 2 found nearest to it.
+
+        Args:
+            run: folder of a run whose stage 2 has looked for neighbours.
+            options: whose neighbours.
+        """
+        finish("figure", neighbour_sheet(RunDir(run), options))
+
+    def roi_map(run: Annotated[Path, tyro.conf.Positional], options: tyro.conf.OmitArgPrefixes[RoiMapOptions]) -> None:
+        """A map of RoIs by t-SNE of their embeddings, coloured by class where the photos' source has labels.
+
+        Args:
+            run: folder of a run whose stage 2 has embedded the RoIs.
+            options: which RoIs, by whose embeddings.
+        """
+        finish("figure", roi_map_figure(RunDir(run), options))
 
     def views(
         run: Annotated[Path, tyro.conf.Positional],
@@ -137,7 +159,9 @@ def command_figures(arguments: Sequence[str]) -> None:
     kinds: dict[str, Callable[..., None]] = {
         "correspondences": correspondences,
         "proposals": proposals,
+        "neighbours": neighbours,
         "attention": attention,
+        "roi-map": roi_map,
         "views": views,
         "curves": curves,
         "classes": classes,

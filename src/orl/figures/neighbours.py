@@ -1,16 +1,129 @@
-"""A photo and its nearest neighbours, most similar first."""
+"""Photos and their nearest neighbours, most similar first: of one photo (`draw_neighbours`), or a row for each."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from jaxtyping import Float, UInt8
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy import ndarray
 
-from orl.figures.pictures import panel
+from orl import tables
+from orl.figures.files import FileOptions, check_file_options, figure_file, save_figure
+from orl.figures.pictures import TITLE_COLOUR, panel
+from orl.figures.run_photos import REBUILD, RunPhotos, find_photo, load_run_photos
+from orl.figures.sheets import fitted
+from orl.images.table import ImageTable
+from orl.rundir import RunDir
 
 QUERY_COLOUR = "#e5484d"
 PHOTO_ASPECT_RATIO = 4 / 3
+CELL_IN, GAP_IN, TITLE_IN, WORDS_IN = (1.7, 1.28), 0.08, 0.26, 0.15
+WORDS_PT = 7.5
+NOTE = "Cosine of the photos' embeddings, as stage 2 looked for them."
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighbourOptions(FileOptions):
+    """Whose neighbours are drawn."""
+
+    photos: int = 6
+    """Query photos, at random."""
+    photo: str | None = None
+    """The neighbours of this photo only: its name, as in the table of photos, or the end of it after a slash."""
+    neighbours: int = 5
+    """Neighbours of each, the nearest first."""
+    seed: int = 0
+    """Seed of the choice of photos."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighbourRow:
+    """A query and its neighbours."""
+
+    names: tuple[str, ...]
+    """Of the query, then of its neighbours, nearest first."""
+    photos: tuple[UInt8[ndarray, "_ _ 3"], ...]
+    """Likewise."""
+    similarities: tuple[float, ...]
+    """Of each neighbour; not a number where it is not known."""
+
+
+def neighbour_sheet(run: RunDir, options: NeighbourOptions) -> Path:
+    """Draw photos with the photos nearest to each.
+
+    Args:
+        run: folder of a run whose stage 2 has looked for neighbours.
+        options: whose neighbours, and where the picture goes.
+
+    Returns:
+        Where it lies.
+
+    Raises:
+        FileNotFoundError: if there is no run, or stage 2 has not left the table.
+        ValueError: if an option is out of range, the photo is not one of the run, the table is of other photos, or a
+            photo cannot be read.
+    """
+    check_file_options(options)
+    for name, least in (("photos", 1), ("neighbours", 1), ("seed", 0)):
+        if getattr(options, name) < least:
+            raise ValueError(f"{name} must be at least {least}, not {getattr(options, name)}")
+    images = load_run_photos(run)
+    neighbour_ids, similarities = _load_neighbours(run, images)
+    if options.photo is None:
+        chosen = np.random.default_rng(options.seed).permutation(len(images))[: options.photos].tolist()
+    else:
+        chosen = [find_photo(images, options.photo)]
+    photos = RunPhotos(run, images, options.dpi)
+    rows = []
+    for query in chosen:
+        shown = [query, *neighbour_ids[query, : options.neighbours].tolist()]
+        rows.append(
+            NeighbourRow(
+                names=tuple(images.names[image_id] for image_id in shown),
+                photos=tuple(photos.small(image_id)[0] for image_id in shown),
+                similarities=tuple(similarities[query, : options.neighbours].tolist()),
+            )
+        )
+    path = figure_file(options, run.figures, "neighbours")
+    save_figure(draw_neighbour_rows(rows, options.dpi), path)
+    return path
+
+
+def draw_neighbour_rows(rows: Sequence[NeighbourRow], dpi: int = 110) -> Figure:
+    """A row for each query: the query, framed, then its neighbours with their cosine.
+
+    Args:
+        rows: at least one.
+        dpi: resolution of a PNG, pixels an inch.
+    """
+    num_columns = max(len(row.photos) for row in rows)
+    row_in = CELL_IN[1] + 3 * WORDS_IN
+    width_in, height_in = num_columns * (CELL_IN[0] + GAP_IN) + GAP_IN, TITLE_IN + len(rows) * row_in + 1.4 * WORDS_IN
+    figure = Figure(figsize=(width_in, height_in), dpi=dpi)
+    look: dict[str, Any] = {"fontsize": WORDS_PT, "color": TITLE_COLOUR, "parse_math": False}
+    for index, row in enumerate(rows):
+        bottom_in = height_in - TITLE_IN - index * row_in - CELL_IN[1]
+        told = ["", *("–" if np.isnan(value) else f"{value:.3f}" for value in row.similarities)]
+        for column, (name, photo) in enumerate(zip(row.names, row.photos)):
+            scale = min(CELL_IN[0] / photo.shape[1], CELL_IN[1] / photo.shape[0])
+            size_in = photo.shape[1] * scale, photo.shape[0] * scale
+            left_in = GAP_IN + column * (CELL_IN[0] + GAP_IN)
+            corner_in = left_in + (CELL_IN[0] - size_in[0]) / 2, bottom_in + (CELL_IN[1] - size_in[1]) / 2
+            place = (*_shares(figure, *corner_in), *_shares(figure, *size_in))
+            title = "" if index else "query" if column == 0 else f"neighbour {column}"
+            axes = panel(figure, *place, title)
+            axes.imshow(photo)
+            if column == 0:
+                _frame(axes, photo)
+            for line, words in enumerate((fitted(name, CELL_IN[0], WORDS_PT), told[column])):
+                figure.text(*_shares(figure, left_in, bottom_in - (line + 0.85) * WORDS_IN), words, **look)
+    figure.text(*_shares(figure, GAP_IN, 0.4 * WORDS_IN), NOTE, **look)
+    return figure
 
 
 def draw_neighbours(
@@ -46,7 +159,27 @@ def draw_neighbours(
         )
         axes.imshow(shown)
         if index == 0:
-            height, width = shown.shape[:2]
-            frame = Rectangle((0, 0), width, height, fill=False, edgecolor=QUERY_COLOUR, linewidth=4)
-            axes.add_patch(frame)
+            _frame(axes, shown)
     return figure
+
+
+def _frame(axes: Axes, photo: ndarray) -> None:
+    height, width = photo.shape[:2]
+    axes.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor=QUERY_COLOUR, linewidth=4))
+
+
+def _shares(figure: Figure, x_in: float, y_in: float) -> tuple[float, float]:
+    width_in, height_in = figure.get_size_inches()
+    return x_in / width_in, y_in / height_in
+
+
+def _load_neighbours(run: RunDir, images: ImageTable) -> tuple[Int[ndarray, "n k"], Float[ndarray, "n k"]]:
+    try:
+        table = tables.load(run.table("neighbours"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{run.root} has no table of neighbours yet; make it with 'orl discover --out {run.root}'"
+        ) from error
+    if table.num_rows != len(images):
+        raise ValueError(f"{table.folder} has {table.num_rows:,} rows, but there are {len(images):,} photos; {REBUILD}")
+    return table.column("neighbour_ids"), table.column("similarities")
