@@ -1,0 +1,69 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orl.config import RunConfig, differences
+from orl.recipes import demo
+from orl.studies import arms
+from orl.studies.arms import STUDIES, Arm, Base
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Base:
+    monkeypatch.setattr(arms, "epochs_of_equal_compute", lambda config: 51)
+    monkeypatch.setattr(arms, "labelled_boxes", lambda config: Path("boxes.json"))
+    monkeypatch.setattr(arms, "random_prior", lambda config: Path("random.safetensors"))
+    return Base(config=demo(Path("photos"), tmp_path / "seed0" / "base"), outside=Path("strong.pth"))
+
+
+def changes(base: Base, arm: Arm) -> list[str]:
+    return differences(base.config, replace(arm.config, out=base.config.out))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_arms_of_a_study_have_own_folders_and_one_is_the_reference(name: str, base: Base) -> None:
+    found = STUDIES[name].arms(base)
+    labels = [arm.label for arm in found]
+    assert len(set(labels)) == len(labels) > 1
+    assert STUDIES[name].reference in labels
+    changed = [arm for arm in found if arm.config != base.config]
+    folders = [arm.config.out for arm in changed]
+    assert len(set(folders)) == len(folders)
+    assert all(folder.parent == base.config.out.parent and folder != base.config.out for folder in folders)
+    assert all(arm.config.overwrite for arm in changed), "what the base shared and does not fit is rebuilt"
+    assert not base.config.overwrite
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("neighbours", {"K = 1": ["discover.num_neighbours: was 10, now 1"], "K = 10": []}),
+        ("pair-share", {"50% kept": ["discover.pair_share: was 0.1, now 0.5"], "10% kept": []}),
+        ("jitter", {"no jitter": ["objects.jitter_min_iou: was 0.5, now 1.0"], "IoU above 0.5": []}),
+        ("losses", {"global + inter": ["objects.intra_weight: was 1.0, now 0.0"], "global + intra + inter": []}),
+        ("proposals", {"grid": ["discover.proposals: was selective-search, now grid"], "selective search": []}),
+        ("stages", {"BYOL, as much compute": ["stage1.epochs: was 20, now 51"], "BYOL": [], "ORL": []}),
+    ],
+)
+def test_an_arm_changes_what_its_label_says_and_nothing_else(name: str, told: dict[str, list[str]], base: Base) -> None:
+    found = {arm.label: arm for arm in STUDIES[name].arms(base)}
+    assert {label: changes(base, found[label]) for label in told} == told
+
+
+def test_priors_are_random_weights_stage_1_and_weights_from_outside(base: Base) -> None:
+    found = {arm.label: arm.config.discover.backbone for arm in STUDIES["prior"].arms(base)}
+    assert found == {
+        "random weights": Path("random.safetensors"),
+        "stage 1": None,
+        "outside: strong": Path("strong.pth"),
+    }
+    without = STUDIES["prior"].arms(replace(base, outside=None))
+    assert [arm.label for arm in without] == ["random weights", "stage 1"]
+
+
+def test_an_arm_keeps_the_settings_of_its_base(base: Base) -> None:
+    config: RunConfig = replace(base.config, seed=7)
+    arm = Base(config=config).arm("K = 3", discover={"num_neighbours": 3})
+    assert (arm.config.seed, arm.config.discover.num_neighbours) == (7, 3)
+    assert replace(arm.config.discover, num_neighbours=10) == config.discover

@@ -1,0 +1,146 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orl.config import RunConfig, TrainConfig, ViewConfig
+from orl.images.scenes import draw_scenes
+from orl.networks.backbones import build_backbone, save_backbone
+from orl.recipes import demo
+from orl.run import run_discover, run_pretrain
+from orl.rundir import RunDir
+from orl.studies.carry_out import StudyOptions, carry_out
+from orl.studies.record import portable, read_result
+
+SHORT = TrainConfig(
+    epochs=1,
+    batch_size=8,
+    warmup_epochs=0.5,
+    hidden_features=32,
+    projection_features=16,
+    views=ViewConfig(size_px=32, area_range=(0.2, 1.0), blur_sigma_px=(0.1, 1.0)),
+)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    draw_scenes(folder, num_trainval=24, num_test=10, size_wh=(96, 72), seed=0, quiet=True)
+    return folder
+
+
+def small(scenes: Path, out: Path) -> RunConfig:
+    config = demo(scenes, out)
+    return replace(
+        config,
+        workers=0,
+        stage1=SHORT,
+        stage3=SHORT,
+        transfer_data=scenes,
+        transfer=replace(config.transfer, size_px=48, knn_neighbours=5, shots=(1,)),
+        discover=replace(config.discover, embed_px=48, roi_embed_px=32),
+        objects=replace(config.objects, roi_size_px=16),
+    )
+
+
+@pytest.fixture(scope="module")
+def jitter(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Path]:
+    config = small(scenes, tmp_path_factory.mktemp("study") / "out")
+    return config, carry_out("jitter", config, StudyOptions(seeds=[3]))
+
+
+def test_a_study_has_every_arm_at_every_seed_judged_by_all_judges(jitter: tuple[RunConfig, Path]) -> None:
+    config, path = jitter
+    result = read_result(path)
+    assert [record["arm"] for record in result["records"]] == [
+        *("no jitter", "IoU above 0.7", "IoU above 0.5", "IoU above 0.2")
+    ]
+    for record in result["records"]:
+        assert record["seed"] == 3
+        assert record["photos_seen"] == 24
+        assert 0 < record["scores"]["svm"] < 1
+        assert 0 < record["scores"]["knn"] < 1
+        assert list(record["scores"]["low-shot"]) == ["1"]
+        assert record["discovery"]["object_share"] >= 0
+        assert record["elapsed_s"]["stage3"] > 0
+    assert result["settings"]["objects"]["roi_size_px"] == 16
+    assert str(config.out) not in path.read_text(), "no path of a machine"
+
+
+def test_an_arm_is_what_a_run_of_its_settings_is_and_the_base_is_shared(
+    jitter: tuple[RunConfig, Path], scenes: Path, tmp_path: Path
+) -> None:
+    config, _ = jitter
+    plain = replace(small(scenes, tmp_path / "plain"), seed=3, objects=replace(config.objects, jitter_min_iou=0.7))
+    run_pretrain(plain, "stage1")
+    run_discover(plain)
+    run_pretrain(plain, "stage3")
+    arm, base = (RunDir(config.out / "seed3" / name) for name in ("iou-above-0-7", "base"))
+    for stage in ("stage1", "stage3"):
+        assert arm.backbone(stage).read_bytes() == RunDir(plain.out).backbone(stage).read_bytes(), stage
+    assert not arm.metrics("stage1").exists(), "an arm trains no stage 1 of its own"
+    assert arm.backbone("stage3").read_bytes() != base.backbone("stage3").read_bytes()
+
+
+def test_the_same_study_again_trains_nothing_and_says_the_same(jitter: tuple[RunConfig, Path]) -> None:
+    config, path = jitter
+    before = json.loads(path.read_text())["records"]
+    trained = {file: file.stat().st_mtime_ns for file in config.out.rglob("backbone.safetensors")}
+    carry_out("jitter", config, StudyOptions(seeds=[3]))
+    assert {file: file.stat().st_mtime_ns for file in config.out.rglob("backbone.safetensors")} == trained
+    again = json.loads(path.read_text())["records"]
+    for one, other in zip(before, again, strict=True):
+        assert {key: one[key] for key in one if key != "elapsed_s"} == {
+            key: other[key] for key in other if key != "elapsed_s"
+        }
+
+
+def test_priors_and_proposals_are_told_apart_by_discovery_alone(jitter: tuple[RunConfig, Path], tmp_path: Path) -> None:
+    config, _ = jitter
+    save_backbone(build_backbone("resnet18"), tmp_path / "strong.safetensors")
+    options = StudyOptions(seeds=[3], outside=tmp_path / "strong.safetensors", trains=False)
+    result = read_result(carry_out("prior", config, options))
+    assert [record["arm"] for record in result["records"]] == ["random weights", "stage 1", "outside: strong"]
+    found = read_result(carry_out("proposals", config, StudyOptions(seeds=[3], trains=False)))
+    shares = {record["arm"]: record["discovery"]["roi_object_share"] for record in found["records"]}
+    assert shares["labelled boxes"] > 0.99, "every RoI is an object"
+    assert max(share for arm, share in shares.items() if arm != "labelled boxes") < 0.9
+    # What the arm changed was made anew, and the base's is as it was.
+    base = RunDir(config.out / "seed3" / "base").table("rois")
+    arm = RunDir(config.out / "seed3" / "labelled-boxes").table("rois")
+    assert (base / "00000.arrow").read_bytes() != (arm / "00000.arrow").read_bytes()
+
+
+def test_the_stages_study_trains_byol_longer_and_scores_random_weights(
+    jitter: tuple[RunConfig, Path],
+) -> None:
+    config, _ = jitter
+    result = read_result(carry_out("stages", config, StudyOptions(seeds=[3])))
+    arms = {record["arm"]: record for record in result["records"]}
+    assert arms["random weights"]["gigapixels"] == 0
+    assert arms["BYOL"]["epochs"] == {"stage1": 1}
+    assert arms["BYOL, as much compute"]["gigapixels"] >= arms["ORL"]["gigapixels"] > arms["BYOL"]["gigapixels"]
+    assert len({record["scores"]["svm"] for record in arms.values()}) > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "options", "complaint"),
+    [
+        ("losses", {}, {"trains": False}, "do not differ in stage 2"),
+        ("neighbours", {"transfer_data": None}, {}, "study neighbours judges backbones: give a VOC devkit"),
+        ("losses", {}, {"outside": Path("x.pth")}, "have no effect on study losses"),
+    ],
+)
+def test_what_would_come_to_nothing_is_refused(
+    name: str, changes: dict[str, object], options: dict[str, object], complaint: str, scenes: Path, tmp_path: Path
+) -> None:
+    config = replace(small(scenes, tmp_path / "out"), **changes)
+    with pytest.raises(ValueError, match=complaint):
+        carry_out(name, config, StudyOptions(**{"seeds": [0], **options}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_command_is_told_without_the_folders_of_a_machine() -> None:
+    command = "orl ablate prior --images /home/me/VOC2007 --out=/data/runs/x --discover.backbone weights/a.pth"
+    assert portable(command) == "orl ablate prior --images VOC2007 --out=x --discover.backbone weights/a.pth"
