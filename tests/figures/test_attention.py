@@ -5,15 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from orl.figures.attention import (
-    attention_map,
-    attention_overlap,
-    draw_attention,
-    draw_attention_sheet,
-    points_at_object,
-    reduce_feature_map,
-    score_attention,
-)
+from orl.figures.attention import attention_map, draw_attention_sheet, reduce_feature_map
 from orl.networks.backbones import Backbone, build_backbone
 
 
@@ -163,52 +155,6 @@ def test_a_side_below_one_position_is_refused():
         attention_map(fake_backbone(torch.ones(1, 1, 1)), photo(40, 40), long_side_px=31)
 
 
-def test_overlap_is_the_share_of_the_sum_inside_the_boxes_each_pixel_once():
-    attention = np.ones((10, 10), dtype=np.float32)
-    boxes = np.array([[0, 0, 5, 4], [0, 0, 5, 4], [2, 0, 7, 4]], dtype=np.float32)
-    assert attention_overlap(attention, boxes) == pytest.approx(0.28)
-    assert attention_overlap(attention, boxes[:0]) == 0
-    assert attention_overlap(np.zeros((10, 10), dtype=np.float32), boxes) == 0
-
-
-def test_scores_are_means_over_photos_beside_what_chance_gives():
-    left = np.zeros((4, 8), dtype=np.float32)
-    left[:, :4], left[1, 1] = 0.5, 1.0
-    inside, outside = np.array([[0.0, 0, 4, 4]]), np.array([[6.0, 0, 8, 4]])
-    score = score_attention([left, left], [inside, outside])
-    assert (score.pointing_share, score.inside_share, score.num_photos) == (0.5, 0.5, 2)
-    assert score.box_share == (4 / 8 + 2 / 8) / 2
-    with pytest.raises(ValueError, match="got 0 photos"):
-        score_attention([], [])
-
-
-def test_the_pointing_game_is_won_when_the_peak_is_in_a_box():
-    attention = np.zeros((10, 20), dtype=np.float32)
-    attention[3, 15] = 1
-    assert points_at_object(attention, np.array([[0.0, 0, 2, 2], [15, 3, 16, 4]]))
-    assert not points_at_object(attention, np.array([[0.0, 0, 15, 10]]))  # right edges are exclusive
-
-
-def test_maps_share_one_colour_scale_and_only_a_map_that_crosses_it_has_an_outline():
-    ramp = np.tile(np.linspace(0, 1, 60, dtype=np.float32), (40, 1))
-    figure = draw_attention(photo(40, 60), {"stage 1": ramp, "stage 3": np.zeros((40, 60), dtype=np.float32)})
-    panels = figure.axes[:3]
-    assert [axes.get_title() for axes in panels] == ["photo", "stage 1", "stage 3"]
-    scales = [axes.images[-1].get_clim() for axes in panels[1:]]
-    assert scales == [(0, 1), (0, 1)]
-    outlined = [len(axes.collections) for axes in panels]
-    assert outlined == [0, 1, 0]
-    levels = panels[1].collections[0].levels
-    assert levels.tolist() == [0.6]
-
-
-def test_the_outline_runs_at_the_threshold_asked_for():
-    ramp = np.tile(np.linspace(0, 1, 60, dtype=np.float32), (40, 1))
-    figure = draw_attention(photo(40, 60), {"a": ramp}, threshold=0.25)
-    assert figure.axes[1].collections[0].levels.tolist() == [0.25]
-    assert [tick.get_text() for tick in figure.axes[2].get_yticklabels()] == ["0.00", "0.25", "1.00"]
-
-
 def test_a_sheet_has_a_row_for_each_photo_and_one_scale_for_all():
     ramp = np.tile(np.linspace(0, 1, 60, dtype=np.float32), (40, 1))
     tall = ramp.T.copy()
@@ -218,6 +164,7 @@ def test_a_sheet_has_a_row_for_each_photo_and_one_scale_for_all():
     assert [axes.get_title() for axes in panels] == ["photo", "one", "two", "", "", ""]
     assert [axes.images[-1].get_clim() for axes in panels[1:3] + panels[4:]] == [(0, 1)] * 4
     assert [len(axes.collections) for axes in panels] == [0, 1, 0, 0, 1, 1]
+    assert panels[1].collections[0].levels.tolist() == [0.7]
     assert "0.7" in [tick.get_text() for tick in scale.get_yticklabels()]
     assert [text.get_text() for text in figure.texts] == ["second line", "first line"]
     sizes = [axes.get_position(original=True).size * figure.get_size_inches() for axes in panels]

@@ -5,14 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from orl.figures.correspondences import (
-    correspondence_figure,
-    draw_correspondence,
-    draw_joined_boxes,
-    random_correspondences,
-    side_by_side,
-    top_correspondences,
-)
+from orl.figures.correspondences import draw_joined_boxes, side_by_side, similarity_text, top_correspondences
 
 IMAGE_IDS = np.array([0, 0, 0, 1, 1, 2], dtype=np.int32)
 NEIGHBOUR_IDS = np.array([1, 1, 2, 0, 2, 0], dtype=np.int32)
@@ -29,22 +22,6 @@ def test_top_correspondences_are_as_many_as_asked_for():
     assert top_correspondences(IMAGE_IDS, NEIGHBOUR_IDS, SIMILARITIES, 1) == [3]
 
 
-def test_random_correspondences_are_the_best_row_of_their_photo_pair():
-    for seed in range(20):
-        rows = random_correspondences(IMAGE_IDS, NEIGHBOUR_IDS, SIMILARITIES, 3, np.random.default_rng(seed))
-        assert sorted(IMAGE_IDS[rows].tolist()) == [0, 1, 2]
-        assert 0 not in rows  # row 1 is of the same photos and more similar
-
-
-def test_random_correspondences_reach_every_neighbour_and_follow_the_generator():
-    drawn = [
-        random_correspondences(IMAGE_IDS, NEIGHBOUR_IDS, SIMILARITIES, 3, np.random.default_rng(seed))
-        for seed in (*range(20), 0)
-    ]
-    assert drawn[0] == drawn[-1]
-    assert set().union(*drawn) == {1, 2, 3, 4, 5}
-
-
 @pytest.fixture
 def drawn_axes():
     photo = np.zeros((100, 200, 3), dtype=np.uint8)
@@ -52,7 +29,7 @@ def drawn_axes():
     boxes = np.array([[10, 20, 60, 80], [0, 0, 30, 30]], dtype=np.float32)
     neighbour_boxes = np.array([[10, 10, 40, 30], [50, 20, 100, 50]], dtype=np.float32)
     axes = Figure().add_subplot()
-    draw_correspondence(axes, photo, neighbour, boxes, neighbour_boxes, np.array([0.876, 0.5]))
+    draw_joined_boxes(axes, photo, neighbour, boxes, neighbour_boxes)
     return axes
 
 
@@ -76,16 +53,8 @@ def test_boxes_of_the_neighbour_are_scaled_and_shifted_with_it(drawn_axes):
     np.testing.assert_allclose(line.get_ydata(), [50, 40])
 
 
-def test_the_similarity_is_written(drawn_axes):
-    assert [text.get_text() for text in drawn_axes.texts] == ["0.88", "0.50"]
-
-
-def test_the_figure_has_the_shape_of_the_two_photos():
-    photo = np.zeros((100, 100, 3), dtype=np.uint8)
-    box = np.array([[1, 1, 9, 9]], dtype=np.float32)
-    figure = correspondence_figure(photo, photo[:50], box, box, np.array([1.0]), width_in=6)
-    width, height = figure.get_size_inches()
-    assert width / height == pytest.approx(1.04 + 2)
+def test_a_similarity_has_two_digits_and_one_that_is_not_known_is_a_dash():
+    assert [similarity_text(value) for value in (0.876, 0.5, float("nan"))] == ["0.88", "0.50", "–"]
 
 
 def test_a_box_that_several_pairs_share_has_one_frame_inside_the_other():
@@ -93,15 +62,13 @@ def test_a_box_that_several_pairs_share_has_one_frame_inside_the_other():
     boxes = np.array([[10, 20, 60, 80], [10, 20, 60, 80], [0, 0, 9, 4], [10, 20, 60, 80]], dtype=np.float32)
     others = np.tile(np.array([[5, 5, 9, 9]], dtype=np.float32), (4, 1))
     axes = Figure().add_subplot()
-    middles = draw_joined_boxes(axes, photo, photo, boxes, others)
+    draw_joined_boxes(axes, photo, photo, boxes, others)
     frames = np.array([patch.get_bbox().extents for patch in axes.patches]).reshape(4, 2, 4)
     # 1.7% of the height inwards for each frame that is there already, at most a quarter of the side.
     expected = [[10, 20, 60, 80], [11.7, 21.7, 58.3, 78.3], [0, 0, 9, 4], [13.4, 23.4, 56.6, 76.6]]
     np.testing.assert_allclose(frames[:, 0], expected, rtol=1e-6)
     shift = np.array([208, 0, 208, 0])
     np.testing.assert_allclose(frames[:, 1] - shift, [[5, 5, 9, 9]] + [[6, 6, 8, 8]] * 3, rtol=1e-6)
-    assert len(axes.texts) == 0
-    np.testing.assert_allclose(middles[0], [(60 + 208 + 5) / 2, (50 + 7) / 2])
 
 
 def test_two_photos_side_by_side_have_one_height_and_a_gap():

@@ -357,6 +357,15 @@ def test_the_command_line_draws_and_says_where(
         assert to.read_bytes() == by_command
 
 
+@pytest.mark.parametrize(("suffix", "begins"), [("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")])
+def test_a_flag_takes_the_place_of_the_png_in_the_runs_folder(found: RunDir, suffix: str, begins: bytes) -> None:
+    flag = [] if suffix == "png" else [f"--{suffix}"]
+    for kind in ("correspondences", "proposals"):
+        assert main(["figures", kind, str(found.root), "--rows", "4", "--cols", "2", "--dpi", "40", *flag]) == 0
+        assert (found.figures / f"{kind}.{suffix}").read_bytes().startswith(begins)
+    assert len(list(found.figures.iterdir())) == 2
+
+
 def test_the_command_line_tells_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     own = {"correspondences": ("--order", "--pairs", "(default: top)"), "proposals": ("--boxes", "(default: 150)")}
     assert main(["figures", "--help"]) == 0
@@ -365,7 +374,7 @@ def test_the_command_line_tells_every_option(capsys: pytest.CaptureFixture[str])
         assert kind in usage
         assert main(["figures", kind, "--help"]) == 0
         told = capsys.readouterr().out
-        shared = ("--rows", "--cols", "--seed", "--photo", "--to", "--dpi", "pixels an inch")
+        shared = ("--rows", "--cols", "--seed", "--photo", "--to", "--pdf", "--svg", "--dpi", "pixels an inch")
         assert [option for option in (*shared, *options) if option not in told] == []
 
 
@@ -373,7 +382,9 @@ def test_the_command_line_tells_every_option(capsys: pytest.CaptureFixture[str])
     ("arguments", "complaint"),
     [
         (["figures"], "correspondences, proposals"),
-        (["figures", "neighbours", "{run}"], "neighbours"),
+        (["figures", "nothing", "{run}"], "nothing"),
+        (["figures", "correspondences", "{run}", "--pdf", "--svg"], "--pdf and --svg are both given"),
+        (["figures", "proposals", "{run}", "--pdf", "--to", "a.png"], "--pdf does not go with --to a.png"),
         (["figures", "proposals"], "PATH"),
         (["figures", "proposals", "{run}", "--rows", "0"], "rows must be at least 1, not 0"),
         (["figures", "proposals", "{run}", "--to", "a.jpeg"], "a.jpeg ends in .jpeg"),

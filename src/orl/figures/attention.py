@@ -1,18 +1,17 @@
-"""Where a backbone looks (the paper's supplementary Figure 2): heat maps, and several of them over one photo.
+"""Where a backbone looks (the paper's supplementary Figure 2): heat maps, and several of them beside each other.
 
-`attention_map` makes a map, `draw_attention` lays maps of one photo over it, `draw_attention_sheet` does so for several
-photos; `localisation` scores maps against known objects.
+`attention_map` makes a map, `draw_attention_sheet` lays maps of several backbones over several photos; `localisation`
+scores maps against known objects.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import matplotlib.patheffects as effects
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -100,84 +99,6 @@ def reduce_feature_map(feature_map: Float[Tensor, "c h w"], reduction: Reduction
     if reduction == "similarity":
         return F.cosine_similarity(feature_map, pool(feature_map[None])[0, :, None, None], dim=0)
     return _first_component(feature_map)
-
-
-def attention_overlap(attention: Float[ndarray, "h w"], boxes: Shaped[ndarray, "b 4"]) -> float:
-    """The share of the map's sum that lies inside the objects' boxes; chance is their share of the photo."""
-    total = float(attention.sum(dtype=np.float64))
-    return float(attention[_inside(attention.shape, boxes)].sum(dtype=np.float64)) / total if total > 0 else 0.0
-
-
-def points_at_object(attention: Float[ndarray, "h w"], boxes: Shaped[ndarray, "b 4"]) -> bool:
-    """The pointing game: does the map's peak lie inside one of the objects' boxes?"""
-    return bool(_inside(attention.shape, boxes).flat[int(np.argmax(attention))])
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttentionScore:
-    """How well heat maps lie on labelled objects, over some photos."""
-
-    pointing_share: float
-    """Photos whose peak lies inside an object's box."""
-    inside_share: float
-    """Mean share of a map's sum that lies inside the boxes."""
-    box_share: float
-    """Mean share of a photo that the boxes take: what both would be by chance."""
-    num_photos: int
-
-
-def score_attention(
-    maps: Iterable[Float[ndarray, "_ _"]], photo_boxes: Iterable[Shaped[ndarray, "_ 4"]]
-) -> AttentionScore:
-    """Compare heat maps with the boxes of their photos.
-
-    Args:
-        maps: one a photo.
-        photo_boxes: the objects of each photo, at least one.
-
-    Raises:
-        ValueError: if there is no photo.
-    """
-    rows = [
-        (
-            points_at_object(attention, boxes),
-            attention_overlap(attention, boxes),
-            _inside(attention.shape, boxes).mean(),
-        )
-        for attention, boxes in zip(maps, photo_boxes)
-    ]
-    if not rows:
-        raise ValueError("score_attention got 0 photos; give some with objects")
-    pointing_share, inside_share, box_share = np.mean(np.array(rows, dtype=np.float64), axis=0).tolist()
-    return AttentionScore(
-        pointing_share=pointing_share, inside_share=inside_share, box_share=box_share, num_photos=len(rows)
-    )
-
-
-def draw_attention(
-    photo: UInt8[ndarray, "h w 3"],
-    maps: Mapping[str, Float[ndarray, "h w"]],
-    width_in: float = 9.0,
-    threshold: float = THRESHOLD,
-) -> Figure:
-    """The photo, then each map laid over it, on one colour scale; the outline is the level of the threshold.
-
-    Args:
-        photo: as decoded.
-        maps: label of each backbone -> its map of this photo.
-        width_in: width of the figure.
-        threshold: where the outline runs, in (0, 1).
-    """
-    num_panels, gap, right, top_in = len(maps) + 1, 0.012, 0.055, 0.28
-    share = (1 - right - gap * (num_panels - 1)) / num_panels
-    shown_in = share * width_in * photo.shape[0] / photo.shape[1]
-    figure = Figure(figsize=(width_in, shown_in + top_in), dpi=120)
-    height = shown_in / (shown_in + top_in)
-    panel(figure, 0, 0, share, height, "photo").imshow(photo)
-    for index, (label, attention) in enumerate(maps.items(), start=1):
-        lay_over(panel(figure, index * (share + gap), 0, share, height, label), photo, attention, threshold)
-    _add_scale(figure.add_axes((1 - right + gap, 0.02, 0.014, height - 0.04)), threshold)
-    return figure
 
 
 def draw_attention_sheet(
@@ -273,10 +194,3 @@ def _stretch(values: ndarray) -> ndarray:
     if high - low <= 1e-5 * abs(high):
         return np.zeros_like(values)
     return (values - low) / (high - low)
-
-
-def _inside(shape: tuple[int, ...], boxes: ndarray) -> ndarray:
-    mask = np.zeros(shape, dtype=bool)
-    for x0, y0, x1, y1 in np.round(boxes).astype(int).clip(min=0):
-        mask[y0:y1, x0:x1] = True
-    return mask

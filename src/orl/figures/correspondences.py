@@ -1,19 +1,14 @@
 """Correspondence pairs (the paper's supplementary Figure 1): a choice, and a photo by its neighbour."""
 
-from collections.abc import Sequence
 from itertools import cycle
-from typing import Any
 
 import matplotlib.patheffects as effects
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy import ndarray
-
-from orl.figures.pictures import panel
 
 PAIR_COLOURS = ("#ffb000", "#18c8ff", "#ff4f9a", "#74f05c", "#b79bff", "#ff6a2b")
 GAP_SHARE = 0.04
@@ -53,52 +48,6 @@ def top_correspondences(
     return chosen
 
 
-def random_correspondences(
-    image_ids: Int[ndarray, "n"],
-    neighbour_ids: Int[ndarray, "n"],
-    similarities: Float[ndarray, "n"],
-    num_pairs: int,
-    generator: np.random.Generator,
-) -> list[int]:
-    """For query photos drawn at random, one neighbour drawn at random and the most similar pair in it.
-
-    This is what stage 3 sees, where `top_correspondences` is the best of it.
-    """
-    queries = np.unique(image_ids)
-    chosen = []
-    for query in generator.permutation(queries)[:num_pairs]:
-        rows = np.flatnonzero(image_ids == query)
-        neighbour = generator.choice(np.unique(neighbour_ids[rows]))
-        rows = rows[neighbour_ids[rows] == neighbour]
-        chosen.append(int(rows[np.argmax(similarities[rows])]))
-    return chosen
-
-
-def draw_correspondence(
-    axes: Axes,
-    photo: UInt8[ndarray, "h w 3"],
-    neighbour: UInt8[ndarray, "h2 w2 3"],
-    boxes: Float[ndarray, "p 4"],
-    neighbour_boxes: Float[ndarray, "p 4"],
-    similarities: Float[ndarray, "p"],
-) -> None:
-    """A photo beside its neighbour at one height; boxes, line and similarity of a pair in one colour.
-
-    Args:
-        axes: where to draw, without frame.
-        photo: the query.
-        neighbour: the photo it was matched with.
-        boxes: RoIs of the query, in its pixels.
-        neighbour_boxes: the RoI each was matched to, in the neighbour's pixels.
-        similarities: cosine of each pair.
-    """
-    joined = draw_joined_boxes(axes, photo, neighbour, boxes, neighbour_boxes)
-    for (x, y), colour, similarity in zip(joined, cycle(PAIR_COLOURS), similarities):
-        ground = {"boxstyle": "round,pad=0.25", "facecolor": colour, "edgecolor": "#111111", "linewidth": 0.6}
-        look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "fontweight": "bold", "color": "#111111"}
-        axes.text(x, y, similarity_text(float(similarity)), bbox=ground, **look)
-
-
 def similarity_text(similarity: float) -> str:
     """Two digits, or a dash where it is not known, as in an imported table."""
     return "–" if np.isnan(similarity) else f"{similarity:.2f}"
@@ -110,11 +59,17 @@ def draw_joined_boxes(
     neighbour: UInt8[ndarray, "h2 w2 3"],
     boxes: Float[ndarray, "p 4"],
     neighbour_boxes: Float[ndarray, "p 4"],
-) -> list[tuple[float, float]]:
-    """As `draw_correspondence`, without the similarities; a box that several pairs share has a frame inside the other.
+) -> None:
+    """A photo beside its neighbour at one height; boxes and line of a pair in one colour.
 
-    Returns:
-        The middle of each pair's line, in the pixels of the photo.
+    A box that several pairs share has a frame inside the other.
+
+    Args:
+        axes: where to draw, without frame.
+        photo: the query.
+        neighbour: the photo it was matched with.
+        boxes: RoIs of the query, in its pixels.
+        neighbour_boxes: the RoI each was matched to, in the neighbour's pixels.
     """
     height, width = photo.shape[:2]
     scale = height / neighbour.shape[0]
@@ -124,10 +79,9 @@ def draw_joined_boxes(
     axes.imshow(neighbour, extent=(shift, right, height, 0))
     placed = neighbour_boxes * scale + np.array([shift, 0, shift, 0], dtype=np.float32)
     step = NEST_SHARE * height
-    drawn = zip(nested(boxes, step), nested(placed, step), cycle(PAIR_COLOURS))
-    middles = [_draw_pair(axes, *pair) for pair in drawn]
+    for pair in zip(nested(boxes, step), nested(placed, step), cycle(PAIR_COLOURS)):
+        _draw_pair(axes, *pair)
     axes.set(xlim=(0, right), ylim=(height, 0))
-    return middles
 
 
 def side_by_side(photo: UInt8[ndarray, "h w 3"], neighbour: UInt8[ndarray, "h2 w2 3"]) -> tuple[float, float]:
@@ -135,22 +89,6 @@ def side_by_side(photo: UInt8[ndarray, "h w 3"], neighbour: UInt8[ndarray, "h2 w
     first_and_gap = photo.shape[1] / photo.shape[0] * (1 + GAP_SHARE)
     aspect_ratio = first_and_gap + neighbour.shape[1] / neighbour.shape[0]
     return aspect_ratio, first_and_gap / aspect_ratio
-
-
-def correspondence_figure(
-    photo: UInt8[ndarray, "h w 3"],
-    neighbour: UInt8[ndarray, "h2 w2 3"],
-    boxes: Float[ndarray, "p 4"],
-    neighbour_boxes: Float[ndarray, "p 4"],
-    similarities: Float[ndarray, "p"],
-    width_in: float = 7.0,
-) -> Figure:
-    """One `draw_correspondence` on a figure that fits it without margins."""
-    aspect_ratio, _ = side_by_side(photo, neighbour)
-    figure = Figure(figsize=(width_in, width_in / aspect_ratio), dpi=130)
-    axes = panel(figure, 0, 0, 1, 1)
-    draw_correspondence(axes, photo, neighbour, boxes, neighbour_boxes, similarities)
-    return figure
 
 
 def nested(boxes: Float[ndarray, "p 4"], step: float) -> Float[ndarray, "p 4"]:
@@ -161,21 +99,13 @@ def nested(boxes: Float[ndarray, "p 4"], step: float) -> Float[ndarray, "p 4"]:
     return np.concatenate([boxes[:, :2] + inwards, boxes[:, 2:] - inwards], axis=1).astype(np.float32)
 
 
-def _draw_pair(axes: Axes, box: ndarray, other: ndarray, colour: str) -> tuple[float, float]:
+def _draw_pair(axes: Axes, box: ndarray, other: ndarray, colour: str) -> None:
+    """Both frames, and a line from the right of the first to the left of the second."""
     for x0, y0, x1, y1 in (box, other):
         frame = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=2.4)
         frame.set_path_effects([OUTLINE])
         axes.add_patch(frame)
-    ends: Sequence[tuple[float, float]] = (_middle_right(box), _middle_left(other))
-    line = Line2D([ends[0][0], ends[1][0]], [ends[0][1], ends[1][1]], color=colour, linewidth=1.8)
+    heights = [float(each[1] + each[3]) / 2 for each in (box, other)]
+    line = Line2D([float(box[2]), float(other[0])], heights, color=colour, linewidth=1.8)
     line.set_path_effects([OUTLINE])
     axes.add_line(line)
-    return (ends[0][0] + ends[1][0]) / 2, (ends[0][1] + ends[1][1]) / 2
-
-
-def _middle_right(box: ndarray) -> tuple[float, float]:
-    return float(box[2]), float(box[1] + box[3]) / 2
-
-
-def _middle_left(box: ndarray) -> tuple[float, float]:
-    return float(box[0]), float(box[1] + box[3]) / 2

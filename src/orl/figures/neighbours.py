@@ -1,4 +1,4 @@
-"""Photos and their nearest neighbours, most similar first: of one photo (`draw_neighbours`), or a row for each."""
+"""Photos and their nearest neighbours, most similar first: a row for each (`draw_neighbour_rows`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,6 @@ from orl.images.table import ImageTable
 from orl.rundir import RunDir
 
 QUERY_COLOUR = "#e5484d"
-PHOTO_ASPECT_RATIO = 4 / 3
 CELL_IN, GAP_IN, TITLE_IN, WORDS_IN = (1.7, 1.28), 0.08, 0.26, 0.15
 WORDS_PT = 7.5
 NOTE = "Cosine of the photos' embeddings, as stage 2 looked for them."
@@ -123,43 +122,6 @@ def draw_neighbour_rows(rows: Sequence[NeighbourRow], dpi: int = 110) -> Figure:
             for line, words in enumerate((fitted(name, CELL_IN[0], WORDS_PT), told[column])):
                 figure.text(*_shares(figure, left_in, bottom_in - (line + 0.85) * WORDS_IN), words, **look)
     figure.text(*_shares(figure, GAP_IN, 0.4 * WORDS_IN), NOTE, **look)
-    return figure
-
-
-def draw_neighbours(
-    photo: UInt8[ndarray, "h w 3"],
-    neighbours: Sequence[UInt8[ndarray, "..."]],
-    similarities: Float[ndarray, "k"],
-    num_columns: int = 3,
-    width_in: float = 5.4,
-) -> Figure:
-    """The query, framed, then its neighbours with their cosine, row by row.
-
-    Args:
-        photo: the query.
-        neighbours: its neighbours, most similar first.
-        similarities: cosine of the two photos' embeddings.
-        num_columns: photos side by side.
-        width_in: width of the figure.
-    """
-    num_rows = -(-(len(neighbours) + 1) // num_columns)
-    cell_in = width_in / num_columns
-    height_in = num_rows * (cell_in / PHOTO_ASPECT_RATIO + 0.28)
-    figure = Figure(figsize=(width_in, height_in), dpi=130)
-    titles = ["query", *(f"{similarity:.3f}" for similarity in similarities)]
-    for index, (shown, title) in enumerate(zip([photo, *neighbours], titles)):
-        row, column = divmod(index, num_columns)
-        axes = panel(
-            figure,
-            (column + 0.015) / num_columns,
-            1 - (row + 1) / num_rows + 0.01,
-            0.97 / num_columns,
-            1 / num_rows - 0.26 / height_in,
-            title,
-        )
-        axes.imshow(shown)
-        if index == 0:
-            _frame(axes, shown)
     return figure
 
 

@@ -6,29 +6,11 @@ import matplotlib.patheffects as effects
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy import ndarray
 
 from orl import boxes as geometry
 from orl.figures.correspondences import GAP_SHARE, PAIR_COLOURS
-from orl.figures.pictures import panel
-
-
-def draw_proposals(photo: UInt8[ndarray, "h w 3"], boxes: Float[ndarray, "b 4"], width_in: float = 5.4) -> Figure:
-    """Every box on the photo.
-
-    Args:
-        photo: as decoded.
-        boxes: in its pixels.
-        width_in: width of the figure.
-    """
-    height, width = photo.shape[:2]
-    figure = Figure(figsize=(width_in, width_in * height / width), dpi=130)
-    axes = panel(figure, 0, 0, 1, 1)
-    axes.imshow(photo)
-    draw_boxes(axes, boxes, linewidth=1.5)
-    return figure
 
 
 def draw_found_and_kept(
