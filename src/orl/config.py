@@ -412,7 +412,7 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
 
     A setting that was None adds to the results, and changes none.
     """
-    was, now = _flat(to_plain(old)), _flat(to_plain(new))
+    was, now = flat(to_plain(old)), flat(to_plain(new))
     free = {f"{stage}.{name}" for stage in ("stage1", "stage3") for name in FREE_TRAIN_FIELDS} | FREE_FIELDS
     if new.method.name == "simclr":
         free.remove("stage1.accumulation_steps")
@@ -420,10 +420,11 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     return [f"{key}: was {was[key]}, now {now[key]}" for key in changed]
 
 
-def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings as `to_plain` gives them, by their dotted names: 'stage1.epochs'."""
     found: dict[str, Any] = {}
     for key, value in plain.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return found
 
 

@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import nn
 
 from orl import tables
 from orl.config import RunConfig, differences, load_config, save_config
+from orl.figures.compare import compare_runs
 from orl.figures.report import write_report
 from orl.figures.sections.options import GalleryOptions, Known
 from orl.images.datasets import EpochBatches, ImageViews, ObjectViews
@@ -91,9 +92,27 @@ def run_all(config: RunConfig) -> Path | None:
 
 def report_run(config: RunConfig) -> Path:
     """Write the report from whatever the run has left so far; returns its path."""
+    return write_report(RunDir(config.out), _gallery_options(config), _known(config))
+
+
+def compare_reports(roots: Sequence[Path], path: Path | None = None) -> Path:
+    """Write one page that compares runs, by the seed and device of the first; returns its path.
+
+    Args:
+        roots: folders of the runs.
+        path: the file to write; `report/compare.html` of the first run if not given.
+
+    Raises:
+        FileNotFoundError, ValueError: as `orl.figures.compare.compare_runs`.
+    """
+    first = RunDir(roots[0])
+    options = _gallery_options(load_config(first.config)) if first.config.exists() else None
+    return compare_runs(roots, path or first.report.with_name("compare.html"), options)
+
+
+def _gallery_options(config: RunConfig) -> GalleryOptions:
     side_px = min(MAX_ATTENTION_SIDE_PX, 4 * config.stage3.views.size_px)
-    options = GalleryOptions(seed=config.seed, device=str(compute_device(config.device)), attention_side_px=side_px)
-    return write_report(RunDir(config.out), options, _known(config))
+    return GalleryOptions(seed=config.seed, device=str(compute_device(config.device)), attention_side_px=side_px)
 
 
 def run_pretrain(config: RunConfig, stage: str) -> Path | None:

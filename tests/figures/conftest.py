@@ -143,6 +143,7 @@ def write_results(run: RunDir) -> None:
         "num_pairs": 1234,
         "object_share": 0.4321,
         "same_class_share": 0.3456,
+        "object_share_interval_95": [0.4012, 0.4721],
         "random_num_pairs": 1234,
         "random_object_share": 0.1111,
         "random_same_class_share": 0.0789,

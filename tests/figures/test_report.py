@@ -136,7 +136,7 @@ def test_numbers_of_the_results_are_in_the_page(run):
     expected = [
         *shown,
         "33.5",  # a class of the SVM by stage 1
-        *("43.2", "34.6", "11.1", "7.9", "1,234"),
+        *("43.2", "34.6", "11.1", "7.9", "1,234", "40.1 to 47.2"),
         *("3 min 12 s", "1 h 2 min", "torch 2.9, numpy 2.1", "recipe demo", "6 photos", "1 h 6 min"),
         "stage 3 is 2.3 points above stage 1",
         "orl run --images '<photos>' --out runs/fake",

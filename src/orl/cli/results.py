@@ -1,9 +1,8 @@
-"""Commands that look at what a run has left: the report."""
+"""Commands that look at what runs have left: the report of one, the comparison of several."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
@@ -13,18 +12,28 @@ from orl.rundir import RunDir
 
 
 def command_report(arguments: Sequence[str]) -> None:
-    """Write the HTML report of a run from whatever it has left so far."""
+    """Write the HTML report of a run from whatever it has left so far, or compare several runs on one page."""
 
-    def report(run: Annotated[Path, tyro.conf.Positional]) -> None:
-        """Write report/index.html.
+    def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
+        """Write report/index.html of one run; of several report/compare.html in the first.
 
         Args:
-            run: folder of the run.
+            runs: folders of runs; with two or more they are compared.
+            out: the file of a comparison.
         """
-        if not RunDir(run).config.exists():
-            raise FileNotFoundError(f"no run at {run}: there is no {RunDir(run).config.name} in it")
+        if not runs:
+            raise ValueError("no run is given; give the folder of one, or of several to compare them")
+        if len(runs) > 1:
+            from orl.run import compare_reports
+
+            finish("comparison", compare_reports(runs, out))
+            return
+        if out is not None:
+            raise ValueError(f"--out {out} is the file of a comparison, and one run is given; its report lies in it")
+        if not RunDir(runs[0]).config.exists():
+            raise FileNotFoundError(f"no run at {runs[0]}: there is no {RunDir(runs[0]).config.name} in it")
         from orl.run import report_run
 
-        finish("report", report_run(dataclasses.replace(load_config(RunDir(run).config), out=run)))
+        finish("report", report_run(dataclasses.replace(load_config(RunDir(runs[0]).config), out=runs[0])))
 
     tyro.cli(report, args=list(arguments), prog="orl report")

@@ -7,6 +7,9 @@ from html import escape
 from orl.figures.pictures import Picture
 from orl.figures.style import SCRIPTS, SECURITY_POLICY, STYLE_SHEET
 
+LONG_WORDS = 40
+"""Letters of a cell from where on its column must not be narrow."""
+
 
 class Html(str):
     """Text that is markup already."""
@@ -53,7 +56,7 @@ def tiles(pairs: Iterable[tuple[str, str]]) -> Html:
     return Html(f'<div class="tiles">{each}</div>') if each else Html("")
 
 
-def share_bar(value: float | None, interval: tuple[float, float] | None = None, best: bool = False) -> Html:
+def share_bar(value: float | None, interval: Sequence[float] | None = None, best: bool = False) -> Html:
     """A share in [0, 1] as points out of 100 and as a bar; a dash where there is none.
 
     Args:
@@ -84,8 +87,7 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]]
         rows: cells of each row.
     """
     body_rows = [[markup(cell) for cell in row] for row in rows]
-    numeric = [all(_is_number(row[index]) for row in body_rows) for index in range(len(columns))]
-    kinds = [' class="number"' if each else "" for each in numeric]
+    kinds = [_column_class([row[index] for row in body_rows]) for index in range(len(columns))]
     head = "".join(f'<th scope="col"{kind}>{markup(name)}</th>' for name, kind in zip(columns, kinds))
     body = "".join(
         f'<tr><th scope="row">{row[0]}</th>'
@@ -120,6 +122,12 @@ def image(picture: Picture, alt: str) -> Html:
 def cell(picture: Html, below: object = "", kind: str = "") -> Html:
     """One of several pictures of a figure, with a word below it."""
     return Html(f'<span class="{f"cell {kind}".strip()}">{picture}{markup(below)}</span>')
+
+
+def chart_label(name: str) -> str:
+    """A name from elsewhere for a chart's legend, which takes dollars for formulas and hides what begins with '_'."""
+    shown = name.replace("$", "\\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def captioned(picture: Html, *caption: object, kind: str = "", **data: str) -> Html:
@@ -190,5 +198,14 @@ def _anchor(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
+def _column_class(cells: Sequence[Html]) -> str:
+    """Of a column: numbers are set right, and long words have some room."""
+    if all(_is_number(cell) for cell in cells):
+        return ' class="number"'
+    is_long = any(len(re.sub(r"<[^>]*>", "", cell)) > LONG_WORDS for cell in cells)
+    return ' class="words"' if is_long else ""
+
+
 def _is_number(cell: Html) -> bool:
-    return cell == "–" or re.fullmatch(r"[-+−]?[\d,.]+ ?%?", re.sub(r"<.*", "", cell)) is not None
+    first = re.sub(r"<.*", "", re.sub(r"^<b[^>]*>|</b>", "", cell))
+    return cell == "–" or re.fullmatch(r"[-+−]?[\d,.]+ ?%?", first) is not None

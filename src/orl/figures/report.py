@@ -70,10 +70,11 @@ def write_report(run: RunDir, options: GalleryOptions | None = None, known: Know
     sections = [make() for make in progress_bar(makers, total=len(makers), title="report", unit="sections")]
     photos = album.definitions() if album else Html("")
     title = f"{run.root.resolve().name}: ORL report"
-    tables.write_atomically(run.report, page.page(title, header(run), sections, _footer(), photos))
+    tables.write_atomically(run.report, page.page(title, header(run), sections, footer(), photos))
     return run.report
 
 
-def _footer() -> Html:
+def footer() -> Html:
+    """How such pages are to be read."""
     points = "".join(f"<li>{page.markup(point)}</li>" for point in HOW_TO_READ)
     return Html(f"<h2>How to read this</h2><ul>{points}</ul>")

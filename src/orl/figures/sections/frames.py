@@ -46,7 +46,11 @@ def photo_figure(
 
 def chart(curves: dict[str, tuple[ndarray, ndarray]], value_name: str, caption: str) -> Html:
     """Series over the epochs as a chart that is sharp at any size; its caption is its words too."""
-    return page.figure(as_svg(draw_curves(curves, value_name)), f"Chart: {caption}", caption)
+    return page.figure(
+        as_svg(draw_curves({page.chart_label(label): curve for label, curve in curves.items()}, value_name)),
+        f"Chart: {caption}",
+        caption,
+    )
 
 
 def not_there(run: RunDir, sentence: str, error: Exception) -> Html:
