@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
-from orl.figures.roi_map import NO_OBJECT_COLOUR, draw_roi_map, map_points, spread_out
+from orl.figures.roi_map import NO_OBJECT_COLOUR, OTHER_COLOUR, draw_roi_map, map_points, spread_out
 from orl.images.labels import NO_OBJECT
 
 
@@ -81,6 +81,19 @@ def test_dots_and_frames_have_the_colour_of_their_class_and_the_legend_tells_it(
     assert [(box.x0 + box.x1) / 2 for box in boxes] == pytest.approx([0, 1])
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["cat", "dog", "no object"]
     assert [text.get_text() for text in figure.texts] == ["all of it"]
+
+
+def test_of_many_classes_the_most_frequent_have_colours_of_their_own_and_the_rest_one_together():
+    classes = np.repeat(np.arange(25), 26 - np.arange(25))[::-1].copy()
+    figure = draw_roi_map(np.random.default_rng(0).random((len(classes), 2)), {}, classes, [f"c{i}" for i in range(25)])
+    (axes,) = figure.axes
+    dots = [to_hex(colour) for colour in axes.collections[0].get_facecolors()]
+    of_class = {label: {dots[row] for row in np.flatnonzero(classes == label)} for label in range(25)}
+    assert all(len(colours) == 1 for colours in of_class.values())
+    assert len(set().union(*(of_class[label] for label in range(18)))) == 18
+    assert set().union(*(of_class[label] for label in range(18, 25))) == {OTHER_COLOUR}
+    told = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert told == [*(f"c{i}" for i in range(18)), "7 other classes", "no object"]
 
 
 def test_without_labels_there_is_one_colour_and_no_legend():

@@ -102,7 +102,11 @@ def test_a_photo_of_coco_with_an_object_without_a_mask_is_left_out(tmp_path: Pat
     content = {
         "images": [{"id": i, "file_name": f"{name}.png", "width": 4, "height": 4} for i, name in enumerate("ab")],
         "categories": [{"id": 1, "name": "cat"}],
-        "annotations": [{**box, "id": 1, "image_id": 0}, {**box, "id": 2, "image_id": 1, "segmentation": []}],
+        "annotations": [
+            {**box, "id": 1, "image_id": 0},
+            {**box, "id": 2, "image_id": 1},
+            {**box, "id": 3, "image_id": 1, "segmentation": []},
+        ],
     }
     (tmp_path / "some.json").write_text(json.dumps(content))
     regions = read_regions(tmp_path / "some.json")

@@ -45,7 +45,7 @@ class AttentionOptions(FileOptions):
     """Photos drawn, at random."""
     photo: str | None = None
     """Draw this photo only: its name, as in the table of photos, or the end of it after a slash."""
-    scored: int = 200
+    scored: int = 100
     """Photos scored, at random among those whose objects are known; 0 scores none."""
     against: Literal["auto", "masks", "boxes"] = "auto"
     """What is known of objects: masks where any photo has them and else boxes, or one of the two."""

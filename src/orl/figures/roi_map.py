@@ -24,12 +24,10 @@ MIN_POINTS = 10
 """Fewer are no map."""
 THUMBNAIL_SIDE = 0.062
 """Of the map's side."""
-NO_OBJECT_COLOUR = "#b9bcc2"
+NO_OBJECT_COLOUR, OTHER_COLOUR, ONE_COLOUR = "#b9bcc2", "#4a4d55", "#2563c9"
 COLOUR_ORDER = [*(0, 2, 4, 6, 8, 10, 12, 16, 18), *(1, 3, 5, 7, 9, 11, 13, 17, 19)]
-"""Of Matplotlib's tab20: dark ones, then light ones, without its grays."""
+"""Of Matplotlib's tab20, for the most frequent classes: dark ones, then light ones, without its grays."""
 MAP_IN, LEGEND_IN, CAPTION_IN, MARGIN_IN = 7.2, 1.5, 0.22, 0.15
-MAX_LEGEND = 24
-"""Classes in the legend, the most frequent; all have a colour."""
 
 
 def map_points(embeddings: Float[ndarray, "n d"], seed: int = 0) -> Float[ndarray, "n 2"]:
@@ -108,15 +106,16 @@ def draw_roi_map(
     figure = Figure(figsize=size_in, dpi=dpi)
     corner = (MARGIN_IN / size_in[0], (MARGIN_IN + CAPTION_IN) / size_in[1])
     axes = figure.add_axes((*corner, MAP_IN / size_in[0], MAP_IN / size_in[1]))
-    colours = _colours(len(places), classes)
+    colours = {} if classes is None else _colours(classes)
+    dots = [ONE_COLOUR] * len(places) if classes is None else [colours[label] for label in classes.tolist()]
     half = THUMBNAIL_SIDE / 2
-    axes.scatter(places[:, 0], places[:, 1], s=9, c=colours, linewidths=0, zorder=1)
+    axes.scatter(places[:, 0], places[:, 1], s=9, c=dots, linewidths=0, zorder=1)
     for index, pixels in thumbnails.items():
-        _place_thumbnail(axes, places[index], pixels, colours[index])
+        _place_thumbnail(axes, places[index], pixels, dots[index])
     axes.set(xlim=(-half - 0.01, 1 + half + 0.01), ylim=(-half - 0.01, 1 + half + 0.01), xticks=[], yticks=[])
     axes.spines[:].set_color("#00000030")
     if classes is not None:
-        _add_legend(axes, classes, class_names)
+        _add_legend(axes, colours, class_names)
     look: dict[str, Any] = {"fontsize": 8, "color": TITLE_COLOUR}
     figure.text(corner[0], 0.4 * (MARGIN_IN + CAPTION_IN) / size_in[1], caption, **look)
     return figure
@@ -135,24 +134,19 @@ def _place_thumbnail(axes: Axes, place: Float[ndarray, "2"], pixels: ndarray, co
     axes.add_patch(frame)
 
 
-def _colours(num_points: int, classes: Int[ndarray, "n"] | None) -> list[str]:
-    if classes is None:
-        return ["#2563c9"] * num_points
-    return [_class_colour(label) for label in classes.tolist()]
-
-
-def _class_colour(label: int) -> str:
-    """Of eighteen, dark ones first; beyond that they come again."""
-    if label == NO_OBJECT:
-        return NO_OBJECT_COLOUR
-    return to_hex(colormaps["tab20"](COLOUR_ORDER[label % len(COLOUR_ORDER)]))
-
-
-def _add_legend(axes: Axes, classes: Int[ndarray, "n"], class_names: Sequence[str]) -> None:
-    labels, counts = np.unique(classes, return_counts=True)
+def _colours(classes: Int[ndarray, "n"]) -> dict[int, str]:
+    """Of each class: the most frequent ones have colours of their own, and what is left has one together."""
+    labels, counts = np.unique(classes[classes != NO_OBJECT], return_counts=True)
     frequent = labels[np.argsort(-counts, kind="stable")].tolist()
-    shown = sorted([label for label in frequent if label != NO_OBJECT][:MAX_LEGEND])
-    for label in [*shown, *([NO_OBJECT] if NO_OBJECT in frequent else [])]:
-        name = "no object" if label == NO_OBJECT else class_names[label]
-        axes.scatter([], [], s=28, c=_class_colour(label), label=name)
+    colours = {label: to_hex(colormaps["tab20"](index)) for label, index in zip(frequent, COLOUR_ORDER)}
+    return {NO_OBJECT: NO_OBJECT_COLOUR, **dict.fromkeys(frequent, OTHER_COLOUR), **colours}
+
+
+def _add_legend(axes: Axes, colours: Mapping[int, str], class_names: Sequence[str]) -> None:
+    names = {label: class_names[label] for label in sorted(colours) if label != NO_OBJECT}
+    told = {name: colours[label] for label, name in names.items() if colours[label] != OTHER_COLOUR}
+    num_others = len(names) - len(told)
+    others = {f"{num_others} other classes": OTHER_COLOUR} if num_others else {}
+    for name, colour in {**told, **others, "no object": NO_OBJECT_COLOUR}.items():
+        axes.scatter([], [], s=28, c=colour, label=name)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9, handletextpad=0.2)
