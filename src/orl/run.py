@@ -16,6 +16,7 @@ from torch import nn
 
 from orl import tables
 from orl.config import RunConfig, differences, load_config, save_config
+from orl.figures.attention_job import attention_side_px
 from orl.figures.compare import compare_runs
 from orl.figures.report import write_report
 from orl.figures.sections.options import GalleryOptions, Known
@@ -47,7 +48,6 @@ from orl.transfer.voc_photos import VocPhotos
 logger = logging.getLogger(__name__)
 
 DEMO_TRAINVAL, DEMO_TEST = 400, 200
-MAX_ATTENTION_SIDE_PX = 448
 
 
 def run_demo(config: RunConfig) -> Path | None:
@@ -111,7 +111,7 @@ def compare_reports(roots: Sequence[Path], path: Path | None = None) -> Path:
 
 
 def _gallery_options(config: RunConfig) -> GalleryOptions:
-    side_px = min(MAX_ATTENTION_SIDE_PX, 4 * config.stage3.views.size_px)
+    side_px = attention_side_px(config)
     return GalleryOptions(seed=config.seed, device=str(compute_device(config.device)), attention_side_px=side_px)
 
 
