@@ -176,6 +176,7 @@ def test_an_empty_run_says_of_every_part_how_to_make_it(tmp_path):
         "Stage 3 has left no backbone yet",
         "No neighbours have been found yet",
         "No RoIs have been kept yet",
+        "No map of RoIs can be drawn yet",
         "Views can be shown once the photos are scanned",
         "Stage 1 has not been trained yet",
         "Stage 3 has not been trained yet",
@@ -223,6 +224,16 @@ def test_views_are_those_of_training(run):
     shutil.rmtree(run.table("correspondences"))
     reader = Reader(write_report(run, SMALL, known).read_text())
     assert "Views of stage 3 cannot be shown. The same command goes on" in reader.text
+
+
+def test_embedded_rois_are_mapped(run):
+    save_config(demo(Path("photos"), run.root), run.config)
+    generator = np.random.default_rng(0)
+    write_table(run, "roi_embeddings", {"embedding": generator.normal(size=(12, 8)).astype(np.float16)})
+    _, reader = report_of(run)
+    assert "Scatter plot of RoI embeddings in two dimensions, some RoIs as thumbnails" in {
+        attributes.get("alt") for _, attributes in reader.tags
+    }
 
 
 def test_attention_is_scored_where_objects_are_known(run):

@@ -48,9 +48,9 @@ def top_correspondences(
     return chosen
 
 
-def similarity_text(similarity: float) -> str:
-    """Two digits, or a dash where it is not known, as in an imported table."""
-    return "–" if np.isnan(similarity) else f"{similarity:.2f}"
+def similarity_text(similarity: float, digits: int = 2) -> str:
+    """As a number, or a dash where it is not known, as in an imported table."""
+    return "–" if np.isnan(similarity) else f"{similarity:.{digits}f}"
 
 
 def draw_joined_boxes(

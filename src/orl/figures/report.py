@@ -16,6 +16,7 @@ from orl.figures.sections.low_shot import low_shot_section
 from orl.figures.sections.neighbours import neighbour_section
 from orl.figures.sections.options import GalleryOptions, Known
 from orl.figures.sections.results import results_section
+from orl.figures.sections.roi_map import roi_map_section
 from orl.figures.sections.run import header, run_section
 from orl.figures.sections.views import view_section
 from orl.images.table import load_images
@@ -64,6 +65,7 @@ def write_report(run: RunDir, options: GalleryOptions | None = None, known: Know
         partial(attention_section, run, album, options, known.regions),
         partial(neighbour_section, run, album, options),
         partial(roi_section, run, album, options),
+        partial(roi_map_section, run, options, known.labels),
         partial(view_section, run, album, options, known.view_placer),
         partial(curve_section, run),
     )

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
+from matplotlib.figure import Figure
 from numpy import ndarray
 from PIL import Image
 
@@ -16,7 +17,7 @@ from orl.figures.files import FileOptions, check_file_options, figure_file, save
 from orl.figures.roi_map import draw_roi_map, map_points, spread_out
 from orl.figures.run_photos import REBUILD, RunPhotos, load_run_photos, load_run_table
 from orl.images.crops import whole_pixels
-from orl.images.labels import NO_OBJECT, covered_classes
+from orl.images.labels import NO_OBJECT, LabelledSplit, covered_classes
 from orl.images.sources import read_labels
 from orl.images.table import ImageTable
 from orl.networks.backbones import pool
@@ -47,14 +48,27 @@ class RoiMapOptions(FileOptions):
 
 
 def roi_map_figure(run: RunDir, options: RoiMapOptions) -> Path:
+    """Write the map of some of a run's RoIs; arguments and errors as `run_roi_map`.
+
+    Returns:
+        Where it lies.
+    """
+    check_file_options(options)
+    config = load_config(run.config) if run.config.exists() else None
+    labels = None if config is None else read_labels(config.images, config.split)
+    figure = run_roi_map(run, options, labels)
+    path = figure_file(options, run.figures, "roi_map")
+    save_figure(figure, path)
+    return path
+
+
+def run_roi_map(run: RunDir, options: RoiMapOptions, labels: LabelledSplit | None) -> Figure:
     """Draw the map of some of a run's RoIs, coloured by the classes of the objects they cover where these are known.
 
     Args:
         run: folder of a run whose stage 2 has embedded the RoIs.
         options: which RoIs, by whose embeddings, and where the picture goes.
-
-    Returns:
-        Where it lies.
+        labels: the objects of the run's photos; none where they are not known.
 
     Raises:
         FileNotFoundError: if there is no run or no such backbone, or stage 2 has not left the tables.
@@ -82,11 +96,9 @@ def roi_map_figure(run: RunDir, options: RoiMapOptions) -> Path:
     shown = order[spread_out(places[order], options.thumbnails)].tolist()
     photos = RunPhotos(run, images, options.dpi)
     thumbnails = {index: _cut(photos, int(image_ids[index]), boxes[index]) for index in shown}
-    classes, names = _classes(config, images, image_ids, boxes)
+    classes, names = _classes(labels, images, image_ids, boxes)
     caption = f"{len(places):,} of {rois.num_rows:,} RoIs, {whose}; t-SNE, seed {options.seed}: near is alike."
-    path = figure_file(options, run.figures, "roi_map")
-    save_figure(draw_roi_map(places, thumbnails, classes, names, caption, options.dpi), path)
-    return path
+    return draw_roi_map(places, thumbnails, classes, names, caption, options.dpi)
 
 
 def _stored(run: RunDir, rois: Table, drawn: Int[ndarray, "n"]) -> Float[ndarray, "n d"]:
@@ -137,10 +149,9 @@ def _cut(photos: RunPhotos, image_id: int, box: Float[ndarray, "4"]) -> UInt8[nd
 
 
 def _classes(
-    config: RunConfig, images: ImageTable, image_ids: Int[ndarray, "n"], boxes: Float[ndarray, "n 4"]
+    labels: LabelledSplit | None, images: ImageTable, image_ids: Int[ndarray, "n"], boxes: Float[ndarray, "n 4"]
 ) -> tuple[Int[ndarray, "n"] | None, tuple[str, ...]]:
     """The class of the object that each RoI covers; none where the photos' source has no labels."""
-    labels = read_labels(config.images, config.split)
     if labels is None:
         return None, ()
     rows = {name: row for row, name in enumerate(labels.names)}

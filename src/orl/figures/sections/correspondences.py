@@ -84,7 +84,7 @@ def _kinds_told(pairs: Sequence[ShownPair], known: bool) -> Html:
 
 def _pair_figure(album: Album, pair: ShownPair) -> Html:
     names = [album.images.names[each] for each in pair.photo_ids]
-    told = [similarity_text(float(value)) for value in pair.similarities]
+    told = [similarity_text(float(value), 3) for value in pair.similarities]
     joined = "a box in each, joined" if len(told) == 1 else f"{len(told)} pairs of boxes, each joined"
     alt = f"{names[0]} and its neighbour {names[1]}, {joined}; similarity {', '.join(told)}"
     photo, neighbour = album.thumbnails(pair.photo_ids)

@@ -53,4 +53,4 @@ def _query_figure(album: Album, neighbours: Table, query: int, num_neighbours: i
         ]
     except PhotoError as error:
         return page.missing(f"{name} and its neighbours cannot be shown; {error}")
-    return page.captioned(page.join(*shown), f"{name} and the {len(ids)} photos nearest to it", kind="row")
+    return page.captioned(page.join(*shown), f"{name} and the {len(ids)} photos nearest to it", kind="row nearest")

@@ -38,6 +38,10 @@ class GalleryOptions:
     """Proposals drawn of a photo, at most."""
     num_view_photos: int = 4
     """Photos shown with their augmented views in each stage."""
+    num_map_points: int = 600
+    """RoIs on the map, at most."""
+    num_map_thumbnails: int = 120
+    """Of these, shown as they look, at most."""
     seed: int = 0
     """Of the choice of photos."""
     device: str = "cpu"
