@@ -11,19 +11,26 @@ from orl.cli.options import finish
 from orl.config import load_config
 from orl.rundir import RunDir
 
+Kinds = dict[str, Callable[..., None]]
+
 
 def command_figures(arguments: Sequence[str]) -> None:
     """Draw a figure for a paper: `orl figures correspondences RUN`, `orl figures attention RUN`, ..."""
-    from orl.figures.attention_job import AttentionOptions, attention_figure, format_scores
-    from orl.figures.chart_jobs import CurveOptions, class_figure, curve_figure, low_shot_figure
-    from orl.figures.files import FileOptions
+    tyro.extras.subcommand_cli_from_dict(
+        {**_discovery_kinds(), **_network_kinds(), **_chart_kinds()},
+        args=list(arguments),
+        prog="orl figures",
+        description=command_figures.__doc__,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def _discovery_kinds() -> Kinds:
+    """What stage 2 found."""
     from orl.figures.jobs import Order, correspondence_sheet, proposal_sheet
     from orl.figures.neighbours import NeighbourOptions, neighbour_sheet
     from orl.figures.roi_map_job import RoiMapOptions, roi_map_figure
-    from orl.figures.run_photos import load_run_photos
     from orl.figures.sheets import SheetOptions
-    from orl.figures.views import ViewOptions, view_sheet
-    from orl.stages.placers import view_placer
 
     def correspondences(
         run: Annotated[Path, tyro.conf.Positional],
@@ -55,26 +62,6 @@ def command_figures(arguments: Sequence[str]) -> None:
         """
         finish("figure", proposal_sheet(RunDir(run), sheet, boxes))
 
-    def attention(
-        run: Annotated[Path, tyro.conf.Positional],
-        options: tyro.conf.OmitArgPrefixes[AttentionOptions],
-        backbones: tuple[str, ...] = (),
-        labels: tuple[str, ...] = (),
-    ) -> None:
-        """Where backbones look, side by side on the same photos; with objects known, how well they are met.
-
-        Args:
-            run: folder of a run, whose photos are shown.
-            options: what is reduced, drawn and scored.
-            backbones: runs, exports or files of other projects, or 'random'; the run's stages 1 and 3 if not given.
-            labels: a name for each of them.
-        """
-        path, scores = attention_figure(RunDir(run), options, backbones, labels)
-        if scores is not None:
-            print(format_scores(scores))
-            finish("scores", path.with_suffix(".json"))
-        finish("figure", path)
-
     def neighbours(
         run: Annotated[Path, tyro.conf.Positional], options: tyro.conf.OmitArgPrefixes[NeighbourOptions]
     ) -> None:
@@ -95,6 +82,41 @@ def command_figures(arguments: Sequence[str]) -> None:
         """
         finish("figure", roi_map_figure(RunDir(run), options))
 
+    return {
+        "correspondences": correspondences,
+        "proposals": proposals,
+        "neighbours": neighbours,
+        "roi-map": roi_map,
+    }
+
+
+def _network_kinds() -> Kinds:
+    """What goes into a network, and where it looks."""
+    from orl.figures.attention_job import AttentionOptions, attention_figure, format_scores
+    from orl.figures.run_photos import load_run_photos
+    from orl.figures.views import ViewOptions, view_sheet
+    from orl.stages.placers import view_placer
+
+    def attention(
+        run: Annotated[Path, tyro.conf.Positional],
+        options: tyro.conf.OmitArgPrefixes[AttentionOptions],
+        backbones: tuple[str, ...] = (),
+        labels: tuple[str, ...] = (),
+    ) -> None:
+        """Where backbones look, side by side on the same photos; with objects known, how well they are met.
+
+        Args:
+            run: folder of a run, whose photos are shown.
+            options: what is reduced, drawn and scored.
+            backbones: runs, exports or files of other projects, or 'random'; the run's stages 1 and 3 if not given.
+            labels: a name for each of them.
+        """
+        path, scores = attention_figure(RunDir(run), options, backbones, labels)
+        if scores is not None:
+            print(format_scores(scores))
+            finish("scores", path.with_suffix(".json"))
+        finish("figure", path)
+
     def views(
         run: Annotated[Path, tyro.conf.Positional],
         options: tyro.conf.OmitArgPrefixes[ViewOptions],
@@ -109,6 +131,14 @@ def command_figures(arguments: Sequence[str]) -> None:
         """
         images, config = load_run_photos(RunDir(run)), replace(load_config(RunDir(run).config), out=run)
         finish("figure", view_sheet(RunDir(run), view_placer(config, stage, images), stage, options))
+
+    return {"attention": attention, "views": views}
+
+
+def _chart_kinds() -> Kinds:
+    """Numbers of several runs or backbones."""
+    from orl.figures.chart_jobs import CurveOptions, class_figure, curve_figure, low_shot_figure
+    from orl.figures.files import FileOptions
 
     def curves(
         runs: tyro.conf.Positional[tuple[Path, ...]],
@@ -156,21 +186,4 @@ def command_figures(arguments: Sequence[str]) -> None:
         """
         finish("figure", low_shot_figure(results, options, best_cost_on_test, labels))
 
-    kinds: dict[str, Callable[..., None]] = {
-        "correspondences": correspondences,
-        "proposals": proposals,
-        "neighbours": neighbours,
-        "attention": attention,
-        "roi-map": roi_map,
-        "views": views,
-        "curves": curves,
-        "classes": classes,
-        "low-shot": low_shot,
-    }
-    tyro.extras.subcommand_cli_from_dict(
-        kinds,
-        args=list(arguments),
-        prog="orl figures",
-        description=command_figures.__doc__,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    return {"curves": curves, "classes": classes, "low-shot": low_shot}

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
 from numpy import ndarray
 from PIL import Image
 from torch import nn
@@ -30,6 +31,8 @@ from orl.weights.for_views import load_for_views
 
 RANDOM = "random"
 LARGEST_SIDE_PX = 448
+Maps = Callable[[UInt8[ndarray, "_ _ 3"]], Mapping[str, Float[ndarray, "_ _"]]]
+"""From a photo to the map of each backbone, by label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,28 +91,13 @@ def attention_figure(
         }
 
     photos = RunPhotos(run, images, options.dpi)
-    regions = None
-    if options.scored:
-        kind = None if options.against == "auto" else options.against
-        regions = read_regions(config.images, config.split, kind)
+    regions = _regions(config, options)
     path = figure_file(options, run.figures, "attention")
-    captions = [
-        f"Each map by itself from its least (0) to its greatest value (1); outline at {options.threshold:g}.",
-        f"{REDUCTIONS[options.reduction].capitalize()}; photos of at most {side_px} px a side.",
-    ]
-    shown = [_shown(photos, image_id, maps_of) for image_id in _chosen(images, options)]
-    figure = draw_attention_sheet(
-        [photo for photo, _ in shown],
-        {label: [maps[label] for _, maps in shown] for label in networks},
-        captions,
-        options.threshold,
-        options.dpi,
-    )
+    save_figure(_draw(photos, maps_of, options, side_px), path)
     scores = None if regions is None else _scores(photos, regions, maps_of, options)
     if scores is not None:
         scores |= {"reduction": options.reduction, "side_px": side_px, "seed": options.seed}
         tables.write_atomically(path.with_suffix(".json"), json.dumps(scores, indent=1))
-    save_figure(figure, path)
     return path, scores
 
 
@@ -172,6 +160,23 @@ def _load(source: str, config: RunConfig, seed: int) -> nn.Module:
         return build_backbone(config.network.backbone).eval()
 
 
+def _regions(config: RunConfig, options: AttentionOptions) -> ObjectRegions | None:
+    """What is known of the objects of the run's photos, if maps are to be scored."""
+    if not options.scored:
+        return None
+    return read_regions(config.images, config.split, None if options.against == "auto" else options.against)
+
+
+def _draw(photos: RunPhotos, maps_of: Maps, options: AttentionOptions, side_px: int) -> Figure:
+    shown = [_shown(photos, image_id, maps_of) for image_id in _chosen(photos.images, options)]
+    captions = [
+        f"Each map by itself from its least (0) to its greatest value (1); outline at {options.threshold:g}.",
+        f"{REDUCTIONS[options.reduction].capitalize()}; photos of at most {side_px} px a side.",
+    ]
+    maps = {label: [found[label] for _, found in shown] for label in shown[0][1]}
+    return draw_attention_sheet([photo for photo, _ in shown], maps, captions, options.threshold, options.dpi)
+
+
 def _chosen(images: ImageTable, options: AttentionOptions) -> list[int]:
     if options.photo is not None:
         return [find_photo(images, options.photo)]
@@ -183,7 +188,7 @@ def _shuffled(images: ImageTable, seed: int) -> list[int]:
 
 
 def _shown(
-    photos: RunPhotos, image_id: int, maps_of: Callable[[ndarray], Mapping[str, ndarray]]
+    photos: RunPhotos, image_id: int, maps_of: Maps
 ) -> tuple[UInt8[ndarray, "h w 3"], dict[str, Float[ndarray, "h w"]]]:
     """A photo and its maps, at the size they are shown in; the networks have seen it whole."""
     photo = photos.whole(image_id)
@@ -199,7 +204,7 @@ def _resized(attention: Float[ndarray, "_ _"], size_wh: tuple[int, int]) -> Floa
 def _scores(
     photos: RunPhotos,
     regions: ObjectRegions,
-    maps_of: Callable[[ndarray], Mapping[str, ndarray]],
+    maps_of: Maps,
     options: AttentionOptions,
 ) -> dict[str, Any] | None:
     """None where no object of the run's photos is known."""
