@@ -98,7 +98,7 @@ def test_the_report_holds_the_numbers_and_asks_for_nothing_from_elsewhere(finish
     assert all(address.startswith(("data:", "#")) for address in sources.addresses)
     for label in ("random", "stage1", "stage3"):
         assert f"{100 * json.loads(run.transfer('svm', label).read_text())['mean_ap']:.1f}" in html
-    assert "Maps against the known objects of 24 photos" in html
+    assert "Maps against the masks of 24 photos" in html
 
 
 def test_the_same_command_again_changes_nothing(scenes: Path, finished: Path) -> None:
