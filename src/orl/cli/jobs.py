@@ -14,7 +14,9 @@ DEMO_IMAGES, DEMO_OUT = Path("runs/demo-scenes"), Path("runs/demo")
 
 def command_demo(arguments: Sequence[str]) -> None:
     """Draw labelled scenes and do everything with them: minutes on two processor cores."""
-    start = dataclasses.replace(RECIPES["demo"](DEMO_IMAGES, DEMO_OUT), transfer_data=DEMO_IMAGES)
+    recipe = RECIPES["demo"](DEMO_IMAGES, DEMO_OUT)
+    judges = dataclasses.replace(recipe.transfer, shots=(1, 4, 16))
+    start = dataclasses.replace(recipe, transfer_data=DEMO_IMAGES, transfer=judges)
     config = read_config("demo", command_demo.__doc__, arguments, start)
     from orl.run import run_demo
 

@@ -1,6 +1,7 @@
 """Commands for evidence: studies of several runs, and the page of all results."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import tyro
@@ -24,7 +25,9 @@ def command_ablate(arguments: Sequence[str]) -> None:
         print(f"usage: orl ablate STUDY [RECIPE or FILE.yaml] [options]\n\n{command_ablate.__doc__}\n{told}")
         return
     if name not in STUDIES:
-        raise ValueError(f"there is no study {name!r}; there are {', '.join(STUDIES)}")
+        near = get_close_matches(name, STUDIES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(STUDIES)}"
+        raise ValueError(f"there is no study {name!r}; {hint}")
     num_seeds, options = take_number(options, "--seeds")
     outside, options = take_path(options, "--outside")
     discovery_only, options = take_flag(options, "--discovery-only")
