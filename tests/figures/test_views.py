@@ -49,8 +49,10 @@ def without_colours(config: RunConfig) -> RunConfig:
 
 
 def test_the_views_are_those_that_training_gets(found: RunDir) -> None:
-    images = load_images(found.images)
-    placer = view_placer(config_of(found), "stage3", images)
+    images, settings = load_images(found.images), config_of(found)
+    smaller = replace(settings.stage3.views, size_px=settings.stage1.views.size_px - 8)
+    settings = replace(settings, stage3=replace(settings.stage3, views=smaller))
+    placer = view_placer(settings, "stage3", images)
     sample = read_sample(placer, (2, 3), RunPhotos(found, images, 110))
     assert list(sample.views) == OBJECT_VIEWS
     placements = placer.place((2, 3))
@@ -59,7 +61,6 @@ def test_the_views_are_those_that_training_gets(found: RunDir) -> None:
     for name, (_, box) in sample.boxes.items():
         np.testing.assert_array_equal(box, placements[name].box)
     sides = [view.shape[0] for view in sample.views.values()]
-    settings = config_of(found)
     assert sides == [settings.stage3.views.size_px] * 2 + [settings.objects.roi_size_px] * 4
 
 
