@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 from PIL import Image
 
-JPEG_QUALITIES = (84, 74, 60, 45, 30)
+JPEG_QUALITIES = (84, 74, 60, 45, 30, 15)
 MAX_FIGURE_BYTES = 350_000
 TITLE_COLOUR = "#3a3d42"
 
