@@ -6,9 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from orl.figures.neighbours import draw_neighbours
-from orl.figures.pictures import as_jpeg, as_svg, panel
-from orl.figures.proposals import draw_proposals
+from orl.figures.pictures import as_jpeg, as_svg, encode_jpeg, panel
 
 
 def red_figure() -> Figure:
@@ -33,16 +31,13 @@ def test_an_svg_is_well_formed_and_the_same_each_time():
     assert first == second
 
 
-def test_neighbours_follow_the_query_with_their_similarity():
-    photo = np.zeros((30, 40, 3), dtype=np.uint8)
-    figure = draw_neighbours(photo, [photo[:, :20], photo], np.array([0.9, 0.8125]), num_columns=2)
-    assert [axes.get_title() for axes in figure.axes] == ["query", "0.900", "0.812"]
-    assert [len(axes.patches) for axes in figure.axes] == [1, 0, 0]
-    rows = [axes.get_position(original=True).y0 for axes in figure.axes]
-    assert rows[0] == rows[1] > rows[2]
+def test_only_charts_may_be_turned_in_the_dark():
+    assert as_svg(red_figure()).is_chart
+    assert not as_jpeg(red_figure()).is_chart
 
 
-def test_every_roi_is_drawn_the_largest_first():
-    boxes = np.array([[0, 0, 10, 10], [5, 5, 35, 25], [2, 2, 20, 20]], dtype=np.float32)
-    (axes,) = draw_proposals(np.zeros((30, 40, 3), dtype=np.uint8), boxes).axes
-    assert [patch.get_bbox().extents.tolist() for patch in axes.patches] == boxes[[1, 2, 0]].tolist()
+def test_a_picture_over_the_limit_is_encoded_at_less_quality():
+    pixels = np.random.default_rng(0).integers(0, 255, (100, 100, 3), dtype=np.uint8)
+    sizes = [len(encode_jpeg(pixels, limit)) for limit in (10**6, 9_000, 1)]
+    assert sizes[1] <= 9_000 < sizes[0]
+    assert sizes[2] < sizes[1]  # the least quality there is, over the limit or not
