@@ -62,6 +62,14 @@ def test_priors_are_random_weights_stage_1_and_weights_from_outside(base: Base) 
     assert [arm.label for arm in without] == ["random weights", "stage 1"]
 
 
+def test_stage_1_is_the_prior_of_its_arm_also_where_the_base_looks_with_other_weights(base: Base) -> None:
+    discover = replace(base.config.discover, backbone=Path("other.pth"), architecture="resnet18")
+    found = STUDIES["prior"].arms(replace(base, config=replace(base.config, discover=discover)))
+    told = {arm.label: (arm.config.discover.backbone, arm.config.discover.architecture) for arm in found}
+    assert told["stage 1"] == (None, None)
+    assert told["random weights"] == (Path("random.safetensors"), None)
+
+
 def test_an_arm_keeps_the_settings_of_its_base(base: Base) -> None:
     config: RunConfig = replace(base.config, seed=7)
     arm = Base(config=config).arm("K = 3", discover={"num_neighbours": 3})

@@ -130,14 +130,25 @@ def test_the_stages_study_trains_byol_longer_and_scores_random_weights(
         ("losses", {}, {"trains": False}, "do not differ in stage 2"),
         ("neighbours", {"transfer_data": None}, {}, "study neighbours judges backbones: give a VOC devkit"),
         ("losses", {}, {"outside": Path("x.pth")}, "have no effect on study losses"),
+        ("proposals", {"images": "JPEGImages"}, {}, "study proposals needs to know the objects of its photos"),
+        ("neighbours", {"images": "JPEGImages"}, {"trains": False}, "JPEGImages has no labels; give a VOC devkit"),
     ],
 )
 def test_what_would_come_to_nothing_is_refused(
     name: str, changes: dict[str, object], options: dict[str, object], complaint: str, scenes: Path, tmp_path: Path
 ) -> None:
+    if "images" in changes:
+        changes = {**changes, "images": scenes / str(changes["images"])}
     config = replace(small(scenes, tmp_path / "out"), **changes)
     with pytest.raises(ValueError, match=complaint):
         carry_out(name, config, StudyOptions(**{"seeds": [0], **options}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_not_there_are_told_before_anything_is_trained(scenes: Path, tmp_path: Path) -> None:
+    options = StudyOptions(seeds=[0], outside=tmp_path / "no.pth")
+    with pytest.raises(FileNotFoundError, match=r"no\.pth"):
+        carry_out("prior", small(scenes, tmp_path / "out"), options)
     assert not (tmp_path / "out").exists()
 
 

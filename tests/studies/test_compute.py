@@ -42,3 +42,8 @@ def test_discovery_costs_a_forward_pass_of_the_photo_and_of_each_roi(config: Run
 def test_equal_compute_counts_all_three_stages_and_is_rounded_up(config: RunConfig) -> None:
     # 20 + (5376 + 20 * 12288) / 8192 = 50.66
     assert epochs_of_equal_compute(config) == 51
+
+
+def test_equal_compute_leaves_out_the_stage_1_that_weights_from_outside_make_needless(config: RunConfig) -> None:
+    outside = replace(config, discover=replace(config.discover, backbone=Path("strong.pth")))
+    assert epochs_of_equal_compute(outside) == 31

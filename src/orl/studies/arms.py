@@ -116,11 +116,13 @@ def proposals(base: Base) -> list[Arm]:
 def prior(base: Base) -> list[Arm]:
     """What stage 2 looks with."""
     found = [
-        base.arm("random weights", discover={"backbone": random_prior(base.config)}),
-        base.arm("stage 1"),
+        base.arm("random weights", discover={"backbone": random_prior(base.config), "architecture": None}),
+        base.arm("stage 1", discover={"backbone": None, "architecture": None}),
     ]
     if base.outside is not None:
-        found.append(base.arm(f"outside: {base.outside.stem}", discover={"backbone": base.outside}))
+        found.append(
+            base.arm(f"outside: {base.outside.stem}", discover={"backbone": base.outside, "architecture": None})
+        )
     return found
 
 

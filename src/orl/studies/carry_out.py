@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orl.config import RunConfig
+from orl.images.sources import read_labels
 from orl.processes import num_processes
 from orl.progress import progress_bar
 from orl.run import judge_backbone, run_discover, run_pretrain, transfer_photos
@@ -16,6 +17,7 @@ from orl.studies.arms import STUDIES, Arm, Base, Study
 from orl.studies.record import Record, record_of, write_study
 from orl.tables import MANIFEST
 from orl.transfer.voc_photos import VocPhotos
+from orl.weights.loading import weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ def carry_out(name: str, config: RunConfig, options: StudyOptions) -> Path:
 
     Raises:
         ValueError: if it would be trained for nothing: without a labelled set, or without a discovery score.
+        FileNotFoundError: if there are no such photos, or no such weights from outside.
         RuntimeError: if it was started as several processes.
     """
     study = STUDIES[name]
@@ -80,6 +83,14 @@ def _check(name: str, study: Study, config: RunConfig, options: StudyOptions) ->
         raise ValueError(f"the arms of study {name} do not differ in stage 2, so --discovery-only leaves nothing of it")
     if options.outside is not None and name != "prior":
         raise ValueError(f"weights from outside have no effect on study {name}; leave --outside out")
+    # What the last arm alone would tell after hours.
+    if options.outside is not None:
+        weights_file(options.outside)
+    if (name == "proposals" or not options.trains) and read_labels(config.images, config.split) is None:
+        raise ValueError(
+            f"study {name} needs to know the objects of its photos, and {config.images} has no labels; give a VOC "
+            "devkit or a COCO JSON with annotations"
+        )
 
 
 def _base_run(config: RunConfig) -> RunConfig:

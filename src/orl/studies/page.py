@@ -120,7 +120,7 @@ def _write_chart(path: Path, result: Mapping[str, Any], to: Path) -> None:
 
 
 def _benchmarks(folder: Path) -> list[str]:
-    lines = ["## Speed", "", "Every file of `benchmarks/results/`; above 1 ours is faster.", ""]
+    lines = ["## Speed", "", "Every comparison of times in `benchmarks/results/`; above 1 ours is faster.", ""]
     for path in sorted(folder.glob("*.json")):
         found = json.loads(path.read_text())
         rows = [_benchmark_row(each) for each in found if isinstance(each, dict) and "ratio_median" in each]
