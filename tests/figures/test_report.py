@@ -266,7 +266,11 @@ def test_pairs_whose_similarity_is_not_known_are_shown_without_it(run):
     columns = {name: pairs.column(name) for name in ("image_id", "neighbour_id", "roi", "neighbour_roi")}
     shutil.rmtree(run.table("correspondences"))
     write_table(run, "correspondences", columns | {"similarity": np.full(pairs.num_rows, np.nan, np.float32)})
+    ids = np.array(tables.load(run.table("neighbours")).column("neighbour_ids"))
+    shutil.rmtree(run.table("neighbours"))
+    write_table(run, "neighbours", {"neighbour_ids": ids, "similarities": np.full(ids.shape, np.nan, dtype=np.float32)})
     _, reader = report_of(run)
+    assert "nan" not in reader.words
     assert "holds no similarities, so it is not known which are the best" in reader.text
     told = [words for _, attributes in reader.tags if "its neighbour" in (words := attributes.get("aria-label") or "")]
     assert len(told) == len(pairs_of(reader))

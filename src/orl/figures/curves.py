@@ -58,17 +58,15 @@ def smooth(values: Float[ndarray, "n"], window: int) -> Float[ndarray, "n"]:
 def draw_curves(
     curves: Mapping[str, tuple[Float[ndarray, "_"], Float[ndarray, "_"]]],
     value_name: str,
-    from_zero: bool = True,
 ) -> Figure:
     """Several series over the epochs in one chart; a long one as its running mean over its faint raw values.
 
     Args:
         curves: label -> (epochs, values).
         value_name: what the vertical axis shows.
-        from_zero: begin the vertical axis at 0, so that heights can be compared.
     """
     figure = Figure(figsize=(5.4, 3.2), dpi=100, layout="constrained")
-    _draw_series(figure.add_subplot(), curves, value_name, from_zero)
+    _draw_series(figure.add_subplot(), curves, value_name)
     figure.axes[0].legend(frameon=False, fontsize=9)
     return figure
 
@@ -91,7 +89,7 @@ def draw_curve_panels(
     lines: dict[str, Line2D] = {}
     for index, (value_name, curves) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(num_rows, num_columns, index)
-        _draw_series(axes, curves, value_name, from_zero=True, colours=colours)
+        _draw_series(axes, curves, value_name, colours)
         lines |= {str(line.get_label()): line for line in axes.get_lines() if line.get_label() in colours}
     figure.legend(
         list(lines.values()), list(lines), loc="outside upper left", frameon=False, fontsize=9, ncols=num_columns
@@ -103,7 +101,6 @@ def _draw_series(
     axes: Axes,
     curves: Mapping[str, tuple[ndarray, ndarray]],
     value_name: str,
-    from_zero: bool,
     colours: Mapping[str, str] | None = None,
 ) -> None:
     for index, (label, (epochs, values)) in enumerate(curves.items()):
@@ -117,11 +114,11 @@ def _draw_series(
     axes.set(xlabel="epoch", ylabel=value_name)
     if axes.dataLim.width >= 1:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if from_zero:
-        bottom, top = axes.get_ylim()
-        bottom = min(0.0, bottom)
-        # Room above a line that hardly changes, whose own range is next to nothing.
-        axes.set_ylim(bottom, max(top, axes.dataLim.y1 + 0.05 * (axes.dataLim.y1 - bottom)))
+    # From 0 on, so that heights can be compared.
+    bottom, top = axes.get_ylim()
+    bottom = min(0.0, bottom)
+    # Room above a line that hardly changes, whose own range is next to nothing.
+    axes.set_ylim(bottom, max(top, axes.dataLim.y1 + 0.05 * (axes.dataLim.y1 - bottom)))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#00000018")
     axes.set_axisbelow(True)

@@ -24,7 +24,7 @@ def runs_section(runs: Sequence[ComparedRun]) -> tuple[str, Html]:
         "Device": [each.record.get("device") or "–" for each in runs],
         "Machine": [each.record.get("machine") or "–" for each in runs],
         "Versions": [_versions(each) for each in runs],
-        "Commit": [page.code(each.record["git"][:12]) if each.record.get("git") else "–" for each in runs],
+        "Commit": [_commit(each) for each in runs],
         "Command": [page.code(each.record["command"]) if each.record.get("command") else "–" for each in runs],
     }
     table = page.table(
@@ -66,6 +66,12 @@ def times_section(runs: Sequence[ComparedRun]) -> tuple[str, Html]:
     return page.section(
         "Times", note, page.table("Time of each stage", ["Stage", *(each.label for each in runs)], rows)
     )
+
+
+def _commit(run: ComparedRun) -> str:
+    """Short, and whether the checkout was changed."""
+    commit, _, rest = (run.record.get("git") or "–").partition(" ")
+    return page.code(f"{commit[:12]} {rest}".strip()) if commit != "–" else commit
 
 
 def _versions(run: ComparedRun) -> str:

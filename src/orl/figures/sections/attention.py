@@ -1,10 +1,10 @@
 """The section of attention: where each backbone looks, scored where the objects are known."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from orl.figures import page
@@ -79,12 +79,11 @@ def _scores(
     if regions is None or not chosen:
         return Html("")
     try:
-        photos = [
-            (load_photo(images.path(each)), regions.region(images.names[each], images.sizes_wh[each]))
-            for each in chosen
-        ]
+        # Read anew for each: sixty photos of a camera are gigabytes.
         scores: dict[Reduction, dict[str, Any]] = {
-            reduction: score_backbones(_maps_by(backbones, options, reduction), photos, options.seed)
+            reduction: score_backbones(
+                _maps_by(backbones, options, reduction), _with_regions(album, chosen, regions), options.seed
+            )
             for reduction in REDUCTIONS
         }
     except ValueError as error:
@@ -95,6 +94,14 @@ def _scores(
         _score_table(scores, len(chosen), regions.kind),
         _difference_told(scores["magnitude"]),
     )
+
+
+def _with_regions(
+    album: Album, image_ids: Sequence[int], regions: ObjectRegions
+) -> Iterator[tuple[Photo, UInt8[ndarray, "h w"]]]:
+    for image_id in image_ids:
+        name, size_wh = album.images.names[image_id], album.images.sizes_wh[image_id]
+        yield load_photo(album.images.path(image_id)), regions.region(name, size_wh)
 
 
 def _maps_by(

@@ -1,19 +1,14 @@
-"""What sections put their pictures in: a figure of photos, a chart, a sentence where there is nothing to show."""
-
-from collections.abc import Callable, Sequence
+"""What sections share: the stages that a run trains, a chart, a sentence where there is nothing to show."""
 
 from jaxtyping import UInt8
-from matplotlib.figure import Figure
 from numpy import ndarray
 
 from orl.config import load_config
 from orl.figures import page
 from orl.figures.curves import draw_curves
 from orl.figures.page import Html
-from orl.figures.pictures import as_jpeg, as_svg
+from orl.figures.pictures import as_svg
 from orl.figures.results import how_to_go_on
-from orl.images.decode import PhotoError, load_photo
-from orl.images.table import ImageTable
 from orl.rundir import RunDir
 
 TRAINED = {"stage1": "stage 1", "stage3": "stage 3"}
@@ -27,21 +22,6 @@ def trained_stages(run: RunDir) -> dict[str, str]:
     except (FileNotFoundError, ValueError):
         looks_with = None
     return {stage: label for stage, label in TRAINED.items() if looks_with is None or stage != "stage1"}
-
-
-def photo_figure(
-    images: ImageTable,
-    image_ids: Sequence[int],
-    draw: Callable[[Sequence[Photo]], Figure],
-    alt: str,
-    caption: str,
-) -> Html:
-    """The figure of some photos, or a sentence if one of them is gone or broken since the scan."""
-    try:
-        photos = [load_photo(images.path(index)) for index in image_ids]
-    except PhotoError as error:
-        return page.missing(f"{caption} cannot be shown; {error}")
-    return page.figure(as_jpeg(draw(photos)), alt, caption)
 
 
 def chart(curves: dict[str, tuple[ndarray, ndarray]], value_name: str, caption: str) -> Html:

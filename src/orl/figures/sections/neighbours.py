@@ -3,6 +3,7 @@
 from orl import tables
 from orl.figures import page
 from orl.figures.album import Album
+from orl.figures.correspondences import similarity_text
 from orl.figures.overlays import photo_svg
 from orl.figures.page import Html
 from orl.figures.sections.frames import not_there
@@ -47,7 +48,7 @@ def _query_figure(album: Album, neighbours: Table, query: int, num_neighbours: i
         shown = [
             page.cell(photo_svg(album.thumbnail(query), f"{name}, the query"), "query", "query"),
             *(
-                page.cell(photo_svg(album.thumbnail(each), album.images.names[each]), f"{cosine:.3f}")
+                page.cell(photo_svg(album.thumbnail(each), album.images.names[each]), similarity_text(cosine, 3))
                 for each, cosine in zip(ids, cosines)
             ),
         ]
