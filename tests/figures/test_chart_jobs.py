@@ -51,6 +51,16 @@ def test_curves_of_both_stages_are_drawn_of_what_there_is(judged: RunDir, drawn:
     assert [axes.get_ylabel() for axes in drawn[0].axes] == ["loss", "feature spread", "learning rate"]
 
 
+def test_names_that_charts_take_for_formulas_or_hide_are_shown(
+    judged: RunDir, drawn: list[Figure], tmp_path: Path
+) -> None:
+    other = RunDir(tmp_path / "runs" / "two")
+    write_stages(other)
+    curve_figure([judged.root, other.root], CurveOptions(stage="stage3"), labels=["a $x_{$", "_b"])
+    assert legend(drawn[0]) == [r"a \$x_{\$", " _b"]
+    drawn[0].draw_without_rendering()
+
+
 def test_curves_of_several_runs_are_told_apart_by_name(judged: RunDir, drawn: list[Figure], tmp_path: Path) -> None:
     other = RunDir(tmp_path / "runs" / "two")
     write_stages(other)

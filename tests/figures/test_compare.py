@@ -11,6 +11,7 @@ from tests.figures.test_report import Reader
 from orl.cli import main
 from orl.config import save_config
 from orl.figures.compare import compare_runs
+from orl.figures.compared.facts import runs_section
 from orl.figures.compared.runs import read_runs, shared_photos
 from orl.figures.sections.options import GalleryOptions
 from orl.images.table import load_images, save_images
@@ -59,6 +60,12 @@ def test_settings_that_differ_are_told_and_no_others(runs, tmp_path):
     assert "seed01" in table
     assert re.findall(r"stage1\.\w+|discover\.\w+|out\b", table) == []
     assert "begun has left no settings." in reader.text
+
+
+def test_a_commit_with_local_changes_says_so(runs):
+    write_json(runs[2].record, {"git": "0123456789abcdef with local changes"})
+    _, markup = runs_section(read_runs([run.root for run in runs]))
+    assert "<code>0123456789ab with local changes</code>" in markup
 
 
 def test_the_best_of_every_column_is_marked(runs, tmp_path):

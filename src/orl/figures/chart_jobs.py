@@ -13,6 +13,7 @@ from numpy import ndarray
 from orl.figures.charts import LowShotLine, draw_class_bars, draw_low_shot
 from orl.figures.curves import draw_curve_panels, read_metrics
 from orl.figures.files import FileOptions, check_file_options, figure_file, save_figure
+from orl.figures.page import chart_label
 from orl.rundir import RunDir
 
 STAGES = {"stage1": "stage 1", "stage3": "stage 3"}
@@ -198,4 +199,4 @@ def _labels(names: Sequence[str], labels: Sequence[str], what: str) -> Sequence[
     chosen = labels or names
     if len(set(chosen)) < len(chosen):
         raise ValueError(f"two {what} are called the same: {', '.join(chosen)}; tell them apart with --labels")
-    return chosen
+    return [chart_label(each) for each in chosen]

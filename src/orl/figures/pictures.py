@@ -33,7 +33,7 @@ def panel(figure: Figure, left: float, bottom: float, width: float, height: floa
     """A place for a photo, without frame and ticks; where it lies in shares of the figure."""
     axes = figure.add_axes((left, bottom, width, height))
     axes.set_axis_off()
-    axes.set_title(title, fontsize=10, color=TITLE_COLOUR, pad=4)
+    axes.set_title(title, fontsize=10, color=TITLE_COLOUR, pad=4, parse_math=False)
     return axes
 
 

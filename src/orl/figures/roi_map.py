@@ -116,7 +116,7 @@ def draw_roi_map(
     axes.spines[:].set_color("#00000030")
     if classes is not None:
         _add_legend(axes, colours, class_names)
-    look: dict[str, Any] = {"fontsize": 8, "color": TITLE_COLOUR}
+    look: dict[str, Any] = {"fontsize": 8, "color": TITLE_COLOUR, "parse_math": False}
     figure.text(corner[0], 0.4 * (MARGIN_IN + CAPTION_IN) / size_in[1], caption, **look)
     return figure
 
