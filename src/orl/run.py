@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -39,11 +39,7 @@ from orl.stages.scan import scan
 from orl.training.interrupts import Stopped
 from orl.transfer.discovery import score_correspondences
 from orl.transfer.judge import embed_labelled, judge_knn
-from orl.transfer.place import Place
-from orl.transfer.settings import KnnSettings, LowShotSettings, SvmSettings, VocSettings
-from orl.transfer.subject import RANDOM, load_subject
-from orl.transfer.tasks import Result, Settings, check_photos, run_knn, run_low_shot, run_svm
-from orl.transfer.voc_photos import VocPhotos
+from orl.transfer.run_judges import check_labelled_set, judge_backbone, transfer_photos
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +218,7 @@ def prepare(config: RunConfig, *trained: str, discovers: bool = False, num_proce
         raise ValueError("probe_epochs needs a labelled set to judge on: give a VOC devkit with --transfer-data")
     find_photos(config.images, config.split)
     if config.transfer_data is not None:
-        _check_transfer(config)
+        check_labelled_set(config)
     run.root.mkdir(parents=True, exist_ok=True)
     for folder in (run.root, run.table("")):
         tables.remove_stale_temporaries(folder)
@@ -237,18 +233,6 @@ def prepare(config: RunConfig, *trained: str, discovers: bool = False, num_proce
         check_batch(config, stage, num_processes)
     save_config(replace(config, overwrite=False), run.config)
     return images
-
-
-def _check_transfer(config: RunConfig) -> None:
-    """Refuse a labelled set that the judges could not work on after the training."""
-    photos = transfer_photos(config)
-    try:
-        for _, settings in _judges(config).values():
-            check_photos(*photos.listed, settings)
-    except ValueError as error:
-        raise ValueError(
-            f"the labelled set of --transfer-data cannot be judged on: {error}. Its settings begin with --transfer."
-        ) from error
 
 
 def _check_prior(config: RunConfig, run: RunDir) -> None:
@@ -320,55 +304,6 @@ def judge_run(config: RunConfig) -> None:
     for stage in ("stage1", "stage3"):
         if RunDir(config.out).backbone(stage).exists():
             judge_backbone(config, stage, photos)
-
-
-def judge_backbone(config: RunConfig, label: str, photos: VocPhotos) -> None:
-    """Score one backbone of a run by every judge that the settings ask for; what is scored already is kept.
-
-    Args:
-        config: the run.
-        label: 'stage1', 'stage3', or 'random' for the weights that training starts from.
-        photos: the labelled set, as `transfer_photos` gives it.
-    """
-    logger.info("judge %s", label)
-    run = RunDir(config.out)
-    if label == "random":
-        subject = load_subject(RANDOM, config.network.backbone, config.seed)
-    else:
-        subject = load_subject(run.backbone(label))
-    for task, (judge, settings) in _judges(config).items():
-        place = Place(
-            result=run.transfer(task, label),
-            seed=config.seed,
-            workers=config.workers,
-            device=config.device,
-            overwrite=config.overwrite,
-        )
-        judge(replace(subject, label=label), photos, settings, place)
-
-
-def transfer_photos(config: RunConfig) -> VocPhotos:
-    """The labelled set of a run.
-
-    Raises:
-        ValueError: if the settings name none.
-    """
-    if config.transfer_data is None:
-        raise ValueError("no labelled set: give a VOC devkit with --transfer-data")
-    own = config.transfer
-    settings = VocSettings(train_split=own.train_split, test_split=own.test_split, size_px=own.size_px)
-    return VocPhotos(config.transfer_data, settings, config.workers)
-
-
-def _judges(config: RunConfig) -> dict[str, tuple[Callable[..., Result], Settings]]:
-    own = config.transfer
-    judges: dict[str, tuple[Callable[..., Result], Settings]] = {
-        "svm": (run_svm, SvmSettings()),
-        "knn": (run_knn, KnnSettings(k=own.knn_neighbours, temperature=own.knn_temperature)),
-    }
-    if own.shots:
-        judges["low-shot"] = (run_low_shot, LowShotSettings(shots=own.shots))
-    return judges
 
 
 @contextmanager

@@ -87,6 +87,18 @@ def test_results_on_other_sets_are_not_mixed(runs, tmp_path):
     assert best[:3] == ["25.7", "20.7", "90.0"]
 
 
+def test_results_on_other_splits_of_one_set_are_not_mixed(runs, tmp_path):
+    splits = {"train_split": "train", "test_split": "val"}
+    for task in ("svm", "low-shot"):
+        path = runs[1].transfer(task, "stage3")
+        found = (
+            json.loads(path.read_text()) if path.exists() else {"shots": [1], "mean_ap": {"1": 0.3}, "std": {"1": 0.1}}
+        )
+        write_json(path, {**found, "data": "sets/VOC2007", **splits})
+    _, reader = comparison_of(runs, tmp_path)
+    assert "VOC2007, train to val" in reader.text
+
+
 def test_runs_with_the_same_photos_are_shown_on_the_same_photos(runs, tmp_path):
     _, reader = comparison_of(runs, tmp_path)
     assert "All runs have the same 6 photos." in reader.text

@@ -42,6 +42,7 @@ def study() -> dict[str, Any]:
         "device": "cpu",
         "versions": {"torch": "2.6.0"},
         "seeds": [0, 1, 2],
+        "elapsed_s": 10_800.0,
         "images": "photos",
         "num_photos": 400,
         "judged_on": {"data": "VOC2007", "train_split": "trainval", "test_split": "test", "size_px": 96},

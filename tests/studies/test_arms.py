@@ -75,3 +75,16 @@ def test_an_arm_keeps_the_settings_of_its_base(base: Base) -> None:
     arm = Base(config=config).arm("K = 3", discover={"num_neighbours": 3})
     assert (arm.config.seed, arm.config.discover.num_neighbours) == (7, 3)
     assert replace(arm.config.discover, num_neighbours=10) == config.discover
+
+
+def test_proposals_of_every_kind_can_follow_a_base_of_any(base: Base) -> None:
+    for changes in ({"search_scale": 0.5}, {"proposals": "file", "proposals_file": Path("own.json")}):
+        config = replace(base.config, discover=replace(base.config.discover, **changes))
+        found = {arm.label: arm.config.discover for arm in STUDIES["proposals"].arms(Base(config=config))}
+        assert {label: settings.proposals for label, settings in found.items()} == {
+            "selective search": "selective-search",
+            "grid": "grid",
+            "random boxes": "random",
+            "labelled boxes": "file",
+        }
+        assert found["labelled boxes"].proposals_file == Path("boxes.json")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orl.config import RunConfig, TrainConfig, ViewConfig
+from orl.config import MethodConfig, RunConfig, TrainConfig, ViewConfig
 from orl.images.scenes import draw_scenes
 from orl.networks.backbones import build_backbone, save_backbone
 from orl.recipes import demo
@@ -21,6 +21,9 @@ SHORT = TrainConfig(
     projection_features=16,
     views=ViewConfig(size_px=32, area_range=(0.2, 1.0), blur_sigma_px=(0.1, 1.0)),
 )
+
+
+SIMCLR = MethodConfig(name="simclr", temperature=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,9 @@ def test_a_study_has_every_arm_at_every_seed_judged_by_all_judges(jitter: tuple[
         assert list(record["scores"]["low-shot"]) == ["1"]
         assert record["discovery"]["object_share"] >= 0
         assert record["elapsed_s"]["stage3"] > 0
+        assert record["elapsed_s"]["transfer"] > 0
+    arms = sum(sum(record["elapsed_s"].values()) for record in result["records"])
+    assert result["elapsed_s"] == pytest.approx(arms, abs=0.5), "the base is the arm of the paper's overlap"
     assert result["settings"]["objects"]["roi_size_px"] == 16
     assert str(config.out) not in path.read_text(), "no path of a machine"
 
@@ -130,6 +136,7 @@ def test_the_stages_study_trains_byol_longer_and_scores_random_weights(
         ("losses", {}, {"trains": False}, "do not differ in stage 2"),
         ("neighbours", {"transfer_data": None}, {}, "study neighbours judges backbones: give a VOC devkit"),
         ("losses", {}, {"outside": Path("x.pth")}, "have no effect on study losses"),
+        ("stages", {"method": SIMCLR}, {}, "compares ORL with BYOL, and stage 1 is by simclr"),
         ("proposals", {"images": "JPEGImages"}, {}, "study proposals needs to know the objects of its photos"),
         ("neighbours", {"images": "JPEGImages"}, {"trains": False}, "JPEGImages has no labels; give a VOC devkit"),
     ],

@@ -52,8 +52,7 @@ def test_a_study_without_training_has_no_scores(study: dict[str, Any]) -> None:
     assert "Discovery" in text
 
 
-def test_provenance_counts_a_shared_run_once(study: dict[str, Any]) -> None:
-    # Three seeds, of each the base of two arms and a run of its own, half an hour each.
+def test_provenance_tells_what_made_the_numbers_where_and_when(study: dict[str, Any]) -> None:
     assert provenance(study) == (
         "commit abc123; on Linux, 2 processors, cpu; torch 2.6.0; seeds 0, 1, 2; measured on 2026-01-02; "
         "took 3.0 h of runs"
@@ -62,3 +61,17 @@ def test_provenance_counts_a_shared_run_once(study: dict[str, Any]) -> None:
 
 def test_a_bar_in_a_cell_does_not_break_the_table() -> None:
     assert table("Words", ["a", "b"], [["x|y", "1"]])[4] == "| x/y | 1 |"
+
+
+def test_arms_that_share_stage_2_have_one_line_of_discovery(study: dict[str, Any]) -> None:
+    for record in study["records"]:
+        record["discovery"] = next(
+            each["discovery"] for each in study["records"] if each["seed"] == record["seed"] and each["discovery"]
+        )
+    _, *body = rows(
+        study, "Discovery: the top-ranked pair of each photo and neighbour, by the labels; the same for all"
+    )
+    assert len(body) == 1
+    study["records"][0]["discovery"] = {**study["records"][0]["discovery"], "lift": 1.0}
+    _, *body = rows(study, "Discovery")
+    assert len(body) == 3

@@ -14,8 +14,9 @@ def command_ablate(arguments: Sequence[str]) -> None:
 
     Stage 1 and all of stage 2 that an arm leaves as it is are made once for each seed and shared. Studies with the same
     --out share them too. Takes `--seeds N` (N seeds from --seed on; 3 if not given), `--discovery-only` (no stage 3:
-    arms are told apart by their discovery score), `--outside FILE` (weights from elsewhere, of the study 'prior'), and
-    beside them a recipe or file and the options of a run. Writes OUT/STUDY.json.
+    arms are told apart by their discovery score), `--outside FILE` (weights from elsewhere, of the study 'prior'; 'orl
+    import' first where the file does not tell what network they are of), and beside them a recipe or file and the
+    options of a run. Writes OUT/STUDY.json.
     """
     from orl.studies.arms import STUDIES
 

@@ -1,6 +1,7 @@
 """What a run has left as numbers: read, and said as a person says them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,16 @@ def read_low_shot(run: RunDir) -> dict[str, dict[str, dict[str, Any]]]:
         for path in (own, *beside):
             result = read_json(path)
             if result is not None and result.get("shots"):
-                found.setdefault(Path(str(result.get("data", ""))).name, {}).setdefault(label, result)
+                found.setdefault(labelled_set(result), {}).setdefault(label, result)
     return found
+
+
+def labelled_set(result: Mapping[str, Any]) -> str:
+    """What a backbone was judged on, so far as the result tells: scores on other splits or sizes do not compare."""
+    name = Path(str(result.get("data") or "the labelled set")).name
+    splits = [str(result[key]) for key in ("train_split", "test_split") if result.get(key)]
+    size = [f"{result['size_px']} px"] if result.get("size_px") else []
+    return ", ".join([name, *([" to ".join(splits)] if splits else []), *size])
 
 
 def how_to_go_on(run: RunDir) -> Html:

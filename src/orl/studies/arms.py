@@ -104,13 +104,14 @@ def jitter(base: Base) -> list[Arm]:
 
 def proposals(base: Base) -> list[Arm]:
     """Where boxes come from; labelled boxes are the ceiling."""
-    labelled = {"proposals": "file", "proposals_file": labelled_boxes(base.config)}
-    return [
-        base.arm("selective search", discover={"proposals": "selective-search"}),
-        base.arm("grid", discover={"proposals": "grid"}),
-        base.arm("random boxes", discover={"proposals": "random"}),
-        base.arm("labelled boxes", discover=labelled),
-    ]
+    sources = {
+        "selective search": ("selective-search", base.config.discover.search_scale, None),
+        "grid": ("grid", 1.0, None),
+        "random boxes": ("random", 1.0, None),
+        "labelled boxes": ("file", 1.0, labelled_boxes(base.config)),
+    }
+    names = ("proposals", "search_scale", "proposals_file")
+    return [base.arm(label, discover=dict(zip(names, values))) for label, values in sources.items()]
 
 
 def prior(base: Base) -> list[Arm]:

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +12,12 @@ from orl.config import RunConfig
 from orl.images.sources import read_labels
 from orl.processes import num_processes
 from orl.progress import progress_bar
-from orl.run import judge_backbone, run_discover, run_pretrain, transfer_photos
-from orl.rundir import RunDir
+from orl.run import run_discover, run_pretrain
+from orl.rundir import RunDir, record_stage
 from orl.studies.arms import STUDIES, Arm, Base, Study
 from orl.studies.record import Record, record_of, write_study
 from orl.tables import MANIFEST
+from orl.transfer.run_judges import judge_backbone, transfer_photos
 from orl.transfer.voc_photos import VocPhotos
 from orl.weights.loading import weights_file
 
@@ -83,6 +85,8 @@ def _check(name: str, study: Study, config: RunConfig, options: StudyOptions) ->
         raise ValueError(f"the arms of study {name} do not differ in stage 2, so --discovery-only leaves nothing of it")
     if options.outside is not None and name != "prior":
         raise ValueError(f"weights from outside have no effect on study {name}; leave --outside out")
+    if name == "stages" and config.method.name != "byol":
+        raise ValueError(f"study stages compares ORL with BYOL, and stage 1 is by {config.method.name}; leave it BYOL")
     # What the last arm alone would tell after hours.
     if options.outside is not None:
         weights_file(options.outside)
@@ -110,7 +114,9 @@ def _run_arm(arm: Arm, base: RunConfig, photos: VocPhotos | None) -> None:
     elif arm.backbone == "stage1":
         run_pretrain(config, "stage1")
     if photos is not None:
+        started = time.monotonic()
         judge_backbone(config, arm.backbone, photos)
+        record_stage(RunDir(config.out), "transfer", "done", time.monotonic() - started)
 
 
 def _share(base: RunDir, arm: RunDir) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from orl.studies.markdown import DISCOVERY, SCORES, Column, arm_names, spread_of
+from orl.studies.markdown import DISCOVERY, SCORES, Column, arm_names, differs_in_discovery, spread_of
 from orl.studies.spread import Spread
 
 COLOURS = {"reference": "#5c626b", "other": "#2563c9"}
@@ -19,8 +19,7 @@ def study_chart(result: Mapping[str, Any]) -> Figure | None:
     Args:
         result: of a study, as `read_result` gives it.
     """
-    lifts = {value for arm in arm_names(result) for value in spread_of(result, arm, LIFT.value).values()}
-    wanted = [*SCORES, *([LIFT] if len(lifts) > len(result["seeds"]) else [])]
+    wanted = [*SCORES, *([LIFT] if differs_in_discovery(result) else [])]
     arms = arm_names(result)
     panels = [column for column in wanted if any(spread_of(result, arm, column.value) for arm in arms)]
     if not panels:

@@ -64,15 +64,28 @@ def study_tables(result: Result) -> list[str]:
     shots = _shots(result)
     low_shot = [Column(title=f"k = {k}", value=score("low-shot", k)) for k in shots]
     lines += _table(result, "Low-shot: mean AP of SVMs from k photos of each class", low_shot)
-    # Arms that share stage 2, as of the terms of the loss, have one discovery score.
-    lines += _table(result, "Discovery: the top-ranked pair of each photo and neighbour, by the labels", DISCOVERY)
-    return lines
+    caption = "Discovery: the top-ranked pair of each photo and neighbour, by the labels"
+    if not differs_in_discovery(result):
+        # Arms that share stage 2, as those of the terms of the loss do, have one discovery score.
+        arms = {record["arm"] for record in result["records"] if record["discovery"] is not None}
+        first = next((arm for arm in arm_names(result) if arm in arms), None)
+        result = {**result, "records": [record for record in result["records"] if record["arm"] == first]}
+        caption += "; the same for all arms" if len(arms) > 1 else ""
+    return lines + _table(result, caption, DISCOVERY)
+
+
+def differs_in_discovery(result: Result) -> bool:
+    """Whether two arms have other pairs at one seed."""
+    scored = [record for record in result["records"] if record["discovery"] is not None]
+    return any(
+        len({str(record["discovery"]) for record in scored if record["seed"] == seed}) > 1 for seed in result["seeds"]
+    )
 
 
 def provenance(result: Result) -> str:
     """One line: what made the numbers, where and when."""
     seeds = ", ".join(map(str, result.get("seeds", []))) or None
-    elapsed_s = _elapsed_s(result)
+    elapsed_s = result.get("elapsed_s")
     parts = {
         "commit": result.get("commit"),
         "on": ", ".join(str(result[key]) for key in ("machine", "device") if result.get(key)),
@@ -139,10 +152,3 @@ def _costs(result: Result) -> list[Column]:
 def _shots(result: Result) -> list[str]:
     found = {k for record in result["records"] for k in record["scores"].get("low-shot", {})}
     return sorted(found, key=int)
-
-
-def _elapsed_s(result: Result) -> float | None:
-    if "records" not in result:
-        return result.get("elapsed_s")
-    runs = {(record["seed"], record["run"]): sum(record["elapsed_s"].values()) for record in result["records"]}
-    return sum(runs.values())

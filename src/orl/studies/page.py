@@ -1,14 +1,12 @@
 """The page of results, written out of result files so that it cannot drift from them."""
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
 from orl import tables
+from orl.figures.files import save_figure
 from orl.studies.charts import study_chart
 from orl.studies.markdown import TASKS, arm_names, provenance, score, spread_of, study_tables, table
 from orl.studies.record import KIND, read_result
@@ -41,8 +39,6 @@ def write_page(folder: Path, to: Path, *, benchmarks: Path | None = None, readme
     if not paths:
         raise FileNotFoundError(f"{folder} holds no result files; 'orl ablate' writes them")
     results = {path: read_result(path) for path in paths}
-    for path, result in results.items():
-        _write_chart(path, result, to)
     parts = [NOTICE, "", *_words(folder / "index.md")]
     for path, result in results.items():
         parts += _section(path, result, to)
@@ -58,9 +54,7 @@ def write_page(folder: Path, to: Path, *, benchmarks: Path | None = None, readme
 def _section(path: Path, result: Mapping[str, Any], to: Path) -> list[str]:
     if result["kind"] == KIND:
         lines = [f"## {result['question']}", "", *_studied(result), *study_tables(result), _HOW_TO_READ, ""]
-        chart = _chart_path(path, to)
-        if chart.exists():
-            lines += [f"![{result['question']}]({chart.relative_to(to.parent).as_posix()})", ""]
+        lines += _charted(path, result, to)
     else:
         lines = [f"## {result['title']}", ""]
         for each in result["tables"]:
@@ -71,7 +65,8 @@ def _section(path: Path, result: Mapping[str, Any], to: Path) -> list[str]:
 
 _HOW_TO_READ = (
     "Mean ± standard deviation over the seeds; differences are taken seed by seed, and marked * where the 95% interval "
-    "of their mean (Student's t) leaves out 0. Compute is what passes the network, over the reference's."
+    "of their mean (Student's t) leaves out 0; of twenty without an effect, one is marked by chance. Compute is what "
+    "passes the network, over the reference's."
 )
 
 
@@ -107,16 +102,14 @@ def _chart_path(path: Path, to: Path) -> Path:
     return to.parent / "figures" / f"results_{path.stem}.svg"
 
 
-def _write_chart(path: Path, result: Mapping[str, Any], to: Path) -> None:
-    figure = study_chart(result) if result["kind"] == KIND else None
+def _charted(path: Path, result: Mapping[str, Any], to: Path) -> list[str]:
+    """Write the chart of a study; lines that show it."""
+    figure = study_chart(result)
     if figure is None:
-        return
-    file = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "orl"}):
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    # Matplotlib ends some lines with a space.
-    text = "\n".join(line.rstrip() for line in file.getvalue().decode().splitlines())
-    tables.write_atomically(_chart_path(path, to), text + "\n")
+        return []
+    chart = _chart_path(path, to)
+    save_figure(figure, chart)
+    return [f"![{result['question']}]({chart.relative_to(to.parent).as_posix()})", ""]
 
 
 def _benchmarks(folder: Path) -> list[str]:

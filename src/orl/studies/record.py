@@ -1,5 +1,6 @@
 """What is kept of a study: one record an arm and seed, and what they were made with, in one JSON file."""
 
+import dataclasses
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -72,6 +73,8 @@ def write_study(path: Path, study: Study, config: RunConfig, records: Sequence[R
         study: what was asked.
         config: settings of the base run.
         records: of all arms and seeds that are done.
+
+    Commit, machine and command are those of the last call: a study that goes on elsewhere says where it ended.
     """
     base = RunDir(config.out / f"seed{records[0].seed}" / "base")
     made = read_record(base)
@@ -87,6 +90,7 @@ def write_study(path: Path, study: Study, config: RunConfig, records: Sequence[R
         "device": made.get("device"),
         "versions": made.get("versions"),
         "seeds": sorted({record.seed for record in records}),
+        "elapsed_s": _elapsed_s(config.out, records),
         "images": config.images.name,
         "num_photos": len(load_images(base.images)),
         "judged_on": _judged_on(config),
@@ -153,9 +157,22 @@ def _judged_on(config: RunConfig) -> Mapping[str, Any] | None:
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    """Without the paths, which are of one machine."""
-    plain = to_plain(config)
+    """Without folders, which are of one machine: of a file its name stays."""
+
+    def without_folders(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return {item.name: without_folders(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        return value.name if isinstance(value, Path) else to_plain(value)
+
+    plain = without_folders(config)
     return {key: value for key, value in plain.items() if key not in ("images", "out", "transfer_data", "overwrite")}
+
+
+def _elapsed_s(folder: Path, records: Sequence[Record]) -> float:
+    """Seconds of all runs of a study, those of its bases too; a run that several studies share counts in each."""
+    runs = {f"seed{record.seed}/base" for record in records} | {record.run for record in records}
+    stages = [stage for run in runs for stage in read_record(RunDir(folder / run)).get("stages", {}).values()]
+    return round(sum(stage["elapsed_s"] for stage in stages), 1)
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """How the compared runs scored: backbones on labelled sets, with few labels, and discovery."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from orl.figures import page
@@ -9,7 +8,7 @@ from orl.figures.charts import LowShotLine, draw_class_bars, draw_low_shot
 from orl.figures.compared.runs import ComparedRun
 from orl.figures.page import Html
 from orl.figures.pictures import as_svg
-from orl.figures.results import BACKBONES, TASKS, read_json, read_low_shot, read_results
+from orl.figures.results import BACKBONES, TASKS, labelled_set, read_json, read_low_shot, read_results
 from orl.figures.sections.low_shot import low_shot_line
 
 Scored = dict[tuple[str, str], dict[str, Any]]
@@ -27,7 +26,7 @@ def results_section(runs: Sequence[ComparedRun]) -> tuple[str, Html]:
     notes = [
         page.missing(f"No backbone of {label} has been scored.") for label, results in found.items() if not results
     ]
-    sets = dict.fromkeys(_set_of(result) for results in found.values() for result in results.values())
+    sets = dict.fromkeys(labelled_set(result) for results in found.values() for result in results.values())
     parts = [_of_set(name, found) for name in sets]
     intro = page.paragraph(
         "Each backbone is frozen and judged on labelled photos; mean average precision out of 100, the best of a "
@@ -65,18 +64,12 @@ def discovery_section(runs: Sequence[ComparedRun]) -> tuple[str, Html]:
     return page.section("Discovery score", intro, *notes, page.table("Pairs that stage 2 matched", columns, rows))
 
 
-def _set_of(result: Mapping[str, Any]) -> str:
-    """The labelled set of a result, so far as the file tells."""
-    size = f", {result['size_px']} px" if result.get("size_px") else ""
-    return f"{Path(str(result.get('data') or 'the labelled set')).name}{size}"
-
-
 def _of_set(name: str, found: Mapping[str, Scored]) -> Html:
     scores = {
         (run, label): {
             task: float(results[task, label]["mean_ap"])
             for task in TASKS
-            if (task, label) in results and _set_of(results[task, label]) == name
+            if (task, label) in results and labelled_set(results[task, label]) == name
         }
         for run, results in found.items()
         for label in BACKBONES
@@ -101,10 +94,10 @@ def _class_bars(runs: Sequence[ComparedRun], found: Mapping[str, Scored]) -> Htm
         for each in runs
         if each.last_stage and ("svm", each.last_stage) in found[each.label]
     }
-    names = list(dict.fromkeys(map(_set_of, last.values())))
+    names = list(dict.fromkeys(map(labelled_set, last.values())))
     figures = []
     for name in names:
-        scored = {label: each.get("per_class_ap") or {} for label, each in last.items() if _set_of(each) == name}
+        scored = {label: each.get("per_class_ap") or {} for label, each in last.items() if labelled_set(each) == name}
         if len(scored) > 1 and all(scored.values()):
             chart = as_svg(draw_class_bars({page.chart_label(label): each for label, each in scored.items()}))
             figures.append(
