@@ -15,7 +15,7 @@ from orl.figures.choices import (
     random_pairs,
     ranked_neighbours,
 )
-from orl.figures.correspondences import random_correspondences, top_correspondences
+from orl.figures.correspondences import top_correspondences
 
 NUM_PHOTOS = 5
 Rows = list[tuple[int, int, float]]
@@ -115,15 +115,19 @@ def test_the_most_similar_pairs_are_those_of_the_report(table: tables.Table) -> 
     assert extreme_pairs(table, NUM_PHOTOS, 3, sign=1) == [(image_ids[row], neighbour_ids[row]) for row in rows]
 
 
-def test_random_pairs_are_those_of_the_report_for_one_seed(tmp_path: Path) -> None:
+def test_random_pairs_are_photos_at_random_each_with_a_neighbour_at_random(tmp_path: Path) -> None:
     rows = [(image_id, (image_id + step) % 8, 0.1 * step) for image_id in range(8) for step in (1, 2, 5)]
     table = make_table(tmp_path / "t", rows)
-    columns = [table.column(name) for name in ("image_id", "neighbour_id", "similarity")]
+    image_ids, neighbour_ids = (table.column(name) for name in ("image_id", "neighbour_id"))
     drawn = set()
     for seed in range(10):
-        chosen = random_correspondences(*columns, 4, np.random.default_rng(seed))
+        generator = np.random.default_rng(seed)
+        expected = [
+            (query, int(generator.choice(sorted(set(neighbour_ids[image_ids == query].tolist())))))
+            for query in generator.permutation(8).tolist()[:4]
+        ]
         pairs = random_pairs(table, 8, 4, np.random.default_rng(seed))
-        assert pairs == [(columns[0][row], columns[1][row]) for row in chosen]
+        assert pairs == expected
         drawn |= set(pairs)
     assert len(drawn) > 12
 
