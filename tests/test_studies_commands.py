@@ -41,7 +41,8 @@ def test_a_study_of_stage_2_alone_and_the_page_of_it(
     monkeypatch.setattr("sys.argv", ["/usr/bin/orl", *command])
     assert main(command) == 0
     told = capsys.readouterr().out
-    assert "| 50% kept |" in told
+    assert "the same for all arms" in told
+    assert "| 5% kept |" in told
     result = json.loads((out / "pair-share.json").read_text())
     assert result["seeds"] == [0, 1]
     assert all(record["scores"] == {} for record in result["records"])

@@ -108,6 +108,7 @@ def test_priors_and_proposals_are_told_apart_by_discovery_alone(jitter: tuple[Ru
     options = StudyOptions(seeds=[3], outside=tmp_path / "strong.safetensors", trains=False)
     result = read_result(carry_out("prior", config, options))
     assert [record["arm"] for record in result["records"]] == ["random weights", "stage 1", "outside: strong"]
+    assert all(record["scores"] == {} for record in result["records"]), "what another study judged is not of this one"
     found = read_result(carry_out("proposals", config, StudyOptions(seeds=[3], trains=False)))
     shares = {record["arm"]: record["discovery"]["roi_object_share"] for record in found["records"]}
     assert shares["labelled boxes"] > 0.99, "every RoI is an object"

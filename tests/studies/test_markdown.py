@@ -48,6 +48,7 @@ def test_a_study_without_training_has_no_scores(study: dict[str, Any]) -> None:
         record["scores"] = {}
     text = "\n".join(study_tables(study))
     assert "SVM" not in text
+    assert "Mean AP" not in text
     assert "Low-shot" not in text
     assert "Discovery" in text
 

@@ -67,7 +67,7 @@ def carry_out(name: str, config: RunConfig, options: StudyOptions) -> Path:
             for arm in arms:
                 logger.info("%s, seed %d: %s", name, seed, arm.label)
                 _run_arm(arm, base, photos)
-                records.append(record_of(arm, config.out))
+                records.append(record_of(arm, config.out, judged=options.trains))
                 bar.update(1)
         write_study(path, study, config, records)
     return path

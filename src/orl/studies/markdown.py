@@ -60,7 +60,9 @@ def spread_of(result: Result, arm: str, value: Callable[[Mapping[str, Any]], flo
 
 def study_tables(result: Result) -> list[str]:
     """Lines of Markdown: scores, low-shot and discovery, each where the arms have them."""
-    lines = _table(result, "Mean AP of the frozen backbones", [*SCORES, *_costs(result)], compared=SCORES)
+    lines = []
+    if is_judged(result):
+        lines += _table(result, "Mean AP of the frozen backbones", [*SCORES, *_costs(result)], compared=SCORES)
     shots = _shots(result)
     low_shot = [Column(title=f"k = {k}", value=score("low-shot", k)) for k in shots]
     lines += _table(result, "Low-shot: mean AP of SVMs from k photos of each class", low_shot)
@@ -72,6 +74,11 @@ def study_tables(result: Result) -> list[str]:
         result = {**result, "records": [record for record in result["records"] if record["arm"] == first]}
         caption += "; the same for all arms" if len(arms) > 1 else ""
     return lines + _table(result, caption, DISCOVERY)
+
+
+def is_judged(result: Result) -> bool:
+    """Whether any backbone of a study has a score; with `--discovery-only` none has."""
+    return any(record["scores"] for record in result["records"])
 
 
 def differs_in_discovery(result: Result) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from orl import tables
 from orl.figures.files import save_figure
 from orl.studies.charts import study_chart
-from orl.studies.markdown import TASKS, arm_names, provenance, score, spread_of, study_tables, table
+from orl.studies.markdown import TASKS, arm_names, is_judged, provenance, score, spread_of, study_tables, table
 from orl.studies.record import KIND, read_result
 from orl.studies.spread import Spread
 
@@ -75,12 +75,13 @@ def _studied(result: Mapping[str, Any]) -> list[str]:
     settings, judged = result["settings"], result.get("judged_on")
     first, third, objects = settings["stage1"], settings["stage3"], settings["objects"]
     sizes = f"views of {first['views']['size_px']} px and RoIs of {objects['roi_size_px']} px"
-    epochs = f"{first['epochs']} epochs of stage 1 and {third['epochs']} of stage 3, batch {first['batch_size']}"
+    trained = f" and {third['epochs']} of stage 3" if is_judged(result) else " and no stage 3"
+    epochs = f"{first['epochs']} epochs of stage 1{trained}, batch {first['batch_size']}"
     words = [
         f"{result['num_photos']:,} photos of {result['images']} without labels, {settings['network']['backbone']}, "
         f"{sizes}, {epochs}, {settings['precision']}."
     ]
-    if judged:
+    if judged and is_judged(result):
         words.append(
             f"Judged on {judged['data']}, learnt from {judged['train_split']} and scored on {judged['test_split']}, at "
             f"{judged['size_px']} px."

@@ -47,8 +47,14 @@ class Record:
     """Of each part of the run that the arm itself went through."""
 
 
-def record_of(arm: Arm, folder: Path) -> Record:
-    """Read what the run of an arm has left, below the folder of its study."""
+def record_of(arm: Arm, folder: Path, *, judged: bool) -> Record:
+    """Read what the run of an arm has left, below the folder of its study.
+
+    Args:
+        arm: whose run is done.
+        folder: of the study.
+        judged: whether the study judges backbones; else scores that another study left in a shared run do not count.
+    """
     config, run = arm.config, RunDir(arm.config.out)
     num_photos = len(load_images(run.images)) if run.images.exists() else 0
     return Record(
@@ -60,7 +66,7 @@ def record_of(arm: Arm, folder: Path) -> Record:
         photos_seen=num_photos * list(_epochs(config, arm.backbone).values() or [0])[-1],
         gigapixels=float(f"{num_photos * _pixels(config, arm.backbone) / 1e9:.4g}"),
         discovery=_discovery(run) if arm.backbone == "stage3" else None,
-        scores=_scores(run, arm.backbone),
+        scores=_scores(run, arm.backbone) if judged else {},
         elapsed_s={name: stage["elapsed_s"] for name, stage in read_record(run).get("stages", {}).items()},
     )
 
