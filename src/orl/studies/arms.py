@@ -19,7 +19,7 @@ class Base:
     """Weights from elsewhere to look with, where the study has an arm for them."""
 
     def arm(self, label: str, backbone: str = "stage3", **changes: Any) -> "Arm":
-        """An arm by its label; `discover_...` and the like change a part: `discover={'num_neighbours': 1}`.
+        """An arm by its label and what it changes: `discover={'num_neighbours': 1}`.
 
         Args:
             label: what differs, in words; the folder is named after it.
