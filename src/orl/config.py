@@ -297,14 +297,17 @@ class RunConfig:
             raise ValueError(f"stage1.join_views has no effect on method {self.method.name}: its views never meet")
         if not self.objects.warm_start:
             return
-        if self.discover.backbone is not None:
-            raise ValueError("objects.warm_start needs stage 1, which is left out where discover.backbone is given")
         sizes = [(stage.hidden_features, stage.projection_features) for stage in (self.stage1, self.stage3)]
         if self.method.name not in ("byol", "selfemd") or sizes[0] != sizes[1]:
             raise ValueError(
                 f"objects.warm_start needs a stage 1 whose projector is that of stage 3: by byol or selfemd, and with "
                 f"its sizes; it is by {self.method.name}, with {sizes[0]} and {sizes[1]} features"
             )
+
+    @property
+    def needs_stage1(self) -> bool:
+        """Whether stage 2 looks with stage 1's weights or stage 3 starts from them."""
+        return self.discover.backbone is None or self.objects.warm_start
 
 
 FREE_FIELDS = frozenset(

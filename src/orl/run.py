@@ -55,18 +55,17 @@ def run_demo(config: RunConfig) -> Path | None:
 def run_all(config: RunConfig) -> Path | None:
     """Three stages, the judges where labels are given, and the report; whatever is done already is kept.
 
-    Where stage 2 looks with weights from outside, stage 1 is left out.
+    Where stage 2 looks with weights from outside, and stage 3 starts anew, stage 1 is left out.
 
     Started by torchrun or srun, all processes train and discover together, and the first does the rest.
 
     Returns:
         The path of the report; none in a process that is not the first.
     """
-    needs_stage1 = config.discover.backbone is None
-    trained = ("stage1", "stage3") if needs_stage1 else ("stage3",)
+    trained = ("stage1", "stage3") if config.needs_stage1 else ("stage3",)
     with _joined(config, *trained, discovers=True) as (images, processes):
         probe = _probe(config, *trained) if processes.is_first else None
-        if needs_stage1:
+        if config.needs_stage1:
             with _recorded(config, "stage1", processes):
                 pretrain_images(config, images, processes, probe)
         elif processes.is_first:

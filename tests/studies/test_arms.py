@@ -51,6 +51,19 @@ def test_an_arm_changes_what_its_label_says_and_nothing_else(name: str, told: di
     assert {label: changes(base, found[label]) for label in told} == told
 
 
+def test_a_warm_start_is_held_against_byol_that_saw_as_many_photos_before_and_after_it(base: Base) -> None:
+    warm = replace(base.config, objects=replace(base.config.objects, warm_start=True))
+    warm = replace(warm, stage3=replace(warm.stage3, epochs=7))
+    found = {arm.label: (arm.backbone, arm.config.stage1.epochs) for arm in STUDIES["stages"].arms(Base(config=warm))}
+    assert found == {
+        "random weights": ("random", 20),
+        "BYOL, where ORL starts": ("stage1", 20),
+        "BYOL": ("stage1", 27),
+        "BYOL, as much compute": ("stage1", 51),
+        "ORL": ("stage3", 20),
+    }
+
+
 def test_priors_are_random_weights_stage_1_and_weights_from_outside(base: Base) -> None:
     found = {arm.label: arm.config.discover.backbone for arm in STUDIES["prior"].arms(base)}
     assert found == {

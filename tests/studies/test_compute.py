@@ -47,3 +47,5 @@ def test_equal_compute_counts_all_three_stages_and_is_rounded_up(config: RunConf
 def test_equal_compute_leaves_out_the_stage_1_that_weights_from_outside_make_needless(config: RunConfig) -> None:
     outside = replace(config, discover=replace(config.discover, backbone=Path("strong.pth")))
     assert epochs_of_equal_compute(outside) == 31
+    warm = replace(outside, objects=replace(outside.objects, warm_start=True))
+    assert epochs_of_equal_compute(warm) == 51, "stage 3 starts from it all the same"

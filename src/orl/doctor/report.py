@@ -66,8 +66,7 @@ def _measured(plan: Plan, photos: ImageTable) -> Plan:
     config = plan.config
     if config.precision == "16-mixed" and not plan.computes_on_gpu:
         config = replace(config, precision="32-true")
-    # Stage 1 is left out of a run whose discovery looks with weights from outside.
-    tried = ("stage2", *STAGES) if config.discover.backbone is None else ("stage2", "stage3")
+    tried = ("stage2", *STAGES) if config.needs_stage1 else ("stage2", "stage3")
     with progress_bar(total=len(tried), title="try the recipe", unit="stages") as bar:
         found, discovery = None, None
         training, out_of_memory = {}, {}

@@ -63,11 +63,22 @@ def folder_name(label: str) -> str:
 
 
 def stages(base: Base) -> list[Arm]:
-    """Random weights, BYOL at as many photos and at as much compute, ORL."""
-    epochs = epochs_of_equal_compute(base.config)
+    """Random weights, BYOL at as many photos and at as much compute, ORL.
+
+    Photos are those that the judged weights have learned from: with a warm start stage 1's and stage 3's, and BYOL as
+    ORL starts from it is one more arm.
+    """
+    config, epochs = base.config, epochs_of_equal_compute(base.config)
+    byol = [base.arm("BYOL", "stage1")]
+    if config.objects.warm_start:
+        as_many = config.stage1.epochs + config.stage3.epochs
+        byol = [
+            base.arm("BYOL, where ORL starts", "stage1"),
+            base.arm("BYOL", "stage1", stage1={"epochs": as_many}),
+        ]
     return [
         base.arm("random weights", "random"),
-        base.arm("BYOL", "stage1"),
+        *byol,
         base.arm("BYOL, as much compute", "stage1", stage1={"epochs": epochs}),
         base.arm("ORL"),
     ]

@@ -36,7 +36,7 @@ def discover_pixels(config: RunConfig) -> float:
 
 
 def epochs_of_equal_compute(config: RunConfig) -> int:
-    """Epochs of stage 1 that cost as much as all three stages, rounded up; stage 1 where stage 2 looks with it."""
-    before = 0 if config.discover.backbone is not None else config.stage1.epochs * stage1_pixels(config)
+    """Epochs of stage 1 that cost as much as all three stages, rounded up; stage 1 where it is needed."""
+    before = config.stage1.epochs * stage1_pixels(config) if config.needs_stage1 else 0
     pixels = before + discover_pixels(config) + config.stage3.epochs * stage3_pixels(config)
     return int(-(-pixels // stage1_pixels(config)))

@@ -37,7 +37,7 @@ class Record:
     epochs: dict[str, int]
     """Of each stage that the backbone came from."""
     photos_seen: int
-    """Photos in all epochs of the training that ended with it; stage 1 before an ORL is not counted."""
+    """Photos in all epochs that its weights have learned from: stage 1 before an ORL counts with a warm start alone."""
     gigapixels: float
     """What passed the network, a forward pass alone as a quarter, everything before it counted; see `compute`."""
     discovery: dict[str, Any] | None
@@ -63,7 +63,7 @@ def record_of(arm: Arm, folder: Path, *, judged: bool) -> Record:
         run=config.out.relative_to(folder).as_posix(),
         backbone=arm.backbone,
         epochs=_epochs(config, arm.backbone),
-        photos_seen=num_photos * list(_epochs(config, arm.backbone).values() or [0])[-1],
+        photos_seen=num_photos * _epochs_of_weights(config, arm.backbone),
         gigapixels=float(f"{num_photos * _pixels(config, arm.backbone) / 1e9:.4g}"),
         discovery=_discovery(run) if arm.backbone == "stage3" else None,
         scores=_scores(run, arm.backbone) if judged else {},
@@ -122,7 +122,12 @@ def _epochs(config: RunConfig, backbone: str) -> dict[str, int]:
     if backbone == "stage1":
         return epochs
     own = {"stage3": config.stage3.epochs}
-    return own if config.discover.backbone is not None else {**epochs, **own}
+    return {**epochs, **own} if config.needs_stage1 else own
+
+
+def _epochs_of_weights(config: RunConfig, backbone: str) -> int:
+    epochs = _epochs(config, backbone)
+    return sum(epochs.values()) if config.objects.warm_start else epochs.get(backbone, 0)
 
 
 def _pixels(config: RunConfig, backbone: str) -> float:

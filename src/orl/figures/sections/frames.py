@@ -16,12 +16,12 @@ Photo = UInt8[ndarray, "h w 3"]
 
 
 def trained_stages(run: RunDir) -> dict[str, str]:
-    """The stages that a run trains, with their names: stage 1 is left out where stage 2 looks with other weights."""
+    """The stages that a run trains, with their names: stage 1 may be left out."""
     try:
-        looks_with = load_config(run.config).discover.backbone
+        needs_stage1 = load_config(run.config).needs_stage1
     except (FileNotFoundError, ValueError):
-        looks_with = None
-    return {stage: label for stage, label in TRAINED.items() if looks_with is None or stage != "stage1"}
+        needs_stage1 = True
+    return {stage: label for stage, label in TRAINED.items() if needs_stage1 or stage != "stage1"}
 
 
 def chart(curves: dict[str, tuple[ndarray, ndarray]], value_name: str, caption: str) -> Html:

@@ -104,8 +104,12 @@ def _trained_facts(run: RunDir) -> Html:
         )
     }
     looks_with = config.discover.backbone
-    if looks_with is not None:
+    if not config.needs_stage1:
         trained["Stage 1"] = f"left out: stage 2 looks with {looks_with}"
+    elif looks_with is not None:
+        trained["Stage 2"] = f"looks with {looks_with}"
+    if config.objects.warm_start:
+        trained["Stage 3"] += ", from stage 1's weights"
     told = {"Photos from": str(config.images), "Network": config.network.backbone, **trained}
     return page.facts(told)
 
