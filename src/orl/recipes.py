@@ -51,8 +51,9 @@ def small(images: Path, out: Path) -> RunConfig:
     """A few thousand small photos in less than an hour, as in the studies of docs/results.md: ResNet-10, 64 and 32 px.
 
     Command: `orl ablate stages small --images VOC2007 --transfer-data VOC2007 --precision bf16-mixed --out runs/study`.
-    Hours: about 0.4 a run for 2,250 photos of 160 px on one core with AVX-512 bf16. Expected: BYOL and ORL above random
-    weights; see docs/results.md. More epochs of a small network pay more here than `quick`'s larger one.
+    Hours: about 0.3 a run for 2,250 photos of 160 px on one core with AVX-512 bf16. Expected: BYOL and ORL above random
+    weights; see docs/results.md. More epochs of a small network pay more here than `quick`'s larger one. Unlike the
+    paper's, stage 3 starts from stage 1's weights: in runs this short that is better than anew and costs half.
     """
     training = _short_training(epochs=30, batch_size=64, size_px=64, hidden_features=1024)
     training = replace(training, views=replace(training.views, area_range=(0.08, 1.0)))
@@ -62,9 +63,9 @@ def small(images: Path, out: Path) -> RunConfig:
         recipe="small",
         network=NetworkConfig(backbone="resnet10"),
         stage1=training,
-        stage3=training,
+        stage3=replace(training, epochs=15),
         discover=DiscoverConfig(embed_px=128, roi_embed_px=64, min_side=0.2),
-        objects=ObjectConfig(roi_size_px=32),
+        objects=ObjectConfig(roi_size_px=32, warm_start=True),
         transfer=TransferConfig(size_px=128, shots=(1, 2, 4, 8, 16, 32)),
     )
 
