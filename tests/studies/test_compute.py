@@ -37,6 +37,8 @@ def test_a_term_that_is_left_out_costs_nothing(
 
 def test_discovery_costs_a_forward_pass_of_the_photo_and_of_each_roi(config: RunConfig) -> None:
     assert discover_pixels(config) == (96 * 96 + 3 * 64 * 64) / 4
+    alone = replace(config.objects, intra_weight=0.0, inter_weight=0.0)
+    assert discover_pixels(replace(config, objects=alone)) == 0, "BYOL alone needs no pairs"
 
 
 def test_equal_compute_counts_all_three_stages_and_is_rounded_up(config: RunConfig) -> None:

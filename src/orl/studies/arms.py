@@ -56,6 +56,9 @@ class Study:
     """Whether the arms say nothing about stage 2."""
 
 
+AS_MANY_PHOTOS = "BYOL, as many photos"
+
+
 def folder_name(label: str) -> str:
     """A label as the name of a folder."""
     words = "".join(letter if letter.isalnum() else " " for letter in label.lower()).split()
@@ -65,17 +68,13 @@ def folder_name(label: str) -> str:
 def stages(base: Base) -> list[Arm]:
     """Random weights, BYOL at as many photos and at as much compute, ORL.
 
-    Photos are those that the judged weights have learned from: with a warm start stage 1's and stage 3's, and BYOL as
-    ORL starts from it is one more arm.
+    With a warm start BYOL of as many photos starts where ORL does, and is stage 3 without its pairs.
     """
-    config, epochs = base.config, epochs_of_equal_compute(base.config)
-    byol = [base.arm("BYOL", "stage1")]
-    if config.objects.warm_start:
-        as_many = config.stage1.epochs + config.stage3.epochs
-        byol = [
-            base.arm("BYOL, where ORL starts", "stage1"),
-            base.arm("BYOL", "stage1", stage1={"epochs": as_many}),
-        ]
+    epochs = epochs_of_equal_compute(base.config)
+    byol = [base.arm(AS_MANY_PHOTOS, "stage1")]
+    if base.config.objects.warm_start:
+        alone = {"global_weight": 1.0, "intra_weight": 0.0, "inter_weight": 0.0}
+        byol = [base.arm("BYOL, where ORL starts", "stage1"), base.arm(AS_MANY_PHOTOS, objects=alone)]
     return [
         base.arm("random weights", "random"),
         *byol,
@@ -142,7 +141,7 @@ STUDIES = {
     "stages": Study(
         question="Does ORL beat BYOL, at as many photos and at as much compute?",
         arms=stages,
-        reference="BYOL",
+        reference=AS_MANY_PHOTOS,
         judges_only=True,
     ),
     "neighbours": Study(question="How many neighbours of a photo?", arms=neighbours, reference="K = 10"),

@@ -13,6 +13,11 @@ def stage1_pixels(config: RunConfig) -> int:
     return 2 * config.stage1.views.size_px**2
 
 
+def uses_pairs(config: RunConfig) -> bool:
+    """Whether stage 3 has a term that needs stage 2; else it is stage 1 once more."""
+    return config.objects.intra_weight > 0 or config.objects.inter_weight > 0
+
+
 def stage3_pixels(config: RunConfig) -> int:
     """Likewise of stage 3: two views and as many pairs of RoIs as there are terms that use them."""
     objects = config.objects
@@ -21,13 +26,15 @@ def stage3_pixels(config: RunConfig) -> int:
 
 
 def discover_pixels(config: RunConfig) -> float:
-    """Likewise of stage 2, once: the photo and its RoIs pass forward only.
+    """Likewise of stage 2, once: the photo and its RoIs pass forward only; nothing where no pairs are used.
 
     Selective search is left out, as it passes no network.
 
     Raises:
         FileNotFoundError: if stage 2 has not run.
     """
+    if not uses_pairs(config):
+        return 0.0
     run = RunDir(config.out)
     num_photos = tables.load(run.table("embeddings")).num_rows
     rois_per_photo = tables.load(run.table("rois")).num_rows / num_photos

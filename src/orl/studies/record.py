@@ -14,7 +14,7 @@ from orl.config import RunConfig, to_plain
 from orl.images.table import load_images
 from orl.rundir import RunDir, read_record
 from orl.studies.arms import Arm, Study
-from orl.studies.compute import discover_pixels, stage1_pixels, stage3_pixels
+from orl.studies.compute import discover_pixels, stage1_pixels, stage3_pixels, uses_pairs
 
 KIND, RECORDED = "study", "recorded"
 DISCOVERY = (
@@ -65,7 +65,7 @@ def record_of(arm: Arm, folder: Path, *, judged: bool) -> Record:
         epochs=_epochs(config, arm.backbone),
         photos_seen=num_photos * _epochs_of_weights(config, arm.backbone),
         gigapixels=float(f"{num_photos * _pixels(config, arm.backbone) / 1e9:.4g}"),
-        discovery=_discovery(run) if arm.backbone == "stage3" else None,
+        discovery=_discovery(run) if arm.backbone == "stage3" and uses_pairs(config) else None,
         scores=_scores(run, arm.backbone) if judged else {},
         elapsed_s={name: stage["elapsed_s"] for name, stage in read_record(run).get("stages", {}).items()},
     )
