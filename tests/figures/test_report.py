@@ -19,6 +19,7 @@ from orl.figures.results import duration, read_json
 from orl.figures.sections.options import GalleryOptions, Known, choose_photos
 from orl.images.regions import ObjectRegions
 from orl.images.table import ImageTable, load_images, save_images
+from orl.networks.backbones import build_backbone, save_backbone
 from orl.recipes import demo
 from orl.rundir import RunDir
 from orl.stages.placers import view_placer
@@ -256,6 +257,13 @@ def test_a_run_that_looks_with_other_weights_has_no_stage_1_to_wait_for(run):
     _, reader = report_of(run)
     assert "Stage 1 has" not in reader.text
     assert "Loss of stage 3 from 6" in reader.text
+    assert "What stage 2 looked with cannot be loaded: " in reader.text, "nor drawn"
+    save_backbone(build_backbone("resnet18"), run.root / "prior.safetensors")
+    discover = replace(config.discover, backbone=run.root / "prior.safetensors")
+    save_config(replace(config, discover=discover), run.config)
+    _, reader = report_of(run)
+    assert "cannot be loaded" not in reader.text
+    assert "the prior" in reader.text
     save_config(config, run.config)
     _, reader = report_of(run)
     assert "Stage 1 has left no backbone yet" in reader.text

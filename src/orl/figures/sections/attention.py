@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
+from torch import nn
 
 from orl.figures import page
 from orl.figures.album import Album
@@ -13,12 +14,13 @@ from orl.figures.attention import REDUCTIONS, THRESHOLD, Reduction, attention_ma
 from orl.figures.heat import colour_scale, maps_figure
 from orl.figures.localisation import score_backbones
 from orl.figures.page import Html
-from orl.figures.sections.frames import Photo, not_there, trained_stages
+from orl.figures.sections.frames import Photo, not_there, readable_config, trained_stages
 from orl.figures.sections.options import GalleryOptions, choose_photos
 from orl.images.decode import PhotoError, load_photo
 from orl.images.regions import ObjectRegions
-from orl.networks.backbones import Backbone, load_backbone
+from orl.networks.backbones import load_backbone
 from orl.rundir import RunDir
+from orl.weights.for_views import load_for_views
 
 MEASURES = {"pointing": "Peak on an object (%)", "overlap": "Best overlap (%)", "inside": "Map inside objects (%)"}
 YARDSTICKS = {"even": "an even map", "centre": "a map that falls from the middle"}
@@ -27,19 +29,14 @@ YARDSTICKS = {"even": "an even map", "centre": "a map that falls from the middle
 def attention_section(
     run: RunDir, album: Album | None, options: GalleryOptions, regions: ObjectRegions | None
 ) -> tuple[str, Html]:
-    """Attention maps of stage 1 beside stage 3, scored where the objects are known."""
+    """Attention maps of the run's backbones and of other weights that stage 2 looked with, scored where possible."""
     title = "Attention"
     intro = page.paragraph(
         "Where the backbone's last feature map is strong: mean magnitude over its channels, each map stretched from 0 "
         f"to 1 over its photo; the white outline is {THRESHOLD:g}. Objects fully covered, all of them and little else, "
         "is what to look for in stage 3."
     )
-    backbones, notes = {}, []
-    for stage, label in trained_stages(run).items():
-        try:
-            backbones[label] = load_backbone(run.backbone(stage))
-        except (FileNotFoundError, ValueError) as error:
-            notes.append(not_there(run, f"{label.capitalize()} has left no backbone yet", error))
+    backbones, notes = _load_backbones(run)
     if album is None or not backbones:
         return page.section(title, intro, *notes)
     scores = _scores(album, backbones, options, regions)
@@ -48,7 +45,26 @@ def attention_section(
     return page.section(title, intro, *notes, scores, colour_scale(), page.gallery(figures, columns=""))
 
 
-def attention_figure(album: Album, image_id: int, backbones: Mapping[str, Backbone], options: GalleryOptions) -> Html:
+def _load_backbones(run: RunDir) -> tuple[dict[str, nn.Module], list[Html]]:
+    """What the run looked with and what it trained, by name, and sentences about what is not there."""
+    backbones: dict[str, nn.Module] = {}
+    notes = []
+    config = readable_config(run)
+    looks_with = None if config is None else config.discover.backbone
+    if config is not None and looks_with is not None:
+        try:
+            backbones["the prior"] = load_for_views(looks_with, config.discover.architecture)
+        except (OSError, ValueError, ImportError) as error:
+            notes.append(page.missing(f"What stage 2 looked with cannot be loaded: {error}"))
+    for stage, label in trained_stages(run).items():
+        try:
+            backbones[label] = load_backbone(run.backbone(stage))
+        except (FileNotFoundError, ValueError) as error:
+            notes.append(not_there(run, f"{label.capitalize()} has left no backbone yet", error))
+    return backbones, notes
+
+
+def attention_figure(album: Album, image_id: int, backbones: Mapping[str, nn.Module], options: GalleryOptions) -> Html:
     """A photo and the map of each backbone, or a sentence if the photo is gone."""
     name = album.images.names[image_id]
     try:
@@ -59,7 +75,7 @@ def attention_figure(album: Album, image_id: int, backbones: Mapping[str, Backbo
 
 
 def _maps(
-    backbones: Mapping[str, Backbone], photo: Photo, options: GalleryOptions, reduction: Reduction
+    backbones: Mapping[str, nn.Module], photo: Photo, options: GalleryOptions, reduction: Reduction
 ) -> dict[str, Float[ndarray, "h w"]]:
     device = torch.device(options.device)
     return {
@@ -69,7 +85,7 @@ def _maps(
 
 
 def _scores(
-    album: Album, backbones: Mapping[str, Backbone], options: GalleryOptions, regions: ObjectRegions | None
+    album: Album, backbones: Mapping[str, nn.Module], options: GalleryOptions, regions: ObjectRegions | None
 ) -> Html:
     """How well the maps lie on the objects, by each way to reduce them; nothing where no object is known."""
     images = album.images
@@ -105,7 +121,7 @@ def _with_regions(
 
 
 def _maps_by(
-    backbones: Mapping[str, Backbone], options: GalleryOptions, reduction: Reduction
+    backbones: Mapping[str, nn.Module], options: GalleryOptions, reduction: Reduction
 ) -> Callable[[Photo], Mapping[str, Float[ndarray, "_ _"]]]:
     return lambda photo: _maps(backbones, photo, options, reduction)
 

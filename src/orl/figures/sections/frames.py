@@ -3,7 +3,7 @@
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from orl.config import load_config
+from orl.config import RunConfig, load_config
 from orl.figures import page
 from orl.figures.curves import draw_curves
 from orl.figures.page import Html
@@ -17,11 +17,17 @@ Photo = UInt8[ndarray, "h w 3"]
 
 def trained_stages(run: RunDir) -> dict[str, str]:
     """The stages that a run trains, with their names: stage 1 may be left out."""
+    config = readable_config(run)
+    left_out = config is not None and not config.needs_stage1
+    return {stage: label for stage, label in TRAINED.items() if not (left_out and stage == "stage1")}
+
+
+def readable_config(run: RunDir) -> RunConfig | None:
+    """The settings of a run; none where they are missing or damaged."""
     try:
-        needs_stage1 = load_config(run.config).needs_stage1
+        return load_config(run.config)
     except (FileNotFoundError, ValueError):
-        needs_stage1 = True
-    return {stage: label for stage, label in TRAINED.items() if needs_stage1 or stage != "stage1"}
+        return None
 
 
 def chart(curves: dict[str, tuple[ndarray, ndarray]], value_name: str, caption: str) -> Html:
