@@ -12,6 +12,8 @@ from typing import Any
 
 from orl import tables
 
+TRAINED_STAGES = {"stage1": "stage 1", "stage3": "stage 3"}
+"""The stages that leave a backbone, by the names of their folders, and what they are called."""
 RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "numba", "scikit-learn")
 
 

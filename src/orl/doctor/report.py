@@ -12,10 +12,10 @@ from orl.doctor.measure import NUM_SAMPLES, in_own_process, measure_discovery, m
 from orl.doctor.plan import Plan, StageEstimate, discovery_hours, disk_needed, estimate_stage
 from orl.images.table import ImageTable
 from orl.progress import progress_bar
+from orl.rundir import TRAINED_STAGES
 from orl.stages.assemble import stage_settings
 
 DEFAULT_NUM_PHOTOS = 10_000
-STAGES = ("stage1", "stage3")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def _measured(plan: Plan, photos: ImageTable) -> Plan:
     config = plan.config
     if config.precision == "16-mixed" and not plan.computes_on_gpu:
         config = replace(config, precision="32-true")
-    tried = ("stage2", *STAGES) if config.needs_stage1 else ("stage2", "stage3")
+    tried = ("stage2", *TRAINED_STAGES) if config.needs_stage1 else ("stage2", "stage3")
     with progress_bar(total=len(tried), title="try the recipe", unit="stages") as bar:
         found, discovery = None, None
         training, out_of_memory = {}, {}
@@ -144,7 +144,7 @@ def format_estimates(plan: Plan, measured_on: str) -> str:
         f"{'process' if plan.num_processes == 1 else 'processes, each with devices as here'}:",
     ]
     hours = 0.0
-    for stage in STAGES:
+    for stage in TRAINED_STAGES:
         if stage == "stage3" and plan.discovery is not None:
             hours += discovery_hours(plan, plan.discovery)
             lines += _discovery_lines(plan)

@@ -14,10 +14,9 @@ from orl.figures.charts import LowShotLine, draw_class_bars, draw_low_shot
 from orl.figures.curves import draw_curve_panels, read_metrics
 from orl.figures.files import FileOptions, check_file_options, figure_file, save_figure
 from orl.figures.page import chart_label
-from orl.rundir import RunDir
+from orl.rundir import TRAINED_STAGES, RunDir
 
-STAGES = {"stage1": "stage 1", "stage3": "stage 3"}
-BACKBONES = {"random": "random weights", **STAGES}
+BACKBONES = {"random": "random weights", **TRAINED_STAGES}
 USUAL_SERIES = ("loss", "probe_knn_map", "spread", "lr")
 SERIES_NAMES = {
     "probe_knn_map": "mean AP by kNN",
@@ -60,7 +59,9 @@ def curve_figure(runs: Sequence[Path], options: CurveOptions, labels: Sequence[s
     metrics: dict[str, dict[str, Float[ndarray, "_"]]] = {}
     for name, run in zip(names, runs):
         found = _read_stages(RunDir(run), options.stage)
-        metrics |= {f"{name}, {STAGES[stage]}" if len(found) > 1 else name: each for stage, each in found.items()}
+        metrics |= {
+            f"{name}, {TRAINED_STAGES[stage]}" if len(found) > 1 else name: each for stage, each in found.items()
+        }
     there = sorted({series for each in metrics.values() for series in each} - {"step", "epoch"})
     asked = options.series or [series for series in USUAL_SERIES if series in there]
     unknown = [series for series in asked if series not in there]
@@ -133,11 +134,11 @@ def low_shot_figure(
 def _read_stages(run: RunDir, stage: str | None) -> dict[str, dict[str, Float[ndarray, "_"]]]:
     if not run.root.is_dir():
         raise FileNotFoundError(f"no run at {run.root}")
-    asked = [each for each in STAGES if stage in (None, each) and run.metrics(each).exists()]
+    asked = [each for each in TRAINED_STAGES if stage in (None, each) and run.metrics(each).exists()]
     found = {each: read_metrics(run.metrics(each)) for each in asked}
     found = {each: series for each, series in found.items() if "epoch" in series}
     if not found:
-        raise FileNotFoundError(f"{run.root} has no metrics of {STAGES[stage] if stage else 'any stage'} yet")
+        raise FileNotFoundError(f"{run.root} has no metrics of {TRAINED_STAGES[stage] if stage else 'any stage'} yet")
     return found
 
 

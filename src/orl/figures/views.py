@@ -27,9 +27,8 @@ from orl.figures.sheets import fitted
 from orl.images.augment import augment
 from orl.images.colour import IMAGENET_MEAN, IMAGENET_STD
 from orl.images.datasets import ImageViews, Key, ObjectViews, Samples, collate
-from orl.rundir import RunDir
+from orl.rundir import TRAINED_STAGES, RunDir
 
-STAGES = {"stage1": "stage 1", "stage3": "stage 3"}
 PHOTO_IN, TILE_IN, GAP_IN, TITLE_IN, NAME_IN, CAPTION_IN = (1.74, 1.3), 1.3, 0.08, 0.26, 0.2, 0.2
 NAME_PT = 8
 OUTLINE = effects.withStroke(linewidth=2.6, foreground="#00000090")
@@ -88,7 +87,9 @@ def view_sheet(run: RunDir, placer: ImageViews | ObjectViews, stage: str, option
     else:
         chosen = [find_photo(placer.images, options.photo)]
     samples = [read_sample(placer, (options.epoch, image_id), photos) for image_id in chosen]
-    caption = f"Views of {STAGES[stage]}, epoch {options.epoch}, as the network sees them, before normalisation."
+    caption = (
+        f"Views of {TRAINED_STAGES[stage]}, epoch {options.epoch}, as the network sees them, before normalisation."
+    )
     path = figure_file(options, run.figures, f"views_{stage}")
     save_figure(draw_views(samples, caption, options.dpi), path)
     return path

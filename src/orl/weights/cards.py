@@ -14,12 +14,11 @@ from orl import tables
 from orl.images.colour import IMAGENET_MEAN, IMAGENET_STD
 from orl.images.table import load_images
 from orl.networks.backbones import Backbone
-from orl.rundir import RunDir, read_record
+from orl.rundir import TRAINED_STAGES, RunDir, read_record
 
-STAGES = ("stage1", "stage3")
-COMPARED = {"random": "random weights", "stage1": "stage 1", "stage3": "stage 3"}
+COMPARED = {"random": "random weights", **TRAINED_STAGES}
 JUDGES = {"svm": "linear SVM", "knn": "weighted kNN"}
-SHORT_RECIPES = ("demo", "quick")
+SHORT_RECIPES = ("demo", "quick", "small")
 UNKNOWN = "unknown"
 HUB_HEADER = """\
 ---
@@ -66,7 +65,7 @@ def read_origin(backbone_file: Path) -> Origin:
     digest, notes = tables.file_digest(backbone_file), _notes(backbone_file)
     folder = backbone_file.resolve().parent
     run = RunDir(folder.parent)
-    if folder.name not in STAGES or not (run.config.exists() or run.record.exists()):
+    if folder.name not in TRAINED_STAGES or not (run.config.exists() or run.record.exists()):
         return Origin(digest=digest, notes=notes)
     return Origin(
         digest=digest,
@@ -174,12 +173,17 @@ def _limits(origin: Origin) -> str:
     if not any(label == origin.stage for _, label in origin.scores):
         limits.append("- How well it does on any task is unknown.")
     if (recipe := origin.config.get("recipe")) in SHORT_RECIPES:
-        limits.append(f"- The recipe {recipe!r} is for trying things out: too short to beat random weights clearly.")
+        limits.append(
+            f"- The recipe {recipe!r} is for trying things out: some hundred to a few thousand steps a stage, "
+            "where the paper takes 185,000."
+        )
     return "\n".join(limits)
 
 
 def _read_scores(run: RunDir) -> dict[tuple[str, str], Json]:
-    digests = {stage: tables.file_digest(run.backbone(stage)) for stage in STAGES if run.backbone(stage).exists()}
+    digests = {
+        stage: tables.file_digest(run.backbone(stage)) for stage in TRAINED_STAGES if run.backbone(stage).exists()
+    }
     scores: dict[tuple[str, str], Json] = {}
     for judge in JUDGES:
         for label in COMPARED:

@@ -6,8 +6,8 @@ from typing import Literal, get_args
 
 from orl import tables
 from orl.networks.backbones import Backbone, load_backbone
-from orl.rundir import RunDir
-from orl.weights.cards import STAGES, Origin, read_origin
+from orl.rundir import TRAINED_STAGES, RunDir
+from orl.weights.cards import Origin, read_origin
 from orl.weights.detectron2_files import detectron2_files
 from orl.weights.hub_folder import hub_folder
 from orl.weights.mmdet_files import mmdet_files
@@ -41,8 +41,8 @@ def find_backbone(source: Path, stage: str | None = None) -> Path:
         FileNotFoundError: if there is nothing there, or the run has not come so far.
         ValueError: if there is no such stage, or a stage is asked of a file.
     """
-    if stage is not None and stage not in STAGES:
-        raise ValueError(f"no stage {stage!r} leaves a backbone; give {' or '.join(STAGES)}")
+    if stage is not None and stage not in TRAINED_STAGES:
+        raise ValueError(f"no stage {stage!r} leaves a backbone; give {' or '.join(TRAINED_STAGES)}")
     if not source.exists():
         raise FileNotFoundError(f"nothing at {source}; give the folder of a run or a backbone.safetensors")
     if source.is_file():
@@ -50,10 +50,10 @@ def find_backbone(source: Path, stage: str | None = None) -> Path:
     if (source / "backbone.safetensors").exists() and stage is None:
         return source / "backbone.safetensors"
     run = RunDir(source)
-    found = [run.backbone(name) for name in STAGES if run.backbone(name).exists() and stage in (None, name)]
+    found = [run.backbone(name) for name in TRAINED_STAGES if run.backbone(name).exists() and stage in (None, name)]
     if not found:
         wanted = f"no {stage}/backbone.safetensors" if stage else "no backbone.safetensors of any stage"
-        there = [name for name in STAGES if run.backbone(name).exists()]
+        there = [name for name in TRAINED_STAGES if run.backbone(name).exists()]
         way_out = f"there is {there[0]}" if there else "finish it with 'orl run', or give the folder of another run"
         raise FileNotFoundError(f"{source} has {wanted}: {way_out}")
     return found[-1]

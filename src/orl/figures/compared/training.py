@@ -9,7 +9,8 @@ from orl.figures import page
 from orl.figures.compared.runs import ComparedRun
 from orl.figures.curves import read_metrics
 from orl.figures.page import Html
-from orl.figures.sections.frames import TRAINED, chart
+from orl.figures.sections.frames import chart
+from orl.rundir import TRAINED_STAGES
 
 SERIES = {
     "loss": "loss",
@@ -23,7 +24,7 @@ SERIES = {
 def curves_section(runs: Sequence[ComparedRun]) -> tuple[str, Html]:
     """Losses and what else was measured at every step, of each stage."""
     parts: list[Html] = []
-    for stage, name in TRAINED.items():
+    for stage, name in TRAINED_STAGES.items():
         metrics = {
             each.label: read_metrics(each.run.metrics(stage)) for each in runs if each.run.metrics(stage).exists()
         }

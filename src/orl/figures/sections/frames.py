@@ -9,9 +9,8 @@ from orl.figures.curves import draw_curves
 from orl.figures.page import Html
 from orl.figures.pictures import as_svg
 from orl.figures.results import how_to_go_on
-from orl.rundir import RunDir
+from orl.rundir import TRAINED_STAGES, RunDir
 
-TRAINED = {"stage1": "stage 1", "stage3": "stage 3"}
 Photo = UInt8[ndarray, "h w 3"]
 
 
@@ -19,7 +18,7 @@ def trained_stages(run: RunDir) -> dict[str, str]:
     """The stages that a run trains, with their names: stage 1 may be left out."""
     config = readable_config(run)
     left_out = config is not None and not config.needs_stage1
-    return {stage: label for stage, label in TRAINED.items() if not (left_out and stage == "stage1")}
+    return {stage: label for stage, label in TRAINED_STAGES.items() if not (left_out and stage == "stage1")}
 
 
 def readable_config(run: RunDir) -> RunConfig | None:
