@@ -75,7 +75,8 @@ def _studied(result: Mapping[str, Any]) -> list[str]:
     settings, judged = result["settings"], result.get("judged_on")
     first, third, objects = settings["stage1"], settings["stage3"], settings["objects"]
     sizes = f"views of {first['views']['size_px']} px and RoIs of {objects['roi_size_px']} px"
-    trained = f" and {third['epochs']} of stage 3" if is_judged(result) else " and no stage 3"
+    start = " from its weights" if objects.get("warm_start") else ""
+    trained = f" and {third['epochs']} of stage 3{start}" if is_judged(result) else " and no stage 3"
     epochs = f"{first['epochs']} epochs of stage 1{trained}, batch {first['batch_size']}"
     words = [
         f"{result['num_photos']:,} photos of {result['images']} without labels, {settings['network']['backbone']}, "
