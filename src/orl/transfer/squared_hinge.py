@@ -15,6 +15,8 @@ TOLERANCE = 5e-3
 """How far the last Newton step may move the scores, as a share of their standard deviation over the photos."""
 ROUNDING = 1e-8
 """Move that counts as none, as a share of the scores: those of equal photos have no deviation."""
+ROUNDING_QUICK, ROUNDING_EXACT = 1e-5, 1e-12
+"""What is lost beside 1 in float32 and in float64, with room for sums over photos."""
 CG_TOLERANCE = 0.1
 """What a step of conjugate gradients must gain at least, as a share of the mean gain of those before."""
 ARMIJO = 1e-4
@@ -188,19 +190,31 @@ def _by_photos(
     """With photos A of curvature D: step = -gradient + A' u, where (1 / D + A A') u = A gradient (Woodbury)."""
     projected = rows.quick @ gradient
     shares = torch.zeros_like(curvature)
+    wide = []
     for column in range(curvature.shape[1]):
         own = curvature[:, column].nonzero()[:, 0]
         # By rows, then by columns: less than half the time of both at once.
         system = rows.products.index_select(0, own).index_select(1, own)
-        system.diagonal().add_(1 / curvature[own, column])
-        factor, failed = torch.linalg.cholesky_ex(system)
-        if failed:
-            # Penalties so large that float32 does not see 1 / D beside the products.
-            wider = system.double() + 1e-6 * torch.diag(system.diagonal().double())
-            factor = torch.linalg.cholesky(wider).to(system)
-        shares[own, column] = torch.cholesky_solve(projected[own, column, None], factor)[:, 0]
+        reciprocals = 1 / curvature[own, column]
+        if (reciprocals < ROUNDING_QUICK * system.diagonal()).any():
+            wide.append(column)
+            continue
+        system.diagonal().add_(reciprocals)
+        shares[own, column] = torch.cholesky_solve(projected[own, column, None], torch.linalg.cholesky(system))[:, 0]
     step = rows.quick.T @ shares - gradient
+    for column in wide:
+        step[:, column] = _by_photos_exactly(rows, curvature[:, column], gradient[:, column])
     return step, rows.quick @ step
+
+
+def _by_photos_exactly(rows: Rows, curvature: Float[Tensor, "n"], gradient: Float[Tensor, "r"]) -> Float[Tensor, "r"]:
+    """One column of `_by_photos` in float64, for penalties so large that its two terms cancel in float32."""
+    own = curvature.nonzero()[:, 0]
+    photos, slope = rows.exact[own], gradient.double()
+    system = photos @ photos.T
+    system.diagonal().mul_(1 + ROUNDING_EXACT).add_(1 / curvature[own].double())
+    shares = torch.cholesky_solve((photos @ slope)[:, None], torch.linalg.cholesky(system))[:, 0]
+    return (photos.T @ shares - slope).to(gradient)
 
 
 def _by_conjugate_gradients(
