@@ -51,7 +51,7 @@ def small(images: Path, out: Path) -> RunConfig:
     """A few thousand small photos in less than an hour, as in the studies of docs/results.md: ResNet-10, 64 and 32 px.
 
     Command: `orl ablate stages small --images VOC2007 --transfer-data VOC2007 --precision bf16-mixed --out runs/study`.
-    Hours: about 0.3 a run for 2,250 photos of 160 px on one core with AVX-512 bf16. Expected: BYOL and ORL above random
+    Hours: 0.3 to 0.6 a run for 2,250 photos of 160 px on a core with AVX-512 bf16. Expected: BYOL and ORL above random
     weights; see docs/results.md. More epochs of a small network pay more here than `quick`'s larger one. Unlike the
     paper's, stage 3 starts from stage 1's weights: in runs this short that is better than anew and costs half.
     """
