@@ -196,11 +196,13 @@ def _by_photos(
         # By rows, then by columns: less than half the time of both at once.
         system = rows.products.index_select(0, own).index_select(1, own)
         reciprocals = 1 / curvature[own, column]
-        if (reciprocals < ROUNDING_QUICK * system.diagonal()).any():
-            wide.append(column)
-            continue
+        is_beyond = (reciprocals < ROUNDING_QUICK * system.diagonal()).any()
         system.diagonal().add_(reciprocals)
-        shares[own, column] = torch.cholesky_solve(projected[own, column, None], torch.linalg.cholesky(system))[:, 0]
+        factor, failed = torch.linalg.cholesky_ex(system)
+        if is_beyond or failed:
+            wide.append(column)
+        else:
+            shares[own, column] = torch.cholesky_solve(projected[own, column, None], factor)[:, 0]
     step = rows.quick.T @ shares - gradient
     for column in wide:
         step[:, column] = _by_photos_exactly(rows, curvature[:, column], gradient[:, column])
