@@ -8,7 +8,7 @@ from orl.config import MethodConfig, RunConfig, TrainConfig, ViewConfig
 from orl.images.scenes import draw_scenes
 from orl.networks.backbones import build_backbone, save_backbone
 from orl.recipes import demo
-from orl.run import run_discover, run_pretrain
+from orl.run import run_all, run_discover, run_pretrain
 from orl.rundir import RunDir
 from orl.studies.carry_out import StudyOptions, carry_out
 from orl.studies.record import portable, read_result
@@ -129,6 +129,33 @@ def test_the_stages_study_trains_byol_longer_and_scores_random_weights(
     costs = {label: arm["gigapixels"] for label, arm in arms.items()}
     assert costs["BYOL, as much compute"] >= costs["ORL"] > costs["BYOL, as many photos"] > costs["random weights"] == 0
     assert len({record["scores"]["svm"] for record in arms.values()}) > 1
+
+
+def test_a_warm_start_counts_the_photos_before_it_and_byol_alone_has_no_pairs(
+    jitter: tuple[RunConfig, Path], tmp_path: Path
+) -> None:
+    config, _ = jitter
+    warm = replace(config, out=tmp_path / "out", objects=replace(config.objects, warm_start=True))
+    result = read_result(carry_out("stages", warm, StudyOptions(seeds=[3])))
+    arms = {record["arm"]: record for record in result["records"]}
+    assert arms["BYOL, where ORL starts"]["photos_seen"] == 24
+    assert arms["BYOL, as many photos"]["photos_seen"] == arms["ORL"]["photos_seen"] == 48
+    assert arms["BYOL, as many photos"]["discovery"] is None
+    assert arms["ORL"]["discovery"] is not None
+    assert arms["BYOL, as many photos"]["gigapixels"] < arms["ORL"]["gigapixels"]
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_run_with_weights_from_outside_trains_stage_1_only_where_stage_3_starts_from_it(
+    scenes: Path, tmp_path: Path, warm: bool
+) -> None:
+    save_backbone(build_backbone("resnet18"), tmp_path / "strong.safetensors")
+    config = small(scenes, tmp_path / "run")
+    discover = replace(config.discover, backbone=tmp_path / "strong.safetensors")
+    run_all(replace(config, transfer_data=None, discover=discover, objects=replace(config.objects, warm_start=warm)))
+    run = RunDir(config.out)
+    assert run.backbone("stage1").exists() is warm
+    assert run.backbone("stage3").exists()
 
 
 @pytest.mark.parametrize(
