@@ -43,6 +43,18 @@ def test_the_coco_recipe_has_the_numbers_of_the_paper() -> None:
         ("a: [", r"is not YAML"),
         ("images: a\nout: b\nstage1: {epochs: 0}", r"epochs must be at least 1, not 0"),
         ("images: a\nout: b\nobjects: {jitter_min_iou: 1.5}", r"jitter_min_iou must be in \[0, 1\], not 1.5"),
+        ("images: a\nout: b\nobjects: {roi_size_px: 4}", r"roi_size_px must be at least 8, not 4"),
+        ("images: a\nout: b\nobjects: {intra_weight: -1.0}", r"intra_weight must be 0 or more, not -1.0"),
+        (
+            "images: a\nout: b\nobjects: {global_weight: 0, intra_weight: 0, inter_weight: 0}",
+            r"one of global_weight, intra_weight, inter_weight must be above 0",
+        ),
+        ("images: a\nout: b\ntransfer: {size_px: 0}", r"size_px must be at least 8, not 0"),
+        ("images: a\nout: b\ntransfer: {knn_neighbours: 0}", r"knn_neighbours must be at least 1, not 0"),
+        ("images: a\nout: b\ntransfer: {shots: [1, 0]}", r"shots must be all at least 1, not \(1, 0\)"),
+        ("images: a\nout: b\nscan: {min_side_px: 0}", r"min_side_px must be at least 1, not 0"),
+        ("images: a\nout: b\nscan: {max_rejected_share: 2.0}", r"max_rejected_share must be in \[0, 1\], not 2.0"),
+        ("images: a\nout: b\nworkers: -1", r"workers must be 0 or more, not -1"),
         ("images: a\nout: b\ndiscover: {pair_share: 2.0}", r"pair_share must be above 0 and at most 1, not 2.0"),
     ],
 )

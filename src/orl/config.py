@@ -218,7 +218,12 @@ class ObjectConfig:
     """Start from stage 1's backbone and projector; the paper starts anew."""
 
     def __post_init__(self) -> None:
+        weights = ("global_weight", "intra_weight", "inter_weight")
+        _require(self, "at least 8", lambda value: value >= 8, "roi_size_px")
         _require(self, "in [0, 1]", lambda value: 0 <= value <= 1, "jitter_min_iou")
+        _require(self, "0 or more", lambda value: value >= 0, *weights)
+        if not any(getattr(self, name) for name in weights):
+            raise ValueError(f"one of {', '.join(weights)} must be above 0: without any there is nothing to learn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +243,12 @@ class TransferConfig:
     shots: tuple[int, ...] = ()
     """Photos of each class to learn from in low-shot SVMs, such as 1 2 4 8; none: they are left out."""
 
+    def __post_init__(self) -> None:
+        _require(self, "at least 8", lambda value: value >= 8, "size_px")
+        _require(self, "at least 1", lambda value: value >= 1, "knn_neighbours")
+        _require(self, "above 0", lambda value: value > 0, "knn_temperature")
+        _require(self, "all at least 1", lambda value: min(value, default=1) >= 1, "shots")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScanConfig:
@@ -249,6 +260,11 @@ class ScanConfig:
     """Photos with more are left out as decompression bombs, millions of pixels."""
     max_rejected_share: float = 0.1
     """Stop when more than this share of the photos cannot be used."""
+
+    def __post_init__(self) -> None:
+        _require(self, "at least 1", lambda value: value >= 1, "min_side_px")
+        _require(self, "above 0", lambda value: value > 0, "max_megapixels")
+        _require(self, "in [0, 1]", lambda value: 0 <= value <= 1, "max_rejected_share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,6 +309,7 @@ class RunConfig:
     transfer: TransferConfig = field(default_factory=TransferConfig)
 
     def __post_init__(self) -> None:
+        _require(self, "0 or more", lambda value: value >= 0, "workers")
         if self.stage1.join_views and self.method.name in ("mocov2", "densecl"):
             raise ValueError(f"stage1.join_views has no effect on method {self.method.name}: its views never meet")
         if not self.objects.warm_start:
