@@ -25,6 +25,10 @@ METHOD_FIELDS: dict[str, tuple[str, ...]] = {
 """Fields of `MethodConfig` that each method needs; the others have no effect on it."""
 
 
+WARM_START_METHODS: tuple[ImageMethod, ...] = ("byol", "selfemd")
+"""Methods of stage 1 whose projector is that of stage 3, so that it can start from it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
     """What both training stages train."""
@@ -292,7 +296,7 @@ class RunConfig:
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
     """Arithmetic of training; 16-mixed needs a GPU."""
     compile: bool = False
-    """Compile the networks before training: a minute or more, then faster steps; needs a C++ compiler on a CPU."""
+    """Compile the networks first: a minute or more. For GPUs: on the CPU that it was tried on steps were slower."""
     init_from: Path | None = None
     """Weights that training starts from, in place of random ones: what 'orl import' takes. Not to go on with a run."""
     wandb: Literal["off", "online", "offline"] = "off"
@@ -315,7 +319,7 @@ class RunConfig:
         if not self.objects.warm_start:
             return
         sizes = [(stage.hidden_features, stage.projection_features) for stage in (self.stage1, self.stage3)]
-        if self.method.name not in ("byol", "selfemd") or sizes[0] != sizes[1]:
+        if self.method.name not in WARM_START_METHODS or sizes[0] != sizes[1]:
             raise ValueError(
                 f"objects.warm_start needs a stage 1 whose projector is that of stage 3: by byol or selfemd, and with "
                 f"its sizes; it is by {self.method.name}, with {sizes[0]} and {sizes[1]} features"

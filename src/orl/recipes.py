@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orl.config import (
+    WARM_START_METHODS,
     DiscoverConfig,
     ImageMethod,
     MethodConfig,
@@ -207,6 +208,10 @@ def with_method(config: RunConfig, name: ImageMethod) -> RunConfig:
     Args:
         config: kept as it is if that is its method already.
         name: the method; its rates, views and sizes are those of its paper, on COCO, for the recipe `coco`, and
-            shortened for the others.
+            shortened for the others. Stage 3 starts anew where it cannot start from that method's projector.
     """
-    return config if config.method.name == name else METHODS[name](config)
+    if config.method.name == name:
+        return config
+    if name not in WARM_START_METHODS:
+        config = replace(config, objects=replace(config.objects, warm_start=False))
+    return METHODS[name](config)

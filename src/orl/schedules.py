@@ -17,7 +17,7 @@ def warmup_cosine(step: int, num_steps: int, num_warmup_steps: int, peak: float)
         In (0, peak] during training, 0 at `num_steps`.
 
     Source:
-        RECIPES: warm-up and cosine to 0 of BYOL on COCO.
+        ORL (Xie et al., NeurIPS 2021): warm-up and cosine to 0 of BYOL on COCO.
     """
     if step < num_warmup_steps:
         return peak * (step + 1) / (num_warmup_steps + 1)

@@ -26,7 +26,7 @@ def iou_of_two(box: np.ndarray, other: np.ndarray) -> float:
 def filter_by_loops(
     proposals: np.ndarray, size_wh: tuple[int, int], min_side: float, max_aspect_ratio: float, max_iou: float, most: int
 ) -> np.ndarray:
-    """The proposals' filter as RECIPES tells it: one proposal after the other, compared with every kept one."""
+    """The proposals' filter as the paper tells it: one proposal after the other, compared with every kept one."""
     if len(proposals) == 0:
         return np.array([[0, 0, size_wh[0], size_wh[1]]], dtype=np.float32)
     kept: list[np.ndarray] = []

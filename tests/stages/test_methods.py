@@ -149,6 +149,14 @@ def test_what_no_method_sets_is_kept_when_the_method_changes() -> None:
     assert with_method(with_method(start, "densecl"), "byol").stage1 == changed
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_every_recipe_takes_every_method_and_starts_stage_3_from_it_where_it_can(name: ImageMethod) -> None:
+    for recipe in RECIPES.values():
+        start = recipe(Path("photos"), Path("run"))
+        warm = with_method(start, name).objects.warm_start
+        assert warm == (start.objects.warm_start and name in ("byol", "selfemd"))
+
+
 def test_parts_of_a_batch_are_free_but_for_simclr_whose_negatives_they_hold() -> None:
     for name in METHODS:
         config = with_method(demo(Path("photos"), Path("run")), name)

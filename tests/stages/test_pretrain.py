@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,6 +158,17 @@ def test_stage_3_starts_from_stage_1_where_it_is_asked_to(
     assert all(same) if warm else not all(same)
     made_from = json.loads((RunDir(config.out).stage("stage3") / tables.MANIFEST).read_text())["made_from"]
     assert ("warm_start" in made_from) is warm
+
+
+def test_a_warm_start_without_a_stage_1_says_what_to_train(trained: RunConfig, tmp_path: Path) -> None:
+    shutil.copytree(trained.out, tmp_path / "run")
+    RunDir(tmp_path / "run").backbone("stage1").unlink()
+    config = replace(trained, out=tmp_path / "run", objects=replace(trained.objects, warm_start=True), overwrite=True)
+    told = (
+        r"there is no .*run/stage1/backbone\.safetensors; train it with 'orl pretrain', or .*--objects\.no-warm-start"
+    )
+    with pytest.raises(FileNotFoundError, match=told):
+        run_pretrain(config, "stage3")
 
 
 def test_the_probe_judges_at_its_epochs_and_changes_no_weight(scenes: Path, trained: RunConfig, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from orl.transfer.place import Place
     from orl.transfer.subject import Subject
 
+Tasks = dict[str, Callable[..., None]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class How:
@@ -92,6 +94,16 @@ class Trained(Judged):
 
 def command_transfer(arguments: Sequence[str]) -> None:
     """Judge a backbone: `orl transfer svm|low-shot|knn|linear|semi|detect|detect-voc|all`."""
+    tyro.extras.subcommand_cli_from_dict(
+        {**_photo_tasks(), **_class_tasks(), **_detection_tasks(), **_all_tasks()},
+        args=list(arguments),
+        prog="orl transfer",
+        description=command_transfer.__doc__,
+    )
+
+
+def _photo_tasks() -> Tasks:
+    """On a VOC devkit, from features of whole photos."""
 
     def svm(
         what: OmitArgPrefixes[Judged], voc: OmitArgPrefixes[VocSettings], settings: OmitArgPrefixes[SvmSettings]
@@ -116,6 +128,12 @@ def command_transfer(arguments: Sequence[str]) -> None:
         from orl.transfer.tasks import run_knn
 
         _judge_photos("knn", what, voc, run_knn, settings)
+
+    return {"svm": svm, "low-shot": low_shot, "knn": knn}
+
+
+def _class_tasks() -> Tasks:
+    """On photos of one class each, by a training."""
 
     def linear(
         what: OmitArgPrefixes[Trained], settings: OmitArgPrefixes[LinearSettings], cached_features: bool = False
@@ -144,6 +162,12 @@ def command_transfer(arguments: Sequence[str]) -> None:
 
         task = f"semi-{100 * settings.share:g}percent"
         _judge(task, what, lambda subject, place, all_: run_semi(subject, what.data, settings, place, all_))
+
+    return {"linear": linear, "semi": semi}
+
+
+def _detection_tasks() -> Tasks:
+    """On photos with boxes, by a training."""
 
     def detect(
         what: OmitArgPrefixes[Trained],
@@ -191,6 +215,12 @@ def command_transfer(arguments: Sequence[str]) -> None:
             lambda subject, place, all_: run_detect_voc(subject, train, what.data, splits, settings, place, all_),
         )
 
+    return {"detect": detect, "detect-voc": detect_voc}
+
+
+def _all_tasks() -> Tasks:
+    """Every judge at once."""
+
     def all_(
         backbone: tuple[Path, ...],
         out: Path,
@@ -211,19 +241,7 @@ def command_transfer(arguments: Sequence[str]) -> None:
 
         _judge_everything(backbone, out, how, plan(sets, settings, workers=how.workers, seed=how.seed))
 
-    tasks: dict[str, Callable[..., None]] = {
-        "svm": svm,
-        "low-shot": low_shot,
-        "knn": knn,
-        "linear": linear,
-        "semi": semi,
-        "detect": detect,
-        "detect-voc": detect_voc,
-        "all": all_,
-    }
-    tyro.extras.subcommand_cli_from_dict(
-        tasks, args=list(arguments), prog="orl transfer", description=command_transfer.__doc__
-    )
+    return {"all": all_}
 
 
 def _judge_photos(

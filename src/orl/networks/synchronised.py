@@ -58,7 +58,7 @@ def synchronise_batch_norm(network: nn.Module, device: torch.device) -> nn.Modul
         The network.
 
     Source:
-        RECIPES: SyncBN in all training.
+        ORL (Xie et al., NeurIPS 2021): SyncBN in all training.
     """
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)

@@ -80,7 +80,7 @@ def pretrain_objects(
         Whether anything was left to do.
 
     Raises:
-        FileNotFoundError: if stage 2 has not run.
+        FileNotFoundError: if stage 2 has not run, or with a warm start stage 1 has not.
         StaleTableError: if the folder holds a stage 3 of other settings.
         Stopped: after Ctrl-C; the same call goes on.
     """
@@ -91,6 +91,11 @@ def pretrain_objects(
         "correspondences": correspondences.fingerprint,
     }
     if settings.warm_start:
+        if not run.backbone("stage1").exists():
+            raise FileNotFoundError(
+                f"stage 3 starts from stage 1's weights, and there is no {run.backbone('stage1')}; train it with "
+                "'orl pretrain', or start anew with --objects.no-warm-start"
+            )
         made_from["warm_start"] = [
             tables.file_digest(path) for path in (run.backbone("stage1"), run.projector("stage1"))
         ]

@@ -114,7 +114,7 @@ def lars_groups(network: nn.Module) -> list[dict[str, Any]]:
             that need no gradient are in neither group.
 
     Source:
-        SimCLR's published code; RECIPES, section 1.
+        SimCLR's published code.
     """
     adapted: list[Tensor] = []
     left_out: list[Tensor] = []

@@ -50,7 +50,7 @@ def judge_linear(
             ResNet.
 
     Source:
-        RECIPES part 4; Goyal et al. (arXiv 1905.01235) for the five levels.
+        ORL's supplementary A; Goyal et al. (arXiv 1905.01235) for the five levels.
     """
 
     check_settings(settings)

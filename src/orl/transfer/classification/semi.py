@@ -54,7 +54,7 @@ def judge_semi(
         ValueError: as `check_settings`, `find_part` and `train_and_score`.
 
     Source:
-        RECIPES part 4; SimCLR's subsets.
+        ORL's supplementary A; SimCLR's subsets.
     """
     check_settings(settings)
     part = find_part(train, settings, place.seed)

@@ -74,7 +74,7 @@ def judge_detection(
         Stopped: after Ctrl-C or a signal; the same call goes on.
 
     Source:
-        RECIPES part 4; Detectron2's Mask R-CNN R50-FPN, with batch normalisation as in MoCo (arXiv 1911.05722).
+        ORL's supplementary A; Detectron2's Mask R-CNN R50-FPN, with batch normalisation as in MoCo (arXiv 1911.05722).
     """
     task = Task(name="detect", protocol=COCO, score=_coco_result, size=(117_266, 5_000, 80))
     if settings.masks:

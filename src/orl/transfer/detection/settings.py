@@ -66,7 +66,7 @@ COCO = Protocol(
     num_warmup_steps=1000,
     short_sides_px=(640, 672, 704, 736, 768, 800),
 )
-"""RECIPES part 4; Detectron2's 1x schedule."""
+"""The paper's supplementary A; Detectron2's 1x schedule."""
 VOC = Protocol(
     num_steps=24_000,
     milestones=(18_000, 22_000),
