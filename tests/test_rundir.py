@@ -1,9 +1,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from orl.rundir import RunDir, read_record, record_run, record_stage
+from orl import tables
+from orl.rundir import RunDir, forget_stage, read_discovery_score, read_record, record_run, record_stage
 
 
 def test_the_seconds_of_a_stage_add_up_over_its_parts(tmp_path: Path) -> None:
@@ -34,3 +36,29 @@ def test_no_record_is_empty_and_a_torn_one_is_refused(tmp_path: Path) -> None:
     run.record.write_text(json.dumps({"stages": {}})[:-2])
     with pytest.raises(ValueError, match=r"run.json is not JSON"):
         read_record(run)
+
+
+def test_a_stage_that_begins_anew_has_no_time_and_no_scores_yet(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    record_stage(run, "stage1", "done", 4.0)
+    record_stage(run, "stage3", "done", 5.0)
+    for task, stage in (("svm", "stage1"), ("svm", "stage3"), ("low-shot", "stage3")):
+        tables.write_atomically(run.transfer(task, stage), "{}")
+    forget_stage(run, "stage3")
+    assert read_record(run)["stages"] == {"stage1": {"state": "done", "elapsed_s": 4.0}}
+    assert [path.name for path in (tmp_path / "transfer").iterdir()] == ["svm_stage1.json"]
+    forget_stage(run, "stage3")
+
+
+def test_a_score_of_correspondences_that_are_no_more_is_not_given(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert read_discovery_score(run) is None
+    tables.begin(run.table("correspondences"), {"made": "by hand"}, 1)
+    tables.write_shard(run.table("correspondences"), 0, {"image_id": np.zeros(1, dtype=np.int32)})
+    fingerprint = tables.load(run.table("correspondences")).fingerprint
+    for scored, is_known in ((fingerprint, True), ("another", False)):
+        run.discovery_score.write_text(json.dumps({"lift": 2.0, "correspondences": scored}))
+        assert (read_discovery_score(run) is not None) is is_known
+    run.discovery_score.write_text("{")
+    with pytest.raises(ValueError, match=r"score\.json is not JSON"):
+        read_discovery_score(run)

@@ -193,7 +193,7 @@ class _Crops(Dataset[UInt8[Tensor, "b 3 s s"] | PhotoError]):
     def __getitem__(self, job: _Job) -> UInt8[Tensor, "b 3 s s"] | PhotoError:
         path, boxes, size_px = job
         try:
-            photo = load_photo(path)
+            photo = load_photo(path, None)
         except PhotoError as error:
             return error  # raised by a worker it would arrive as a RuntimeError with two tracebacks as its text
         if boxes is None:

@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import os
 import shlex
 import sys
 import time
@@ -107,7 +108,9 @@ def compare_reports(roots: Sequence[Path], path: Path | None = None) -> Path:
 
 def _gallery_options(config: RunConfig) -> GalleryOptions:
     side_px = attention_side_px(config)
-    return GalleryOptions(seed=config.seed, device=str(compute_device(config.device)), attention_side_px=side_px)
+    # A run of a GPU is looked at on other machines too.
+    device = compute_device("cpu" if config.device == "cpu" else "auto")
+    return GalleryOptions(seed=config.seed, device=str(device), attention_side_px=side_px)
 
 
 def run_pretrain(config: RunConfig, stage: str) -> Path | None:
@@ -222,7 +225,7 @@ def prepare(config: RunConfig, *trained: str, discovers: bool = False, num_proce
     for folder in (run.root, run.table("")):
         tables.remove_stale_temporaries(folder)
     _log_to(run)
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    command = shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "orl"), *sys.argv[1:]])
     record_run(run, {"recipe": config.recipe, "seed": config.seed, "device": device, "command": command})
     with _recorded(config, "scan"):
         images = scan(config)
@@ -230,8 +233,19 @@ def prepare(config: RunConfig, *trained: str, discovers: bool = False, num_proce
         settings = stage_settings(config, stage)
         EpochBatches(len(images), settings.batch_size, settings.epochs, config.seed, num_processes=num_processes)
         check_batch(config, stage, num_processes)
-    save_config(replace(config, overwrite=False), run.config)
+    save_config(_found_from_anywhere(config), run.config)
     return images
+
+
+def _found_from_anywhere(config: RunConfig) -> RunConfig:
+    """The settings as they are kept: what `orl report` and figures read again lies at whole paths."""
+    prior = config.discover.backbone
+    discover = config.discover if prior is None else replace(config.discover, backbone=_whole(prior))
+    return replace(config, images=_whole(config.images), discover=discover, overwrite=False)
+
+
+def _whole(path: Path) -> Path:
+    return Path(os.path.abspath(path.expanduser()))
 
 
 def _check_prior(config: RunConfig, run: RunDir) -> None:
@@ -253,6 +267,7 @@ def score_discovery(config: RunConfig, images: ImageTable) -> None:
     """
     run, labels = RunDir(config.out), _labels(config)
     if labels is None:
+        run.discovery_score.unlink(missing_ok=True)
         logger.info("discovery is not scored: the photos' source has no labels")
         return
     correspondences, rois = tables.load(run.table("correspondences")), tables.load(run.table("rois"))
@@ -266,7 +281,8 @@ def score_discovery(config: RunConfig, images: ImageTable) -> None:
         },
         seed=config.seed,
     )
-    tables.write_atomically(run.discovery_score, json.dumps(score.to_json(), indent=1))
+    told = score.to_json() | {"correspondences": correspondences.fingerprint}
+    tables.write_atomically(run.discovery_score, json.dumps(told, indent=1))
 
 
 def _labels(config: RunConfig) -> LabelledSplit | None:

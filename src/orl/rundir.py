@@ -106,6 +106,31 @@ def record_run(run: RunDir, facts: Mapping[str, Any]) -> None:
     tables.write_atomically(run.record, json.dumps(record, indent=1))
 
 
+def forget_stage(run: RunDir, stage: str) -> None:
+    """Delete what is known of a training stage that begins anew: its time, and what judges said of its weights."""
+    for path in run.transfer("*", stage).parent.glob(run.transfer("*", stage).name):
+        path.unlink(missing_ok=True)
+    record = read_record(run)
+    if record.get("stages", {}).pop(stage, None) is not None:
+        tables.write_atomically(run.record, json.dumps(record, indent=1))
+
+
+def read_discovery_score(run: RunDir) -> dict[str, Any] | None:
+    """The score of the correspondences that there are; None where there is none, or it is of others.
+
+    Raises:
+        ValueError: if the file is not JSON.
+    """
+    if not run.discovery_score.exists():
+        return None
+    try:
+        score = json.loads(run.discovery_score.read_text())
+    except ValueError as error:
+        raise ValueError(f"{run.discovery_score} is not JSON ({error}); delete it and run again") from error
+    scored = score.get("correspondences")
+    return score if scored in (None, tables.finished_fingerprint(run.table("correspondences"))) else None
+
+
 def processor_name() -> str:
     """The processor as the system calls it."""
     info = Path("/proc/cpuinfo")

@@ -210,13 +210,16 @@ class _Shard:
     columns: pa.Table
 
 
-def claim(folder: Path, made_from: Mapping[str, Any], overwrite: bool = False) -> None:
+def claim(folder: Path, made_from: Mapping[str, Any], overwrite: bool = False) -> bool:
     """Take a folder for a result made from these inputs, or go on with one that was taken for them before.
 
     Args:
         folder: where the result lies; its manifest says what it is made from.
         made_from: everything that decides the result; JSON values only.
         overwrite: delete a result made from something else.
+
+    Returns:
+        Whether the result is begun, and not gone on with.
 
     Raises:
         StaleTableError: if the folder holds a result made from something else.
@@ -228,7 +231,7 @@ def claim(folder: Path, made_from: Mapping[str, Any], overwrite: bool = False) -
     if path.exists():
         found = _read_manifest(path)
         if {key: found.get(key) for key in manifest} == manifest:
-            return
+            return False
         if not overwrite:
             raise StaleTableError(_difference(folder, found.get("made_from", {}), made_from))
         # The old manifest stays until all else is gone: a process killed here leaves a folder that is known as ours,
@@ -239,6 +242,7 @@ def claim(folder: Path, made_from: Mapping[str, Any], overwrite: bool = False) -
     elif folder.exists() and any(part for part in folder.iterdir() if not part.name.endswith(".tmp")):
         raise ValueError(f"{folder} holds files without a {MANIFEST}, which are not ours to delete; move them away")
     write_atomically(path, json.dumps({**manifest, "made_from": made_from}, indent=1))
+    return True
 
 
 def begin(folder: Path, made_from: Mapping[str, Any], num_shards: int, overwrite: bool = False) -> list[int]:
@@ -280,6 +284,23 @@ def load(folder: Path) -> Table:
     num_shards = manifest["made_from"]["num_shards"]
     rows = tuple(_open_shard(folder, index).columns.num_rows for index in range(num_shards))
     return Table(folder, manifest["made_from"], rows)
+
+
+def check_photos(table: Table, photos: str) -> None:
+    """Refuse a table whose rows are those of other photos than a run has now.
+
+    Args:
+        table: one of stage 2.
+        photos: fingerprint of the run's photo list.
+
+    Raises:
+        ValueError: if it is so.
+    """
+    if table.made_from.get("images", photos) != photos:
+        raise ValueError(
+            f"{table.folder} was made from another photo list than the run has now; rebuild it with "
+            "'orl discover --overwrite'"
+        )
 
 
 def finished_fingerprint(folder: Path) -> str | None:

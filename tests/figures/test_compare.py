@@ -188,3 +188,11 @@ def test_the_comparison_opens_in_a_browser_and_asks_for_nothing(runs, tmp_path, 
     assert session.execute_script("return document.documentElement.scrollWidth") <= 360
     session.execute_script("document.querySelector('.zoom').click()")
     assert session.execute_script("return document.querySelector('dialog').open")
+
+
+def test_a_lift_of_nothing_is_a_number(runs, tmp_path):
+    score = json.loads(runs[0].discovery_score.read_text())
+    write_json(runs[0].discovery_score, score | {"lift": 0.0})
+    _, reader = comparison_of(runs, tmp_path)
+    # The second run's score has no lift: the row ends with a dash.
+    assert "34.6––0.00second $x$" in reader.text

@@ -268,7 +268,7 @@ def test_a_table_of_another_photo_list_of_the_same_length_is_refused(found: RunD
     tables.begin(found.table("rois"), {"images": "0123"}, num_shards=1)
     tables.write_shard(found.table("rois"), 0, columns)
     for make in (correspondence_sheet, proposal_sheet):
-        with pytest.raises(ValueError, match="rois was made from another photo list; rebuild it with"):
+        with pytest.raises(ValueError, match="rois was made from another photo list than the run has now; rebuild"):
             make(found, SMALL)
 
 

@@ -183,7 +183,8 @@ def test_an_empty_run_says_of_every_part_how_to_make_it(tmp_path):
         "Stage 3 has not been trained yet",
     ]
     assert [sentence for sentence in sentences if sentence not in reader.text] == []
-    assert reader.text.count(f"orl run --images DIR --out {run.root}") == len(sentences)
+    assert reader.text.count(f"orl run --images DIR --out {run.root}") == len(sentences) - 1
+    assert f"That needs a labelled set: orl transfer svm --backbone {run.root} --data VOC2007" in reader.text
     assert "img" not in {tag for tag, _ in reader.tags}
 
 
@@ -195,6 +196,46 @@ def test_a_run_without_stage_3_shows_stage_1_and_repeats_its_command(run):
     assert "Stage 3 has left no backbone yet. The same command goes on where it stopped: orl run" in reader.text
     assert "Stage 3, objects: not scored yet" in reader.text
     assert sum("with the heat map of stage" in (attributes.get("alt") or "") for _, attributes in reader.tags) == 2
+
+
+def test_scores_that_lie_beside_the_weights_are_shown_by_labelled_set(run):
+    for label in ("random", "stage1", "stage3"):
+        for task in ("svm", "knn"):
+            run.transfer(task, label).unlink()
+    folder = run.stage("stage3") / "backbone_transfer"
+    splits = {"train_split": "trainval", "test_split": "test", "size_px": 224, "num_test": 4952}
+    for name, num_train in (("svm_VOC2007.json", 5011), ("svm_part.json", 250)):
+        result = {"mean_ap": num_train / 1e4, "data": "sets/VOC2007", "num_train": num_train, **splits}
+        write_json(folder / name, {"task": "svm", "per_class_ap": {}, **result})
+    _, reader = report_of(run)
+    for num_train, mean_ap in (("5,011", "50.1"), ("250", "2.5")):
+        table = f"mAP on VOC2007, trainval ({num_train} photos) to test (4,952 photos), 224 px"
+        assert re.search(re.escape(table) + r".{0,80}Stage 3, objects" + re.escape(mean_ap), reader.text)
+    assert "Stage 1, whole photos: not scored yet. That needs a labelled set: orl transfer svm" in reader.text
+
+
+def test_a_stage_whose_weights_came_from_elsewhere_is_not_said_to_be_untrained(run):
+    run.metrics("stage1").unlink()
+    _, reader = report_of(run)
+    assert "Stage 1 was trained elsewhere: only its weights are here." in reader.text
+
+
+def test_views_of_pairs_of_other_photos_are_not_drawn(run, tmp_path):
+    config = demo(tmp_path / "photos", run.root)
+    images = load_images(run.images)
+    fewer = ImageTable(
+        root=images.root, **{name: getattr(images, name)[:4] for name in ("names", "sizes_wh", "digests")}
+    )
+    for name in ("rois", "correspondences"):
+        columns = {
+            each: tables.load(run.table(name)).column(each) for each in tables.load(run.table(name)).column_names
+        }
+        shutil.rmtree(run.table(name))
+        tables.begin(run.table(name), {"images": images.fingerprint}, num_shards=1)
+        tables.write_shard(run.table(name), 0, columns)
+    assert view_placer(config, "stage3", images)
+    with pytest.raises(ValueError, match="rois was made from another photo list than the run has now"):
+        view_placer(config, "stage3", fewer)
 
 
 def test_low_shot_scores_are_shown_wherever_they_were_left(run):

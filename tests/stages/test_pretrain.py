@@ -9,13 +9,14 @@ import torch
 
 from orl import tables
 from orl.config import RunConfig, TrainConfig, ViewConfig, differences
+from orl.images import decode
 from orl.images.colour import ColourDistribution
 from orl.images.scenes import draw_scenes
 from orl.networks.backbones import build_backbone, load_backbone, save_backbone
 from orl.networks.device import compute_device
 from orl.recipes import coco, demo
 from orl.run import run_discover, run_pretrain
-from orl.rundir import RunDir
+from orl.rundir import RunDir, read_record
 from orl.stages.assemble import peak_lr, view_rules
 from orl.stages.pack import PackOptions, pack_photos
 from orl.stages.placers import object_table
@@ -169,6 +170,42 @@ def test_a_warm_start_without_a_stage_1_says_what_to_train(trained: RunConfig, t
     )
     with pytest.raises(FileNotFoundError, match=told):
         run_pretrain(config, "stage3")
+
+
+def test_what_a_scan_has_let_through_is_not_measured_again(
+    trained: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained.out, tmp_path / "run")
+
+    def refuse(path: Path, size_wh: tuple[int, int], max_pixels: int) -> None:
+        if max_pixels == decode.MAX_PIXELS:
+            raise decode.PhotoError(path, "too many pixels")
+
+    monkeypatch.setattr(decode, "_check_size", refuse)
+    again = replace(trained.discover, embed_px=40, proposals="grid")
+    scan = replace(trained.scan, max_megapixels=150.0)
+    config = replace(trained, out=tmp_path / "run", scan=scan, discover=again, overwrite=True)
+    run_discover(config)
+    run_pretrain(config, "stage3")
+    run = RunDir(config.out)
+    assert run.backbone("stage3").exists()
+    assert not (run.stage("stage3") / "unreadable.csv").exists()
+
+
+def test_a_training_that_begins_anew_forgets_the_scores_of_the_weights_before(
+    trained: RunConfig, tmp_path: Path
+) -> None:
+    shutil.copytree(trained.out, tmp_path / "run")
+    run = RunDir(tmp_path / "run")
+    tables.write_atomically(run.transfer("svm", "stage1"), "{}")
+    config = replace(trained, out=run.root)
+    run_pretrain(config, "stage1")
+    assert run.transfer("svm", "stage1").exists(), "the same weights"
+    before = read_record(run)["stages"]["stage1"]["elapsed_s"]
+    tables.write_atomically(run.record, json.dumps(read_record(run) | {"stages": {"stage1": {"elapsed_s": 9000.0}}}))
+    run_pretrain(replace(config, stage1=replace(config.stage1, epochs=1), overwrite=True), "stage1")
+    assert not run.transfer("svm", "stage1").exists()
+    assert read_record(run)["stages"]["stage1"]["elapsed_s"] < 9000 > before
 
 
 def test_the_probe_judges_at_its_epochs_and_changes_no_weight(scenes: Path, trained: RunConfig, tmp_path: Path) -> None:

@@ -103,3 +103,10 @@ def test_proposals_of_every_kind_can_follow_a_base_of_any(base: Base) -> None:
             "labelled boxes": "file",
         }
         assert found["labelled boxes"].proposals_file == Path("boxes.json")
+
+
+def test_byol_of_as_many_photos_has_the_epochs_of_stage_3(base: Base) -> None:
+    shorter = replace(base.config, stage3=replace(base.config.stage3, epochs=7))
+    found = {arm.label: arm for arm in STUDIES["stages"].arms(Base(config=shorter))}
+    arm = found["BYOL, as many photos"]
+    assert (arm.backbone, changes(Base(config=shorter), arm)) == ("stage1", ["stage1.epochs: was 20, now 7"])

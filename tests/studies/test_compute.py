@@ -8,7 +8,13 @@ from orl import tables
 from orl.config import RunConfig
 from orl.recipes import demo
 from orl.rundir import RunDir
-from orl.studies.compute import discover_pixels, epochs_of_equal_compute, stage1_pixels, stage3_pixels
+from orl.studies.compute import (
+    discover_pixels,
+    epochs_of_equal_compute,
+    stage1_pixels,
+    stage3_pixels,
+    uses_stage1,
+)
 
 
 @pytest.fixture
@@ -51,3 +57,22 @@ def test_equal_compute_leaves_out_the_stage_1_that_weights_from_outside_make_nee
     assert epochs_of_equal_compute(outside) == 31
     warm = replace(outside, objects=replace(outside.objects, warm_start=True))
     assert epochs_of_equal_compute(warm) == 51, "stage 3 starts from it all the same"
+
+
+@pytest.mark.parametrize(
+    ("weights", "warm", "outside", "owes"),
+    [
+        ((1, 1, 1), False, None, True),
+        ((1, 0, 0), False, None, False),
+        ((1, 0, 0), True, None, True),
+        ((0, 1, 0), False, Path("strong.pth"), False),
+        ((0, 1, 0), True, Path("strong.pth"), True),
+    ],
+)
+def test_stage_3_owes_stage_1_its_start_or_its_pairs_or_nothing(
+    config: RunConfig, weights: tuple[float, float, float], warm: bool, outside: Path | None, owes: bool
+) -> None:
+    used = dict(zip(("global_weight", "intra_weight", "inter_weight"), weights))
+    objects = replace(config.objects, warm_start=warm, **used)
+    found = replace(config, objects=objects, discover=replace(config.discover, backbone=outside))
+    assert uses_stage1(found) is owes

@@ -199,8 +199,7 @@ def _table(folder: Path, name: str, images: ImageTable) -> tables.Table | None:
     if not (folder / name / tables.MANIFEST).exists():
         return None
     table = tables.load(folder / name)
-    if table.made_from.get("images", images.fingerprint) != images.fingerprint:
-        raise ValueError(f"{folder / name} was made from other photos than the run's; rebuild it with --overwrite")
+    tables.check_photos(table, images.fingerprint)
     for origin, fingerprint in table.made_from.items():
         if (folder / origin / tables.MANIFEST).exists() and _table_fingerprint(folder / origin) != fingerprint:
             raise ValueError(

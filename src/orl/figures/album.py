@@ -62,7 +62,7 @@ class Album:
     def _make(self, image_id: int) -> Thumbnail:
         path, size_wh = self.images.path(image_id), self.images.sizes_wh[image_id]
         reduction = max(each for each in REDUCTIONS if each == 1 or max(size_wh) >= each * LONG_SIDE_PX)
-        photo = load_photo(path, reduction=reduction)
+        photo = load_photo(path, None, reduction)
         if (photo.shape[1], photo.shape[0]) != reduced_size(size_wh, reduction):
             raise PhotoError(path, "has another size than when it was scanned")
         scale = min(1.0, LONG_SIDE_PX / max(size_wh))

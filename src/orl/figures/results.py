@@ -1,7 +1,7 @@
 """What a run has left as numbers: read, and said as a person says them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ BACKBONES = {
     "stage3": "Stage 3, objects",
 }
 TASKS = {"svm": "Linear SVM", "knn": "Weighted kNN"}
+Scored = dict[tuple[str, str], dict[str, Any]]
+"""Results by task and backbone."""
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -34,29 +36,48 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def read_results(run: RunDir) -> dict[tuple[str, str], dict[str, Any]]:
-    """Transfer results by task and backbone, those that there are."""
-    found = {(task, label): read_json(run.transfer(task, label)) for task in TASKS for label in BACKBONES}
-    return {key: result for key, result in found.items() if result is not None}
+def read_results(run: RunDir) -> dict[str, Scored]:
+    """Transfer results by labelled set, and there by task and backbone.
 
-
-def read_low_shot(run: RunDir) -> dict[str, dict[str, dict[str, Any]]]:
-    """Low-shot results by labelled set and backbone: those in the run, and those that 'orl transfer' left beside it."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for label in BACKBONES:
-        own = run.transfer("low-shot", label)
-        beside = sorted(run.backbone(label).with_name("backbone_transfer").glob("low-shot_*.json"))
-        for path in (own, *beside):
-            result = read_json(path)
-            if result is not None and result.get("shots"):
-                found.setdefault(labelled_set(result), {}).setdefault(label, result)
+    Those in the run come first, then those that 'orl transfer' left beside its weights.
+    """
+    found: dict[str, Scored] = {}
+    for task in TASKS:
+        for label, result in _results_of(run, task):
+            found.setdefault(labelled_set(result), {}).setdefault((task, label), result)
     return found
 
 
+def read_low_shot(run: RunDir) -> dict[str, dict[str, dict[str, Any]]]:
+    """Low-shot results by labelled set and backbone, from the same places."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for label, result in _results_of(run, "low-shot"):
+        if result.get("shots"):
+            found.setdefault(labelled_set(result), {}).setdefault(label, result)
+    return found
+
+
+def _results_of(run: RunDir, task: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    own = [(label, run.transfer(task, label)) for label in BACKBONES]
+    beside = [
+        (label, path)
+        for label in BACKBONES
+        for path in sorted(run.backbone(label).with_name("backbone_transfer").glob(f"{task}_*.json"))
+    ]
+    for label, path in (*own, *beside):
+        result = read_json(path)
+        if result is not None:
+            yield label, result
+
+
 def labelled_set(result: Mapping[str, Any]) -> str:
-    """What a backbone was judged on, so far as the result tells: scores on other splits or sizes do not compare."""
+    """What a backbone was judged on: scores on other splits, of other sizes or by fewer photos do not compare."""
     name = Path(str(result.get("data") or "the labelled set")).name
-    splits = [str(result[key]) for key in ("train_split", "test_split") if result.get(key)]
+    splits = [
+        str(result[f"{part}_split"]) + (f" ({result[f'num_{part}']:,} photos)" if result.get(f"num_{part}") else "")
+        for part in ("train", "test")
+        if result.get(f"{part}_split")
+    ]
     size = [f"{result['size_px']} px"] if result.get("size_px") else []
     return ", ".join([name, *([" to ".join(splits)] if splits else []), *size])
 

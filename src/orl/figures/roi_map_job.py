@@ -1,5 +1,6 @@
 """The map of a run's RoIs: which are drawn, their embeddings, their classes and their pixels."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,8 @@ from orl.progress import progress_bar
 from orl.rundir import RunDir
 from orl.tables import Table
 from orl.weights.for_views import load_for_views
+
+logger = logging.getLogger(__name__)
 
 MAX_POINTS = 10_000
 THUMBNAIL_PX = 120
@@ -54,12 +57,23 @@ def roi_map_figure(run: RunDir, options: RoiMapOptions) -> Path:
         Where it lies.
     """
     check_file_options(options)
-    config = load_config(run.config) if run.config.exists() else None
-    labels = None if config is None else read_labels(config.images, config.split)
+    labels = _readable_labels(run)
     figure = run_roi_map(run, options, labels)
     path = figure_file(options, run.figures, "roi_map")
     save_figure(figure, path)
     return path
+
+
+def _readable_labels(run: RunDir) -> LabelledSplit | None:
+    """The classes of the objects, which only colour the map."""
+    if not run.config.exists():
+        return None
+    config = load_config(run.config)
+    try:
+        return read_labels(config.images, config.split)
+    except (ValueError, OSError) as error:
+        logger.warning("the map has no classes: %s", error)
+        return None
 
 
 def run_roi_map(run: RunDir, options: RoiMapOptions, labels: LabelledSplit | None) -> Figure:

@@ -35,7 +35,7 @@ class RunPhotos:
             ValueError: if it cannot be read, or has another size than it had when the photos were scanned.
         """
         try:
-            photo = load_photo(self.images.path(image_id))
+            photo = load_photo(self.images.path(image_id), None)
         except PhotoError as error:
             raise ValueError(
                 f"{error}; the photos of this run were at {self.images.root}. If they have been moved, "
@@ -88,8 +88,7 @@ def load_run_table(run: RunDir, name: str, images: ImageTable) -> Table:
     last = int(table.rows("image_id", table.num_rows - 1, table.num_rows)[0]) if table.num_rows else 0
     if last >= len(images):
         raise ValueError(f"{table.folder} has rows of photo {last}, but there are {len(images):,} photos; {REBUILD}")
-    if table.made_from.get("images", images.fingerprint) != images.fingerprint:
-        raise ValueError(f"{table.folder} was made from another photo list; {REBUILD}")
+    tables.check_photos(table, images.fingerprint)
     return table
 
 

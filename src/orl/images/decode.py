@@ -50,7 +50,9 @@ class PhotoError(ValueError):
         return f"photo {self.path}: {self.reason}"
 
 
-def load_photo(path: Path | PackedPhoto, max_pixels: int = MAX_PIXELS, reduction: int = 1) -> UInt8[ndarray, "h w 3"]:
+def load_photo(
+    path: Path | PackedPhoto, max_pixels: int | None = MAX_PIXELS, reduction: int = 1
+) -> UInt8[ndarray, "h w 3"]:
     """The pixels of a photo.
 
     Transparency is laid over white; 16-bit and wider values are scaled down to 8 bits, never clipped; CMYK is
@@ -58,7 +60,8 @@ def load_photo(path: Path | PackedPhoto, max_pixels: int = MAX_PIXELS, reduction
 
     Args:
         path: a JPEG, PNG, TIFF, WebP, BMP, GIF, PPM, AVIF or JPEG 2000 file; or a photo of a pack.
-        max_pixels: refuse a larger photo, judged by its header before anything is decoded.
+        max_pixels: refuse a larger photo, judged by its header before anything is decoded; None for photos that a scan
+            has let through.
         reduction: 1, 2, 4 or 8: so many pixels in a row become one. A JPEG is decoded at this size at once, which takes
             less time; other photos are decoded whole first.
 
@@ -77,7 +80,8 @@ def load_photo(path: Path | PackedPhoto, max_pixels: int = MAX_PIXELS, reduction
     with _guarded_pillow():
         try:
             with Image.open(path, formats=_known_formats()) as image:
-                _check_size(path, image.size, max_pixels)
+                if max_pixels is not None:
+                    _check_size(path, image.size, max_pixels)
                 photo = _plain_jpeg(path, image, reduction)
                 if photo is None:
                     image.load()

@@ -145,7 +145,7 @@ class HeldPhotos:
 
     def _read(self, image_id: int) -> int:
         path, (width, height) = self.images.path(image_id), self.images.sizes_wh[image_id]
-        photo = load_photo(path)
+        photo = load_photo(path, None)
         if photo.shape[:2] != (height, width):
             raise PhotoError(path, f"has {photo.shape[1]}x{photo.shape[0]} px, and had {width}x{height} when scanned")
         start = self._starts[image_id]

@@ -73,9 +73,9 @@ def _cut(photo: UInt8[ndarray, "h w 3"], placement: Placement, reduction: int) -
 
 def _read(images: ImageTable, image_id: int, reduction: int) -> UInt8[ndarray, "h w 3"]:
     path, size_wh = images.path(image_id), images.sizes_wh[image_id]
-    photo = load_photo(path, reduction=reduction)
+    photo = load_photo(path, None, reduction)
     if photo.shape[1::-1] != reduced_size(size_wh, reduction):
-        height, width, _ = load_photo(path).shape
+        height, width, _ = load_photo(path, None).shape
         raise PhotoError(
             path, f"has {width}x{height} px, and had {size_wh[0]}x{size_wh[1]} when the photos were scanned"
         )

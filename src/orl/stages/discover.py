@@ -51,11 +51,10 @@ def discover(config: RunConfig, images: ImageTable, processes: Processes | None 
     encoder = prior.encoder.to(memory_format=torch.channels_last).to(device)
     known = tables.finished_fingerprint(run.table("correspondences"))
     processes = processes or Processes()
-    build = partial(_build, config, len(images), processes)
+    build = partial(_build, config, images, processes)
     embeddings = build(
         "embeddings",
         {
-            "images": images.fingerprint,
             "backbone": prior.backbone_digest,
             "projector": prior.projector_digest,
             "embed_px": settings.embed_px,
@@ -102,16 +101,17 @@ def discover(config: RunConfig, images: ImageTable, processes: Processes | None 
 
 def _build(
     config: RunConfig,
-    num_images: int,
+    images: ImageTable,
     processes: Processes,
     name: str,
     made_from: dict[str, Any],
     new_maker: Callable[[], shards.ShardMaker],
 ) -> tables.Table:
     """Make the missing shards of one table and open it; the maker is asked for only when one is missing."""
-    run, slices = RunDir(config.out), tables.shard_slices(num_images, config.discover.shard_size)
+    run, slices = RunDir(config.out), tables.shard_slices(len(images), config.discover.shard_size)
     folder = run.table(name)
-    made_from = {**made_from, "shard_size": config.discover.shard_size, "num_shards": len(slices)}
+    sizes = {"shard_size": config.discover.shard_size, "num_shards": len(slices)}
+    made_from = {"images": images.fingerprint, **made_from, **sizes}
     missing = processes.from_first(
         lambda: tables.begin(folder, made_from, len(slices), config.overwrite), f"the folder of {name}"
     )

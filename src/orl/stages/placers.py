@@ -17,11 +17,14 @@ def view_placer(config: RunConfig, stage: str, images: ImageTable) -> ImageViews
 
     Raises:
         FileNotFoundError: if stage 3 is asked for and stage 2 has not run.
+        ValueError: if stage 2 ran on another photo list.
     """
     if stage == "stage1":
         return ImageViews(images, view_rules(config.stage1.views), config.seed)
     run, settings = RunDir(config.out), config.objects
     rois, correspondences = (tables.load(run.table(name)) for name in ("rois", "correspondences"))
+    for table in (rois, correspondences):
+        tables.check_photos(table, images.fingerprint)
     return ObjectViews(
         images,
         view_rules(config.stage3.views),

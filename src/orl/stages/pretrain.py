@@ -17,7 +17,7 @@ from orl.memory import keep_freed_memory
 from orl.networks.backbones import save_backbone
 from orl.networks.mlp import save_projector
 from orl.processes import Processes, local_device
-from orl.rundir import RunDir
+from orl.rundir import RunDir, forget_stage
 from orl.stages.assemble import (
     Method,
     build_image_method,
@@ -113,8 +113,8 @@ def _run_stage(
     probe: Probe | None,
 ) -> bool:
     run, settings = RunDir(config.out), stage_settings(config, stage)
-    if processes.is_first:
-        tables.claim(run.stage(stage), made_from, config.overwrite)
+    if processes.is_first and tables.claim(run.stage(stage), made_from, config.overwrite):
+        forget_stage(run, stage)
     processes.wait(f"the folder of {stage}")
     is_done = processes.gather(int(run.backbone(stage).exists()))[0][0]
     if is_done:

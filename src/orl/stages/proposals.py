@@ -74,10 +74,10 @@ def _finder(images: ImageTable, config: RunConfig) -> Callable[[int], Boxes]:
         return zlib.crc32(images.names[image_id].encode()) ^ config.seed
 
     def by_search(image_id: int) -> Boxes:
-        return selective_search(load_photo(images.path(image_id)), seed_of(image_id), settings.search_scale)
+        return selective_search(load_photo(images.path(image_id), None), seed_of(image_id), settings.search_scale)
 
     def by_opencv(image_id: int) -> Boxes:
-        photo = load_photo(images.path(image_id))
+        photo = load_photo(images.path(image_id), None)
         with _one_at_a_time:  # it draws from a generator of the whole process
             return opencv_selective_search(photo, seed_of(image_id))
 

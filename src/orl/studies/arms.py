@@ -71,7 +71,7 @@ def stages(base: Base) -> list[Arm]:
     With a warm start BYOL of as many photos starts where ORL does, and is stage 3 without its pairs.
     """
     epochs = epochs_of_equal_compute(base.config)
-    byol = [base.arm(AS_MANY_PHOTOS, "stage1")]
+    byol = [base.arm(AS_MANY_PHOTOS, "stage1", stage1={"epochs": base.config.stage3.epochs})]
     if base.config.objects.warm_start:
         alone = {"global_weight": 1.0, "intra_weight": 0.0, "inter_weight": 0.0}
         byol = [base.arm("BYOL, where ORL starts", "stage1"), base.arm(AS_MANY_PHOTOS, objects=alone)]

@@ -18,6 +18,11 @@ def uses_pairs(config: RunConfig) -> bool:
     return config.objects.intra_weight > 0 or config.objects.inter_weight > 0
 
 
+def uses_stage1(config: RunConfig) -> bool:
+    """Whether the weights of stage 3 owe anything to stage 1: its own, or the pairs that it found."""
+    return config.objects.warm_start or (uses_pairs(config) and config.discover.backbone is None)
+
+
 def stage3_pixels(config: RunConfig) -> int:
     """Likewise of stage 3: two views and as many pairs of RoIs as there are terms that use them."""
     objects = config.objects
@@ -43,7 +48,7 @@ def discover_pixels(config: RunConfig) -> float:
 
 
 def epochs_of_equal_compute(config: RunConfig) -> int:
-    """Epochs of stage 1 that cost as much as all three stages, rounded up; stage 1 where it is needed."""
-    before = config.stage1.epochs * stage1_pixels(config) if config.needs_stage1 else 0
+    """Epochs of stage 1 that cost as much as all three stages, rounded up; stage 1 where it is used."""
+    before = config.stage1.epochs * stage1_pixels(config) if uses_stage1(config) else 0
     pixels = before + discover_pixels(config) + config.stage3.epochs * stage3_pixels(config)
     return int(-(-pixels // stage1_pixels(config)))

@@ -12,9 +12,9 @@ from typing import Any
 from orl import tables
 from orl.config import RunConfig, to_plain
 from orl.images.table import load_images
-from orl.rundir import RunDir, read_record
+from orl.rundir import RunDir, read_discovery_score, read_record
 from orl.studies.arms import Arm, Study
-from orl.studies.compute import discover_pixels, stage1_pixels, stage3_pixels, uses_pairs
+from orl.studies.compute import discover_pixels, stage1_pixels, stage3_pixels, uses_pairs, uses_stage1
 
 KIND, RECORDED = "study", "recorded"
 DISCOVERY = (
@@ -122,7 +122,7 @@ def _epochs(config: RunConfig, backbone: str) -> dict[str, int]:
     if backbone == "stage1":
         return epochs
     own = {"stage3": config.stage3.epochs}
-    return {**epochs, **own} if config.needs_stage1 else own
+    return {**epochs, **own} if uses_stage1(config) else own
 
 
 def _epochs_of_weights(config: RunConfig, backbone: str) -> int:
@@ -140,10 +140,8 @@ def _pixels(config: RunConfig, backbone: str) -> float:
 
 
 def _discovery(run: RunDir) -> dict[str, Any] | None:
-    if not run.discovery_score.exists():
-        return None
-    score = json.loads(run.discovery_score.read_text())
-    return {name: score[name] for name in DISCOVERY}
+    score = read_discovery_score(run)
+    return None if score is None else {name: score[name] for name in DISCOVERY}
 
 
 def _scores(run: RunDir, backbone: str) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def attention_section(
         album, image_id = albums[0], shared[index][0]
         name = album.images.names[image_id]
         try:
-            thumbnail, photo = album.thumbnail(image_id), load_photo(album.images.path(image_id))
+            thumbnail, photo = album.thumbnail(image_id), load_photo(album.images.path(image_id), None)
         except PhotoError as error:
             figures.append(page.missing(f"{name} cannot be shown; {error}"))
             continue

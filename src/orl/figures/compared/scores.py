@@ -8,10 +8,10 @@ from orl.figures.charts import LowShotLine, draw_class_bars, draw_low_shot
 from orl.figures.compared.runs import ComparedRun
 from orl.figures.page import Html
 from orl.figures.pictures import as_svg
-from orl.figures.results import BACKBONES, TASKS, labelled_set, read_json, read_low_shot, read_results
+from orl.figures.results import BACKBONES, TASKS, Scored, read_low_shot, read_results
 from orl.figures.sections.low_shot import low_shot_line
+from orl.rundir import read_discovery_score
 
-Scored = dict[tuple[str, str], dict[str, Any]]
 SHARES = {
     "object_share": "Both on an object (%)",
     "same_class_share": "Of those, one class (%)",
@@ -26,7 +26,7 @@ def results_section(runs: Sequence[ComparedRun]) -> tuple[str, Html]:
     notes = [
         page.missing(f"No backbone of {label} has been scored.") for label, results in found.items() if not results
     ]
-    sets = dict.fromkeys(labelled_set(result) for results in found.values() for result in results.values())
+    sets = dict.fromkeys(name for results in found.values() for name in results)
     parts = [_of_set(name, found) for name in sets]
     intro = page.paragraph(
         "Each backbone is frozen and judged on labelled photos; mean average precision out of 100, the best of a "
@@ -37,7 +37,7 @@ def results_section(runs: Sequence[ComparedRun]) -> tuple[str, Html]:
 
 def discovery_section(runs: Sequence[ComparedRun]) -> tuple[str, Html]:
     """The discovery score of every run: are the matched boxes objects, and of one class?"""
-    scores = {each.label: read_json(each.run.discovery_score) for each in runs}
+    scores = {each.label: read_discovery_score(each.run) for each in runs}
     known = {label: score for label, score in scores.items() if score is not None}
     notes = [page.missing(f"Discovery of {label} has not been scored.") for label in scores if label not in known]
     if not known:
@@ -52,7 +52,7 @@ def discovery_section(runs: Sequence[ComparedRun]) -> tuple[str, Html]:
             label,
             f"{score['num_pairs']:,}",
             *(_share(score, share, best.get(share)) for share in SHARES),
-            f"{score['lift']:.2f}" if score.get("lift") else "–",
+            f"{score['lift']:.2f}" if score.get("lift") is not None else "–",
         ]
         for label, score in known.items()
     ]
@@ -64,14 +64,12 @@ def discovery_section(runs: Sequence[ComparedRun]) -> tuple[str, Html]:
     return page.section("Discovery score", intro, *notes, page.table("Pairs that stage 2 matched", columns, rows))
 
 
-def _of_set(name: str, found: Mapping[str, Scored]) -> Html:
+def _of_set(name: str, found: Mapping[str, Mapping[str, Scored]]) -> Html:
     scores = {
         (run, label): {
-            task: float(results[task, label]["mean_ap"])
-            for task in TASKS
-            if (task, label) in results and labelled_set(results[task, label]) == name
+            task: float(sets[name][task, label]["mean_ap"]) for task in TASKS if (task, label) in sets.get(name, {})
         }
-        for run, results in found.items()
+        for run, sets in found.items()
         for label in BACKBONES
     }
     scores = {key: each for key, each in scores.items() if each}
@@ -87,17 +85,16 @@ def _of_set(name: str, found: Mapping[str, Scored]) -> Html:
     return page.table(f"mAP on {name}", ["Backbone", *(f"{TASKS[task]} mAP" for task in tasks)], rows)
 
 
-def _class_bars(runs: Sequence[ComparedRun], found: Mapping[str, Scored]) -> Html:
+def _class_bars(runs: Sequence[ComparedRun], found: Mapping[str, Mapping[str, Scored]]) -> Html:
     """AP of each class by the linear SVM, of the last backbones that were scored on one set."""
-    last = {
-        each.last_label: found[each.label]["svm", each.last_stage]
-        for each in runs
-        if each.last_stage and ("svm", each.last_stage) in found[each.label]
-    }
-    names = list(dict.fromkeys(map(labelled_set, last.values())))
+    last: dict[str, dict[str, dict[str, float]]] = {}
+    for each in runs:
+        for name, results in found[each.label].items():
+            if each.last_stage and ("svm", each.last_stage) in results:
+                result = results["svm", each.last_stage]
+                last.setdefault(name, {})[each.last_label] = result.get("per_class_ap") or {}
     figures = []
-    for name in names:
-        scored = {label: each.get("per_class_ap") or {} for label, each in last.items() if labelled_set(each) == name}
+    for name, scored in last.items():
         if len(scored) > 1 and all(scored.values()):
             chart = as_svg(draw_class_bars({page.chart_label(label): each for label, each in scored.items()}))
             figures.append(

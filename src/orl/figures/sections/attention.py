@@ -68,7 +68,7 @@ def attention_figure(album: Album, image_id: int, backbones: Mapping[str, nn.Mod
     """A photo and the map of each backbone, or a sentence if the photo is gone."""
     name = album.images.names[image_id]
     try:
-        thumbnail, photo = album.thumbnail(image_id), load_photo(album.images.path(image_id))
+        thumbnail, photo = album.thumbnail(image_id), load_photo(album.images.path(image_id), None)
     except PhotoError as error:
         return page.missing(f"{name} cannot be shown; {error}")
     return maps_figure(thumbnail, name, photo, _maps(backbones, photo, options, "magnitude"))
@@ -117,7 +117,7 @@ def _with_regions(
 ) -> Iterator[tuple[Photo, UInt8[ndarray, "h w"]]]:
     for image_id in image_ids:
         name, size_wh = album.images.names[image_id], album.images.sizes_wh[image_id]
-        yield load_photo(album.images.path(image_id)), regions.region(name, size_wh)
+        yield load_photo(album.images.path(image_id), None), regions.region(name, size_wh)
 
 
 def _maps_by(

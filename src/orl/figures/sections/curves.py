@@ -36,7 +36,7 @@ def curve_section(run: RunDir) -> tuple[str, Html]:
         if "epoch" in series:
             metrics[label] = series
         else:
-            notes.append(page.missing(f"{label.capitalize()} has not been trained yet. ", how_to_go_on(run)))
+            notes.append(_no_metrics(run, stage, label))
     figures = [
         chart(
             {name: (series["epoch"], values) for name, values in loss_terms(series).items()},
@@ -53,6 +53,12 @@ def curve_section(run: RunDir) -> tuple[str, Html]:
             told = [f"{label} from {values[0]:.3g} to {values[-1]:.3g}" for label, (_, values) in curves.items()]
             figures.append(chart(curves, value_name, f"{value_name[0].upper()}{value_name[1:]}: {'; '.join(told)}."))
     return page.section(title, intro, *notes, page.gallery(figures))
+
+
+def _no_metrics(run: RunDir, stage: str, label: str) -> Html:
+    if run.backbone(stage).exists():
+        return page.missing(f"{label.capitalize()} was trained elsewhere: only its weights are here.")
+    return page.missing(f"{label.capitalize()} has not been trained yet. ", how_to_go_on(run))
 
 
 def _known(series: dict[str, ndarray], name: str) -> tuple[ndarray, ndarray]:

@@ -5,9 +5,9 @@ from typing import Any
 
 from orl.figures import page
 from orl.figures.page import Html
-from orl.figures.results import how_to_go_on, read_json
+from orl.figures.results import how_to_go_on
 from orl.images.labels import COVERING_IOU
-from orl.rundir import RunDir
+from orl.rundir import RunDir, read_discovery_score
 
 KINDS = {"Best of each two photos": "", "All that were kept": "kept_", "Paired at random": "random_"}
 """What is scored, and how its names begin in the file."""
@@ -15,7 +15,7 @@ KINDS = {"Best of each two photos": "", "All that were kept": "kept_", "Paired a
 
 def discovery_section(run: RunDir) -> tuple[str, Html]:
     """The discovery score: are the matched boxes objects, and of one class?"""
-    title, score = "Discovery score", read_json(run.discovery_score)
+    title, score = "Discovery score", read_discovery_score(run)
     if score is None:
         reason = "Discovery has not been scored: that needs photos whose objects are known (boxes with classes). "
         return page.section(title, page.missing(reason, how_to_go_on(run)))

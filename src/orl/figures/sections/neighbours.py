@@ -24,6 +24,7 @@ def neighbour_section(run: RunDir, album: Album | None, options: GalleryOptions)
         if album is None:
             raise FileNotFoundError("no photos")
         neighbours = tables.load(run.table("neighbours"))
+        tables.check_photos(neighbours, album.images.fingerprint)
         if neighbours.num_rows != len(album.images):
             raise ValueError(
                 f"the neighbour table has {neighbours.num_rows} rows but the image list {len(album.images)}"

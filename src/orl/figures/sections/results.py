@@ -1,56 +1,59 @@
 """The section of results: how well each backbone tells classes apart."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from orl.figures import page
 from orl.figures.charts import draw_class_bars
 from orl.figures.page import Html
 from orl.figures.pictures import as_svg
-from orl.figures.results import BACKBONES, TASKS, how_to_go_on, read_results
+from orl.figures.results import BACKBONES, TASKS, Scored, how_to_go_on, read_results
+from orl.figures.sections.frames import readable_config
 from orl.rundir import RunDir
 
 
 def results_section(run: RunDir) -> tuple[str, Html]:
-    """Mean average precision of each backbone by each judge, and of each class on demand."""
-    title, results = "Results", read_results(run)
-    if not results:
-        return page.section(
-            title,
-            page.missing(
-                "No backbone has been scored: that needs a labelled set, ",
-                page.code("--transfer-data"),
-                ". ",
-                how_to_go_on(run),
-            ),
-        )
+    """Mean average precision of each backbone by each judge, and of each class on demand; by labelled set."""
+    title, sets = "Results", read_results(run)
+    if not sets:
+        return page.section(title, page.missing("No backbone has been scored. ", _how_to_score(run)))
+    intro = page.paragraph(
+        "Each backbone is frozen and its features of labelled photos are judged: how well do they tell "
+        "the classes apart? Mean average precision (mAP) over the classes, out of 100; higher is "
+        "better."
+    )
+    return page.section(title, intro, *(_of_set(run, name, results) for name, results in sets.items()))
+
+
+def _of_set(run: RunDir, name: str, results: Scored) -> Html:
     tasks = [task for task in TASKS if any(key[0] == task for key in results)]
     rows = [
-        [name, *(page.share_bar(_mean_ap(results, task, label)) for task in tasks)]
-        for label, name in BACKBONES.items()
+        [title, *(page.share_bar(_mean_ap(results, task, label)) for task in tasks)]
+        for label, title in BACKBONES.items()
         if any(key[1] == label for key in results)
     ]
-    unscored = [name for label, name in BACKBONES.items() if not any(key[1] == label for key in results)]
-    return page.section(
-        title,
-        page.paragraph(
-            "Each backbone is frozen and its features of labelled photos are judged: how well do they tell "
-            "the classes apart? Mean average precision (mAP) over the classes, out of 100; higher is "
-            "better."
-        ),
-        page.table("mAP of the frozen backbones", ["Backbone", *(f"{TASKS[task]} mAP" for task in tasks)], rows),
+    unscored = [title for label, title in BACKBONES.items() if not any(key[1] == label for key in results)]
+    return page.join(
+        page.table(f"mAP on {name}", ["Backbone", *(f"{TASKS[task]} mAP" for task in tasks)], rows),
         *(page.paragraph(sentence) for sentence in _comparisons(results)),
-        *(page.missing(f"{name}: not scored yet. ", how_to_go_on(run)) for name in unscored),
+        *(page.missing(f"{title}: not scored yet. ", _how_to_score(run)) for title in unscored),
         _class_charts(results, tasks),
         *(_per_class_table(results, task) for task in tasks),
     )
 
 
-def _mean_ap(results: Mapping[tuple[str, str], Mapping[str, Any]], task: str, label: str) -> float | None:
+def _how_to_score(run: RunDir) -> Html:
+    """The command of the run where it has a labelled set, else one that takes some."""
+    config = readable_config(run)
+    if config is not None and config.transfer_data is not None:
+        return how_to_go_on(run)
+    return page.join("That needs a labelled set: ", page.code(f"orl transfer svm --backbone {run.root} --data VOC2007"))
+
+
+def _mean_ap(results: Scored, task: str, label: str) -> float | None:
     return results[task, label]["mean_ap"] if (task, label) in results else None
 
 
-def _comparisons(results: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
+def _comparisons(results: Scored) -> list[str]:
     sentences = []
     for task, name in TASKS.items():
         before, after = _mean_ap(results, task, "stage1"), _mean_ap(results, task, "stage3")
@@ -62,7 +65,7 @@ def _comparisons(results: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[s
     return sentences
 
 
-def _class_charts(results: Mapping[tuple[str, str], Mapping[str, Any]], tasks: Sequence[str]) -> Html:
+def _class_charts(results: Scored, tasks: Sequence[str]) -> Html:
     figures = []
     for task in tasks:
         scored = {
@@ -74,7 +77,7 @@ def _class_charts(results: Mapping[tuple[str, str], Mapping[str, Any]], tasks: S
     return page.gallery(figures) if figures else Html("")
 
 
-def _per_class_table(results: Mapping[tuple[str, str], Mapping[str, Any]], task: str) -> Html:
+def _per_class_table(results: Scored, task: str) -> Html:
     scored = {label: results[task, label].get("per_class_ap", {}) for label in BACKBONES if (task, label) in results}
     classes = list(dict.fromkeys(name for per_class in scored.values() for name in per_class))
     rows = [

@@ -34,7 +34,7 @@ def header(run: RunDir) -> Html:
         f"{len(load_images(run.images)):,} photos, no labels" if run.images.exists() else "",
         duration(total_s) if total_s else "",
     ]
-    results = read_results(run)
+    results = next(iter(read_results(run).values()), {})
     numbers = [
         (f"{TASKS['svm']} mAP, {name.lower()}", f"{100 * results['svm', label]['mean_ap']:.1f}")
         for label, name in BACKBONES.items()
