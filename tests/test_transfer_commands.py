@@ -39,7 +39,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         ("semi", "classes", ["--dataset", "folder", "--share", "0.5", *LINEAR], "50% of the labels: top-1 "),
         ("detect", "scenes", ["--train-split", "trainval", "--val-split", "test", *DETECT], "own settings, 2 steps"),
-        ("detect-voc", "scenes", DETECT, "VOC detection: box AP "),
+        ("detect-voc", "scenes", DETECT, "VOC detection, own settings, 2 steps: box AP "),
     ],
 )
 def test_every_judge_writes_its_result_and_tells_its_score(
@@ -108,3 +108,11 @@ def test_what_is_wrong_is_told_in_one_line_before_the_long_part(
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("orl: ")]
     assert told in lines[-1]
     assert {*tmp_path.iterdir()} == before
+
+
+def test_options_that_the_fast_estimate_would_leave_out_are_refused(
+    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["transfer", "linear", *RANDOM, "--data", str(sets / "classes"), "--dataset", "folder", "--cached-features"]
+    assert main([*given, "--out", str(tmp_path / "result.json"), "--levels", "--base-lr", "1"]) == 1
+    assert "--base-lr, --levels has no effect on --cached-features" in capsys.readouterr().err

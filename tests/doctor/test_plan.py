@@ -56,3 +56,9 @@ def test_discovery_searches_each_photo_and_embeds_it_and_its_rois() -> None:
 def test_the_disk_holds_checkpoints_one_more_while_it_is_written_and_tables() -> None:
     # Two stages of 2 + 1 checkpoints; 2,500 boxes of 20 bytes and 9 RoIs of 1,024 a photo.
     assert disk_needed(good_plan()) == 6 * 10**7 + 6400 * (50_000 + 9216)
+
+
+def test_more_parts_than_photos_are_timed_as_parts_of_one() -> None:
+    plan = good_plan()
+    stage1 = replace(plan.config.stage1, batch_size=8, accumulation_steps=16)
+    assert estimate_stage(replace(plan, config=replace(plan.config, stage1=stage1)), "stage1").hours > 0

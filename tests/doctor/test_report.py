@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,11 +7,15 @@ import pytest
 from tests.doctor.plans import COST, GIB, GPU, good_plan
 
 from orl.cli import main
+from orl.config import RunConfig
+from orl.doctor import report
 from orl.doctor.estimates import Line
 from orl.doctor.findings import find_obstacles
 from orl.doctor.report import Examination, format_examination, to_json
 from orl.images.scenes import draw_scenes
+from orl.images.table import ImageTable
 
+NO_PHOTOS = ImageTable(root=Path("photos"), names=(), sizes_wh=(), digests=())
 TINY = [
     *(
         "--stage1.views.size-px",
@@ -126,3 +131,17 @@ def test_a_tiny_recipe_is_tried_and_found_to_work(tmp_path: Path, capsys: pytest
     assert set(found["estimates"]) == {"stage1", "stage3"}
     assert found["measured_on"].startswith("8 photos")
     assert 0 < found["estimates"]["stage1"]["hours"] < 1
+
+
+def test_stage_3_is_not_tried_where_stage_2_finds_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tried(work: Callable[..., object], config: RunConfig, *others: object) -> object:
+        if work is report.measure_discovery:
+            raise MemoryError("killed")
+        assert others[0] == "stage1"
+        return COST
+
+    monkeypatch.setattr(report, "in_own_process", tried)
+    plan = report._measured(good_plan(training={}, discovery=None), NO_PHOTOS)
+    assert list(plan.training) == ["stage1"]
+    (finding,) = [each for each in find_obstacles(plan) if each.what.startswith("stage2 finds no memory")]
+    assert "--discover.search-scale" in finding.way_out

@@ -1,5 +1,6 @@
 """Batch normalisation over two processes is that of one process on the whole batch, in values and gradients."""
 
+import copy
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch.multiprocessing as multiprocessing
 from tests.ports import free_port
 from torch import nn
 
+from orl.networks import synchronised
 from orl.networks.synchronised import ProcessBatchNorm, synchronise_batch_norm
 
 CPU = torch.device("cpu")
@@ -86,3 +88,24 @@ def test_a_gpu_gets_torchs_own_layer() -> None:
 def test_a_layer_without_running_statistics_is_refused() -> None:
     with pytest.raises(ValueError, match=r"BatchNorm1d\(6.*cannot be synchronised"):
         synchronise_batch_norm(nn.Sequential(nn.BatchNorm1d(6, track_running_stats=False)), CPU)
+
+
+def test_a_normalisation_of_timm_keeps_its_activation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synchronised, "sum_over_processes", lambda values: values)
+    layers = pytest.importorskip("timm.layers")
+    plain, inputs = nn.Sequential(layers.BatchNormAct2d(6, act_layer=nn.ReLU)).train(), torch.randn(4, 6, 5, 5)
+    changed = synchronise_batch_norm(copy.deepcopy(plain), CPU)
+    assert list(changed.state_dict()) == list(plain.state_dict())
+    for is_training in (True, False):
+        expected, found = (each.train(is_training)(inputs) for each in (plain, changed))
+        assert expected.min() == 0, "cut by the activation"
+        torch.testing.assert_close(found, expected)
+    on_gpu = synchronise_batch_norm(copy.deepcopy(plain), torch.device("cuda"))
+    assert isinstance(on_gpu[0].act, nn.ReLU)
+
+
+def test_a_normalisation_with_unknown_parts_is_refused() -> None:
+    strange = nn.BatchNorm2d(6)
+    strange.other = nn.ReLU()
+    with pytest.raises(ValueError, match="what its part 'other' does is not known"):
+        synchronise_batch_norm(nn.Sequential(strange), CPU)

@@ -161,6 +161,7 @@ def test_a_stop_ends_everything(two: Candidates, tmp_path: Path) -> None:
 def test_labels_become_names_of_folders() -> None:
     assert file_name("/runs/mine/stage3/backbone.safetensors") == "mine_stage3_backbone"
     assert file_name("random resnet50, seed 0") == "random_resnet50__seed_0"
+    assert file_name(".") == file_name(str(Path.cwd()))
 
 
 def _fail_in_first(rank: int, in_first: bool, port: int, folder: Path) -> None:

@@ -13,13 +13,13 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from orl import tables
 from orl.images.augment import normalise
 from orl.images.decode import load_photo
 from orl.images.scenes import draw_scene
 from orl.images.table import ImageTable, save_images
 from orl.networks.backbones import Backbone, build_backbone, save_backbone
 from orl.rundir import RunDir
+from orl.transfer.subject import RANDOM, load_subject
 
 
 def settled_backbone(name: str, seed: int = 0) -> Backbone:
@@ -86,8 +86,8 @@ def write_run(root: Path, stages: tuple[str, ...] = ("stage1", "stage3"), name: 
     save_images(ImageTable(root=root, names=photos, sizes_wh=((8, 8),) * 1234, digests=("d",) * 1234), run.images)
     scores = {"random": 0.1512, "stage1": 0.2034, "stage3": 0.2291}
     for label in ("random", *stages):
-        digest = tables.file_digest(run.backbone(label)) if label != "random" else "random, seed 3"
-        write_score(run, "svm", label, scores[label], digest)
+        subject = load_subject(run.backbone(label) if label != "random" else RANDOM, name)
+        write_score(run, "svm", label, scores[label], subject.digest)
     return run
 
 

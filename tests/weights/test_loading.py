@@ -18,7 +18,7 @@ from torchvision.transforms._presets import ImageClassification
 from orl.images.scenes import draw_scene
 from orl.networks.backbones import load_backbone as read_own
 from orl.weights.exporting import Format, export
-from orl.weights.loading import FeatureMaps, load_backbone
+from orl.weights.loading import FeatureMaps, load_backbone, weights_file
 from orl.weights.transform import Transform
 
 READ_BACK: tuple[Format, ...] = ("torchvision", "timm", "detectron2", "mmdet", "safetensors")
@@ -216,6 +216,12 @@ def graph(folder: Path) -> Path:
 def text(folder: Path) -> Path:
     (folder / "notes.pth").write_text("not weights at all, just words")
     return folder / "notes.pth"
+
+
+def test_a_hub_folder_of_older_weights_is_read_too(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    assert weights_file(tmp_path) == tmp_path / "pytorch_model.bin"
 
 
 @pytest.mark.parametrize(

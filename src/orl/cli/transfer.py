@@ -149,6 +149,7 @@ def _class_tasks() -> Tasks:
         from orl.transfer.tasks import run_estimate, run_linear
 
         if cached_features:
+            _check_estimated(settings)
             _judge_alone(
                 "linear-estimate", what, lambda subject, place: run_estimate(subject, what.data, settings, place)
             )
@@ -251,6 +252,15 @@ def _judge_photos(
 
     photos = VocPhotos(what.data, voc, what.how.workers)
     _judge_alone(task, what, lambda subject, place: judge(subject, photos, settings, place))
+
+
+def _check_estimated(settings: LinearSettings) -> None:
+    """Refuse options that the fast estimate would leave out."""
+    own = LinearSettings(dataset=settings.dataset, size_px=settings.size_px)
+    idle = [field.name for field in fields(own) if getattr(settings, field.name) != getattr(own, field.name)]
+    if idle:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+        raise ValueError(f"{options} has no effect on --cached-features, which trains no epochs; leave one of them out")
 
 
 def _judge_alone(task: str, what: Judged, run: "Callable[[Subject, Place], dict[str, Any]]") -> None:

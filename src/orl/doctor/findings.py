@@ -133,7 +133,9 @@ def _memory(plan: Plan) -> Iterator[Finding]:
         yield Finding(
             stops=True,
             what=f"{stage} finds no memory even for the few photos of the measurement ({message})",
-            way_out=f"take smaller --{stage}.views.size-px, --network.backbone or --{stage}.hidden-features, or stop "
+            way_out="take a smaller --discover.search-scale, or stop what else uses the memory"
+            if stage == "stage2"
+            else f"take smaller --{stage}.views.size-px, --network.backbone or --{stage}.hidden-features, or stop "
             "what else uses the device",
         )
     for stage, cost in plan.training.items():

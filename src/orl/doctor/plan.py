@@ -65,7 +65,7 @@ def estimate_stage(plan: Plan, stage: str) -> StageEstimate:
     batch = max(1, settings.batch_size // plan.num_processes)
     largest = largest_batch(cost.memory, plan.free_bytes)
     parts = parts_needed(batch, largest)
-    passed = batch // max(settings.accumulation_steps, parts or 1)
+    passed = max(1, batch // max(settings.accumulation_steps, parts or 1))
     step_s = cost.step.at(passed) / passed
     shares_cores = not plan.computes_on_gpu
     photo_s = seconds_a_photo(step_s, cost.sample_s, config.workers, plan.machine.cores, shares_cores)

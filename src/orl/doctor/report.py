@@ -72,6 +72,8 @@ def _measured(plan: Plan, photos: ImageTable) -> Plan:
         training, out_of_memory = {}, {}
         for stage in tried:
             bar.set_postfix_str(stage)
+            if stage == "stage3" and found is None:
+                continue
             try:
                 if stage == "stage2":
                     discovery, found = in_own_process(measure_discovery, config, photos)
@@ -80,8 +82,6 @@ def _measured(plan: Plan, photos: ImageTable) -> Plan:
             except MemoryError as error:
                 out_of_memory[stage] = str(error)
             bar.update()
-    if found is None:
-        training.pop("stage3", None)
     return replace(plan, training=training, discovery=discovery, out_of_memory=out_of_memory)
 
 

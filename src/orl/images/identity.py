@@ -23,7 +23,7 @@ def photos_identity(root: Path, names: Sequence[str], classes: Sequence[str], la
     Raises:
         FileNotFoundError: if a photo is not there.
     """
-    digest = hashlib.sha256("\n".join([*classes, ""]).encode())
+    digest = hashlib.sha256("\n".join([*classes, ""]).encode(errors="surrogateescape"))
     folder = os.fspath(root)
     for name in names:
         digest.update(f"{name}\n{os.stat(f'{folder}/{name}').st_size}\n".encode(errors="surrogateescape"))

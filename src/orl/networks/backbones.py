@@ -80,6 +80,17 @@ def save_backbone(backbone: Backbone, path: Path, notes: Mapping[str, str] | Non
     tables.write_atomically(path, save(own_weights(backbone), {"orl": json.dumps(about, sort_keys=True)}))
 
 
+def network_digest(weights: str, name: str, seen: tuple[list[float], list[float]] | None = None) -> str:
+    """What tells a network from all others: one file may be the weights of several that differ in padding alone.
+
+    Args:
+        weights: digest of the file.
+        name: of the network that they are put into.
+        seen: factor and shift of its photos, where they are not normalised as ours.
+    """
+    return tables.fingerprint({"weights": weights, "network": name, "seen": seen})
+
+
 def load_backbone(path: Path) -> Backbone:
     """Read what `save_backbone` wrote, in evaluation mode.
 

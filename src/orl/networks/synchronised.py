@@ -1,14 +1,22 @@
 """Batch normalisation over the batch of all processes, on a CPU too, where torch has none."""
 
+import importlib
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from orl.networks.gathered import sum_over_processes
 
+AFTER = ("drop", "act")
+"""What a normalisation of timm also holds, in the order that it is done in."""
+
 
 class ProcessBatchNorm(_BatchNorm):
-    """Batch normalisation whose mean and variance in training are those of the batches of all processes together."""
+    """Batch normalisation whose mean and variance in training are those of the batches of all processes together.
+
+    What else the layer that it stands for does (`AFTER`) comes after it.
+    """
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -21,8 +29,13 @@ class ProcessBatchNorm(_BatchNorm):
             input: `(N, C)` or `(N, C, ...)`, the part of this process; parts may differ in N.
         """
         self._check_input_dim(input)
-        if not self.training:
-            return super().forward(input)
+        output = self._normalise(input) if self.training else super().forward(input)
+        for name in AFTER:
+            part = self._modules.get(name)
+            output = output if part is None else part(output)
+        return output
+
+    def _normalise(self, input: Tensor) -> Tensor:
         values = input.to(torch.promote_types(input.dtype, torch.float32))
         others = [dim for dim in range(values.dim()) if dim != 1]
         shape = [-1 if dim == 1 else 1 for dim in range(values.dim())]
@@ -61,6 +74,9 @@ def synchronise_batch_norm(network: nn.Module, device: torch.device) -> nn.Modul
         ORL (Xie et al., NeurIPS 2021): SyncBN in all training.
     """
     if device.type == "cuda":
+        if any(type(part).__module__.startswith("timm.") for part in network.modules()):
+            # timm's normalisation holds an activation too, and timm knows how to keep it.
+            return importlib.import_module("timm.layers").convert_sync_batchnorm(network)
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for name, part in network.named_children():
         if isinstance(part, _BatchNorm):
@@ -75,4 +91,8 @@ def _synchronised(part: _BatchNorm) -> ProcessBatchNorm:
         raise ValueError(f"{part} cannot be synchronised: it needs a momentum, weights and running statistics")
     new = ProcessBatchNorm(part.num_features, part.eps, part.momentum)
     new._parameters, new._buffers, new.training = part._parameters, part._buffers, part.training
+    for name, after in part.named_children():
+        if name not in AFTER:
+            raise ValueError(f"{part} cannot be synchronised: what its part {name!r} does is not known")
+        new.add_module(name, after)
     return new

@@ -155,7 +155,7 @@ def _detection(result: Mapping[str, Any]) -> Comparisons:
 
 
 def _voc_detection(result: Mapping[str, Any]) -> Comparisons:
-    return {"VOC detection": {f"box {name}": value for name, value in result["box"].items()}}
+    return {f"VOC detection, {result['schedule']}": {f"box {name}": value for name, value in result["box"].items()}}
 
 
 READERS: dict[str, Callable[[Mapping[str, Any]], Comparisons]] = {

@@ -182,7 +182,10 @@ def _told(what: str, label: str, error: Exception) -> str:
 
 def file_name(label: str) -> str:
     """A label as a part of a path."""
-    kept = [part for part in Path(label).with_suffix("").parts[-3:] if part != "/"]
+    path = Path(label)
+    # The folder that one is in has no name of its own.
+    path = path.resolve() if path.name in ("", "..") else path
+    kept = [part for part in path.with_suffix("").parts[-3:] if part != "/"]
     return "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in "_".join(kept))
 
 

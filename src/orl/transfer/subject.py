@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from orl import tables
-from orl.networks.backbones import Backbone, build_backbone
+from orl.networks.backbones import Backbone, build_backbone, network_digest
 from orl.weights.for_views import Renormalised, load_for_views
 from orl.weights.loading import weights_file
 
@@ -58,6 +58,6 @@ def load_subject(backbone: Path, architecture: str | None = None, seed: int = 0)
 
 
 def _digest(weights: str, network: Backbone | Renormalised) -> str:
-    """One file may be the weights of several networks that differ in their padding or normalisation alone."""
-    seen = (network.factor.tolist(), network.shift.tolist()) if isinstance(network, Renormalised) else None
-    return tables.fingerprint({"weights": weights, "network": network.name, "seen": seen})
+    if not isinstance(network, Renormalised):
+        return network_digest(weights, network.name)
+    return network_digest(weights, network.name, (network.factor.tolist(), network.shift.tolist()))

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from orl import tables
 from orl.images.colour import IMAGENET_MEAN, IMAGENET_STD
 from orl.images.table import load_images
-from orl.networks.backbones import Backbone
+from orl.networks.backbones import Backbone, network_digest
 from orl.rundir import TRAINED_STAGES, RunDir, read_record
 
 COMPARED = {"random": "random weights", **TRAINED_STAGES}
@@ -182,7 +182,9 @@ def _limits(origin: Origin) -> str:
 
 def _read_scores(run: RunDir) -> dict[tuple[str, str], Json]:
     digests = {
-        stage: tables.file_digest(run.backbone(stage)) for stage in TRAINED_STAGES if run.backbone(stage).exists()
+        stage: network_digest(tables.file_digest(path), _notes(path).get("backbone", ""))
+        for stage in TRAINED_STAGES
+        if (path := run.backbone(stage)).exists()
     }
     scores: dict[tuple[str, str], Json] = {}
     for judge in JUDGES:

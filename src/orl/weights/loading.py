@@ -91,6 +91,8 @@ def weights_file(source: Path, stage: str | None = None) -> Path:
         if stage is not None:
             raise ValueError(f"{source} is one exported backbone, of which no {stage!r} can be asked; leave it out")
         return source / HUB_FILES[1]
+    if (source / "config.json").exists() and (source / "pytorch_model.bin").exists() and stage is None:
+        return source / "pytorch_model.bin"
     exported = _only_weights(source)
     if exported is not None and stage is None:
         return exported

@@ -16,9 +16,11 @@ from tests.ports import free_port
 from tests.transfer.classification.small import flat_photos
 
 from orl.images.classified import ClassifiedPhotos
+from orl.networks.synchronised import ProcessBatchNorm
 from orl.processes import Processes, joined_processes
 from orl.tables import StaleTableError
 from orl.training.interrupts import Stopped
+from orl.training.supervised import Supervised
 from orl.transfer.classification import course as course_module
 from orl.transfer.classification.classifier import hold_unreached
 from orl.transfer.classification.linear import build_optimiser as build_linear_optimiser
@@ -324,6 +326,37 @@ def test_unreadable_photos_are_left_out_told_and_refused_when_they_are_many(
     assert result is not None
     assert result["num_val"] == 11
     assert list(result["unreadable"]) == ["val/blue/0.png"]
+
+
+def test_photos_to_score_may_be_mended_when_all_is_learnt(
+    photos: tuple[ClassifiedPhotos, ClassifiedPhotos],
+    subject: Subject,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings, where, val = replace(LINEAR, epochs=1), place(tmp_path), flat_photos(tmp_path / "broken", "val", 4)
+    whole = (val.root / val.names[0]).read_bytes()
+    (val.root / val.names[0]).write_bytes(b"not a photo")
+    with pytest.raises(RuntimeError, match="mend them and give the same command again: training is kept"):
+        judge_linear(subject, photos[0], val, settings, where, Processes())
+    (val.root / val.names[0]).write_bytes(whole)
+    monkeypatch.setattr(Supervised, "update", None)
+    result = judge_linear(subject, photos[0], flat_photos(tmp_path / "mended", "val", 4), settings, where, Processes())
+    assert result is not None
+    assert result["num_val"] == 12
+
+
+def test_weights_that_are_held_stay_held_and_a_frozen_backbone_keeps_its_statistics(subject: Subject) -> None:
+    heads = torch.nn.ModuleDict({"pooled": torch.nn.Sequential(torch.nn.BatchNorm1d(512), torch.nn.Linear(512, 3))})
+    for is_frozen in (False, True):
+        backbone = copy.deepcopy(subject.network)
+        backbone.conv1.requires_grad_(False)
+        network = course_module.Classifier(backbone, copy.deepcopy(heads), is_frozen=is_frozen)
+        network.synchronise(torch.device("cpu"))
+        assert not network.backbone.conv1.weight.requires_grad
+        assert network.backbone.layer4[0].conv1.weight.requires_grad is not is_frozen
+        assert isinstance(network.heads["pooled"][0], ProcessBatchNorm)
+        assert isinstance(network.backbone.bn1, ProcessBatchNorm) is not is_frozen
 
 
 def test_a_batch_that_is_larger_than_the_photos_is_refused_before_anything(

@@ -51,6 +51,11 @@ def without_masks(photos: DetectionPhotos) -> DetectionPhotos:
     return replace(photos, segmentations=None)
 
 
+def detections_in(folder: Path) -> Path:
+    (path,) = (folder / "detect").glob("detections_*.json")
+    return path
+
+
 def judged(train: DetectionPhotos, val: DetectionPhotos, folder: Path, **others: Any) -> dict[str, Any]:
     result = judge_detection(subject(), train, val, SETTINGS, place(folder, **others), Processes())
     assert result is not None
@@ -137,7 +142,7 @@ def test_a_killed_evaluation_goes_on_from_the_detections(
     whole = judged(train, val, tmp_path / "whole")
     assert 0 < whole["box"]["AP"] < 1
     assert {**resumed, "elapsed_s": 0} == {**whole, "elapsed_s": 0}
-    detections = [(tmp_path / name / "detect" / "detections.json").read_bytes() for name in ("killed", "whole")]
+    detections = [detections_in(tmp_path / name).read_bytes() for name in ("killed", "whole")]
     assert detections[0] == detections[1]
 
 
@@ -242,7 +247,9 @@ def test_a_photo_to_score_that_breaks_off_is_told_in_one_line_and_training_is_ke
     before = checkpoint.stat().st_mtime_ns
     with pytest.raises(RuntimeError, match=told):
         judge_detection(subject(), train, broken, SETTINGS, where, Processes())
-    assert checkpoint.stat().st_mtime_ns == before
+    (root / val.names[1]).write_bytes(whole)
+    assert judge_detection(subject(), train, broken, SETTINGS, where, Processes()) is not None
+    assert checkpoint.stat().st_mtime_ns == before, "mended, and not trained again"
 
 
 def test_the_identity_knows_which_photo_an_object_is_in(val: DetectionPhotos) -> None:
@@ -286,7 +293,7 @@ def test_two_processes_train_detect_and_score_as_one(
     assert (together["num_processes"], together["num_steps"], together["lr"]) == (2, 3, alone["lr"])
     for part in ("box", "mask"):
         assert together[part] == pytest.approx(alone[part], abs=1e-6)
-    found = [read_detections(tmp_path / name / "detect" / "detections.json", val) for name in ("one", "two")]
+    found = [read_detections(detections_in(tmp_path / name), val) for name in ("one", "two")]
     assert sorted(found[0].photo_ids.tolist()) == sorted(found[1].photo_ids.tolist())
 
 

@@ -14,6 +14,7 @@ from orl.images.augment import augment, normalise
 from orl.images.classified import ClassifiedPhotos
 from orl.images.datasets import ignore_interrupts
 from orl.networks.backbones import Backbone, pool
+from orl.networks.synchronised import synchronise_batch_norm
 from orl.processes import Processes
 from orl.progress import progress_bar
 from orl.transfer.classification.accuracy import Accuracy
@@ -33,13 +34,19 @@ class Classifier(nn.Module):
         """Join a backbone and its heads.
 
         Args:
-            backbone: changed in place: its weights are trained, or it stays as it is.
+            backbone: changed in place: those of its weights are trained that take gradients, or it stays as it is.
             heads: one named `HEAD` on pooled features, or one for each of `LEVELS`.
             is_frozen: no gradients into the backbone, and evaluation mode for ever.
         """
         super().__init__()
         self.backbone, self.heads, self.is_frozen = backbone, heads, is_frozen
-        backbone.requires_grad_(not is_frozen)
+        if is_frozen:
+            backbone.requires_grad_(False)
+
+    def synchronise(self, device: torch.device) -> None:
+        """Let what is trained have its batch statistics from all processes; a frozen backbone keeps its own."""
+        for part in (self.heads, *([] if self.is_frozen else [self.backbone])):
+            synchronise_batch_norm(part, device)
 
     def train(self, mode: bool = True) -> "Classifier":
         super().train(mode)

@@ -13,7 +13,6 @@ from torch import nn
 from orl import tables
 from orl.images.classified import ClassifiedPhotos, check_pair
 from orl.images.datasets import EpochBatches, collate
-from orl.networks.synchronised import synchronise_batch_norm
 from orl.processes import Processes, local_device
 from orl.schedules import step_decay
 from orl.training.fabric import launch_fabric
@@ -106,7 +105,8 @@ def train_and_score(
     )
     started = time.perf_counter()
     if processes.is_first:
-        tables.claim(place.folder, made_from, place.overwrite)
+        # Photos to be scored may be mended when all is learnt.
+        tables.claim(place.folder, {**made_from, "photos": train_photos.identity}, place.overwrite)
     processes.wait("the folder of the classifier")
     fabric = launch_fabric(local_device(place.device), place.precision, processes)
     network = _trained(course, build, optimise, train_photos, batches, place, fabric, processes)
@@ -146,7 +146,7 @@ def _trained(
     torch.manual_seed(place.seed)
     network: Any = build().train()
     if fabric.world_size > 1:
-        network = synchronise_batch_norm(network, fabric.device)
+        network.synchronise(fabric.device)
     trainee = Supervised(fabric, network, optimise(network), losses, seed=place.seed)
     rules = Rules(size_px=course.size_px, colours=training_colours(course.jitter))
     source = Source(samples=TrainingPhotos(photos, rules, place.seed), collate=collate, finish=lambda batch: batch)

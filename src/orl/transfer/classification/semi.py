@@ -60,7 +60,7 @@ def judge_semi(
     part = find_part(train, settings, place.seed)
 
     def build() -> Classifier:
-        backbone = copy.deepcopy(subject.network)
+        backbone = copy.deepcopy(subject.network).requires_grad_(True)
         hold_unreached(backbone, settings.size_px)
         heads = pooled_head(backbone.num_channels, len(train.classes))
         return Classifier(backbone, heads, is_frozen=False)

@@ -168,10 +168,12 @@ def _detect(
     processes: Processes,
 ) -> Path:
     """Train and detect, if that is not done; the file of the detections, which the first process has written."""
+    learnt_from = {key: value for key, value in made_from.items() if key != "val"}
     if processes.is_first:
-        tables.claim(place.folder, made_from, place.overwrite)
+        # Photos to be scored may be mended when all is learnt.
+        tables.claim(place.folder, learnt_from, place.overwrite)
     processes.wait("the folder of the detector")
-    path = place.folder / "detections.json"
+    path = place.folder / f"detections_{tables.fingerprint({'val': made_from['val']})}.json"
     if not processes.gather(int(path.exists()))[0][0]:
         fabric = launch_fabric(local_device(place.device), place.precision, processes)
         trainee = build_trainee(subject.network, course, fabric)
