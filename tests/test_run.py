@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from orl import run as run_module
+from orl import tables
 from orl.config import RunConfig, load_config
 from orl.images.scenes import draw_scenes
+from orl.networks.backbones import build_backbone, save_backbone
 from orl.recipes import demo
 from orl.run import prepare
 from orl.rundir import RunDir, read_record
@@ -50,3 +52,57 @@ def test_the_report_of_a_gpus_run_is_written_where_there_is_none(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     assert run_module._gallery_options(replace(config, device=asked)).device == used
+
+
+def test_a_refused_setting_is_not_kept(config: RunConfig) -> None:
+    prepare(config)
+    kept = RunDir(config.out).config.read_bytes()
+    with pytest.raises(ValueError, match=r"discover\.max_similarity: was None, now 0\.95"):
+        prepare(replace(config, discover=replace(config.discover, max_similarity=0.95)))
+    assert RunDir(config.out).config.read_bytes() == kept
+    prepare(config)
+
+
+def test_judges_may_be_added_and_photos_may_be_lost_more_often(config: RunConfig) -> None:
+    prepare(config)
+    shots = replace(config.transfer, shots=(1, 2))
+    prepare(replace(config, transfer=shots, scan=replace(config.scan, max_rejected_share=0.5)))
+    with pytest.raises(ValueError, match=r"transfer\.shots: was \[1, 2\], now \[4\]"):
+        prepare(replace(config, transfer=replace(config.transfer, shots=(4,))))
+
+
+def test_weights_to_start_from_are_not_for_going_on(config: RunConfig, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_backbone(build_backbone("resnet10"), tmp_path / "given.safetensors")
+    prepare(config)
+    tables.claim(RunDir(config.out).stage("stage1"), {"seed": 0})
+    kept = RunDir(config.out).config.read_bytes()
+    with pytest.raises(ValueError, match=r"stage 1 of run began with random weights, and --init-from is given"):
+        prepare(replace(config, init_from=Path("given.safetensors")))
+    assert RunDir(config.out).config.read_bytes() == kept
+
+
+@pytest.mark.parametrize("proposals", ["opencv", "file", "faiss"])
+def test_what_stage_2_lacks_is_told_before_stage_1(config: RunConfig, monkeypatch, proposals: str) -> None:
+    for name in ("cv2", "faiss"):
+        monkeypatch.setitem(sys.modules, name, None)
+    changes: dict = {
+        "opencv": {"proposals": "opencv"},
+        "file": {"proposals": "file", "proposals_file": Path("typo.json")},
+        "faiss": {"neighbour_search": "faiss"},
+    }[proposals]
+    asked = replace(config, discover=replace(config.discover, **changes))
+    told = {"opencv": "orl\\[opencv", "file": r"no file of boxes at typo\.json", "faiss": "FAISS is not installed"}
+    with pytest.raises((ImportError, FileNotFoundError), match=told[proposals]):
+        prepare(asked, "stage1", discovers=True)
+    assert not RunDir(config.out).config.exists()
+
+
+def test_boxes_that_were_moved_are_the_same_boxes(config: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "boxes.json").write_text("{}")
+    own = replace(config.discover, proposals="file", proposals_file=Path("boxes.json"))
+    prepare(replace(config, discover=own))
+    (tmp_path / "boxes.json").rename(tmp_path / "moved.json")
+    prepare(replace(config, discover=replace(own, proposals_file=Path("moved.json"))))
+    with pytest.raises(ValueError, match=r"discover\.proposals: was file, now grid"):
+        prepare(replace(config, discover=replace(config.discover, proposals="grid")))

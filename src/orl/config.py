@@ -345,6 +345,18 @@ A batch in more parts has other batch statistics, but it is the way out when mem
 then, so there it is not free."""
 
 
+ADDED_FIELDS = frozenset(
+    {
+        "transfer_data",
+        "transfer.shots",
+        "split",
+        "discover.backbone",
+        "discover.architecture",
+    }
+)
+"""Settings, by dotted names, that add to the results where there was none, and change none; contents are compared."""
+
+
 def _require(config: Any, rule: str, holds: Callable[[Any], bool], *names: str) -> None:
     for name in names:
         if not holds(getattr(config, name)):
@@ -432,15 +444,14 @@ def from_plain(kind: Any, plain: Any, where: str) -> Any:
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """What would change the results between two configs, a line a setting: 'stage1.epochs: was 800, now 100'.
-
-    A setting that was None adds to the results, and changes none.
-    """
+    """What would change the results between two configs, a line a setting: 'stage1.epochs: was 800, now 100'."""
     was, now = flat(to_plain(old)), flat(to_plain(new))
     free = {f"{stage}.{name}" for stage in ("stage1", "stage3") for name in FREE_TRAIN_FIELDS} | FREE_FIELDS
     if new.method.name == "simclr":
         free.remove("stage1.accumulation_steps")
-    changed = [key for key in was if key not in free and was[key] is not None and was[key] != now[key]]
+    free.add("scan.max_rejected_share")
+    free |= {key for key in ADDED_FIELDS if was[key] in (None, [])}
+    changed = [key for key in was if key not in free and was[key] != now[key]]
     return [f"{key}: was {was[key]}, now {now[key]}" for key in changed]
 
 

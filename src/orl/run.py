@@ -11,12 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from orl import tables
 from orl.config import RunConfig, differences, load_config, save_config
+from orl.discovery.faiss_neighbours import load_faiss
 from orl.figures.attention_job import attention_side_px
 from orl.figures.compare import compare_runs
 from orl.figures.report import write_report
@@ -30,17 +32,19 @@ from orl.images.table import ImageTable, load_images
 from orl.networks.backbones import Backbone
 from orl.networks.device import compute_device
 from orl.processes import Processes, joined_processes
-from orl.rundir import RunDir, record_run, record_stage
+from orl.rundir import TRAINED_STAGES, RunDir, record_run, record_stage
 from orl.stages.assemble import check_batch, load_start, stage_settings
 from orl.stages.discover import discover
 from orl.stages.placers import view_placer
 from orl.stages.pretrain import Probe, pretrain_images, pretrain_objects
 from orl.stages.prior import load_prior
+from orl.stages.proposals import check_proposals
 from orl.stages.scan import scan
 from orl.training.interrupts import Stopped
 from orl.transfer.discovery import score_correspondences
 from orl.transfer.judge import embed_labelled, judge_knn
 from orl.transfer.run_judges import check_labelled_set, judge_backbone, transfer_photos
+from orl.weights.loading import weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -202,20 +206,24 @@ def prepare(config: RunConfig, *trained: str, discovers: bool = False, num_proce
     if discovers and config.discover.backbone is not None:
         _check_prior(config, run)
     if run.config.exists() and not config.overwrite:
-        begun = load_config(run.config)
-        if config.discover.backbone is not None:
-            # Its content counts, which was compared, and not where it lies.
-            prior = config.discover
-            same = replace(begun.discover, backbone=prior.backbone, architecture=prior.architecture)
-            begun = replace(begun, discover=same)
-        changed = differences(begun, config)
+        begun, now = (_found_from_anywhere(each) for each in (load_config(run.config), config))
+        # What they hold counts, which is compared, and not where they lie.
+        same = begun.discover
+        if same.proposals == now.discover.proposals == "file":
+            same = replace(same, proposals_file=now.discover.proposals_file)
+        if now.discover.backbone is not None:
+            same = replace(same, backbone=now.discover.backbone, architecture=now.discover.architecture)
+        changed = differences(replace(begun, discover=same), now)
         if changed:
             raise ValueError(
                 f"{run.root} was begun with other settings ({'; '.join(changed)}); take another --out, or rebuild "
                 "what depends on them with --overwrite"
             )
     device = _device_name(config)
+    if discovers and config.discover.neighbour_search == "faiss":
+        load_faiss()
     load_start(config)
+    _check_start(config, run)
     if any(stage_settings(config, stage).probe_epochs for stage in trained) and config.transfer_data is None:
         raise ValueError("probe_epochs needs a labelled set to judge on: give a VOC devkit with --transfer-data")
     find_photos(config.images, config.split)
@@ -229,6 +237,8 @@ def prepare(config: RunConfig, *trained: str, discovers: bool = False, num_proce
     record_run(run, {"recipe": config.recipe, "seed": config.seed, "device": device, "command": command})
     with _recorded(config, "scan"):
         images = scan(config)
+    if discovers:
+        check_proposals(config, images)
     for stage in trained:
         settings = stage_settings(config, stage)
         EpochBatches(len(images), settings.batch_size, settings.epochs, config.seed, num_processes=num_processes)
@@ -238,14 +248,39 @@ def prepare(config: RunConfig, *trained: str, discovers: bool = False, num_proce
 
 
 def _found_from_anywhere(config: RunConfig) -> RunConfig:
-    """The settings as they are kept: what `orl report` and figures read again lies at whole paths."""
-    prior = config.discover.backbone
-    discover = config.discover if prior is None else replace(config.discover, backbone=_whole(prior))
-    return replace(config, images=_whole(config.images), discover=discover, overwrite=False)
+    """The settings as they are kept: all that is read again lies at whole paths."""
+    found = config.discover
+    return replace(
+        config,
+        images=_whole(config.images),
+        transfer_data=_whole(config.transfer_data),
+        init_from=_whole(config.init_from),
+        discover=replace(found, backbone=_whole(found.backbone), proposals_file=_whole(found.proposals_file)),
+        overwrite=False,
+    )
 
 
-def _whole(path: Path) -> Path:
-    return Path(os.path.abspath(path.expanduser()))
+SomePath = TypeVar("SomePath", Path, None, Path | None)
+
+
+def _whole(path: SomePath) -> SomePath:
+    return None if path is None else Path(os.path.abspath(path.expanduser()))
+
+
+def _check_start(config: RunConfig, run: RunDir) -> None:
+    """Refuse to go on with a training from other weights than it began with."""
+    asked = tables.file_digest(weights_file(config.init_from)) if config.init_from else None
+    for stage, label in TRAINED_STAGES.items():
+        manifest = run.stage(stage) / tables.MANIFEST
+        if config.overwrite or not manifest.exists():
+            continue
+        began = json.loads(manifest.read_text()).get("made_from", {}).get("init_from")
+        if began != asked:
+            raise ValueError(
+                f"{label} of {run.root} began with {'random' if began is None else 'other'} weights, and --init-from "
+                f"is {config.init_from} now; give what it began with, take another --out, or begin anew with "
+                "--overwrite"
+            )
 
 
 def _check_prior(config: RunConfig, run: RunDir) -> None:

@@ -303,6 +303,27 @@ def check_photos(table: Table, photos: str) -> None:
         )
 
 
+def check_origins(folder: Path, name: str) -> None:
+    """Refuse a table where another than it was made from has taken the place of one that it was made from.
+
+    Args:
+        folder: of all tables of stage 2; those that are not there any more are passed over.
+        name: of the table.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`; or if it is so.
+    """
+    for origin, fingerprint in load(folder / name).made_from.items():
+        if origin == name or not (folder / origin / MANIFEST).exists():
+            continue
+        if finished_fingerprint(folder / origin) != fingerprint:
+            raise ValueError(
+                f"{folder / name} was made from other {origin} than are in {folder / origin}; finish stage 2 with "
+                "'orl discover'"
+            )
+        check_origins(folder, origin)
+
+
 def finished_fingerprint(folder: Path) -> str | None:
     """The fingerprint of a finished table, None where there is none."""
     try:

@@ -101,6 +101,10 @@ def test_photos_that_the_file_does_not_list_are_told(
             r"b\.jpg could be any of x/b\.jpg, y/b\.jpg; make the names unambiguous",
         ),
         (
+            {"images": [{"id": 1, "file_name": "p/a.jpg"}, {"id": 2, "file_name": "q/a.jpg"}], "annotations": []},
+            r"p/a\.jpg and q/a\.jpg could all be x/a\.jpg; make the names unambiguous",
+        ),
+        (
             {"images": {"file_name": []}, "pseudo_annotations": {"knn_image_id": []}},
             "format 'knn_instance', where 'COCO'",
         ),

@@ -232,7 +232,7 @@ def test_a_file_is_whole_or_not_there(images: ImageTable, tmp_path: Path, monkey
 def test_tables_that_do_not_belong_together_are_refused(images: ImageTable, tmp_path: Path) -> None:
     own_run(tmp_path / "run", images, np.random.default_rng(0))
     other = replace(images, digests=tuple(reversed(images.digests)))
-    with pytest.raises(ValueError, match=r"proposals was made from other photos than the run's"):
+    with pytest.raises(ValueError, match="proposals was made from another photo list than the run has now"):
         write_published(tmp_path / "run", other, SOURCE, tmp_path, "coco")
     rois = tables.load(tmp_path / "run/rois")
     columns = {name: rois.column(name).copy() for name in rois.column_names}

@@ -178,6 +178,12 @@ def test_photos_that_do_not_fit_are_refused_with_both_numbers(
         hold_in_memory(images)
 
 
+def test_a_pack_that_is_held_needs_no_room_again(images: ImageTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold_in_memory(images)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 10)
+    hold_in_memory(images)
+
+
 def test_photos_in_files_are_not_held_in_memory(tmp_path: Path) -> None:
     table = ImageTable(root=tmp_path, names=(), sizes_wh=(), digests=())
     with pytest.raises(ValueError, match=r"is no pack: make one with 'orl data pack', or leave --hold at disk"):

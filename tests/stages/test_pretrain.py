@@ -135,8 +135,10 @@ def test_training_starts_from_given_weights_and_tells_other_weights_apart(
     for name, weight in given.state_dict().items():
         assert torch.equal(found[f"backbone.{name}"], weight), name
     save_backbone(build_backbone("resnet10"), tmp_path / "given.safetensors")
-    with pytest.raises(tables.StaleTableError, match="init_from"):
+    with pytest.raises(ValueError, match=r"stage 1 of .* began with other weights, and --init-from is .*given"):
         run_pretrain(config, "stage1")
+    with pytest.raises(ValueError, match=r"stage 1 of .* began with other weights, and --init-from is None"):
+        run_pretrain(replace(config, init_from=None), "stage1")
 
 
 def test_weights_of_another_network_are_refused(scenes: Path, tmp_path: Path) -> None:
@@ -192,11 +194,30 @@ def test_what_a_scan_has_let_through_is_not_measured_again(
     assert not (run.stage("stage3") / "unreadable.csv").exists()
 
 
+def test_pairs_of_other_rois_or_of_another_stage_1_are_not_trained_on(trained: RunConfig, tmp_path: Path) -> None:
+    run = RunDir(Path(shutil.copytree(trained.out, tmp_path / "run")))
+    run.config.unlink()  # of whatever test was before
+    config = replace(trained, out=run.root)
+    rois = tables.load(run.table("rois"))
+    columns = {name: np.array(rois.column(name)) for name in rois.column_names}
+    tables.begin(run.table("rois"), {**rois.made_from, "min_side": 0.1}, 1, overwrite=True)
+    tables.write_shard(run.table("rois"), 0, columns)
+    with pytest.raises(ValueError, match=r"roi_embeddings was made from other rois than are in .*'orl discover'"):
+        run_pretrain(config, "stage3")
+    shutil.rmtree(run.root)
+    shutil.copytree(trained.out, run.root)
+    run.config.unlink()
+    run_pretrain(replace(config, stage1=replace(config.stage1, epochs=1), overwrite=True), "stage1")
+    with pytest.raises(ValueError, match="looked with another stage 1 than there is now"):
+        run_pretrain(replace(config, stage1=replace(config.stage1, epochs=1)), "stage3")
+
+
 def test_a_training_that_begins_anew_forgets_the_scores_of_the_weights_before(
     trained: RunConfig, tmp_path: Path
 ) -> None:
     shutil.copytree(trained.out, tmp_path / "run")
     run = RunDir(tmp_path / "run")
+    run.config.unlink()  # of whatever test was before
     tables.write_atomically(run.transfer("svm", "stage1"), "{}")
     config = replace(trained, out=run.root)
     run_pretrain(config, "stage1")

@@ -1,13 +1,18 @@
+import os
+import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.images.packs import draw_photos, pack
 
+from orl import tables
 from orl.config import DiscoverConfig, RunConfig
 from orl.images import scan as images_scan
 from orl.images.packed import PackedPhoto, open_pack, shard_path
 from orl.images.table import load_images
+from orl.rundir import RunDir
 from orl.stages.scan import scan
 from orl.tables import StaleTableError
 
@@ -72,3 +77,40 @@ def test_a_run_of_other_pixels_is_refused_and_a_moved_pack_is_not(photos: Path, 
     assert found.fingerprint == images.fingerprint
     assert found.root == moved
     assert open_pack(moved).names == found.names
+
+
+def test_a_run_that_trains_goes_on_without_a_few_photos_and_takes_no_others(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = Path(shutil.copytree(photos, tmp_path / "own"))
+    settings = config(root, tmp_path / "run")
+    images = scan(settings)
+    whole = (root / images.names[2]).read_bytes()
+    (root / images.names[2]).write_bytes(whole[:100])
+    settings = replace(settings, scan=replace(settings.scan, max_rejected_share=0.2))
+    with pytest.raises(StaleTableError, match="have changed: 7 usable before, 6 now"):
+        scan(settings)
+    tables.claim(RunDir(settings.out).stage("stage1"), {"images": images.fingerprint})
+    assert scan(settings) == images
+    assert (
+        f"1 of the 7 photos of this run are gone or cannot be read any more, such as {images.names[2]}" in caplog.text
+    )
+    with pytest.raises(StaleTableError):
+        scan(replace(settings, scan=replace(settings.scan, max_rejected_share=0.1)))
+    (root / images.names[2]).write_bytes(whole)
+    assert scan(settings) == images
+    shutil.copy(root / images.names[0], root / images.names[1])
+    with pytest.raises(StaleTableError):
+        scan(settings)
+
+
+def test_a_photo_that_was_put_in_anothers_place_with_its_old_time_is_noticed(photos: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(photos, tmp_path / "own"))
+    settings = config(root, tmp_path / "run")
+    images = scan(settings)
+    time.sleep(0.05)
+    shutil.copy(root / images.names[0], tmp_path / "other")
+    os.utime(tmp_path / "other", (1e9, 1e9))
+    os.replace(tmp_path / "other", root / images.names[1])
+    with pytest.raises(StaleTableError):
+        scan(settings)

@@ -61,7 +61,7 @@ def build_index(
         ImportError: if FAISS is not installed.
         ValueError: if the sample is smaller than the number of clusters, or an embedding is not finite.
     """
-    faiss = _faiss()
+    faiss = load_faiss()
     if not 1 <= num_lists <= len(sample):
         raise ValueError(f"{len(sample)} sampled photos cannot make {num_lists} clusters; take 1 to {len(sample)}")
     index = faiss.index_factory(sample.shape[1], f"IVF{num_lists},{storage}", faiss.METRIC_INNER_PRODUCT)
@@ -81,7 +81,7 @@ def save_index(index: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        _faiss().write_index(index, str(temporary))
+        load_faiss().write_index(index, str(temporary))
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -100,7 +100,7 @@ def load_index(path: Path) -> Any:
     """
     if not path.exists():
         raise FileNotFoundError(f"no index at {path}; build it with 'orl discover'")
-    faiss = _faiss()
+    faiss = load_faiss()
     try:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
     except RuntimeError as error:
@@ -176,7 +176,7 @@ def _search(
     num_probes: int,
 ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
     """Ranks and photos, -inf where there are too few; looks further for queries that lack neighbours."""
-    settings = _faiss().SearchParametersIVF(nprobe=min(num_probes, index.nlist))
+    settings = load_faiss().SearchParametersIVF(nprobe=min(num_probes, index.nlist))
     similarities, ids = (torch.from_numpy(found) for found in index.search(_array(queries), width, params=settings))
     exhausted = (ids < 0).any(dim=1)
     ranks = ranks_of(similarities.double(), max_similarity)
@@ -200,7 +200,12 @@ def _array(vectors: Float[Tensor, "n d"]) -> Float[ndarray, "n d"]:
     return np.ascontiguousarray(vectors.float().cpu().numpy())
 
 
-def _faiss() -> Any:
+def load_faiss() -> Any:
+    """The package.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
     try:
         import faiss
     except ImportError as error:

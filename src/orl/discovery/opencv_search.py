@@ -1,6 +1,7 @@
 """Selective search by OpenCV: the reference that our own is checked against, and a choice where it is installed."""
 
 import ctypes
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -12,6 +13,23 @@ BASE_K = 150
 """Graph segmentation at k = 150, 300 and 450 ('fast' mode)."""
 INCREMENT_K = 150
 SIGMA = 0.8
+
+
+def new_opencv_search() -> Any:
+    """OpenCV's search, without a photo.
+
+    Raises:
+        ImportError: if OpenCV's contributed modules are missing.
+    """
+    try:
+        import cv2
+
+        return cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
+    except (ImportError, AttributeError) as error:
+        raise ImportError(
+            "OpenCV's selective search needs its contributed modules, and no other OpenCV beside it: "
+            "pip install 'orl[opencv]', or take our own with --discover.proposals selective-search"
+        ) from error
 
 
 def opencv_selective_search(photo: UInt8[ndarray, "h w 3"], seed: int) -> Float[ndarray, "n 4"]:
@@ -33,15 +51,9 @@ def opencv_selective_search(photo: UInt8[ndarray, "h w 3"], seed: int) -> Float[
     Source:
         Uijlings et al., IJCV 2013; HSV and Lab, k = 150, 300, 450, sigma 0.8, smallest component 100 px.
     """
-    try:
-        import cv2
+    search = new_opencv_search()
+    import cv2
 
-        search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
-    except (ImportError, AttributeError) as error:
-        raise ImportError(
-            "OpenCV's selective search needs its contributed modules, and no other OpenCV beside it: "
-            "pip install 'orl[opencv]', or take our own with --discover.proposals selective-search"
-        ) from error
     cv2.setNumThreads(1)
     ctypes.CDLL(None).srand(ctypes.c_uint(seed % 2**32))
     search.setBaseImage(np.ascontiguousarray(photo[:, :, ::-1]))

@@ -2,6 +2,7 @@
 
 import logging
 from array import array
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,14 @@ def _coco_rows(path: Path, images: ImageTable) -> dict[Any, int]:
             could_be = ", ".join(images.names[row] for row in rows[:3])
             raise ValueError(f"{path}: {name} could be any of {could_be}; make the names unambiguous")
         row_of[photo_id] = rows[0] if rows else -1
-    num_found = len({row for row in row_of.values() if row >= 0})
+    counts = Counter(row for row in row_of.values() if row >= 0)
+    twice = next((row for row, count in counts.items() if count > 1), None)
+    if twice is not None:
+        both = [name for photo_id, name in entries if row_of[photo_id] == twice]
+        raise ValueError(
+            f"{path}: {' and '.join(both[:3])} could all be {images.names[twice]}; make the names unambiguous"
+        )
+    num_found = len(counts)
     if num_found == 0:
         raise ValueError(
             f"{path} lists {len(entries)} photos ({', '.join(names[:3])}), of which none is among the {len(images)} "

@@ -200,17 +200,8 @@ def _table(folder: Path, name: str, images: ImageTable) -> tables.Table | None:
         return None
     table = tables.load(folder / name)
     tables.check_photos(table, images.fingerprint)
-    for origin, fingerprint in table.made_from.items():
-        if (folder / origin / tables.MANIFEST).exists() and _table_fingerprint(folder / origin) != fingerprint:
-            raise ValueError(
-                f"{folder / name} was made from other {origin} than are in {folder / origin}; finish stage 2 with "
-                "'orl discover'"
-            )
+    tables.check_origins(folder, name)
     return table
-
-
-def _table_fingerprint(folder: Path) -> str:
-    return tables.load(folder).fingerprint
 
 
 @contextmanager

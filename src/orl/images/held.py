@@ -197,8 +197,9 @@ def hold_in_memory(images: ImageTable) -> None:
     """
     require_pack(images)
     pack = open_pack(images.root)
-    _require_space(pack.num_bytes, torch.device("cpu"))
-    pack.hold_in_memory()
+    if not pack.is_held:
+        _require_space(pack.num_bytes, torch.device("cpu"))
+        pack.hold_in_memory()
 
 
 def _resize(
@@ -220,6 +221,9 @@ def _whole_values(values: Tensor) -> Tensor:
 
 def _require_space(num_bytes: int, device: torch.device) -> None:
     on_gpu = device.type == "cuda"
+    if on_gpu:
+        # What an earlier stage has left with torch is free too.
+        torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else memory.available_bytes()
     if num_bytes > free:
         where, instead = (str(device), "ram or disk") if on_gpu else ("memory", "disk")

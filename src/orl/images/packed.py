@@ -116,6 +116,11 @@ class Pack:
         return len(self.shard_starts) - 1
 
     @property
+    def is_held(self) -> bool:
+        """Whether `hold_in_memory` has read it."""
+        return bool(self._held)
+
+    @property
     def is_reduced(self) -> bool:
         """Whether any photo is smaller than it was."""
         return not np.array_equal(self.sizes_wh, self.original_sizes_wh)

@@ -17,7 +17,7 @@ def view_placer(config: RunConfig, stage: str, images: ImageTable) -> ImageViews
 
     Raises:
         FileNotFoundError: if stage 3 is asked for and stage 2 has not run.
-        ValueError: if stage 2 ran on another photo list.
+        ValueError: if stage 2 ran on another photo list, or is not finished since something before it has changed.
     """
     if stage == "stage1":
         return ImageViews(images, view_rules(config.stage1.views), config.seed)
@@ -25,6 +25,7 @@ def view_placer(config: RunConfig, stage: str, images: ImageTable) -> ImageViews
     rois, correspondences = (tables.load(run.table(name)) for name in ("rois", "correspondences"))
     for table in (rois, correspondences):
         tables.check_photos(table, images.fingerprint)
+    tables.check_origins(run.table(""), "correspondences")
     return ObjectViews(
         images,
         view_rules(config.stage3.views),

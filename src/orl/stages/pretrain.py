@@ -81,11 +81,13 @@ def pretrain_objects(
 
     Raises:
         FileNotFoundError: if stage 2 has not run, or with a warm start stage 1 has not.
+        ValueError: if stage 2 is not of these photos or this stage 1.
         StaleTableError: if the folder holds a stage 3 of other settings.
         Stopped: after Ctrl-C; the same call goes on.
     """
     run, settings = RunDir(config.out), config.objects
     correspondences = tables.load(run.table("correspondences"))
+    _check_looked_with(config)
     made_from = _made_from(config, config.stage3, images) | {
         "objects": to_plain(settings),
         "correspondences": correspondences.fingerprint,
@@ -101,6 +103,20 @@ def pretrain_objects(
         ]
     build, placer = partial(build_orl, config), view_placer(config, "stage3", images)
     return _run_stage(config, "stage3", made_from, build, placer, processes or Processes(), probe)
+
+
+def _check_looked_with(config: RunConfig) -> None:
+    """Refuse pairs that another stage 1 found than there is now."""
+    run = RunDir(config.out)
+    manifest, backbone = run.table("embeddings") / tables.MANIFEST, run.backbone("stage1")
+    if config.discover.backbone is not None or not (manifest.exists() and backbone.exists()):
+        return
+    looked_with = tables.load(run.table("embeddings")).made_from.get("backbone")
+    if looked_with not in (None, tables.file_digest(backbone)):
+        raise ValueError(
+            f"stage 2 of {run.root} looked with another stage 1 than there is now; look again with "
+            "'orl discover --overwrite'"
+        )
 
 
 def _run_stage(

@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from orl import tables
 from orl.config import DiscoverConfig, RunConfig
-from orl.discovery.opencv_search import opencv_selective_search
+from orl.discovery.opencv_search import new_opencv_search, opencv_selective_search
 from orl.discovery.plain_boxes import grid_boxes, random_boxes
 from orl.discovery.selective_search import compile_search, selective_search
 from orl.exchange.own_boxes import boxes_from_file
@@ -103,6 +103,19 @@ def _side_by_side(find: Callable[[int], Boxes], image_ids: Sequence[int], thread
 
     side_by_side(find, image_ids, threads, take)
     return found
+
+
+def check_proposals(config: RunConfig, images: ImageTable) -> None:
+    """Refuse what stage 2 would end with after stage 1: a file of boxes that is not there, a missing package.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: if it is so.
+    """
+    if config.discover.proposals == "file":
+        _boxes_file(config.discover)
+        require_own_sizes(images)
+    if config.discover.proposals == "opencv":
+        new_opencv_search()
 
 
 def _boxes_file(settings: DiscoverConfig) -> Path:

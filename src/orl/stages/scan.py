@@ -10,8 +10,8 @@ from orl.images.packed import SHARDS
 from orl.images.scan import check_scan, save_rejected, scan_photos
 from orl.images.sources import find_photos
 from orl.images.table import ImageTable, load_images, save_images
-from orl.rundir import RunDir
-from orl.tables import StaleTableError
+from orl.rundir import TRAINED_STAGES, RunDir
+from orl.tables import MANIFEST, StaleTableError
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,8 @@ def scan_into(
         max_pixels=int(limits.max_megapixels * 1e6),
         workers=workers,
     )
+    if known is not None and not overwrite and _may_go_on_without(run, known, images, limits):
+        return known
     if known is not None and known.fingerprint != images.fingerprint and not overwrite:
         raise StaleTableError(
             f"the photos of {run.root} have changed: {len(known)} usable before, {len(images)} now, "
@@ -87,6 +89,26 @@ def scan_into(
     return images
 
 
+def _may_go_on_without(run: RunDir, known: ImageTable, images: ImageTable, limits: ScanConfig) -> bool:
+    """Whether a few photos alone are gone from a run that has begun to train, which takes others in their place."""
+    lost = len(known) - len(images)
+    begun = any((run.stage(stage) / MANIFEST).exists() for stage in TRAINED_STAGES)
+    if not begun or not 0 < lost <= limits.max_rejected_share * len(known):
+        return False
+    digests = dict(zip(known.names, known.digests))
+    if any(digests.get(name) != digest for name, digest in zip(images.names, images.digests)):
+        return False
+    gone = sorted(set(known.names) - set(images.names))
+    logger.warning(
+        "%d of the %d photos of this run are gone or cannot be read any more, such as %s: training takes others in "
+        "their place, and stage 2 needs them back. --overwrite begins anew without them",
+        lost,
+        len(known),
+        gone[0],
+    )
+    return True
+
+
 def _unchanged(run: RunDir, known: ImageTable, names: Sequence[str]) -> bool:
     with open(run.rejected, newline="", encoding="utf-8") as file:
         rejected = {row["name"] for row in csv.DictReader(file)}
@@ -105,7 +127,9 @@ def _files(images: ImageTable) -> Iterator[Path]:
 
 
 def _modified_at(path: Path) -> float:
+    """A file that was put in another's place may keep an older time of its own, but not of its entry."""
     try:
-        return path.stat().st_mtime
+        found = path.stat()
+        return max(found.st_mtime, found.st_ctime)
     except OSError:
         return float("inf")
