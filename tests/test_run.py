@@ -1,6 +1,7 @@
 """What every command does to a run's folder before it begins, and how a run is looked at elsewhere."""
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from orl import tables
 from orl.config import RunConfig, load_config
 from orl.images.scenes import draw_scenes
 from orl.networks.backbones import build_backbone, save_backbone
+from orl.processes import Processes
 from orl.recipes import demo
-from orl.run import prepare
+from orl.run import prepare, run_demo
 from orl.rundir import RunDir, read_record
 
 
@@ -106,3 +108,13 @@ def test_boxes_that_were_moved_are_the_same_boxes(config: RunConfig, tmp_path: P
     prepare(replace(config, discover=replace(own, proposals_file=Path("moved.json"))))
     with pytest.raises(ValueError, match=r"discover\.proposals: was file, now grid"):
         prepare(replace(config, discover=replace(config.discover, proposals="grid")))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_process_alone_draws_the_demo(config: RunConfig, monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    drawn: list[Path] = []
+    monkeypatch.setattr(run_module, "draw_scenes", lambda folder, **_: drawn.append(folder))
+    monkeypatch.setattr(run_module, "joined_processes", lambda device: nullcontext(Processes(rank=rank)))
+    with pytest.raises(FileNotFoundError, match="no photos at" if rank == 0 else "no image table at"):
+        run_demo(replace(config, images=Path("nothing")))
+    assert drawn == [Path("nothing")] * (rank == 0)

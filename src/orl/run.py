@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -53,22 +53,28 @@ DEMO_TRAINVAL, DEMO_TEST = 400, 200
 
 def run_demo(config: RunConfig) -> Path | None:
     """Draw labelled scenes, then do everything with them; returns the path of the report."""
-    draw_scenes(config.images, num_trainval=DEMO_TRAINVAL, num_test=DEMO_TEST, seed=config.seed)
-    return run_all(config)
+    return run_all(
+        config,
+        begin=lambda: draw_scenes(config.images, num_trainval=DEMO_TRAINVAL, num_test=DEMO_TEST, seed=config.seed),
+    )
 
 
-def run_all(config: RunConfig) -> Path | None:
+def run_all(config: RunConfig, begin: Callable[[], None] | None = None) -> Path | None:
     """Three stages, the judges where labels are given, and the report; whatever is done already is kept.
 
     Where stage 2 looks with weights from outside, and stage 3 starts anew, stage 1 is left out.
 
     Started by torchrun or srun, all processes train and discover together, and the first does the rest.
 
+    Args:
+        config: the run.
+        begin: what the first process does before anything else.
+
     Returns:
         The path of the report; none in a process that is not the first.
     """
     trained = ("stage1", "stage3") if config.needs_stage1 else ("stage3",)
-    with _joined(config, *trained, discovers=True) as (images, processes):
+    with _joined(config, *trained, discovers=True, begin=begin) as (images, processes):
         probe = _probe(config, *trained) if processes.is_first else None
         if config.needs_stage1:
             with _recorded(config, "stage1", processes):
@@ -146,11 +152,15 @@ def run_discover(config: RunConfig) -> Path | None:
 
 
 @contextmanager
-def _joined(config: RunConfig, *trained: str, discovers: bool = False) -> Iterator[tuple[ImageTable, Processes]]:
+def _joined(
+    config: RunConfig, *trained: str, discovers: bool = False, begin: Callable[[], None] | None = None
+) -> Iterator[tuple[ImageTable, Processes]]:
     """The photos of the run and the processes that work on it; the first of them scans."""
     with joined_processes(compute_device(config.device)) as processes:
         images = None
         if processes.is_first:
+            if begin is not None:
+                begin()
             images = prepare(config, *trained, discovers=discovers, num_processes=processes.count)
         processes.wait("the scan of the photos")
         yield images or load_images(RunDir(config.out).images), processes
