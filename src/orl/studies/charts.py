@@ -6,11 +6,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from orl.studies.markdown import DISCOVERY, SCORES, Column, arm_names, differs_in_discovery, spread_of
+from orl.studies.markdown import LIFT, SCORES, Column, arm_names, differs_in_discovery, spread_of
 from orl.studies.spread import Spread
 
 COLOURS = {"reference": "#5c626b", "other": "#2563c9"}
-LIFT = DISCOVERY[-1]
 
 
 def study_chart(result: Mapping[str, Any]) -> Figure | None:
@@ -19,7 +18,7 @@ def study_chart(result: Mapping[str, Any]) -> Figure | None:
     Args:
         result: of a study, as `read_result` gives it.
     """
-    wanted = [*SCORES, *([LIFT] if differs_in_discovery(result) else [])]
+    wanted = [*SCORES, *([LIFT] if differs_in_discovery(result, [LIFT]) else [])]
     arms = arm_names(result)
     panels = [column for column in wanted if any(spread_of(result, arm, column.value) for arm in arms)]
     if not panels:

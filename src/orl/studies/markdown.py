@@ -40,16 +40,19 @@ def score(task: str, shots: str | None = None) -> Callable[[Mapping[str, Any]], 
 
 def discovery(name: str) -> Callable[[Mapping[str, Any]], float | None]:
     """What reads a part of the discovery score out of a record."""
-    return lambda record: None if record["discovery"] is None else record["discovery"][name]
+    return lambda record: None if record["discovery"] is None else record["discovery"].get(name)
 
 
 SCORES = [Column(title=f"{title} mAP", value=score(task)) for task, title in TASKS.items()]
+LIFT = Column(title="lift over random pairs", value=discovery("lift"), scale=1.0)
 DISCOVERY = [
     Column(title="RoIs on an object, %", value=discovery("roi_object_share")),
     Column(title="pairs on two objects, %", value=discovery("object_share"), decimals=2),
     Column(title="of those, one class, %", value=discovery("same_class_share")),
     Column(title="random pairs: one class, %", value=discovery("random_same_class_share")),
-    Column(title="lift over random pairs", value=discovery("lift"), scale=1.0),
+    LIFT,
+    Column(title="all kept pairs: on two objects, %", value=discovery("kept_object_share"), decimals=2),
+    Column(title="of those, one class, %", value=discovery("kept_same_class_share")),
 ]
 
 
@@ -71,8 +74,9 @@ def study_tables(result: Result) -> list[str]:
         # Arms that share stage 2, as those of the terms of the loss do, have one discovery score.
         arms = {record["arm"] for record in result["records"] if record["discovery"] is not None}
         first = next((arm for arm in arm_names(result) if arm in arms), None)
-        result = {**result, "records": [record for record in result["records"] if record["arm"] == first]}
-        caption += "; the same for all arms" if len(arms) > 1 else ""
+        name = "all arms" if len(arms) > 1 else first
+        kept = [{**record, "arm": name} for record in result["records"] if record["arm"] == first]
+        result = {**result, "records": kept}
     return lines + _table(result, caption, DISCOVERY)
 
 
@@ -81,12 +85,11 @@ def is_judged(result: Result) -> bool:
     return any(record["scores"] for record in result["records"])
 
 
-def differs_in_discovery(result: Result) -> bool:
-    """Whether two arms have other pairs at one seed."""
+def differs_in_discovery(result: Result, columns: Sequence[Column] = DISCOVERY) -> bool:
+    """Whether two arms have other pairs at one seed, by any of these numbers."""
     scored = [record for record in result["records"] if record["discovery"] is not None]
-    return any(
-        len({str(record["discovery"]) for record in scored if record["seed"] == seed}) > 1 for seed in result["seeds"]
-    )
+    found = {(record["seed"], *(column.value(record) for column in columns)) for record in scored}
+    return len(found) > len({record["seed"] for record in scored})
 
 
 def provenance(result: Result) -> str:

@@ -20,6 +20,7 @@ KIND, RECORDED = "study", "recorded"
 DISCOVERY = (
     *("object_share", "same_class_share", "both_share", "lift", "roi_object_share"),
     *("random_object_share", "random_same_class_share", "random_both_share", "lift_interval_95"),
+    *("kept_object_share", "kept_same_class_share"),
 )
 """What is kept of the discovery score."""
 
