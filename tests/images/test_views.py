@@ -44,7 +44,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Which photos are read, and how much reduced."""
     found: list[tuple[str, int]] = []
 
-    def load(path: Path, reduction: int) -> np.ndarray:
+    def load(path: Path, max_pixels: None, reduction: int) -> np.ndarray:
         found.append((path.name, reduction))
         return load_photo(path, reduction=reduction)
 
@@ -148,7 +148,7 @@ def test_a_packed_photo_is_read_as_it_is(images: ImageTable, monkeypatch: pytest
     whole = load_photo(images.path(0))
     reductions = []
 
-    def load(path: object, reduction: int) -> np.ndarray:
+    def load(path: object, max_pixels: None, reduction: int) -> np.ndarray:
         reductions.append(reduction)
         return whole
 

@@ -4,6 +4,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -80,13 +81,13 @@ def save_backbone(backbone: Backbone, path: Path, notes: Mapping[str, str] | Non
     tables.write_atomically(path, save(own_weights(backbone), {"orl": json.dumps(about, sort_keys=True)}))
 
 
-def network_digest(weights: str, name: str, seen: tuple[list[float], list[float]] | None = None) -> str:
+def network_digest(weights: str, name: str, seen: Any = None) -> str:
     """What tells a network from all others: one file may be the weights of several that differ in padding alone.
 
     Args:
         weights: digest of the file.
         name: of the network that they are put into.
-        seen: factor and shift of its photos, where they are not normalised as ours.
+        seen: factor and shift of its photos as JSON values, where they are not normalised as ours.
     """
     return tables.fingerprint({"weights": weights, "network": name, "seen": seen})
 
