@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from selenium.webdriver.support.ui import WebDriverWait
 from tests.figures.browsing import PAIRS, choose, count, paper, prefer, press, reset, resize, show_all, shown
 from tests.figures.conftest import (
     EVIL_NAME,
@@ -320,7 +319,8 @@ def test_without_scripts_all_pairs_are_seen(browser, report):
     try:
         browser.get(report.as_uri())
         # Without scripts the driver cannot ask whether the page is whole: on a busy machine it may come back before.
-        WebDriverWait(browser, 30).until(lambda driver: len(driver.find_elements("css selector", "footer")) == 1)
+        wait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(browser, 30)
+        wait.until(lambda driver: len(driver.find_elements("css selector", "footer")) == 1)
         figures = browser.find_elements("css selector", ".explorer figure")
         assert len(figures) > PAGE
         assert all(figure.is_displayed() for figure in figures)
