@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from sklearn.svm import LinearSVC
@@ -80,6 +80,8 @@ def test_scores_are_near_those_of_a_tight_fit(monkeypatch):
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**16))
+@example(481)
+@example(1282)
 def test_few_photos_and_large_costs_are_solved_as_well(seed):
     """The hard case: a small gradient leaves scores by a fifth of their deviation from where they belong."""
     features, signs, penalties, costs = problems(num_photos=30, num_problems=3, seed=seed)
@@ -89,7 +91,7 @@ def test_few_photos_and_large_costs_are_solved_as_well(seed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(squared_hinge, "TOLERANCE", 1e-9)
         exact = fit_squared_hinge(rows, signs, penalties).scores
-    assert ((scores - exact).std(dim=0) <= 1e-3 * exact.std(dim=0)).all()
+    assert ((scores - exact).std(dim=0) <= 1e-4 * exact.std(dim=0)).all()
 
 
 @pytest.mark.parametrize("num_features", [12, 200])

@@ -9,6 +9,8 @@ from numpy import ndarray
 from torch import Tensor
 
 MAX_NEWTON_STEPS = 60
+MAX_MORE_STEPS = 5
+"""After one that moved scores by little, while photos still come within their margin or leave it."""
 MAX_CG_STEPS = 150
 MAX_HALVINGS = 12
 TOLERANCE = 5e-3
@@ -132,14 +134,23 @@ def fit_squared_hinge(
     open_ids = torch.arange(signs.shape[1], device=signs.device)
     spread = rows.quick.var(dim=0, correction=0)[:, None]
     moved = torch.full_like(weights[0], torch.inf)
+    before = torch.zeros_like(scores, dtype=torch.bool)
+    num_more = torch.zeros_like(moved)
     for steps_done in range(MAX_NEWTON_STEPS + 1):
         w, y, penalty, z = weights[:, open_ids], signs[:, open_ids], penalties[:, open_ids], scores[:, open_ids]
-        curvature = penalty * (y * z < 1)
+        within = y * z < 1
+        curvature = penalty * within
         gradient = w + rows.exact.T @ (curvature * (z - y))
         diagonal = 1 + rows.squares.T @ curvature.to(rows.squares)
         nothing = ROUNDING**2 * z.square().mean(0)
         has_gradient = (spread * (gradient / diagonal).square()).sum(0) > nothing
         is_moving = moved[open_ids] > TOLERANCE**2 * z.var(0, correction=0) + nothing
+        # An exact step is the last where it leaves the same photos within their margin; else the next may be long.
+        # Of penalties near float32's limits rounding alone moves photos in and out, so that such steps are counted.
+        may_move = (within != before[:, open_ids]).any(0) & _is_by_photos(rows, curvature)
+        num_more[open_ids] += may_move & ~is_moving
+        is_moving |= may_move & (num_more[open_ids] <= MAX_MORE_STEPS)
+        before[:, open_ids] = within
         going = (has_gradient & is_moving).nonzero()[:, 0]
         open_ids = open_ids[going]
         if not len(open_ids) or steps_done == MAX_NEWTON_STEPS:
@@ -169,9 +180,8 @@ def _newton_step(
     Where few photos are within their margin there are fewer unknowns in one equation a photo, and those are solved
     exactly: just there conjugate gradients are slow.
     """
-    # One equation a photo by Cholesky is a third of the cube; a conjugate gradient multiplies by all rows twice.
-    is_small = (curvature > 0).sum(0) ** 3 / 3 <= NUM_SAVED * 4 * rows.quick.numel()
-    if len(rows) > MAX_PHOTOS or not is_small.any():
+    is_small = _is_by_photos(rows, curvature)
+    if not is_small.any():
         return _by_conjugate_gradients(rows.quick, curvature, gradient, diagonal)
     if is_small.all():
         return _by_photos(rows, curvature, gradient)
@@ -182,6 +192,13 @@ def _newton_step(
         rows.quick, curvature[:, large], gradient[:, large], diagonal[:, large]
     )
     return step, step_z
+
+
+def _is_by_photos(rows: Rows, curvature: Float[Tensor, "n p"]) -> Bool[Tensor, "p"]:
+    """Whether so few photos are within their margin that one equation each costs less than conjugate gradients."""
+    # By Cholesky that is a third of the cube; a conjugate gradient multiplies by all rows twice.
+    is_small = (curvature > 0).sum(0) ** 3 / 3 <= NUM_SAVED * 4 * rows.quick.numel()
+    return is_small & (len(rows) <= MAX_PHOTOS)
 
 
 def _by_photos(
