@@ -332,9 +332,12 @@ class RunConfig:
 
 
 FREE_FIELDS = frozenset(
-    {"images", "out", "workers", "hold", "device", "overwrite", "recipe", "compile", "wandb", "init_from"}
+    {
+        *("images", "out", "workers", "hold", "device", "overwrite", "recipe", "compile", "wandb", "init_from"),
+        "scan.max_rejected_share",
+    }
 )
-"""Fields of `RunConfig` that may change between two parts of one run: they do not change its results.
+"""Fields of `RunConfig`, by dotted names, that may change between two parts of one run: they do not change its results.
 
 The photos and the weights to start from are free too, since their content is compared.
 """
@@ -343,17 +346,7 @@ FREE_TRAIN_FIELDS = frozenset({"checkpoint_minutes", "keep_checkpoints", "probe_
 
 A batch in more parts has other batch statistics, but it is the way out when memory is short. SimCLR has fewer negatives
 then, so there it is not free."""
-
-
-ADDED_FIELDS = frozenset(
-    {
-        "transfer_data",
-        "transfer.shots",
-        "split",
-        "discover.backbone",
-        "discover.architecture",
-    }
-)
+ADDED_FIELDS = frozenset({"transfer_data", "transfer.shots", "split", "discover.backbone", "discover.architecture"})
 """Settings, by dotted names, that add to the results where there was none, and change none; contents are compared."""
 
 
@@ -449,7 +442,6 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     free = {f"{stage}.{name}" for stage in ("stage1", "stage3") for name in FREE_TRAIN_FIELDS} | FREE_FIELDS
     if new.method.name == "simclr":
         free.remove("stage1.accumulation_steps")
-    free.add("scan.max_rejected_share")
     free |= {key for key in ADDED_FIELDS if was[key] in (None, [])}
     changed = [key for key in was if key not in free and was[key] != now[key]]
     return [f"{key}: was {was[key]}, now {now[key]}" for key in changed]

@@ -281,10 +281,10 @@ def _check_start(config: RunConfig, run: RunDir) -> None:
     """Refuse to go on with a training from other weights than it began with."""
     asked = tables.file_digest(weights_file(config.init_from)) if config.init_from else None
     for stage, label in TRAINED_STAGES.items():
-        manifest = run.stage(stage) / tables.MANIFEST
-        if config.overwrite or not manifest.exists():
+        made_from = tables.read_made_from(run.stage(stage))
+        if config.overwrite or made_from is None:
             continue
-        began = json.loads(manifest.read_text()).get("made_from", {}).get("init_from")
+        began = made_from.get("init_from")
         if began != asked:
             raise ValueError(
                 f"{label} of {run.root} began with {'random' if began is None else 'other'} weights, and --init-from "
@@ -295,10 +295,10 @@ def _check_start(config: RunConfig, run: RunDir) -> None:
 
 def _check_prior(config: RunConfig, run: RunDir) -> None:
     """Refuse to look with other weights than those that the run's photos are embedded with."""
-    prior, manifest = load_prior(config), run.table("embeddings") / tables.MANIFEST
-    if config.overwrite or not manifest.exists():
+    prior, made_from = load_prior(config), tables.read_made_from(run.table("embeddings"))
+    if config.overwrite or made_from is None:
         return
-    if json.loads(manifest.read_text())["made_from"].get("backbone") != prior.backbone_digest:
+    if made_from.get("backbone") != prior.backbone_digest:
         raise ValueError(
             f"the photos of {run.root} are embedded with other weights than {config.discover.backbone}; take another "
             "--out, or look again with --overwrite"

@@ -303,25 +303,35 @@ def check_photos(table: Table, photos: str) -> None:
         )
 
 
-def check_origins(folder: Path, name: str) -> None:
+def check_origins(table: Table) -> None:
     """Refuse a table where another than it was made from has taken the place of one that it was made from.
 
     Args:
-        folder: of all tables of stage 2; those that are not there any more are passed over.
-        name: of the table.
+        table: its origins lie beside it; those that are not there any more are passed over.
 
     Raises:
-        FileNotFoundError, ValueError: as `load`; or if it is so.
+        ValueError: if it is so, or an origin is not finished.
     """
-    for origin, fingerprint in load(folder / name).made_from.items():
+    folder, name = table.folder.parent, table.folder.name
+    for origin, fingerprint in table.made_from.items():
         if origin == name or not (folder / origin / MANIFEST).exists():
             continue
         if finished_fingerprint(folder / origin) != fingerprint:
             raise ValueError(
-                f"{folder / name} was made from other {origin} than are in {folder / origin}; finish stage 2 with "
+                f"{table.folder} was made from other {origin} than are in {folder / origin}; finish stage 2 with "
                 "'orl discover'"
             )
-        check_origins(folder, origin)
+        check_origins(load(folder / origin))
+
+
+def read_made_from(folder: Path) -> dict[str, Any] | None:
+    """What the result in a folder is made from, finished or not; None where there is none.
+
+    Raises:
+        ValueError: if its manifest cannot be read.
+    """
+    path = folder / MANIFEST
+    return _read_manifest(path).get("made_from", {}) if path.exists() else None
 
 
 def finished_fingerprint(folder: Path) -> str | None:

@@ -95,6 +95,9 @@ def test_a_run_that_trains_goes_on_without_a_few_photos_and_takes_no_others(
     assert (
         f"1 of the 7 photos of this run are gone or cannot be read any more, such as {images.names[2]}" in caplog.text
     )
+    moved = root.rename(tmp_path / "moved")
+    assert scan(replace(settings, images=moved)) == replace(images, root=moved)
+    moved.rename(root)
     with pytest.raises(StaleTableError):
         scan(replace(settings, scan=replace(settings.scan, max_rejected_share=0.1)))
     (root / images.names[2]).write_bytes(whole)

@@ -200,7 +200,7 @@ def _table(folder: Path, name: str, images: ImageTable) -> tables.Table | None:
         return None
     table = tables.load(folder / name)
     tables.check_photos(table, images.fingerprint)
-    tables.check_origins(folder, name)
+    tables.check_origins(table)
     return table
 
 

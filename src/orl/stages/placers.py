@@ -25,7 +25,7 @@ def view_placer(config: RunConfig, stage: str, images: ImageTable) -> ImageViews
     rois, correspondences = (tables.load(run.table(name)) for name in ("rois", "correspondences"))
     for table in (rois, correspondences):
         tables.check_photos(table, images.fingerprint)
-    tables.check_origins(run.table(""), "correspondences")
+    tables.check_origins(correspondences)
     return ObjectViews(
         images,
         view_rules(config.stage3.views),

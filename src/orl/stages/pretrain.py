@@ -108,11 +108,11 @@ def pretrain_objects(
 def _check_looked_with(config: RunConfig) -> None:
     """Refuse pairs that another stage 1 found than there is now."""
     run = RunDir(config.out)
-    manifest, backbone = run.table("embeddings") / tables.MANIFEST, run.backbone("stage1")
-    if config.discover.backbone is not None or not (manifest.exists() and backbone.exists()):
+    backbone, made_from = run.backbone("stage1"), tables.read_made_from(run.table("embeddings")) or {}
+    looked_with = made_from.get("backbone")
+    if config.discover.backbone is not None or looked_with is None or not backbone.exists():
         return
-    looked_with = tables.load(run.table("embeddings")).made_from.get("backbone")
-    if looked_with not in (None, tables.file_digest(backbone)):
+    if looked_with != tables.file_digest(backbone):
         raise ValueError(
             f"stage 2 of {run.root} looked with another stage 1 than there is now; look again with "
             "'orl discover --overwrite'"

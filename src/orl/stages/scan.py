@@ -3,6 +3,7 @@
 import csv
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from orl.config import RunConfig, ScanConfig
@@ -68,7 +69,7 @@ def scan_into(
         workers=workers,
     )
     if known is not None and not overwrite and _may_go_on_without(run, known, images, limits):
-        return known
+        return replace(known, root=images.root)
     if known is not None and known.fingerprint != images.fingerprint and not overwrite:
         raise StaleTableError(
             f"the photos of {run.root} have changed: {len(known)} usable before, {len(images)} now, "
@@ -93,7 +94,7 @@ def _may_go_on_without(run: RunDir, known: ImageTable, images: ImageTable, limit
     """Whether a few photos alone are gone from a run that has begun to train, which takes others in their place."""
     lost = len(known) - len(images)
     begun = any((run.stage(stage) / MANIFEST).exists() for stage in TRAINED_STAGES)
-    if not begun or not 0 < lost <= limits.max_rejected_share * len(known):
+    if not begun or known.packed != images.packed or not 0 < lost <= limits.max_rejected_share * len(known):
         return False
     digests = dict(zip(known.names, known.digests))
     if any(digests.get(name) != digest for name, digest in zip(images.names, images.digests)):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from orl import tables
@@ -109,7 +108,16 @@ def train_and_score(
         tables.claim(place.folder, {**made_from, "photos": train_photos.identity}, place.overwrite)
     processes.wait("the folder of the classifier")
     fabric = launch_fabric(local_device(place.device), place.precision, processes)
-    network = _trained(course, build, optimise, train_photos, batches, place, fabric, processes)
+    torch.manual_seed(place.seed)
+    network = build().train()
+    if fabric.world_size > 1:
+        network.synchronise(fabric.device)
+    trainee = Supervised(fabric, network, optimise(network), losses, seed=place.seed)
+    rules = Rules(size_px=course.size_px, colours=training_colours(course.jitter))
+    samples = TrainingPhotos(train_photos, rules, place.seed)
+    source = Source(samples=samples, collate=collate, finish=lambda batch: batch)
+    options = _options(course, place, len(train_photos))
+    train(trainee, source, batches, course.schedules(batches.steps_per_epoch), options, processes)
     counts, unreadable = score_photos(
         network, val_photos, course.size_px, fabric, processes, workers=place.workers, quiet=place.quiet
     )
@@ -132,35 +140,16 @@ def train_and_score(
     return write_result(place, result, made_from)
 
 
-def _trained(
-    course: Course,
-    build: Callable[[], Classifier],
-    optimise: Callable[[Classifier], torch.optim.Optimizer],
-    photos: ClassifiedPhotos,
-    batches: EpochBatches,
-    place: Place,
-    fabric: Fabric,
-    processes: Processes,
-) -> Any:
-    """The classifier after its course; as `train_and_score`."""
-    torch.manual_seed(place.seed)
-    network: Any = build().train()
-    if fabric.world_size > 1:
-        network.synchronise(fabric.device)
-    trainee = Supervised(fabric, network, optimise(network), losses, seed=place.seed)
-    rules = Rules(size_px=course.size_px, colours=training_colours(course.jitter))
-    source = Source(samples=TrainingPhotos(photos, rules, place.seed), collate=collate, finish=lambda batch: batch)
-    options = Options(
+def _options(course: Course, place: Place, num_photos: int) -> Options:
+    return Options(
         folder=place.folder,
         title=course.task,
         workers=place.workers,
         checkpoint_minutes=place.checkpoint_minutes,
-        max_unreadable=math.ceil(MAX_UNREADABLE_SHARE * len(photos)),
+        max_unreadable=math.ceil(MAX_UNREADABLE_SHARE * num_photos),
         unreadable_hint=f"{MAX_UNREADABLE_SHARE:.0%} of them, or one",
         out_of_memory_hint="Take a smaller --batch-size or --size-px, or more processes",
     )
-    train(trainee, source, batches, course.schedules(batches.steps_per_epoch), options, processes)
-    return network
 
 
 def _scores(counts: Mapping[str, Accuracy]) -> dict[str, Any]:
