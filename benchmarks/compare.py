@@ -23,7 +23,7 @@ PACKAGES = (
 def arguments(description: str, **defaults: int) -> argparse.ArgumentParser:
     """A parser with what every benchmark takes: `--images DIR --json FILE`, and whole numbers by name and default."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--images", type=Path, help="photos: anything that 'orl run --images' takes")
+    parser.add_argument("--images", type=Path, help="images: anything that 'orl run --images' takes")
     parser.add_argument("--json", type=Path, help="where to write the result")
     for name, default in defaults.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)

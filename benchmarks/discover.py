@@ -1,9 +1,9 @@
 """Matching RoIs: each embedded once, in full batches, against the published way.
 
-The published way takes the photos as queries one after another. It opens the query and its K neighbours, crops every
-RoI of them, passes the RoIs of one photo through the network as one batch, and compares the query with each neighbour:
-every photo is embedded again for each photo whose neighbour it is. We embed the RoIs of all photos once, then compare.
-Both take the same photos, RoIs, neighbours and network, run in one process, and resize by antialiased bicubic
+The published way takes the images as queries one after another. It opens the query and its K neighbours, crops every
+RoI of them, passes the RoIs of one image through the network as one batch, and compares the query with each neighbour:
+every image is embedded again for each image whose neighbour it is. We embed the RoIs of all images once, then compare.
+Both take the same images, RoIs, neighbours and network, run in one process, and resize by antialiased bicubic
 interpolation, rows before columns; the RoIs are drawn at random and filtered, so that no search of proposals is part of
 it. A second claim says what is left when the other side, too, embeds once: the gain by the way of cutting and
 computing.
@@ -27,17 +27,17 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision import transforms
 
+from orl.datasets.decode import load_image
+from orl.datasets.sources import find_images
 from orl.discovery.matching import match_rois
-from orl.discovery.proposals import filter_proposals
+from orl.discovery.proposal_filter import filter_proposals
 from orl.embed import embed_boxes
-from orl.images.augment import IMAGENET_MEAN, IMAGENET_STD
-from orl.images.decode import load_photo
-from orl.images.sources import find_photos
 from orl.networks.backbones import Backbone, build_backbone, load_backbone, pool
-from orl.networks.folding import fold_batch_norm
+from orl.networks.fuse_batch_norm import fuse_batch_norm
+from orl.views.augment import IMAGENET_MEAN, IMAGENET_STD
 
 TOLERANCE = 1e-4
-PAIR_SHARE = 0.1
+TOP_FRACTION = 0.1
 WEIGHTS = ".safetensors"
 SEED = 0
 
@@ -55,17 +55,17 @@ class Task(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = compare.arguments(__doc__ or "", photos=12, rois=10, neighbours=10, size_px=224, runs=3)
+    parser = compare.arguments(__doc__ or "", num_images=12, rois=10, neighbours=10, size_px=224, runs=3)
     parser.add_argument("--backbone", default="resnet50", help="one of random weights by its name, or a trained file")
     given = parser.parse_args(argv)
-    task = draw_task(given.images, given.photos, given.rois, given.neighbours, given.size_px)
+    task = draw_task(given.images, given.images, given.rois, given.neighbours, given.size_px)
     backbone = frozen_backbone(given.backbone)
     num_rois = sum(map(len, task.rois))
 
-    ours = partial(match_embedded_once, task, fold_batch_norm(backbone).to(memory_format=torch.channels_last))
+    ours = partial(match_embedded_once, task, fuse_batch_norm(backbone).to(memory_format=torch.channels_last))
     found = ours()
     settings = {
-        "photos": len(task.paths),
+        "images": len(task.paths),
         "rois": num_rois,
         "neighbours": task.neighbour_ids.shape[1],
         "size_px": task.size_px,
@@ -77,12 +77,12 @@ def main(argv: list[str] | None = None) -> None:
     results = []
     for alternative, description, num_embedded in (
         (match_as_published, "the published way", num_rois * (1 + task.neighbour_ids.shape[1])),
-        (match_photo_by_photo, "embedding once, a photo at a time by Pillow", num_rois),
+        (match_image_by_image, "embedding once, an image at a time by Pillow", num_rois),
     ):
         theirs = partial(alternative, task, backbone)
         results.append(
             compare.result(
-                f"correspondences of {len(task.paths)} photos, RoIs embedded once in full batches",
+                f"correspondences of {len(task.paths)} images, RoIs embedded once in full batches",
                 description,
                 timed(ours, theirs, given.runs),
                 check_agreement(found, theirs()),
@@ -93,17 +93,17 @@ def main(argv: list[str] | None = None) -> None:
     compare.finish(results, given.json)
 
 
-def draw_task(images: Path | None, num_photos: int, num_rois: int, num_neighbours: int, size_px: int) -> Task:
-    """The first photos of a source, RoIs drawn and filtered, and neighbours drawn among these photos."""
+def draw_task(images: Path | None, num_images: int, num_rois: int, num_neighbours: int, size_px: int) -> Task:
+    """The first images of a source, RoIs drawn and filtered, and neighbours drawn among these images."""
     if images is None:
-        raise SystemExit("give the photos: --images DIR")
-    root, names = find_photos(images)
-    if not num_neighbours < num_photos <= len(names):
-        raise SystemExit(f"{num_neighbours} neighbours need more photos than that, of {len(names)}; got {num_photos}")
-    paths = [root / name for name in names[:num_photos]]
+        raise SystemExit("give the images: --images DIR")
+    root, names = find_images(images)
+    if not num_neighbours < num_images <= len(names):
+        raise SystemExit(f"{num_neighbours} neighbours need more images than that, of {len(names)}; got {num_images}")
+    paths = [root / name for name in names[:num_images]]
     generator = np.random.default_rng(SEED)
-    rois = [draw_rois(load_photo(path).shape[:2], num_rois, generator) for path in paths]
-    others = [np.delete(np.arange(num_photos), image_id) for image_id in range(num_photos)]
+    rois = [draw_rois(load_image(path).shape[:2], num_rois, generator) for path in paths]
+    others = [np.delete(np.arange(num_images), image_id) for image_id in range(num_images)]
     neighbour_ids = np.stack([generator.choice(other, num_neighbours, replace=False) for other in others])
     return Task(paths, rois, neighbour_ids, size_px)
 
@@ -139,7 +139,7 @@ def match_embedded_once(task: Task, folded: Backbone) -> Matches:
     joined = F.normalize(torch.from_numpy(np.concatenate(list(parts))), dim=1)
     embeddings = joined.split([len(rois) for rois in task.rois])
     return [
-        match_rois(embeddings[image_id], embeddings[neighbour_id], PAIR_SHARE)
+        match_rois(embeddings[image_id], embeddings[neighbour_id], TOP_FRACTION)
         for image_id, neighbour_ids in enumerate(task.neighbour_ids.tolist())
         for neighbour_id in neighbour_ids
     ]
@@ -150,16 +150,16 @@ def match_as_published(task: Task, backbone: Backbone) -> Matches:
     """The published way: for every query, its own RoIs and those of each of its neighbours pass the network."""
     matches = []
     for image_id, neighbour_ids in enumerate(task.neighbour_ids.tolist()):
-        own = embed_photo(task, image_id, backbone)
+        own = embed_image(task, image_id, backbone)
         for neighbour_id in neighbour_ids:
-            matches.append(best_pairs(own @ embed_photo(task, neighbour_id, backbone).T))
+            matches.append(best_pairs(own @ embed_image(task, neighbour_id, backbone).T))
     return matches
 
 
 @torch.no_grad()
-def match_photo_by_photo(task: Task, backbone: Backbone) -> Matches:
+def match_image_by_image(task: Task, backbone: Backbone) -> Matches:
     """As published, except that embeddings are kept."""
-    kept = [embed_photo(task, image_id, backbone) for image_id in range(len(task.paths))]
+    kept = [embed_image(task, image_id, backbone) for image_id in range(len(task.paths))]
     return [
         best_pairs(kept[image_id] @ kept[neighbour_id].T)
         for image_id, neighbour_ids in enumerate(task.neighbour_ids.tolist())
@@ -167,12 +167,12 @@ def match_photo_by_photo(task: Task, backbone: Backbone) -> Matches:
     ]
 
 
-def embed_photo(task: Task, image_id: int, backbone: Backbone) -> Float[Tensor, "b d"]:
-    """Unit vectors of the RoIs of one photo: cropped and resized by Pillow, one batch, torchvision's transforms."""
+def embed_image(task: Task, image_id: int, backbone: Backbone) -> Float[Tensor, "b d"]:
+    """Unit vectors of the RoIs of one image: cropped and resized by Pillow, one batch, torchvision's transforms."""
     to_view = transforms.Compose([transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
     with Image.open(task.paths[image_id]) as file:
-        photo = ImageOps.exif_transpose(file).convert("RGB")
-    crops = [squeeze(photo.crop(tuple(map(int, roi))), task.size_px) for roi in task.rois[image_id]]
+        image = ImageOps.exif_transpose(file).convert("RGB")
+    crops = [squeeze(image.crop(tuple(map(int, roi))), task.size_px) for roi in task.rois[image_id]]
     return F.normalize(backbone(torch.stack([to_view(crop) for crop in crops])).mean(dim=(2, 3)), dim=1)
 
 
@@ -184,7 +184,7 @@ def squeeze(crop: Image.Image, size_px: int) -> Image.Image:
 
 def best_pairs(similarities: Float[Tensor, "b c"]) -> tuple[Int[Tensor, "p 2"], Float[Tensor, "p"]]:
     """The highest entries of the matrix, 10% of the query's RoIs."""
-    values, order = similarities.flatten().topk(max(1, int(PAIR_SHARE * len(similarities))))
+    values, order = similarities.flatten().topk(max(1, int(TOP_FRACTION * len(similarities))))
     num_columns = similarities.shape[1]
     return torch.stack([order // num_columns, order % num_columns], dim=1), values
 
@@ -207,7 +207,7 @@ def check_agreement(ours: Matches, theirs: Matches) -> dict[str, Any]:
     ranks = torch.cat([abs(one - other) for (_, one), (_, other) in zip(ours, theirs)])
     agreement = {
         "pairs": len(ranks),
-        "same_pairs_share": round(len(same) / len(ranks), 6),
+        "same_pairs_fraction": round(len(same) / len(ranks), 6),
         "similarity_difference_max": max(same, default=0.0),
         "similarity_difference_at_same_rank_max": ranks.max().item(),
     }

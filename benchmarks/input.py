@@ -1,9 +1,9 @@
-"""The input pipeline on one core: photos to normalised views, ours against the published code's, sample by sample.
+"""The input pipeline on one core: images to normalised views, ours against the published code's, sample by sample.
 
-Ours reads a photo, cuts its views, puts a batch together and colours it, as `orl` does when it trains on a CPU. The
-published code opens a photo by Pillow and sends it through torchvision's transforms on Pillow images, once a view.
+Ours reads an image, cuts its views, puts a batch together and colours it, as `orl` does when it trains on a CPU. The
+published code opens an image by Pillow and sends it through torchvision's transforms on Pillow images, once a view.
 Times are seconds of the processor, so that other programs on the machine do not count. `--images` takes whatever
-`orl run --images` takes; the photos are saved again first, as JPEGs of known size.
+`orl run --images` takes; the images are saved again first, as JPEGs of known size.
 
     python benchmarks/input.py --images DIR --json FILE
 """
@@ -25,14 +25,14 @@ from torch.utils.data import default_collate
 from torchvision import transforms
 from torchvision.transforms import functional as TF
 
-from orl.images.augment import augment
-from orl.images.colour import IMAGENET_MEAN, IMAGENET_STD, JITTER_ORDERS, ColourDistribution, draw_colours
-from orl.images.datasets import ViewRules, place_global_views
-from orl.images.decode import load_photo
-from orl.images.sources import find_photos
-from orl.images.table import ImageTable
-from orl.images.views import Placement, Placements, cut_views
+from orl.datasets.decode import load_image
+from orl.datasets.image_table import ImageTable
+from orl.datasets.sources import find_images
 from orl.memory import keep_freed_memory
+from orl.views.augment import augment
+from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD, JITTER_ORDERS, ColourDistribution, draw_colours
+from orl.views.cut import ViewBox, ViewBoxes, cut_views
+from orl.views.view_datasets import ViewRules, sample_global_views
 
 SEED = 0
 CPU = torch.device("cpu")
@@ -41,41 +41,41 @@ COLOURS = (ColourDistribution(), ColourDistribution(blur_probability=0.1, solari
 RULES = ViewRules(size_px=224, area_range=(0.08, 1.0), aspect_ratio_range=(3 / 4, 4 / 3), colours=COLOURS)
 ROI_PX = 96
 JPEG_QUALITY = 97
-"""With it a photo of 640 x 480 px takes about 110 kB; COCO's take 160 kB on average."""
+"""With it an image of 640 x 480 px takes about 110 kB; COCO's take 160 kB on average."""
 
 Sample = Callable[[int], Any]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Check that both do the same to a photo, time both, write the result."""
-    parser = compare.arguments(__doc__.splitlines()[0], photos=32, batch=16, side=640, large_side=2560, runs=20)
+    """Check that both do the same to an image, time both, write the result."""
+    parser = compare.arguments(__doc__.splitlines()[0], num_images=32, batch=16, side=640, large_side=2560, runs=20)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     random.seed(SEED)
     keep_freed_memory()  # as in training; it makes both faster
     with tempfile.TemporaryDirectory() as folder:
-        photos = saved_again(options, options.side, Path(folder) / "usual")
+        images = saved_again(options, options.side, Path(folder) / "usual")
         large = saved_again(options, options.large_side, Path(folder) / "large")
         results = [
-            claim("two views of 224 px of a photo", photos, two_views, published_two_views, options),
-            claim("a sample of stage 3, two views of 224 px and four of 96", photos, six_views, published_six, options),
-            claim("two views of 224 px of a large photo", large, two_views, published_two_views, options),
+            claim("two views of 224 px of an image", images, two_views, published_two_views, options),
+            claim("a sample of stage 3, two views of 224 px and four of 96", images, six_views, published_six, options),
+            claim("two views of 224 px of a large image", large, two_views, published_two_views, options),
         ]
     compare.finish(results, options.json)
 
 
 def saved_again(options: argparse.Namespace, long_side: int, folder: Path) -> ImageTable:
-    """The photos as JPEGs with a long side of so many pixels."""
-    root, names = find_photos(options.images)
-    names = names[:: max(1, len(names) // options.photos)][: options.photos]
+    """The images as JPEGs with a long side of so many pixels."""
+    root, names = find_images(options.images)
+    names = names[:: max(1, len(names) // options.num_images)][: options.num_images]
     folder.mkdir()
     sizes = []
     for index, name in enumerate(names):
-        photo = Image.fromarray(load_photo(root / name))
-        scale = long_side / max(photo.size)
-        sizes.append((round(photo.width * scale), round(photo.height * scale)))
-        photo.resize(sizes[-1], Image.Resampling.BICUBIC).save(folder / f"{index}.jpg", quality=JPEG_QUALITY)
+        image = Image.fromarray(load_image(root / name))
+        scale = long_side / max(image.size)
+        sizes.append((round(image.width * scale), round(image.height * scale)))
+        image.resize(sizes[-1], Image.Resampling.BICUBIC).save(folder / f"{index}.jpg", quality=JPEG_QUALITY)
     files = tuple(f"{index}.jpg" for index in range(len(names)))
     return ImageTable(root=folder, names=files, sizes_wh=tuple(sizes), digests=files)
 
@@ -83,23 +83,23 @@ def saved_again(options: argparse.Namespace, long_side: int, folder: Path) -> Im
 def claim(
     what: str,
     images: ImageTable,
-    place: Callable[[ImageTable, int], Placements],
+    place: Callable[[ImageTable, int], ViewBoxes],
     published: Callable[[ImageTable, int], dict[str, Tensor]],
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Batches in turn by both ways; both take their photos from the disk's cache."""
+    """Batches in turn by both ways; both take their images from the disk's cache."""
     batches = {"ours": 0, "published": 0}
 
-    def photos_of_batch(way: str) -> list[int]:
+    def images_of_batch(way: str) -> list[int]:
         batches[way] += 1
         return [(batches[way] * options.batch + index) % len(images) for index in range(options.batch)]
 
     def ours() -> dict[str, Tensor]:
-        samples = [cut_views(images, place(images, image_id)) for image_id in photos_of_batch("ours")]
+        samples = [cut_views(images, place(images, image_id)) for image_id in images_of_batch("ours")]
         return {name: augment(crops, colours, CPU) for name, (crops, colours) in default_collate(samples).items()}
 
     def theirs() -> dict[str, Tensor]:
-        return default_collate([published(images, image_id) for image_id in photos_of_batch("published")])
+        return default_collate([published(images, image_id) for image_id in images_of_batch("published")])
 
     shapes = [{name: view.shape for name, view in way().items()} for way in (ours, theirs)]
     if shapes[0] != shapes[1]:
@@ -110,11 +110,11 @@ def claim(
         "the published code's transforms on Pillow images",
         measured,
         agreement(images, place),
-        photos_per_s_ours=round(options.batch / measured["ours_median_s"], 1),
-        photos_per_s_published=round(options.batch / measured["alternative_median_s"], 1),
-        photos=len(images),
+        images_per_s_ours=round(options.batch / measured["ours_median_s"], 1),
+        images_per_s_published=round(options.batch / measured["alternative_median_s"], 1),
+        images=len(images),
         batch=options.batch,
-        kilobytes_a_photo=round(np.mean([images.path(row).stat().st_size for row in range(len(images))]) / 1e3, 1),
+        kilobytes_per_image=round(np.mean([images.path(row).stat().st_size for row in range(len(images))]) / 1e3, 1),
         clock="seconds of the processor",
     )
 
@@ -122,18 +122,18 @@ def claim(
 # Ours.
 
 
-def two_views(images: ImageTable, image_id: int) -> Placements:
+def two_views(images: ImageTable, image_id: int) -> ViewBoxes:
     """Where the views of a sample of stage 1 lie, in an epoch drawn at random."""
-    return place_global_views(image_id, images.sizes_wh[image_id], RULES, (SEED, random.randrange(1000), image_id))
+    return sample_global_views(image_id, images.sizes_wh[image_id], RULES, (SEED, random.randrange(1000), image_id))
 
 
-def six_views(images: ImageTable, image_id: int) -> Placements:
-    """Where the views of a sample of stage 3 lie; RoIs are drawn at random, four in the photo itself."""
-    placements = two_views(images, image_id)
+def six_views(images: ImageTable, image_id: int) -> ViewBoxes:
+    """Where the views of a sample of stage 3 lie; RoIs are drawn at random, four in the image itself."""
+    view_boxes = two_views(images, image_id)
     for index, box in enumerate(random_rois(images.sizes_wh[image_id], 4)):
         colours = draw_colours(COLOURS[index % 2], np.random.default_rng(random.randrange(10**6)))
-        placements[f"roi_{index}"] = Placement(image_id, box, ROI_PX, colours)
-    return placements
+        view_boxes[f"roi_{index}"] = ViewBox(image_id, box, ROI_PX, colours)
+    return view_boxes
 
 
 def random_rois(size_wh: tuple[int, int], count: int) -> np.ndarray:
@@ -196,47 +196,47 @@ PUBLISHED_ROIS = [
 
 def published_two_views(images: ImageTable, image_id: int) -> dict[str, Tensor]:
     """A sample of stage 1."""
-    photo = Image.open(images.path(image_id)).convert("RGB")
-    return {f"view_{view + 1}": transform(photo) for view, transform in enumerate(PUBLISHED_VIEWS)}
+    image = Image.open(images.path(image_id)).convert("RGB")
+    return {f"view_{view + 1}": transform(image) for view, transform in enumerate(PUBLISHED_VIEWS)}
 
 
 def published_six(images: ImageTable, image_id: int) -> dict[str, Tensor]:
     """A sample of stage 3."""
-    photo = Image.open(images.path(image_id)).convert("RGB")
-    views = {f"view_{view + 1}": transform(photo) for view, transform in enumerate(PUBLISHED_VIEWS)}
+    image = Image.open(images.path(image_id)).convert("RGB")
+    views = {f"view_{view + 1}": transform(image) for view, transform in enumerate(PUBLISHED_VIEWS)}
     for index, box in enumerate(random_rois(images.sizes_wh[image_id], 4)):
-        views[f"roi_{index}"] = PUBLISHED_ROIS[index % 2](photo.crop(tuple(box.tolist())))
+        views[f"roi_{index}"] = PUBLISHED_ROIS[index % 2](image.crop(tuple(box.tolist())))
     return views
 
 
 # Agreement.
 
 
-def agreement(images: ImageTable, place: Callable[[ImageTable, int], Placements]) -> dict[str, float]:
+def agreement(images: ImageTable, place: Callable[[ImageTable, int], ViewBoxes]) -> dict[str, float]:
     """How many grey levels lie between the two ways at equal parameters, by what is done to the views.
 
     Pillow cuts off to whole grey levels after every step of the jitter, turns colours on a circle of 256 steps, and
-    makes its blur of boxes. Photos that are read reduced are cut at larger pixels.
+    makes its blur of boxes. Images that are read reduced are cut at larger pixels.
     """
     unchanged = ColourDistribution(flip_probability=0.5, jitter_probability=0, gray_probability=0, blur_probability=0)
     found: dict[str, list[float]] = {"cut": [], "cut and recoloured": [], "cut, recoloured and blurred": []}
     for image_id in range(min(8, len(images))):
-        photo = Image.open(images.path(image_id)).convert("RGB")
-        placements = place(images, image_id)
-        for name, (crop, colours) in cut_views(images, placements).items():
+        image = Image.open(images.path(image_id)).convert("RGB")
+        view_boxes = place(images, image_id)
+        for name, (crop, colours) in cut_views(images, view_boxes).items():
             cut_only = draw_colours(unchanged, np.random.default_rng(image_id))
             for differences, changes in zip(found.values(), (cut_only, colours._replace(blur_sigma_px=0.0), colours)):
                 ours = augment(crop[None], type(colours)(*(torch.tensor([value]) for value in changes)), CPU)[0]
-                levels = (ours - by_pillow(photo, placements[name]._replace(colours=changes))) * 255
+                levels = (ours - by_pillow(image, view_boxes[name]._replace(colours=changes))) * 255
                 differences.append((levels * torch.tensor(IMAGENET_STD)[:, None, None]).abs().mean().item())
     return {f"mean difference in grey levels, {what}": round(float(np.mean(v)), 3) for what, v in found.items()}
 
 
-def by_pillow(photo: Image.Image, placement: Placement) -> Tensor:
+def by_pillow(image: Image.Image, view_box: ViewBox) -> Tensor:
     """A view at given parameters, by Pillow."""
-    colours = placement.colours
-    box = tuple(placement.box.astype(int).tolist())
-    view = photo.crop(box).resize((placement.size_px, placement.size_px), Image.Resampling.BICUBIC)
+    colours = view_box.colours
+    box = tuple(view_box.box.astype(int).tolist())
+    view = image.crop(box).resize((view_box.size_px, view_box.size_px), Image.Resampling.BICUBIC)
     view = TF.hflip(view) if colours.flip else view
     jitters = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
     factors = (colours.brightness, colours.contrast, colours.saturation, colours.hue)

@@ -1,6 +1,6 @@
 """Where the time of the input pipeline goes on one core: each part by each library that could do it.
 
-The photos are saved again as JPEGs of known size, as in `input.py`. Prints a table in Markdown, in which what is taken
+The images are saved again as JPEGs of known size, as in `input.py`. Prints a table in Markdown, in which what is taken
 is set in bold.
 
     python benchmarks/input_parts.py --images DIR
@@ -28,12 +28,12 @@ from torch import Tensor
 from torchvision.transforms import functional as TF
 from torchvision.transforms import v2
 
-from orl.images.augment import augment, augment_batched
-from orl.images.colour import ColourParameters
-from orl.images.crops import cut_boxes, whole_pixels
-from orl.images.decode import load_photo
-from orl.images.views import Placement
+from orl.datasets.decode import load_image
 from orl.memory import keep_freed_memory
+from orl.views.augment import augment, augment_batched
+from orl.views.colour import ColourParameters
+from orl.views.crops import cut_boxes, whole_pixels
+from orl.views.cut import ViewBox
 
 Row = tuple[str, str, float]
 """Part, way, milliseconds."""
@@ -45,7 +45,7 @@ SIGMA_PX = 1.05
 
 def main(argv: list[str] | None = None) -> None:
     """Time every part by every way, print the table."""
-    parser = compare.arguments(__doc__.splitlines()[0], photos=24, side=640, large_side=2560, runs=9)
+    parser = compare.arguments(__doc__.splitlines()[0], num_images=24, side=640, large_side=2560, runs=9)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -56,11 +56,11 @@ def main(argv: list[str] | None = None) -> None:
         large = pipeline.saved_again(options, options.large_side, Path(folder) / "large")
         paths, large_paths = ([table.path(row) for row in range(len(table))] for table in (usual, large))
         placed = [list(pipeline.two_views(usual, row).values()) for row in range(len(usual))]
-        photos = [load_photo(path) for path in paths]
+        images = [load_image(path) for path in paths]
         rows = [
             *decoding(paths, large_paths, options.runs),
-            *cutting(photos, placed, options.runs),
-            *colours(photos, placed, options.runs),
+            *cutting(images, placed, options.runs),
+            *colours(images, placed, options.runs),
         ]
     print(f"{compare.machine()['processor']}, one core\n\n| part | way | ms |\n| --- | --- | --- |")
     for part, way, milliseconds in rows:
@@ -91,29 +91,29 @@ def decoding(paths: Sequence[Path], large_paths: Sequence[Path], runs: int) -> l
         "OpenCV": each(lambda file: cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB)),
         "simplejpeg": each(simplejpeg.decode_jpeg),
         "simplejpeg, fast DCT": each(lambda file: simplejpeg.decode_jpeg(file, fastdct=True)),
-        "**`load_photo`: simplejpeg, and Pillow for the header**": lambda: [load_photo(path) for path in paths],
+        "**`load_image`: simplejpeg, and Pillow for the header**": lambda: [load_image(path) for path in paths],
     }
     reduced = {
-        f"**`load_photo`** at 1/{reduction} of its size": lambda reduction=reduction: [
-            load_photo(path, reduction=reduction) for path in large_paths
+        f"**`load_image`** at 1/{reduction} of its size": lambda reduction=reduction: [
+            load_image(path, reduction=reduction) for path in large_paths
         ]
         for reduction in (1, 2, 4, 8)
     }
     return [
-        *timed("decode a photo", usual, len(paths), runs),
-        *timed("decode a large photo", reduced, len(large_paths), max(2, runs // 3)),
+        *timed("decode an image", usual, len(paths), runs),
+        *timed("decode a large image", reduced, len(large_paths), max(2, runs // 3)),
     ]
 
 
-def cutting(photos: Sequence[np.ndarray], placed: Sequence[Sequence[Placement]], runs: int) -> list[Row]:
+def cutting(images: Sequence[np.ndarray], placed: Sequence[Sequence[ViewBox]], runs: int) -> list[Row]:
     """A crop to a view."""
-    pairs = [(photo, placement.box) for photo, placements in zip(photos, placed) for placement in placements]
+    pairs = [(pixels, view_box.box) for pixels, view_boxes in zip(images, placed) for view_box in view_boxes]
 
     def each(cut: Callable[[np.ndarray], object]) -> Callable[[], object]:
         def run() -> None:
-            for photo, box in pairs:
-                left, top, right, bottom = whole_pixels(box, (photo.shape[1], photo.shape[0]))
-                cut(photo[top:bottom, left:right])
+            for pixels, box in pairs:
+                left, top, right, bottom = whole_pixels(box, (pixels.shape[1], pixels.shape[0]))
+                cut(pixels[top:bottom, left:right])
 
         return run
 
@@ -127,14 +127,16 @@ def cutting(photos: Sequence[np.ndarray], placed: Sequence[Sequence[Placement]],
             lambda crop: cv2.resize(crop, (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_CUBIC)
         ),
         "torch, floats": each(floats),
-        "**`cut_boxes`: torch, bytes**": lambda: [cut_boxes(photo, box[None], SIZE_PX) for photo, box in pairs],
+        "**`cut_boxes`: torch, bytes**": lambda: [cut_boxes(pixels, box[None], SIZE_PX) for pixels, box in pairs],
     }
     return timed("cut a view", ways, len(pairs), runs)
 
 
-def colours(photos: Sequence[np.ndarray], placed: Sequence[Sequence[Placement]], runs: int) -> list[Row]:
+def colours(images: Sequence[np.ndarray], placed: Sequence[Sequence[ViewBox]], runs: int) -> list[Row]:
     """Every operation alone; ours less what a view takes without it."""
-    crops = torch.cat([cut_boxes(photo, one.box[None], SIZE_PX) for photo, some in zip(photos, placed) for one in some])
+    crops = torch.cat(
+        [cut_boxes(pixels, one.box[None], SIZE_PX) for pixels, some in zip(images, placed) for one in some]
+    )
     crops = crops.contiguous()
     views = [Image.fromarray(crop) for crop in crops.permute(0, 2, 3, 1).numpy()]
     count = len(views)

@@ -1,8 +1,8 @@
-"""Peak resident memory of neighbours and matching on the tables of a million photos, made up and much larger than it.
+"""Peak resident memory of neighbours and matching on the tables of a million images, made up and much larger than it.
 
 Each step runs in a process of its own, which only opens the tables, so that its peak holds nothing of their making. The
-peak counts the pages of mapped files too. Both steps take their photos shard by shard, in no memory that grows with the
-number of shards, and exact neighbours of a million photos take hours: a share of the shards is run, spread evenly.
+peak counts the pages of mapped files too. Both steps take their images shard by shard, in no memory that grows with the
+number of shards, and exact neighbours of a million images take hours: a share of the shards is run, spread evenly.
 """
 
 import argparse
@@ -21,13 +21,13 @@ import numpy as np
 import torch
 
 from orl import tables
-from orl.stages import shards
-from orl.stages.neighbours import exact_finder
+from orl.pipeline import shards
+from orl.pipeline.neighbour_tables import exact_finder
 
 GIB = 2**30
 POOL_ROWS = 2**16
 """Different vectors among the made-up RoIs: to draw all of them would take longer than the steps."""
-PAIR_SHARE = 0.1
+TOP_FRACTION = 0.1
 TABLES = ("embeddings", "neighbours", "rois", "roi_embeddings")
 STEPS = ("neighbours", "matching")
 
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     """Make the tables, run each step in a process of its own, and tell its peak and its time."""
     parser = compare.arguments(
         __doc__.splitlines()[0],
-        photos=1_000_000,
+        num_images=1_000_000,
         rois=20,
         embedding_dims=256,
         roi_dims=256,
@@ -66,30 +66,30 @@ def main(argv: list[str] | None = None) -> None:
 
 def refuse_without_space(args: argparse.Namespace) -> None:
     """Say how much disk the tables take, and stop if there is less."""
-    per_photo = 2 * args.embedding_dims + 8 * args.neighbours + args.rois * (20 + 2 * args.roi_dims)
-    needed, free = 1.02 * args.photos * per_photo, shutil.disk_usage(args.folder).free
+    per_image = 2 * args.embedding_dims + 8 * args.neighbours + args.rois * (20 + 2 * args.roi_dims)
+    needed, free = 1.02 * args.num_images * per_image, shutil.disk_usage(args.folder).free
     print(f"the tables take {needed / GIB:.2f} GiB of disk; {args.folder.resolve()} has {free / GIB:.2f} GiB")
     if needed > 0.95 * free:
-        sys.exit("too little disk: give fewer --photos, or another --folder")
+        sys.exit("too little disk: give fewer --num-images, or another --folder")
 
 
 def make_tables(args: argparse.Namespace) -> None:
     """Write the tables that the steps read, by the package's own writing of shards."""
     generator = np.random.default_rng(0)
     pool = generator.standard_normal((POOL_ROWS, args.roi_dims), dtype=np.float32).astype(np.float16)
-    slices = tables.shard_slices(args.photos, args.shard_size)
+    slices = tables.shard_slices(args.num_images, args.shard_size)
     for name in TABLES:
         tables.begin(args.folder / name, {"made": "up", "shard_size": args.shard_size}, len(slices))
-    for index, photos in enumerate(slices):
-        ids = np.arange(photos.start, photos.stop, dtype=np.int32)
+    for index, images in enumerate(slices):
+        ids = np.arange(images.start, images.stop, dtype=np.int32)
         embedding = generator.standard_normal((len(ids), args.embedding_dims), dtype=np.float32)
-        # Any other photos do as neighbours: where they lie on the disk is as random as where the nearest lie.
-        steps = generator.integers(1, args.photos, (len(ids), args.neighbours))
+        # Any other images do as neighbours: where they lie on the disk is as random as where the nearest lie.
+        steps = generator.integers(1, args.num_images, (len(ids), args.neighbours))
         counts = generator.integers((args.rois + 1) // 2, args.rois + args.rois // 2 + 1, len(ids))
         rows = (generator.integers(POOL_ROWS) + np.arange(counts.sum())) % POOL_ROWS
         columns: dict[str, dict[str, np.ndarray]] = {
             "embeddings": {"embedding": embedding.astype(np.float16)},
-            "neighbours": {"neighbour_ids": ((ids[:, None] + steps) % args.photos).astype(np.int32)},
+            "neighbours": {"neighbour_ids": ((ids[:, None] + steps) % args.num_images).astype(np.int32)},
             "rois": {"image_id": ids.repeat(counts), "box": np.zeros((len(rows), 4), np.float32)},
             "roi_embeddings": {"embedding": pool[rows]},
         }
@@ -99,7 +99,7 @@ def make_tables(args: argparse.Namespace) -> None:
 
 def _run_step(args: argparse.Namespace) -> dict[str, Any]:
     """One step on some of the shards, as `orl discover` runs it; the peak is that of this process."""
-    slices = tables.shard_slices(args.photos, args.shard_size)
+    slices = tables.shard_slices(args.num_images, args.shard_size)
     asked = args.neighbour_shards if args.step == "neighbours" else args.matching_shards
     run = np.unique(np.linspace(0, len(slices) - 1, min(asked, len(slices))).astype(int)).tolist()
     before, started = _resident_bytes("VmRSS"), time.perf_counter()
@@ -107,13 +107,13 @@ def _run_step(args: argparse.Namespace) -> dict[str, Any]:
     opened_s = time.perf_counter() - started
     folder = args.folder / f"found_{args.step}"
     for place in tables.begin(folder, {}, len(run)):
-        tables.write_shard(folder, place, make(slices[run[place]], lambda num_photos: None))
+        tables.write_shard(folder, place, make(slices[run[place]], lambda num_images: None))
     return {
         "peak_resident_gib": round(_resident_bytes("VmHWM") / GIB, 3),
         "resident_before_gib": round(before / GIB, 3),
         "seconds": round(time.perf_counter() - started, 2),
         "seconds_until_the_first_shard": round(opened_s, 2),
-        "photos_run": sum(slices[index].stop - slices[index].start for index in run),
+        "images_run": sum(slices[index].stop - slices[index].start for index in run),
         "shards_run": len(run),
         "shards_of_the_table": len(slices),
         "threads": torch.get_num_threads(),
@@ -125,7 +125,7 @@ def _maker(args: argparse.Namespace) -> shards.ShardMaker:
     if args.step == "neighbours":
         return exact_finder(tables.load(args.folder / "embeddings"), args.neighbours, math.inf, device)
     found = [tables.load(args.folder / name) for name in ("neighbours", "rois", "roi_embeddings")]
-    return shards.matcher(args.photos, found[0], found[1], found[2], PAIR_SHARE, device)
+    return shards.matcher(args.num_images, found[0], found[1], found[2], TOP_FRACTION, device)
 
 
 def _result(args: argparse.Namespace, step: str, size: int) -> dict[str, Any]:
@@ -133,13 +133,13 @@ def _result(args: argparse.Namespace, step: str, size: int) -> dict[str, Any]:
     options = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     command = [sys.executable, __file__, "--step", step, "--folder", str(args.folder), *options]
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    measured = {**found, "photos_per_s": round(found["photos_run"] / found["seconds"], 1)}
+    measured = {**found, "images_per_s": round(found["images_run"] / found["seconds"], 1)}
     print(
         f"{step}: peak {found['peak_resident_gib']} GiB resident ({found['resident_before_gib']} before the step), "
         f"{found['shards_run']} of {found['shards_of_the_table']} shards in {found['seconds']} s"
     )
     return compare.result(
-        f"peak resident memory of {step}, {args.photos:,} photos",
+        f"peak resident memory of {step}, {args.num_images:,} images",
         f"tables of {size / GIB:.2f} GiB in memory",
         measured,
         check(args.folder, step),
@@ -149,7 +149,7 @@ def _result(args: argparse.Namespace, step: str, size: int) -> dict[str, Any]:
 
 
 def check(folder: Path, step: str) -> dict[str, Any]:
-    """Compare what a step found for photo 0 with the definition, in double precision."""
+    """Compare what a step found for image 0 with the definition, in double precision."""
     found = tables.load(folder / f"found_{step}")
     if step == "neighbours":
         embeddings = tables.load(folder / "embeddings")
@@ -158,7 +158,7 @@ def check(folder: Path, step: str) -> dict[str, Any]:
         cosines[0] = -np.inf
         ids = found.rows("neighbour_ids", 0, 1)[0]
         expected = np.argsort(-cosines, kind="stable")[: len(ids)]
-        return {"same_neighbours_of_photo_0": bool((ids == expected).all())}
+        return {"same_neighbours_of_image_0": bool((ids == expected).all())}
     pairs = {name: found.column(name) for name in ("image_id", "neighbour_id", "roi", "neighbour_roi")}
     first = pairs["neighbour_id"][0]
     chosen = (pairs["image_id"] == 0) & (pairs["neighbour_id"] == first)
@@ -166,10 +166,10 @@ def check(folder: Path, step: str) -> dict[str, Any]:
     starts = np.searchsorted(image_ids, [0, 1, first, first + 1]).tolist()
     own, other = (_unit(embeddings.rows("embedding", *starts[at : at + 2])) for at in (0, 2))
     cosines = (own @ other.T).ravel()
-    best = np.argsort(-cosines, kind="stable")[: max(1, int(PAIR_SHARE * len(own)))]
+    best = np.argsort(-cosines, kind="stable")[: max(1, int(TOP_FRACTION * len(own)))]
     expected = np.stack([best // len(other), best % len(other) + starts[2]], axis=1)
     same = np.array_equal(np.stack([pairs["roi"], pairs["neighbour_roi"]], axis=1)[chosen], expected)
-    return {"same_pairs_of_photo_0_and_its_first_neighbour": same}
+    return {"same_pairs_of_image_0_and_its_first_neighbour": same}
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

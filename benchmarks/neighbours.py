@@ -1,7 +1,7 @@
 """Nearest neighbours: exact block by block against the usual ways, and by FAISS clusters against exact.
 
-The vectors are made up: as many as COCO has photos, in clusters. With `--images` they are features of those photos by a
-ResNet-18 of random weights. A sample of the photos is searched for, each among all; of the exact ways, as many photos
+The vectors are made up: as many as COCO has images, in clusters. With `--images` they are features of those images by a
+ResNet-18 of random weights. A sample of the images is searched for, each among all; of the exact ways, as many images
 as a shard of stage 2 holds too.
 
     python benchmarks/neighbours.py --json FILE
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from orl.discovery.faiss_neighbours import approximate_neighbours, build_index, num_lists_of, training_rows
-from orl.discovery.neighbours import nearest_neighbours, row_blocks, unit_rows
+from orl.discovery.nearest_neighbours import nearest_neighbours, row_blocks, unit_rows
 
 SEED = 0
 ROUNDING = 1e-6
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     """Check that the neighbours agree, time all ways, write the result."""
     parser = compare.arguments(
         __doc__.splitlines()[0],
-        photos=118_287,
+        num_images=118_287,
         dims=256,
         clusters=2000,
         queries=2000,
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     options = parser.parse_args(argv)
     torch.manual_seed(SEED)
-    rows = clustered_rows(options) if options.images is None else photo_rows(options)
+    rows = clustered_rows(options) if options.images is None else image_rows(options)
     query_ids = torch.randperm(len(rows))[: options.queries].sort().values
     results = [
         *exact_claims(options, rows, query_ids),
@@ -53,21 +53,21 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def clustered_rows(options: argparse.Namespace) -> Tensor:
-    """Made-up unit vectors around random centres, as those of photos of similar scenes."""
+    """Made-up unit vectors around random centres, as those of images of similar scenes."""
     centres = torch.randn(options.clusters, options.dims)
-    noise = torch.randn(options.photos, options.dims)
-    return torch.nn.functional.normalize(0.7 * centres[torch.randint(options.clusters, (options.photos,))] + noise)
+    noise = torch.randn(options.num_images, options.dims)
+    return torch.nn.functional.normalize(0.7 * centres[torch.randint(options.clusters, (options.num_images,))] + noise)
 
 
-def photo_rows(options: argparse.Namespace) -> Tensor:
-    """Unit vectors of real photos, by a ResNet-18 of random weights."""
-    from orl.embed import embed_photos
-    from orl.images.sources import find_photos
+def image_rows(options: argparse.Namespace) -> Tensor:
+    """Unit vectors of real images, by a ResNet-18 of random weights."""
+    from orl.datasets.sources import find_images
+    from orl.embed import embed_images
     from orl.networks.backbones import build_backbone
 
-    root, names = find_photos(options.images)
-    paths = [root / name for name in names[: options.photos]]
-    return unit_rows(embed_photos(build_backbone("resnet18"), paths, size_px=options.size_px))
+    root, names = find_images(options.images)
+    paths = [root / name for name in names[: options.num_images]]
+    return unit_rows(embed_images(build_backbone("resnet18"), paths, size_px=options.size_px))
 
 
 def exact_claims(options: argparse.Namespace, rows: Tensor, query_ids: Tensor) -> list[dict[str, Any]]:
@@ -92,7 +92,7 @@ def exact_claims(options: argparse.Namespace, rows: Tensor, query_ids: Tensor) -
     found = ours()
     return [
         compare.result(
-            f"exact neighbours of {len(query_ids)} of {len(rows)} photos, block by block",
+            f"exact neighbours of {len(query_ids)} of {len(rows)} images, block by block",
             name,
             compare.ratios(*compare.interleaved(ours, theirs, options.runs)),
             agreement(found, without_query(theirs(), query_ids)),
@@ -120,7 +120,7 @@ def faiss_claim(options: argparse.Namespace, rows: Tensor, query_ids: Tensor) ->
     (exact_ids, _), (ids, _) = exact(), ours()
     hits = (exact_ids[:, :, None] == ids[:, None, :]).any(dim=2)
     return compare.result(
-        f"neighbours of {len(query_ids)} of {len(rows)} photos by FAISS clusters",
+        f"neighbours of {len(query_ids)} of {len(rows)} images by FAISS clusters",
         "our exact search",
         compare.ratios(*compare.interleaved(ours, exact, options.runs)),
         {f"recall_at_{options.neighbours}": round(hits.double().mean().item(), 4)},
@@ -132,7 +132,7 @@ def faiss_claim(options: argparse.Namespace, rows: Tensor, query_ids: Tensor) ->
 
 
 def without_query(found: Found, query_ids: Tensor) -> Found:
-    """K of K + 1 photos: without the query, or without the last where the query is none of them."""
+    """K of K + 1 images: without the query, or without the last where the query is none of them."""
     ids, similarities = found
     own = ids == query_ids[:, None]
     own[:, -1] |= ~own.any(dim=1)
@@ -140,7 +140,7 @@ def without_query(found: Found, query_ids: Tensor) -> Found:
 
 
 def agreement(ours: Found, theirs: Found) -> dict[str, Any]:
-    """How many neighbours are the same photo at the same place, and whether all others are ties.
+    """How many neighbours are the same image at the same place, and whether all others are ties.
 
     Raises:
         RuntimeError: if similarities differ by more than float rounding.
@@ -159,11 +159,11 @@ def agreement(ours: Found, theirs: Found) -> dict[str, Any]:
 def settings_of(options: argparse.Namespace, rows: Tensor, query_ids: Tensor) -> dict[str, Any]:
     """What the times depend on."""
     return {
-        "photos": len(rows),
+        "images": len(rows),
         "dims": rows.shape[1],
         "queries": len(query_ids),
         "neighbours": options.neighbours,
-        "vectors": "made up, in clusters" if options.images is None else "photos, ResNet-18 of random weights",
+        "vectors": "made up, in clusters" if options.images is None else "images, ResNet-18 of random weights",
     }
 
 

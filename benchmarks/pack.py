@@ -1,7 +1,7 @@
-"""Reading from a pack: photos/s of one core that reads photos and cuts two 224 px views, against a folder of JPEGs.
+"""Reading from a pack: images/s of one core that reads images and cuts two 224 px views, against a folder of JPEGs.
 
-The photos are enlarged or reduced to the size of COCO's first (`--photo-side`, their short side), so that decoding
-costs what it does there; `--photo-side 0` takes them as they are. All files are in the page cache; one thread works.
+The images are enlarged or reduced to the size of COCO's first (`--image-side`, their short side), so that decoding
+costs what it does there; `--image-side 0` takes them as they are. All files are in the page cache; one thread works.
 
     python benchmarks/pack.py --images DIR --json FILE
 """
@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from orl.images.colour import ColourDistribution
-from orl.images.crops import cut_boxes
-from orl.images.datasets import ImageViews, Samples, ViewRules
-from orl.images.decode import load_photo
-from orl.images.packed import PackFormat, open_pack
-from orl.images.scan import scan_photos
-from orl.images.sources import find_photos
-from orl.images.table import ImageTable
-from orl.images.views import largest_reduction
-from orl.stages.pack import PackOptions, pack_photos
+from orl.datasets.decode import load_image
+from orl.datasets.image_table import ImageTable
+from orl.datasets.packs import PackFormat, open_pack
+from orl.datasets.sources import find_images
+from orl.datasets.validation import scan_images
+from orl.pipeline.pack import PackOptions, pack_images
+from orl.views.colour import ColourDistribution
+from orl.views.crops import cut_boxes
+from orl.views.cut import largest_reduction
+from orl.views.view_datasets import GlobalViewSampler, ViewDataset, ViewRules
 
 SEED = 0
 JPEG_QUALITY = 90
@@ -35,13 +35,15 @@ MAX_PIXELS = 10**8
 
 def main(argv: list[str] | None = None) -> None:
     """Check that the views agree, time all ways, write the result."""
-    parser = compare.arguments(__doc__.splitlines()[0], photos=120, photo_side=480, short_side=256, view_px=224, runs=9)
+    parser = compare.arguments(
+        __doc__.splitlines()[0], num_images=120, image_side=480, short_side=256, view_px=224, runs=9
+    )
     options = parser.parse_args(argv)
     if options.images is None:
-        parser.error("--images is needed: this measures the decoding of photos")
+        parser.error("--images is needed: this measures the decoding of images")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = prepare(options, Path(scratch) / "photos")
+        folder = prepare(options, Path(scratch) / "images")
         kinds: list[tuple[PackFormat, int | None]] = [
             ("pixels", None),
             ("pixels", options.short_side),
@@ -52,14 +54,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def prepare(options: argparse.Namespace, folder: Path) -> Path:
-    """The photos as JPEGs with a short side of COCO's."""
+    """The images as JPEGs with a short side of COCO's."""
     folder.mkdir()
-    root, names = find_photos(options.images)
-    for index, name in enumerate(names[: options.photos]):
-        photo = Image.fromarray(load_photo(root / name))
-        scale = (options.photo_side or min(photo.size)) / min(photo.size)
-        size_wh = round(photo.width * scale), round(photo.height * scale)
-        photo.resize(size_wh, Image.Resampling.BICUBIC).save(folder / f"{index:05d}.jpg", quality=JPEG_QUALITY)
+    root, names = find_images(options.images)
+    for index, name in enumerate(names[: options.num_images]):
+        image = Image.fromarray(load_image(root / name))
+        scale = (options.image_side or min(image.size)) / min(image.size)
+        size_wh = round(image.width * scale), round(image.height * scale)
+        image.resize(size_wh, Image.Resampling.BICUBIC).save(folder / f"{index:05d}.jpg", quality=JPEG_QUALITY)
     return folder
 
 
@@ -68,75 +70,75 @@ def claim(
 ) -> dict[str, Any]:
     """One kind of pack against the folder that it is made from."""
     started = time.perf_counter()
-    pack_photos(PackOptions(images=folder, to=to, short_side=short_side, format=format, workers=1))
+    pack_images(PackOptions(images=folder, to=to, short_side=short_side, format=format, workers=1))
     pack_s = time.perf_counter() - started
     from_folder, from_pack = (samples(table(source), options.view_px) for source in (folder, to))
     count = len(from_folder)
     epochs = iter(range(10**6))
 
-    def read(source: Samples) -> None:
+    def read(source: ViewDataset) -> None:
         epoch = next(epochs)
         for image_id in range(count):
             source[(epoch, image_id)]
 
     measured = compare.ratios(*compare.interleaved(lambda: read(from_pack), lambda: read(from_folder), options.runs))
     side = "their own size" if short_side is None else f"a short side of {short_side} px"
-    photo_bytes = sum(path.stat().st_size for path in folder.iterdir())
+    image_bytes = sum(path.stat().st_size for path in folder.iterdir())
     return compare.result(
-        f"two {options.view_px} px views of a photo, out of a pack of {format} at {side}",
-        f"a folder of JPEGs of a short side of {options.photo_side or 'any'} px",
+        f"two {options.view_px} px views of an image, out of a pack of {format} at {side}",
+        f"a folder of JPEGs of a short side of {options.image_side or 'any'} px",
         measured,
         agreement(from_pack, from_folder),
-        photos=count,
-        ours_photos_per_s=round(count / measured["ours_median_s"], 1),
-        alternative_photos_per_s=round(count / measured["alternative_median_s"], 1),
-        pack_kb_per_photo=round(open_pack(to).num_bytes / count / 1e3, 1),
-        folder_kb_per_photo=round(photo_bytes / count / 1e3, 1),
-        packing_photos_per_s=round(count / pack_s, 1),
+        images=count,
+        ours_images_per_s=round(count / measured["ours_median_s"], 1),
+        alternative_images_per_s=round(count / measured["alternative_median_s"], 1),
+        pack_kb_per_image=round(open_pack(to).num_bytes / count / 1e3, 1),
+        folder_kb_per_image=round(image_bytes / count / 1e3, 1),
+        packing_images_per_s=round(count / pack_s, 1),
     )
 
 
 def table(source: Path) -> ImageTable:
-    """The photos of a folder or of a pack."""
-    return scan_photos(*find_photos(source), min_side_px=1, max_pixels=MAX_PIXELS, workers=1, quiet=True)[0]
+    """The images of a folder or of a pack."""
+    return scan_images(*find_images(source), min_side_px=1, max_pixels=MAX_PIXELS, workers=1, quiet=True)[0]
 
 
-def samples(images: ImageTable, view_px: int) -> Samples:
-    """Two views of each photo, as stage 1 cuts them."""
+def samples(images: ImageTable, view_px: int) -> ViewDataset:
+    """Two views of each image, as stage 1 cuts them."""
     colours = (ColourDistribution(), ColourDistribution())
     rules = ViewRules(size_px=view_px, area_range=(0.08, 1.0), aspect_ratio_range=(3 / 4, 4 / 3), colours=colours)
-    return Samples(ImageViews(images, rules, SEED))
+    return ViewDataset(GlobalViewSampler(images, rules, SEED))
 
 
-def agreement(from_pack: Samples, from_folder: Samples) -> dict[str, Any]:
+def agreement(from_pack: ViewDataset, from_folder: ViewDataset) -> dict[str, Any]:
     """How near the views of the first epoch are.
 
     Raises:
-        RuntimeError: if views out of pixels at their own size are not those of the whole photos, bit for bit.
+        RuntimeError: if views out of pixels at their own size are not those of the whole images, bit for bit.
     """
     differences, num_equal, num_reduced = [], 0, 0
     for image_id in range(len(from_folder)):
         ours, theirs = (source[(0, image_id)].views for source in (from_pack, from_folder))
-        num_reduced += largest_reduction(from_folder.placer.place((0, image_id)).values()) > 1
+        num_reduced += largest_reduction(from_folder.view_sampler.place((0, image_id)).values()) > 1
         for name, view in theirs.items():
             differences.append((ours[name].crop.int() - view.crop.int()).abs().float().mean().item())
             num_equal += torch.equal(ours[name].crop, view.crop)
-    if from_pack.placer.images.sizes_wh == from_folder.placer.images.sizes_wh:
-        _require_whole_photos(from_pack, from_folder)
+    if from_pack.view_sampler.images.sizes_wh == from_folder.view_sampler.images.sizes_wh:
+        _require_whole_images(from_pack, from_folder)
     return {
         "equal_views": f"{num_equal} of {len(differences)}",
-        "photos_that_the_folder_gives_reduced": num_reduced,
+        "images_that_the_folder_gives_reduced": num_reduced,
         "mean_difference_of_a_view_in_grey_levels": round(float(np.mean(differences)), 3),
     }
 
 
-def _require_whole_photos(from_pack: Samples, from_folder: Samples) -> None:
-    images = from_folder.placer.images
+def _require_whole_images(from_pack: ViewDataset, from_folder: ViewDataset) -> None:
+    images = from_folder.view_sampler.images
     for image_id in range(len(images)):
-        photo = load_photo(images.path(image_id))
+        image = load_image(images.path(image_id))
         views = from_pack[(0, image_id)].views
-        for name, (_, box, size_px, _) in from_folder.placer.place((0, image_id)).items():
-            if not torch.equal(views[name].crop, cut_boxes(photo, box[None], size_px)[0]):
+        for name, (_, box, size_px, _) in from_folder.view_sampler.place((0, image_id)).items():
+            if not torch.equal(views[name].crop, cut_boxes(image, box[None], size_px)[0]):
                 raise RuntimeError(f"{name} of {images.names[image_id]} is not the same out of the pack and the file")
 
 

@@ -1,6 +1,6 @@
 """The VOC07 protocol of linear SVMs: all classes and folds in one batch against one LIBLINEAR fit after another.
 
-Both do all of it: 3 folds of 19 costs for 20 classes, the choice of costs, the final fits and the AP on test photos.
+Both do all of it: 3 folds of 19 costs for 20 classes, the choice of costs, the final fits and the AP on test images.
 The features are made up at the size of VOC07 by a ResNet-50: not negative, of decaying spectrum, with noise in features
 and labels, so that the AP of a class is between 0.2 and 0.95. The alternative takes minutes: one pair is the default.
 
@@ -14,14 +14,14 @@ import compare
 import numpy as np
 from numpy import ndarray
 
-from orl.transfer.svm import SvmResult, score_svm
+from orl.evaluation.svm import SvmResult, score_svm
 
 SEED = 0
 NUM_FACTORS = 256
 LABEL_NOISE = (1.0, 0.2)
 """Of the first class, the rarest, to the last, in standard deviations of what decides the label."""
 AP_TOLERANCE = 1e-3
-"""Of a class on the test photos; more is another result."""
+"""Of a class on the test images; more is another result."""
 
 Problem = tuple[ndarray, ndarray, ndarray, ndarray]
 
@@ -29,7 +29,7 @@ Problem = tuple[ndarray, ndarray, ndarray, ndarray]
 def main(argv: list[str] | None = None) -> None:
     """Time both ways on the same features, check that the scores agree, write the result."""
     parser = compare.arguments(
-        __doc__.splitlines()[0], photos=5011, test_photos=4952, dims=2048, classes=20, workers=1, runs=1
+        __doc__.splitlines()[0], num_images=5011, test_images=4952, dims=2048, classes=20, workers=1, runs=1
     )
     options = parser.parse_args(argv)
     problem = made_up_features(options)
@@ -44,12 +44,12 @@ def main(argv: list[str] | None = None) -> None:
 
     measured = compare.ratios(*compare.interleaved(batched, one_by_one, options.runs))
     result = compare.result(
-        f"linear SVMs of {options.photos} photos, {options.dims} features, {options.classes} classes, one batch",
+        f"linear SVMs of {options.num_images} images, {options.dims} features, {options.classes} classes, one batch",
         f"one LIBLINEAR fit after another, {options.workers} at a time",
         measured,
         agreement(found["ours"], found["theirs"]),
-        photos=options.photos,
-        test_photos=options.test_photos,
+        images=options.num_images,
+        test_images=options.test_images,
         dims=options.dims,
         classes=options.classes,
         fits=found["ours"].num_fits,
@@ -59,25 +59,25 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def made_up_features(options: argparse.Namespace) -> Problem:
-    """Features and labels of training and test photos; 2 in 100 labels are 'ignored'."""
+    """Features and labels of training and test images; 2 in 100 labels are 'ignored'."""
     generator = np.random.default_rng(SEED)
     loadings = 0.8 * generator.normal(size=(NUM_FACTORS, options.dims))
     offsets = 0.5 * generator.normal(size=options.dims) - 0.2
     directions = generator.normal(size=(NUM_FACTORS, options.classes))
     noise = np.linspace(*LABEL_NOISE, options.classes)
-    shares = np.geomspace(0.04, 0.4, options.classes)
+    fractions = np.geomspace(0.04, 0.4, options.classes)
 
-    def draw(num_photos: int) -> tuple[ndarray, ndarray]:
-        factors = generator.normal(size=(num_photos, NUM_FACTORS)) / np.sqrt(np.arange(1, NUM_FACTORS + 1))
-        features = factors @ loadings + offsets + 0.25 * generator.normal(size=(num_photos, options.dims))
+    def draw(num_images: int) -> tuple[ndarray, ndarray]:
+        factors = generator.normal(size=(num_images, NUM_FACTORS)) / np.sqrt(np.arange(1, NUM_FACTORS + 1))
+        features = factors @ loadings + offsets + 0.25 * generator.normal(size=(num_images, options.dims))
         signals = factors @ directions
         signals = signals / signals.std(axis=0) + noise * generator.normal(size=signals.shape)
-        thresholds = [np.quantile(column, 1 - share) for column, share in zip(signals.T, shares)]
+        thresholds = [np.quantile(column, 1 - fraction) for column, fraction in zip(signals.T, fractions)]
         labels = np.where(signals > thresholds, 1, -1)
         labels[generator.random(labels.shape) < 0.02] = 0
         return np.maximum(features, 0).astype(np.float32), labels
 
-    return (*draw(options.photos), *draw(options.test_photos))
+    return (*draw(options.num_images), *draw(options.test_images))
 
 
 def agreement(ours: SvmResult, theirs: SvmResult) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A BYOL step on this processor: as `orl` trains, against lightly's building blocks as its BYOL example joins them.
 
-Both take the same photos, widths, batch, rate and momentum, in float32. How memory and threads are used is a setting of
+Both take the same images, widths, batch, rate and momentum, in float32. How memory and threads are used is a setting of
 a whole process, and so each way has a process of its own; they take turns and never run at once. The threads of both
 soon sleep while they wait (GOMP_SPINCOUNT), or other programs would disturb the measurement more. That both do the same
 work is checked first, in double precision: the losses of two steps and the weights after them, from equal weights.
@@ -31,23 +31,23 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 
-from orl.images.augment import normalise
-from orl.images.crops import cut_boxes, random_resized_crop
-from orl.images.decode import load_photo
-from orl.images.scenes import draw_scene
-from orl.images.sources import find_photos
+from orl.datasets.decode import load_image
+from orl.datasets.sources import find_images
 from orl.memory import keep_freed_memory
 from orl.methods.byol import BYOL, regression_loss
 from orl.networks.backbones import BUILDERS, build_backbone
 from orl.networks.mlp import mlp
 from orl.networks.online_target import Encoder
+from orl.synthetic.scenes import draw_scene
+from orl.views.augment import normalise
+from orl.views.crops import cut_boxes, random_resized_crop
 
 SEED = 0
 LR, SGD_MOMENTUM, EMA_MOMENTUM = 0.01, 0.9, 0.99
 LOSS_FACTOR = 4
 """Our loss is 4 + 4 times lightly's, which is half a sum of two negative cosines; so its rate is 4 times ours."""
 TOLERANCE = 1e-7
-"""What fifty layers of batch statistics over four photos make of double precision's 1e-16 in two steps, with room."""
+"""What fifty layers of batch statistics over four images make of double precision's 1e-16 in two steps, with room."""
 FEATURES = 256
 HIDDEN = {"resnet50": 4096}
 """Width of projector and predictor: the paper's, and for smaller networks the 1024 of lightly's example."""
@@ -160,13 +160,13 @@ def waiting_claims(title: str, way: Way, options: argparse.Namespace) -> Iterato
 def settings_of(way: Way, options: argparse.Namespace) -> dict[str, Any]:
     """What the times depend on; a load above 2 of two processors says that other programs ran, too."""
     load = {"load_average": round(os.getloadavg()[0], 1)}
-    photos = "drawn" if way.images is None else "given"
+    images = "drawn" if way.images is None else "given"
     hidden = HIDDEN.get(way.backbone, OTHER_HIDDEN)
     sizes = {"batch_size": way.batch_size, "size_px": way.size_px, "hidden": hidden, "features": FEATURES}
     return {
         "backbone": way.backbone,
         **sizes,
-        "photos": photos,
+        "images": images,
         "steps_a_run": options.steps,
         "lightly": version("lightly"),
         **load,
@@ -174,11 +174,11 @@ def settings_of(way: Way, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def rates(way: Way, measured: dict[str, float], options: argparse.Namespace) -> dict[str, float]:
-    """Photos a second of both."""
-    photos = way.batch_size * options.steps
+    """Images a second of both."""
+    images = way.batch_size * options.steps
     return {
-        "ours_photos_per_s": round(photos / measured["ours_median_s"], 1),
-        "alternative_photos_per_s": round(photos / measured["alternative_median_s"], 1),
+        "ours_images_per_s": round(images / measured["ours_median_s"], 1),
+        "alternative_images_per_s": round(images / measured["alternative_median_s"], 1),
     }
 
 
@@ -243,19 +243,19 @@ def busy_program() -> Iterator[None]:
 
 
 def make_views(way: Way) -> tuple[Tensor, Tensor]:
-    """Two views of each photo of a batch: drawn scenes, or the first of the photos given."""
+    """Two views of each image of a batch: drawn scenes, or the first of the images given."""
     generator = np.random.default_rng(SEED)
     if way.images is None:
-        photos = [draw_scene(SEED, index, SCENE_WH).photo for index in range(way.batch_size)]
+        images = [draw_scene(SEED, index, SCENE_WH).image for index in range(way.batch_size)]
     else:
-        root, names = find_photos(compare.Path(way.images))
-        photos = [load_photo(root / names[index % len(names)]) for index in range(way.batch_size)]
+        root, names = find_images(compare.Path(way.images))
+        images = [load_image(root / names[index % len(names)]) for index in range(way.batch_size)]
 
-    def view(photo: np.ndarray) -> Tensor:
-        box = random_resized_crop((photo.shape[1], photo.shape[0]), (0.2, 1.0), (3 / 4, 4 / 3), generator)
-        return cut_boxes(photo, box[None], way.size_px)[0]
+    def view(image: np.ndarray) -> Tensor:
+        box = random_resized_crop((image.shape[1], image.shape[0]), (0.2, 1.0), (3 / 4, 4 / 3), generator)
+        return cut_boxes(image, box[None], way.size_px)[0]
 
-    first, second = (normalise(torch.stack([view(photo) for photo in photos])) for _ in range(2))
+    first, second = (normalise(torch.stack([view(image) for image in images])) for _ in range(2))
     return first, second
 
 

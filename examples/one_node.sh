@@ -2,14 +2,14 @@
 # All GPUs of one machine: a process for each, started by torchrun.
 set -euo pipefail
 
-PHOTOS=${PHOTOS:-photos}        # a folder, a list file, a COCO JSON, a VOC devkit or a pack
+IMAGES=${IMAGES:-images}        # a folder, a list file, a COCO JSON, a VOC devkit or a pack
 OUT=${OUT:-runs/mine}           # new, or to be continued
 RECIPE=${RECIPE:-coco}          # orl recipes lists them
 PROCESSES=${PROCESSES:-8}       # GPUs of this machine
-WORKERS=${WORKERS:-4}           # processes that read photos, for each GPU
+WORKERS=${WORKERS:-4}           # processes that read images, for each GPU
 
 # torchrun would give each process one thread; let them share the processors instead.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( ($(nproc) + PROCESSES - 1) / PROCESSES ))}
 
 torchrun --standalone --nproc-per-node "$PROCESSES" -m orl run "$RECIPE" \
-    --images "$PHOTOS" --out "$OUT" --workers "$WORKERS" "$@"
+    --images "$IMAGES" --out "$OUT" --workers "$WORKERS" "$@"

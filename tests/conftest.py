@@ -1,4 +1,4 @@
-"""What all tests share: shapes are checked, inputs are small, real photos are optional."""
+"""What all tests share: shapes are checked, inputs are small, real images are optional."""
 
 import os
 from pathlib import Path
@@ -16,9 +16,9 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real photos, which is not part of the repository."""
+    """The folder of real images, which is not part of the repository."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("ORL_TEST_DATA", default))
     if not (folder / "voc07-small").is_dir():
-        pytest.skip("no real photos here: set ORL_TEST_DATA to their folder")
+        pytest.skip("no real images here: set ORL_TEST_DATA to their folder")
     return folder

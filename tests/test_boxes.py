@@ -51,7 +51,7 @@ def test_area_of_a_box_turned_inside_out_is_zero() -> None:
     np.testing.assert_array_equal(boxes.area(as_boxes([0, 0, 3, 4], [3, 4, 0, 0])), [12, 0])
 
 
-def test_clip_keeps_the_part_inside_the_photo() -> None:
+def test_clip_keeps_the_part_inside_the_image() -> None:
     np.testing.assert_array_equal(boxes.clip(as_boxes([-5, 3, 50, 90]), (40, 30)), [[0, 3, 40, 30]])
 
 

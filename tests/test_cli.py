@@ -15,8 +15,8 @@ import yaml
 from PIL import Image
 
 from orl.cli import main
-from orl.images.scenes import draw_scenes
 from orl.rundir import RunDir
+from orl.synthetic.scenes import draw_scenes
 
 SMALL = [
     *("--stage1.epochs", "2", "--stage1.batch-size", "8", "--stage3.epochs", "2", "--stage3.batch-size", "8"),
@@ -33,7 +33,7 @@ SMALL = [
         "32",
     ),
     *("--discover.embed-px", "32", "--discover.roi-embed-px", "32", "--discover.num-neighbours", "4"),
-    *("--discover.shard-size", "8", "--transfer.size-px", "32", "--workers", "1", "--device", "cpu"),
+    *("--discover.shard-size", "8", "--evaluation.size-px", "32", "--workers", "1", "--device", "cpu"),
 ]
 
 
@@ -46,9 +46,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo recipe, shrunk, from photos to the report."""
+    """The demo recipe, shrunk, from images to the report."""
     out = tmp_path_factory.mktemp("runs") / "demo"
-    assert main(run_arguments(scenes, out, "--transfer-data", str(scenes))) == 0
+    assert main(run_arguments(scenes, out, "--eval-data", str(scenes))) == 0
     return out
 
 
@@ -75,18 +75,18 @@ def test_one_command_leaves_everything(finished: Path) -> None:
         assert list((run.stage(stage) / "tensorboard").iterdir())
     record = json.loads(run.record.read_text())
     assert {name: stage["state"] for name, stage in record["stages"].items()} == dict.fromkeys(
-        ("scan", "stage1", "discover", "stage3", "transfer"), "done"
+        ("scan", "stage1", "discover", "stage3", "evaluation"), "done"
     )
     for task in ("svm", "knn"):
         for label in ("random", "stage1", "stage3"):
-            result = json.loads(run.transfer(task, label).read_text())
+            result = json.loads(run.evaluation(task, label).read_text())
             assert 0 < result["mean_ap"] < 1
             assert result["num_train"] == 24
     assert {"torch", "python"} <= set(record["versions"])
     assert record["device"] == "cpu"
     score = json.loads(run.discovery_score.read_text())
     assert score["num_pairs"] == 24 * 4
-    assert 0 <= score["object_share"] <= 1
+    assert 0 <= score["object_fraction"] <= 1
 
 
 def test_the_report_holds_the_numbers_and_asks_for_nothing_from_elsewhere(finished: Path) -> None:
@@ -97,15 +97,15 @@ def test_the_report_holds_the_numbers_and_asks_for_nothing_from_elsewhere(finish
     assert sources.addresses
     assert all(address.startswith(("data:", "#")) for address in sources.addresses)
     for label in ("random", "stage1", "stage3"):
-        assert f"{100 * json.loads(run.transfer('svm', label).read_text())['mean_ap']:.1f}" in html
-    assert "Maps against the masks of 24 photos" in html
+        assert f"{100 * json.loads(run.evaluation('svm', label).read_text())['mean_ap']:.1f}" in html
+    assert "Maps against the masks of 24 images" in html
 
 
 def test_the_same_command_again_changes_nothing(scenes: Path, finished: Path) -> None:
     kept = [path for path in finished.rglob("*") if path.suffix in (".arrow", ".safetensors", ".jsonl", ".ckpt")]
     kept += finished.rglob("transfer/*.json")
     before = {path: path.stat().st_mtime_ns for path in kept}
-    assert main(run_arguments(scenes, finished, "--transfer-data", str(scenes))) == 0
+    assert main(run_arguments(scenes, finished, "--eval-data", str(scenes))) == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == before
 
 
@@ -132,8 +132,8 @@ def test_a_backbone_file_judged_alone_scores_as_in_the_run(
     result = tmp_path / "result.json"
     backbone = RunDir(finished).backbone("stage3")
     given = ["--backbone", str(backbone), "--data", str(scenes), "--size-px", "32", "--out", str(result)]
-    assert main(["transfer", task, *given, "--device", "cpu"]) == 0
-    expected = json.loads(RunDir(finished).transfer(task, "stage3").read_text())["mean_ap"]
+    assert main(["evaluation", task, *given, "--device", "cpu"]) == 0
+    expected = json.loads(RunDir(finished).evaluation(task, "stage3").read_text())["mean_ap"]
     assert json.loads(result.read_text())["mean_ap"] == expected
     assert f"mAP {100 * expected:.2f}" in capsys.readouterr().out
 
@@ -143,7 +143,7 @@ def test_a_changed_setting_is_shown_and_refused_and_rebuilds_on_demand(
 ) -> None:
     out = tmp_path / "copy"
     shutil.copytree(finished, out)
-    changed = [*run_arguments(scenes, out, "--transfer-data", str(scenes)), "--stage3.epochs", "1"]
+    changed = [*run_arguments(scenes, out, "--eval-data", str(scenes)), "--stage3.epochs", "1"]
     assert main(changed) == 1
     assert "stage3.epochs: was 2, now 1" in capsys.readouterr().err
     stage1 = RunDir(out).backbone("stage1").stat().st_mtime_ns
@@ -185,17 +185,17 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return complaints
 
 
-def test_bad_photos_are_recorded_and_skipped(scenes: Path, tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
-    shutil.copytree(scenes / "JPEGImages", photos)
-    first = sorted(photos.iterdir())[0]
-    (photos / "empty.jpg").write_bytes(b"")
-    (photos / "text.png").write_text("not a photo")
-    (photos / "cut.jpg").write_bytes(first.read_bytes()[:1500])
-    Image.new("L", (80, 70)).save(photos / "gray.png")
-    Image.new("RGB", (20, 90)).save(photos / "thin.png")
+def test_bad_images_are_recorded_and_skipped(scenes: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(scenes / "JPEGImages", images)
+    first = sorted(images.iterdir())[0]
+    (images / "empty.jpg").write_bytes(b"")
+    (images / "text.png").write_text("not an image")
+    (images / "cut.jpg").write_bytes(first.read_bytes()[:1500])
+    Image.new("L", (80, 70)).save(images / "gray.png")
+    Image.new("RGB", (20, 90)).save(images / "thin.png")
     out = tmp_path / "run"
-    arguments = ["pretrain", "demo", "--images", str(photos), "--out", str(out), *SMALL, "--stage1.epochs", "1"]
+    arguments = ["pretrain", "demo", "--images", str(images), "--out", str(out), *SMALL, "--stage1.epochs", "1"]
     assert main(arguments) == 0
     reasons = dict(line.split(",", 1) for line in RunDir(out).rejected.read_text().splitlines()[1:])
     assert sorted(reasons) == ["cut.jpg", "empty.jpg", "text.png", "thin.png"]
@@ -209,18 +209,18 @@ def test_damaged_labels_do_not_stop_a_run_that_needs_none(scenes: Path, tmp_path
         annotation.write_text("<annotation>")
     assert main(run_arguments(damaged, out)) == 0
     assert not RunDir(out).discovery_score.exists()
-    assert "labels of the photos cannot be used" in RunDir(out).log.read_text()
+    assert "labels of the images cannot be used" in RunDir(out).log.read_text()
     assert RunDir(out).report.exists()
 
 
-def test_too_many_bad_photos_stop_the_run_and_are_listed(
+def test_too_many_bad_images_stop_the_run_and_are_listed(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    photos = tmp_path / "photos"
-    shutil.copytree(scenes / "JPEGImages", photos)
+    images = tmp_path / "images"
+    shutil.copytree(scenes / "JPEGImages", images)
     for index in range(10):
-        (photos / f"empty{index}.jpg").write_bytes(b"")
-    message = refused(run_arguments(photos, tmp_path / "run"), capsys)
+        (images / f"empty{index}.jpg").write_bytes(b"")
+    message = refused(run_arguments(images, tmp_path / "run"), capsys)
     assert "10 of 50" in message
     assert "rejected.csv" in message
     assert (tmp_path / "run" / "rejected.csv").read_text().count("empty") >= 10
@@ -229,13 +229,13 @@ def test_too_many_bad_photos_stop_the_run_and_are_listed(
 def test_a_refused_command_can_be_mended_and_given_again(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    photos, out = tmp_path / "photos", tmp_path / "run"
-    shutil.copytree(scenes / "JPEGImages", photos)
+    images, out = tmp_path / "images", tmp_path / "run"
+    shutil.copytree(scenes / "JPEGImages", images)
     for index in range(10):
-        (photos / f"empty{index}.jpg").write_bytes(b"")
-    command = ["pretrain", "demo", "--images", str(photos), "--out", str(out), *SMALL, "--stage1.epochs", "1"]
-    assert "--scan.max-rejected-share" in refused(command, capsys)
-    command += ["--scan.max-rejected-share", "0.5"]
+        (images / f"empty{index}.jpg").write_bytes(b"")
+    command = ["pretrain", "demo", "--images", str(images), "--out", str(out), *SMALL, "--stage1.epochs", "1"]
+    assert "--scan.max-rejected-fraction" in refused(command, capsys)
+    command += ["--scan.max-rejected-fraction", "0.5"]
     assert "batch of 999" in refused([*command, "--stage1.batch-size", "999"], capsys)
     assert main(command) == 0
 
@@ -243,7 +243,7 @@ def test_a_refused_command_can_be_mended_and_given_again(
 def test_a_changed_limit_of_the_scan_is_obeyed_on_demand(scenes: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
-    higher = ["--scan.min-side-px", "73", "--scan.max-rejected-share", "1.0", "--overwrite"]
+    higher = ["--scan.min-side-px", "73", "--scan.max-rejected-fraction", "1.0", "--overwrite"]
     assert main(["discover", "--out", str(out), *higher]) == 1
     assert RunDir(out).rejected.read_text().count("too small: 96x72 px, at least 73") == 24
 
@@ -280,17 +280,17 @@ def test_threads_wait_briefly_unless_the_user_says_otherwise(monkeypatch: pytest
     assert "GOMP_SPINCOUNT" not in os.environ
 
 
-def test_a_changed_photo_makes_the_run_stale(
+def test_a_changed_image_makes_the_run_stale(
     scenes: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moved, out = tmp_path / "scenes", tmp_path / "run"
     shutil.copytree(scenes, moved)
     shutil.copytree(finished, out)
-    assert main(run_arguments(moved, out, "--transfer-data", str(scenes))) == 0, "moved photos are the same photos"
-    photo = sorted((moved / "JPEGImages").iterdir())[0]
-    shutil.copy(sorted((moved / "JPEGImages").iterdir())[1], photo)
-    os.utime(photo, (time.time() + 5, time.time() + 5))
-    assert "have changed" in refused(run_arguments(moved, out, "--transfer-data", str(scenes)), capsys)
+    assert main(run_arguments(moved, out, "--eval-data", str(scenes))) == 0, "moved images are the same images"
+    image = sorted((moved / "JPEGImages").iterdir())[0]
+    shutil.copy(sorted((moved / "JPEGImages").iterdir())[1], image)
+    os.utime(image, (time.time() + 5, time.time() + 5))
+    assert "have changed" in refused(run_arguments(moved, out, "--eval-data", str(scenes)), capsys)
 
 
 @pytest.mark.parametrize(
@@ -300,9 +300,9 @@ def test_a_changed_photo_makes_the_run_stale(
         (["run", "quik", "--images", "x", "--out", "y"], "quik is neither a recipe"),
         (["run", "--images", "/no/such/folder", "--out", "{out}"], "/no/such/folder"),
         (["run", "--images", "{empty}", "--out", "{out}"], "{empty}"),
-        (["run", "--images", "{few}", "--out", "{out}"], "only 9 usable photos, but at least 11 are needed"),
+        (["run", "--images", "{few}", "--out", "{out}"], "only 9 usable images, but at least 11 are needed"),
         (["run", "--out", "{out}"], "--images"),
-        (["run", "--images", "{scenes}", "--out", "{out}", "--transfer-data", "{empty}"], "is not a VOC devkit"),
+        (["run", "--images", "{scenes}", "--out", "{out}", "--eval-data", "{empty}"], "is not a VOC devkit"),
         (["run", "demo", *SMALL, "--images", "{scenes}", "--out", "{out}", "--stage3.batch-size", "99"], "batch of 99"),
         (["run", "--images", "x", "--out", "y", "--stage1.epoch", "3"], "--stage1.epochs"),
         (["run", "--images", "x", "--out", "y", "--stage1.epochs", "many"], "many"),
@@ -311,9 +311,12 @@ def test_a_changed_photo_makes_the_run_stale(
         (["discover", "demo", "--images", "{scenes}", "--out", "{out}"], "no backbone at"),
         (["pretrain", "demo", *SMALL, "--method", "orl", "--images", "{scenes}", "--out", "{out}"], "no table at"),
         (["pretrain", "--method", "simsiam"], "or selfemd or orl, not 'simsiam'"),
-        (["transfer", "svm", "--backbone", "{none}", "--data", "{scenes}"], "nothing at"),
-        (["transfer", "svm", "--backbone", "{text}", "--data", "{scenes}"], "is a text file and not a file of weights"),
-        (["transfer", "svm", "--backbone", "{none}", "--data", "{empty}"], "nothing at"),
+        (["evaluation", "svm", "--backbone", "{none}", "--data", "{scenes}"], "nothing at"),
+        (
+            ["evaluation", "svm", "--backbone", "{text}", "--data", "{scenes}"],
+            "is a text file and not a file of weights",
+        ),
+        (["evaluation", "svm", "--backbone", "{none}", "--data", "{empty}"], "nothing at"),
         (["report", "{empty}"], "no run at"),
     ],
 )
@@ -325,8 +328,8 @@ def test_a_wrong_command_gets_one_message_and_a_non_zero_exit(
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.safetensors").write_text("hello")
     (tmp_path / "few").mkdir()
-    for photo in sorted((scenes / "JPEGImages").iterdir())[:9]:
-        shutil.copy(photo, tmp_path / "few")
+    for image in sorted((scenes / "JPEGImages").iterdir())[:9]:
+        shutil.copy(image, tmp_path / "few")
     before = set(tmp_path.iterdir())
     message = refused([argument.format(**places) for argument in arguments], capsys)
     assert complaint.format(**places) in " ".join(message.split())
@@ -351,12 +354,12 @@ def test_a_config_file_is_a_start_and_its_errors_are_told(
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     usage = capsys.readouterr().out
-    for command in ("demo", "run", "pretrain", "discover", "transfer", "report", "figures", "exchange"):
+    for command in ("demo", "run", "pretrain", "discover", "evaluation", "report", "figures", "exchange"):
         assert command in usage
         assert main([command, "--help"]) == 0
         assert "--" in capsys.readouterr().out
     assert main(["run", "--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "Passes over the photos." in told
+    assert "Passes over the images." in told
     assert main(["recipes"]) == 0
     assert "ResNet-50" in capsys.readouterr().out

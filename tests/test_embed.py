@@ -8,16 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from orl.embed import CropWorkers, Encode, at_precision, centre_crop_boxes, embed_boxes, embed_photos
-from orl.images.augment import normalise
-from orl.images.crops import cut_boxes
-from orl.images.decode import PhotoError
+from orl.datasets.decode import ImageError
+from orl.embed import CropWorkers, Encode, at_precision, centre_crop_boxes, embed_boxes, embed_images
 from orl.networks.backbones import build_backbone, pool
+from orl.views.augment import normalise
+from orl.views.crops import cut_boxes
 
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    root = tmp_path_factory.mktemp("photos")
+    root = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
     for index in range(5):
         Image.fromarray(generator.integers(0, 256, (30 + index, 40, 3), dtype=np.uint8)).save(root / f"{index}.png")
@@ -94,11 +94,11 @@ def test_the_caller_may_train_between_two_batches(paths: list[Path], monkeypatch
     parts.close()
 
 
-def test_photos_are_squeezed_whole_and_pooled(paths: list[Path]) -> None:
+def test_images_are_squeezed_whole_and_pooled(paths: list[Path]) -> None:
     torch.manual_seed(0)
     backbone = build_backbone("resnet10")
     names = list(backbone.state_dict())
-    found = embed_photos(backbone, paths, size_px=32, quiet=True)
+    found = embed_images(backbone, paths, size_px=32, quiet=True)
     assert found.shape == (5, 512)
     assert not backbone.training
     assert list(backbone.state_dict()) == names
@@ -109,7 +109,7 @@ def test_photos_are_squeezed_whole_and_pooled(paths: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_workers_stay_for_another_call_with_other_photos_and_boxes(paths: list[Path], count: int) -> None:
+def test_workers_stay_for_another_call_with_other_images_and_boxes(paths: list[Path], count: int) -> None:
     workers = CropWorkers(count)
     first = embed(paths, some_boxes(), workers)
     np.testing.assert_array_equal(
@@ -141,15 +141,15 @@ def test_workers_go_on_after_a_call_that_was_left_or_failed(paths: list[Path], t
     workers = CropWorkers(count)
     left = workers.crops(paths, some_boxes(), 8)
     next(left)
-    with pytest.raises(RuntimeError, match="still at the photos of an earlier call"):
+    with pytest.raises(RuntimeError, match="still at the images of an earlier call"):
         embed(paths, some_boxes(), workers)
     left.close()
-    with pytest.raises(PhotoError, match=r"missing.jpg: missing"):
+    with pytest.raises(ImageError, match=r"missing.jpg: missing"):
         embed([paths[0], tmp_path / "missing.jpg", *paths[:3]], [None] * 5, workers)
     np.testing.assert_array_equal(embed(paths, some_boxes(), workers), embed(paths, some_boxes()))
 
 
-def test_photos_without_their_boxes_are_refused(paths: list[Path]) -> None:
+def test_images_without_their_boxes_are_refused(paths: list[Path]) -> None:
     with pytest.raises(ValueError, match="shorter"):
         embed(paths, some_boxes()[:4])
 
@@ -174,8 +174,8 @@ def test_lower_precision_is_used_where_asked_for_and_is_near(paths: list[Path]) 
     assert at_precision(encode, torch.float32) is encode
 
 
-def test_no_photos_give_no_features() -> None:
-    assert embed_photos(build_backbone("resnet10"), [], size_px=32, quiet=True).shape == (0, 512)
+def test_no_images_give_no_features() -> None:
+    assert embed_images(build_backbone("resnet10"), [], size_px=32, quiet=True).shape == (0, 512)
 
 
 def test_the_centre_crop_takes_224_of_256_of_the_short_side() -> None:
@@ -185,8 +185,8 @@ def test_the_centre_crop_takes_224_of_256_of_the_short_side() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_photo_that_has_gone_bad_is_named(paths: list[Path], tmp_path: Path, workers: int) -> None:
+def test_per_image_that_has_gone_bad_is_named(paths: list[Path], tmp_path: Path, workers: int) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"")
-    with pytest.raises(PhotoError, match=r"broken.jpg: empty: 0 bytes"):
-        embed_photos(build_backbone("resnet10"), [*paths, broken], size_px=32, workers=workers, quiet=True)
+    with pytest.raises(ImageError, match=r"broken.jpg: empty: 0 bytes"):
+        embed_images(build_backbone("resnet10"), [*paths, broken], size_px=32, workers=workers, quiet=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from orl.images.scenes import draw_scenes
 from orl.rundir import RunDir
+from orl.synthetic.scenes import draw_scenes
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SCRIPTS = sorted([*EXAMPLES.glob("*.sh"), *EXAMPLES.glob("*.sbatch")])
@@ -50,7 +50,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(scenes: Path, out: Path, **more: str) -> dict[str, str]:
     """What a script is told; the commands of this Python go first."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    settings = {"PHOTOS": str(scenes), "OUT": str(out), "RECIPE": "demo", "WORKERS": "1", "PATH": path}
+    settings = {"IMAGES": str(scenes), "OUT": str(out), "RECIPE": "demo", "WORKERS": "1", "PATH": path}
     return {**os.environ, **settings, "OMP_NUM_THREADS": "1", **more}
 
 
@@ -68,15 +68,15 @@ def test_scripts_are_bash_and_stop_at_the_first_error(script: Path) -> None:
 
 
 @pytest.mark.slow
-def test_own_photos_from_python(
+def test_own_images_from_python(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = importlib.util.spec_from_file_location("own_photos", EXAMPLES / "own_photos.py")
+    spec = importlib.util.spec_from_file_location("own_images", EXAMPLES / "own_images.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    arguments = ["--photos", str(scenes), "--out", str(tmp_path / "run"), "--recipe", "demo"]
+    arguments = ["--images", str(scenes), "--out", str(tmp_path / "run"), "--recipe", "demo"]
     module.main([*arguments, "--epochs", "1", "--batch-size", "8"])
     assert "backbone: resnet10, 512 channels" in capsys.readouterr().out
     assert RunDir(tmp_path / "run").report.exists()
@@ -90,7 +90,7 @@ def test_one_node_trains_with_two_processes(scenes: Path, tmp_path: Path) -> Non
     run = RunDir(out)
     assert run.backbone("stage3").exists()
     assert run.report.exists()
-    # 16 photos at a batch of 8 over both processes.
+    # 16 images at a batch of 8 over both processes.
     assert len(run.metrics("stage1").read_text().splitlines()) == 2
 
 
@@ -131,7 +131,7 @@ def test_a_job_that_fails_does_not_go_into_the_queue_again(tmp_path: Path) -> No
     told["PATH"] = os.pathsep.join([str(tmp_path), told["PATH"]])
     job = subprocess.run(["bash", str(EXAMPLES / "slurm.sbatch")], env=told, capture_output=True, text=True)
     assert job.returncode == 1
-    assert "no photos at" in job.stderr
+    assert "no images at" in job.stderr
 
 
 def wait_for_step(metrics: Path, step: int, job: "subprocess.Popen[bytes]") -> None:

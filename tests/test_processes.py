@@ -15,11 +15,11 @@ import torch.distributed as dist
 
 from orl import processes as module
 from orl.cli import main
-from orl.images.scenes import draw_scenes
 from orl.networks.backbones import build_backbone, save_backbone
 from orl.networks.mlp import mlp, save_projector
 from orl.processes import Processes, joined_processes, local_device
 from orl.rundir import RunDir
+from orl.synthetic.scenes import draw_scenes
 
 NUM_SHARDS = 6 * 6
 TIME_LIMIT_S = 300
@@ -103,9 +103,9 @@ def test_two_processes_make_the_tables_of_one(scenes: Path, undisturbed: dict[st
     )
     assert (first.returncode, second.returncode) == (0, 0), first_log + second_log
     assert files(tmp_path) == undisturbed
-    assert "12 photos" in first_out
+    assert "12 images" in first_out
     assert "correspondences: " in first_out
-    assert (second_out, "photos" in second_log) == ("", False), "only the first process speaks"
+    assert (second_out, "images" in second_log) == ("", False), "only the first process speaks"
 
 
 def test_a_process_whose_partner_is_killed_ends_with_an_error_and_one_process_finishes(

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orl import tables
+from orl import files, tables
 from orl.rundir import RunDir, forget_stage, read_discovery_score, read_record, record_run, record_stage
 
 
@@ -43,10 +43,10 @@ def test_a_stage_that_begins_anew_has_no_time_and_no_scores_yet(tmp_path: Path) 
     record_stage(run, "stage1", "done", 4.0)
     record_stage(run, "stage3", "done", 5.0)
     for task, stage in (("svm", "stage1"), ("svm", "stage3"), ("low-shot", "stage3")):
-        tables.write_atomically(run.transfer(task, stage), "{}")
+        files.write_atomically(run.evaluation(task, stage), "{}")
     forget_stage(run, "stage3")
     assert read_record(run)["stages"] == {"stage1": {"state": "done", "elapsed_s": 4.0}}
-    assert [path.name for path in (tmp_path / "transfer").iterdir()] == ["svm_stage1.json"]
+    assert [path.name for path in (tmp_path / "evaluation").iterdir()] == ["svm_stage1.json"]
     forget_stage(run, "stage3")
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orl import tables
+from orl import files, provenance, tables
 
 
 def columns(start: int, stop: int) -> dict[str, np.ndarray]:
@@ -71,7 +71,7 @@ def test_a_table_of_other_inputs_is_named_and_refused(tmp_path: Path) -> None:
     folder = tmp_path / "rois"
     tables.begin(folder, {"min_side": 96}, 1)
     tables.write_shard(folder, 0, columns(0, 1))
-    with pytest.raises(tables.StaleTableError, match=r"rois .*min_side: was 96, now 48.*--overwrite"):
+    with pytest.raises(provenance.StaleTableError, match=r"rois .*min_side: was 96, now 48.*--overwrite"):
         tables.begin(folder, {"min_side": 48}, 1)
     assert tables.begin(folder, {"min_side": 96}, 1) == []
     assert tables.begin(folder, {"min_side": 48}, 1, overwrite=True) == [0]
@@ -92,7 +92,7 @@ def test_a_process_killed_while_it_overwrites_leaves_a_folder_that_is_still_stal
         patch.setattr(tables, "write_atomically", killed)
         with pytest.raises(KeyboardInterrupt):
             tables.begin(folder, {"min_side": 48}, 2, overwrite=True)
-    with pytest.raises(tables.StaleTableError):
+    with pytest.raises(provenance.StaleTableError):
         tables.begin(folder, {"min_side": 48}, 2)
     assert tables.begin(folder, {"min_side": 48}, 2, overwrite=True) == [0, 1]
 
@@ -172,22 +172,22 @@ def test_released_pages_leave_the_memory_and_come_back_when_they_are_read(tmp_pa
 
 
 def test_row_starts_of_a_table_are_those_of_its_column(tmp_path: Path) -> None:
-    # Photo 0 and the last one have no rows, photo 2 has rows in three shards, one shard is empty.
+    # Image 0 and the last one have no rows, image 2 has rows in three shards, one shard is empty.
     ids = [1, 2, 2, 2, 2, 4]
     table = table_of(tmp_path / "t", [2, 2, 0, 2], ids)
     assert table.row_starts(6).tolist() == [0, 0, 1, 5, 5, 6, 6]
     np.testing.assert_array_equal(table.row_starts(6), tables.row_starts(np.array(ids), 6))
 
 
-def test_a_table_of_another_photo_list_is_refused(tmp_path: Path) -> None:
+def test_a_table_of_another_image_list_is_refused(tmp_path: Path) -> None:
     table = table_of(tmp_path / "rois", [2, 2], [0, 1, 1, 4])
-    with pytest.raises(ValueError, match=r"rois has rows of photo 4, but there are 4 photos.*--overwrite"):
+    with pytest.raises(ValueError, match=r"rois has rows of image 4, but there are 4 images.*--overwrite"):
         table.row_starts(4)
 
 
 @pytest.mark.parametrize("ids", [[0, 1, 3, 2], [0, 2, 1, 3]])
-def test_rows_out_of_the_order_of_the_photos_are_refused(tmp_path: Path, ids: list[int]) -> None:
-    with pytest.raises(ValueError, match="not in the order of the photos"):
+def test_rows_out_of_the_order_of_the_images_are_refused(tmp_path: Path, ids: list[int]) -> None:
+    with pytest.raises(ValueError, match="not in the order of the images"):
         table_of(tmp_path / "t", [2, 2], ids).row_starts(4)
 
 
@@ -209,7 +209,7 @@ def test_a_missing_table_says_how_to_make_it(tmp_path: Path) -> None:
 
 def test_another_version_is_refused(tmp_path: Path) -> None:
     tables.begin(tmp_path / "t", {}, 1)
-    manifest = tmp_path / "t" / tables.MANIFEST
+    manifest = tmp_path / "t" / provenance.MANIFEST
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": 99}))
     with pytest.raises(ValueError, match="version 99"):
         tables.load(tmp_path / "t")
@@ -218,26 +218,26 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
 def test_a_folder_of_foreign_files_is_never_deleted(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"holds files without"):
-        tables.claim(tmp_path, {}, overwrite=True)
+        provenance.claim(tmp_path, {}, overwrite=True)
     assert (tmp_path / "holiday.jpg").exists()
 
 
 def test_a_manifest_that_is_not_json_is_refused(tmp_path: Path) -> None:
-    (tmp_path / tables.MANIFEST).write_text("{")
+    (tmp_path / provenance.MANIFEST).write_text("{")
     with pytest.raises(ValueError, match="not a table's manifest"):
-        tables.claim(tmp_path, {})
+        provenance.claim(tmp_path, {})
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    tables.write_atomically(path, "old")
+    files.write_atomically(path, "old")
 
     class Unwritable(str):
         def encode(self, *arguments: object) -> bytes:
             raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        tables.write_atomically(path, Unwritable("new"))
+        files.write_atomically(path, Unwritable("new"))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -251,7 +251,7 @@ def test_a_full_disk_in_mid_shard_keeps_finished_shards_and_tells_the_way(tmp_pa
     with limited(resource.RLIMIT_FSIZE, 8192), pytest.raises(OSError, match=expected) as caught:
         tables.write_shard(folder, 1, columns(0, 10_000))
     assert caught.value.errno == errno.EFBIG
-    assert sorted(path.name for path in folder.iterdir()) == ["00000.arrow", tables.MANIFEST]
+    assert sorted(path.name for path in folder.iterdir()) == ["00000.arrow", provenance.MANIFEST]
     assert tables.begin(folder, {}, 2) == [1]
     tables.write_shard(folder, 1, columns(0, 10_000))
     assert tables.load(folder).shard_rows == (10, 10_000)
@@ -260,7 +260,7 @@ def test_a_full_disk_in_mid_shard_keeps_finished_shards_and_tells_the_way(tmp_pa
 def test_another_failure_to_write_is_told_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "file").mkdir()
     with pytest.raises(IsADirectoryError):
-        tables.write_atomically(tmp_path / "file", "text")
+        files.write_atomically(tmp_path / "file", "text")
 
 
 def test_only_what_a_dead_process_left_half_written_is_removed(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_only_what_a_dead_process_left_half_written_is_removed(tmp_path: Path) -
     assert all(path.exists() for path in (writing, *foreign))
 
 
-def test_row_starts_of_photos_with_and_without_rows() -> None:
+def test_row_starts_of_images_with_and_without_rows() -> None:
     starts = tables.row_starts(np.array([0, 0, 2, 2, 2]), 4)
     np.testing.assert_array_equal(starts, [0, 2, 2, 5, 5])
 

@@ -1,4 +1,4 @@
-"""Object-level representation learning: pre-train vision backbones on photos of whole scenes, without labels."""
+"""Object-level representation learning: pre-train vision backbones on images of whole scenes, without labels."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""Boxes in one format: `xyxy`, float32, in pixels of the photo, right and bottom edges exclusive."""
+"""Boxes in one format: `xyxy`, float32, in pixels of the image, right and bottom edges exclusive."""
 
 import math
 
@@ -40,7 +40,7 @@ def iou(boxes: Shaped[ndarray, "n 4"], others: Shaped[ndarray, "m 4"]) -> Float[
 
 
 def clip(boxes: Shaped[ndarray, "*n 4"], size_wh: tuple[int, int]) -> Float[ndarray, "*n 4"]:
-    """The part of each box that lies in a photo of this width and height."""
+    """The part of each box that lies in an image of this width and height."""
     limits = np.array([*size_wh, *size_wh], dtype=np.float32)
     return np.clip(boxes.astype(np.float32), 0, limits)
 
@@ -51,11 +51,11 @@ def jitter(
     """A randomly moved, scaled and stretched copy of a box that still covers the same thing.
 
     Area times U(0.5, 2), aspect ratio (of the new box, not relative) log-uniform in (0.5, 2), centre shifted by
-    U(-0.5, 0.5) of width and height; the first of at most 200 draws that lies inside the photo and overlaps enough.
+    U(-0.5, 0.5) of width and height; the first of at most 200 draws that lies inside the image and overlaps enough.
 
     Args:
         box: the RoI.
-        size_wh: width and height of its photo in pixels.
+        size_wh: width and height of its image in pixels.
         generator: where the draws come from.
         min_iou: the IoU of box and copy is above it; 1 gives the box itself.
 

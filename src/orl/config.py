@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from orl import tables
+from orl import files
 
 ImageMethod = Literal["byol", "mocov2", "simclr", "densecl", "selfemd"]
 """What can be stage 1."""
@@ -77,12 +77,12 @@ class MethodConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewConfig:
-    """How the two views of a photo are made."""
+    """How the two views of an image are made."""
 
     size_px: int = 224
     """Side of a view, pixels."""
     area_range: tuple[float, float] = (0.08, 1.0)
-    """Smallest and largest share of the photo's area that a view covers."""
+    """Smallest and largest share of the image's area that a view covers."""
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
     """Most change of brightness, contrast and saturation (a factor) and of hue (turns of the colour circle)."""
     blur_sigma_px: tuple[float, float] = (0.1, 2.0)
@@ -105,9 +105,9 @@ class TrainConfig:
     """One training stage."""
 
     epochs: int = 800
-    """Passes over the photos."""
+    """Passes over the images."""
     batch_size: int = 512
-    """Photos a step, over all processes."""
+    """Images a step, over all processes."""
     base_lr: float = 0.2
     """Learning rate for a batch of 256; scales with the batch."""
     warmup_epochs: float = 4.0
@@ -132,7 +132,7 @@ class TrainConfig:
     accumulation_steps: int = 1
     """Parts of a batch that pass one after the other, to save memory; batch statistics are of a part."""
     probe_epochs: int = 0
-    """Epochs between two judgements by kNN on --transfer-data while training, 0 for none."""
+    """Epochs between two judgements by kNN on --eval-data while training, 0 for none."""
     checkpoint_minutes: float = 10.0
     """Minutes between checkpoints; one is also written at the end and on Ctrl-C."""
     keep_checkpoints: int = 2
@@ -153,42 +153,42 @@ class DiscoverConfig:
     """Stage 2."""
 
     backbone: Path | None = None
-    """Weights that photos and RoIs are looked at with, in place of stage 1's: a file or folder, of any CNN."""
+    """Weights that images and RoIs are looked at with, in place of stage 1's: a file or folder, of any CNN."""
     architecture: str | None = None
     """What those weights are of, if the file does not tell: 'mobilenet_v3_large', 'timm/efficientnet_lite0'."""
     embed_px: int = 224
-    """Side of the centre crop that a photo is embedded at, pixels."""
+    """Side of the centre crop that an image is embedded at, pixels."""
     num_neighbours: int = 10
-    """Neighbours of a photo (K)."""
+    """Neighbours of an image (K)."""
     max_similarity: float | None = None
-    """Photos more similar than this cosine are near-duplicates and rank after all others as neighbours; None: off."""
+    """Images more similar than this cosine are near-duplicates and rank after all others as neighbours; None: off."""
     neighbour_search: Literal["exact", "faiss"] = "exact"
-    """How neighbours are found: exactly, or for tens of millions of photos by an approximate index."""
+    """How neighbours are found: exactly, or for tens of millions of images by an approximate index."""
     proposals: Literal["selective-search", "opencv", "grid", "random", "file"] = "selective-search"
     """Where boxes come from: our selective search, OpenCV's (slow; for comparison), a grid, chance, or a file."""
     proposals_file: Path | None = None
     """Boxes of your own, with --discover.proposals file: a COCO JSON or a published proposal file."""
     search_scale: float = 1.0
-    """Size at which selective search looks at a photo, over its size; 0.5 takes a quarter of the time."""
+    """Size at which selective search looks at an image, over its size; 0.5 takes a quarter of the time."""
     roi_embed_px: int = 224
     """Side that an RoI is resized to before it is embedded, pixels."""
     min_side: float = 96.0
-    """Smallest width and height of an RoI: pixels from 1 on, below 1 a share of the photo's short side."""
+    """Smallest width and height of an RoI: pixels from 1 on, below 1 a share of the image's short side."""
     max_aspect_ratio: float = 3.0
     """Largest long side over short side of an RoI."""
     max_iou: float = 0.5
-    """Largest overlap of two RoIs of a photo."""
+    """Largest overlap of two RoIs of an image."""
     max_rois: int = 100
-    """Most RoIs of a photo."""
-    pair_share: float = 0.1
-    """Correspondences of a pair of photos, over the number of RoIs of the first."""
+    """Most RoIs of an image."""
+    top_fraction: float = 0.1
+    """Correspondences of a pair of images, over the number of RoIs of the first."""
     shard_size: int = 256
-    """Photos a shard: what a killed run loses at most."""
+    """Images a shard: what a killed run loses at most."""
 
     def __post_init__(self) -> None:
         _require(self, "at least 1", lambda value: value >= 1, "embed_px", "roi_embed_px", "shard_size", "max_rois")
         _require(self, "at least 1", lambda value: value >= 1, "num_neighbours", "max_aspect_ratio")
-        _require(self, "above 0 and at most 1", lambda value: 0 < value <= 1, "pair_share")
+        _require(self, "above 0 and at most 1", lambda value: 0 < value <= 1, "top_fraction")
         _require(self, "in [0, 1]", lambda value: 0 <= value <= 1, "max_iou")
         _require(self, "above 0", lambda value: value > 0, "min_side")
         _require(self, "in (-1, 1]", lambda value: value is None or -1 < value <= 1, "max_similarity")
@@ -199,7 +199,9 @@ class DiscoverConfig:
                 "boxes of your own need --discover.proposals file and --discover.proposals-file FILE"
             )
         if self.architecture is not None and self.backbone is None:
-            raise ValueError(f"architecture {self.architecture!r} has no effect without --discover.backbone FILE")
+            raise ValueError(
+                f"architecture {self.architecture!r} has no effect without --discover.feature-extractor FILE"
+            )
         if self.search_scale != 1 and self.proposals != "selective-search":
             raise ValueError(f"search_scale {self.search_scale} has no effect on proposals {self.proposals!r}")
 
@@ -211,11 +213,11 @@ class ObjectConfig:
     roi_size_px: int = 96
     """Side of an RoI view, pixels."""
     global_weight: float = 1.0
-    """Weight of the loss between two views of a photo."""
+    """Weight of the loss between two views of an image."""
     intra_weight: float = 1.0
     """Weight of the loss between an RoI and a jittered copy."""
     inter_weight: float = 1.0
-    """Weight of the loss between corresponding RoIs of two photos."""
+    """Weight of the loss between corresponding RoIs of two images."""
     jitter_min_iou: float = 0.5
     """Overlap (IoU) that an RoI and its jittered copy exceed; 1: the copy is the RoI itself."""
     warm_start: bool = False
@@ -231,7 +233,7 @@ class ObjectConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransferConfig:
+class EvaluationConfig:
     """The judges."""
 
     train_split: str = "trainval"
@@ -239,13 +241,13 @@ class TransferConfig:
     test_split: str = "test"
     """Split that is scored."""
     size_px: int = 224
-    """Side that a photo is squeezed to, pixels."""
+    """Side that an image is squeezed to, pixels."""
     knn_neighbours: int = 20
     """Neighbours that vote (k of the weighted kNN)."""
     knn_temperature: float = 0.07
     """Temperature of a vote's weight, exp(cosine / temperature)."""
     shots: tuple[int, ...] = ()
-    """Photos of each class to learn from in low-shot SVMs, such as 1 2 4 8; none: they are left out."""
+    """Images of each class to learn from in low-shot SVMs, such as 1 2 4 8; none: they are left out."""
 
     def __post_init__(self) -> None:
         _require(self, "at least 8", lambda value: value >= 8, "size_px")
@@ -256,19 +258,19 @@ class TransferConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScanConfig:
-    """Which photos are taken."""
+    """Which images are taken."""
 
     min_side_px: int = 32
-    """Photos with a shorter side are left out, pixels."""
+    """Images with a shorter side are left out, pixels."""
     max_megapixels: float = 100.0
-    """Photos with more are left out as decompression bombs, millions of pixels."""
-    max_rejected_share: float = 0.1
-    """Stop when more than this share of the photos cannot be used."""
+    """Images with more are left out as decompression bombs, millions of pixels."""
+    max_rejected_fraction: float = 0.1
+    """Stop when more than this share of the images cannot be used."""
 
     def __post_init__(self) -> None:
         _require(self, "at least 1", lambda value: value >= 1, "min_side_px")
         _require(self, "above 0", lambda value: value > 0, "max_megapixels")
-        _require(self, "in [0, 1]", lambda value: 0 <= value <= 1, "max_rejected_share")
+        _require(self, "in [0, 1]", lambda value: 0 <= value <= 1, "max_rejected_fraction")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,21 +278,21 @@ class RunConfig:
     """A whole run: three stages, the judges and the report."""
 
     images: Path
-    """Photos: a folder (any tree), a list file, a COCO JSON, a VOC devkit or a pack. No labels are needed."""
+    """Images: a folder (any tree), a list file, a COCO JSON, a VOC devkit or a pack. No labels are needed."""
     out: Path
     """Folder of the run, new or to be continued."""
     recipe: str = "coco"
     """Name of the recipe that these settings started from."""
-    transfer_data: Path | None = None
+    eval_data: Path | None = None
     """Labelled set for the judges: a VOC devkit, or a drawn set, which has the same layout. Not needed otherwise."""
     split: str | None = None
     """Split of a VOC devkit, 'trainval' if not given; other sources have none."""
     seed: int = 0
     """Seed of weights, orders, crops and colours."""
     workers: int = 2
-    """Processes that read photos."""
-    hold: Literal["disk", "ram", "device"] = "disk"
-    """Where photos are while training: on disk, a pack in memory (ram), or on the device, which then cuts the views."""
+    """Processes that read images."""
+    cache: Literal["disk", "ram", "device"] = "disk"
+    """Where images are while training: on disk, a pack in memory (ram), or on the device, which then cuts the views."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes a GPU when there is one."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
@@ -310,7 +312,7 @@ class RunConfig:
     discover: DiscoverConfig = field(default_factory=DiscoverConfig)
     stage3: TrainConfig = field(default_factory=TrainConfig)
     objects: ObjectConfig = field(default_factory=ObjectConfig)
-    transfer: TransferConfig = field(default_factory=TransferConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
         _require(self, "0 or more", lambda value: value >= 0, "workers")
@@ -333,20 +335,20 @@ class RunConfig:
 
 FREE_FIELDS = frozenset(
     {
-        *("images", "out", "workers", "hold", "device", "overwrite", "recipe", "compile", "wandb", "init_from"),
-        "scan.max_rejected_share",
+        *("images", "out", "workers", "cache", "device", "overwrite", "recipe", "compile", "wandb", "init_from"),
+        "scan.max_rejected_fraction",
     }
 )
 """Fields of `RunConfig`, by dotted names, that may change between two parts of one run: they do not change its results.
 
-The photos and the weights to start from are free too, since their content is compared.
+The images and the weights to start from are free too, since their content is compared.
 """
 FREE_TRAIN_FIELDS = frozenset({"checkpoint_minutes", "keep_checkpoints", "probe_epochs", "accumulation_steps"})
 """The same of `TrainConfig`.
 
 A batch in more parts has other batch statistics, but it is the way out when memory is short. SimCLR has fewer negatives
 then, so there it is not free."""
-ADDED_FIELDS = frozenset({"transfer_data", "transfer.shots", "split", "discover.backbone", "discover.architecture"})
+ADDED_FIELDS = frozenset({"eval_data", "transfer.shots", "split", "discover.backbone", "discover.architecture"})
 """Settings, by dotted names, that add to the results where there was none, and change none; contents are compared."""
 
 
@@ -366,7 +368,7 @@ def _are_chances(values: tuple[float, ...]) -> bool:
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write the settings as YAML."""
-    tables.write_atomically(path, yaml.safe_dump(to_plain(config), sort_keys=False))
+    files.write_atomically(path, yaml.safe_dump(to_plain(config), sort_keys=False))
 
 
 def load_config(path: Path, fallbacks: Mapping[str, Any] | None = None) -> RunConfig:

@@ -1,4 +1,4 @@
-"""A frozen network over photos or RoIs: every box is embedded once, in full batches across photos."""
+"""A frozen network over images or RoIs: every box is embedded once, in full batches across images."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,42 +11,42 @@ from numpy import ndarray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from orl.images.augment import normalise
-from orl.images.crops import centre_box, cut_boxes
-from orl.images.datasets import ignore_interrupts
-from orl.images.decode import PhotoError, load_photo
-from orl.images.packed import PackedPhoto
+from orl.datasets.decode import ImageError, load_image
+from orl.datasets.packs import PackedImage
 from orl.networks.backbones import Backbone, pool
-from orl.networks.folding import fold_batch_norm
+from orl.networks.fuse_batch_norm import fuse_batch_norm
 from orl.progress import progress_bar
+from orl.views.augment import normalise
+from orl.views.crops import centre_box, cut_boxes
+from orl.views.view_datasets import ignore_interrupts
 
 BATCH_SIZE = 64
 CPU_BATCH_SIZE = 16
 """A smaller batch stays nearer to the caches: ResNet-50 takes a tenth less time a crop by 16 than by 64."""
-CENTRE_SHARE = 224 / 256
-"""Short side of the centre crop over the short side of the photo: resize to 256, crop 224."""
+CENTRE_FRACTION = 224 / 256
+"""Short side of the centre crop over the short side of the image: resize to 256, crop 224."""
 
 Encode = Callable[[Float[Tensor, "n 3 h w"]], Float[Tensor, "n d"]]
 
 
-def embed_photos(
+def embed_images(
     backbone: nn.Module,
-    paths: Sequence[Path | PackedPhoto],
+    paths: Sequence[Path | PackedImage],
     *,
     size_px: int,
     device: torch.device | str = "cpu",
     workers: int = 0,
-    title: str = "embed photos",
+    title: str = "embed images",
     quiet: bool = False,
 ) -> Float[ndarray, "n d"]:
-    """Pooled features of whole photos, squeezed to a square: what the transfer protocols classify.
+    """Pooled features of whole images, squeezed to a square: what the transfer protocols classify.
 
     Args:
-        backbone: normalised photos to feature maps of `num_channels`; put into evaluation mode.
-        paths: the photos.
+        backbone: normalised images to feature maps of `num_channels`; put into evaluation mode.
+        paths: the images.
         size_px: side of the square.
         device: where to compute.
-        workers: processes that read photos.
+        workers: processes that read images.
         title: what the progress bar says.
         quiet: no progress bar.
 
@@ -54,12 +54,12 @@ def embed_photos(
         float32 features in the order of the paths.
 
     Raises:
-        PhotoError: if a photo cannot be read; the message names it.
+        ImageError: if an image cannot be read; the message names it.
     """
     backbone = backbone.eval()
-    folded = fold_batch_norm(backbone) if isinstance(backbone, Backbone) else backbone
+    folded = fuse_batch_norm(backbone) if isinstance(backbone, Backbone) else backbone
     folded = folded.to(memory_format=torch.channels_last).to(device)
-    with progress_bar(total=len(paths), title=title, unit="photos", quiet=quiet) as bar:
+    with progress_bar(total=len(paths), title=title, unit="images", quiet=quiet) as bar:
         parts = list(
             embed_boxes(
                 lambda views: pool(folded(views)),
@@ -77,15 +77,15 @@ def embed_photos(
 
 def embed_boxes(
     encode: Encode,
-    paths: Sequence[Path | PackedPhoto],
-    photo_boxes: Sequence[Float[ndarray, "_ 4"] | None],
+    paths: Sequence[Path | PackedImage],
+    image_boxes: Sequence[Float[ndarray, "_ 4"] | None],
     *,
     size_px: int,
     device: torch.device,
     workers: "int | CropWorkers",
     report: Callable[[int], object],
 ) -> Iterator[Float[ndarray, "n d"]]:
-    """Embed boxes of photos; a photo is read once and its boxes may fall into two batches.
+    """Embed boxes of images; an image is read once and its boxes may fall into two batches.
 
     In evaluation mode an embedding does not depend on the others of its batch, but for float rounding: a library
     may choose another order of adding for another batch size. Batches depend on the boxes alone, not on the
@@ -93,23 +93,23 @@ def embed_boxes(
 
     Args:
         encode: the frozen network on the device, normalised crops to embeddings; fastest with `fold_batch_norm`.
-        paths: the photos.
-        photo_boxes: the boxes of each; none stands for the whole photo as one box.
+        paths: the images.
+        image_boxes: the boxes of each; none stands for the whole image as one box.
         size_px: side that every box is resized to.
         device: where to compute.
         workers: processes that read and cut: how many, or those of an earlier call, which are used again.
-        report: takes the number of photos just finished.
+        report: takes the number of images just finished.
 
     Yields:
-        float32 embeddings, in the order of the photos and of their boxes, a batch at a time.
+        float32 embeddings, in the order of the images and of their boxes, a batch at a time.
 
     Raises:
-        PhotoError: if a photo cannot be read; the message names it.
+        ImageError: if an image cannot be read; the message names it.
     """
     if isinstance(workers, int):
         workers = CropWorkers(workers)
     batch_size = CPU_BATCH_SIZE if device.type == "cpu" else BATCH_SIZE
-    for batch in _full_batches(workers.crops(paths, photo_boxes, size_px), batch_size, report):
+    for batch in _full_batches(workers.crops(paths, image_boxes, size_px), batch_size, report):
         with torch.inference_mode():
             views = normalise(batch.to(device)).contiguous(memory_format=torch.channels_last)
             embeddings = encode(views).float().cpu().numpy()
@@ -134,7 +134,7 @@ def at_precision(encode: Encode, precision: torch.dtype) -> Encode:
 
 
 class CropWorkers:
-    """Processes that read photos and cut boxes, and stay for the next call: to start them takes up to a second.
+    """Processes that read images and cut boxes, and stay for the next call: to start them takes up to a second.
 
     They end with this object.
     """
@@ -158,21 +158,21 @@ class CropWorkers:
         )
 
     def crops(
-        self, paths: Sequence[Path | PackedPhoto], photo_boxes: Sequence[Float[ndarray, "_ 4"] | None], size_px: int
+        self, paths: Sequence[Path | PackedImage], image_boxes: Sequence[Float[ndarray, "_ 4"] | None], size_px: int
     ) -> Iterator[UInt8[Tensor, "b 3 s s"]]:
-        """The boxes of each photo as squares, a photo at a time, in order.
+        """The boxes of each image as squares, an image at a time, in order.
 
         Raises:
             RuntimeError: if an earlier call is not finished.
-            PhotoError: if a photo cannot be read.
+            ImageError: if an image cannot be read.
         """
         if self._busy:
-            raise RuntimeError("these CropWorkers are still at the photos of an earlier call; finish or close it first")
+            raise RuntimeError("these CropWorkers are still at the images of an earlier call; finish or close it first")
         self._busy = True
         try:
-            self._jobs[:] = [(path, boxes, size_px) for path, boxes in zip(paths, photo_boxes, strict=True)]
+            self._jobs[:] = [(path, boxes, size_px) for path, boxes in zip(paths, image_boxes, strict=True)]
             for found in self._loader:
-                if isinstance(found, PhotoError):
+                if isinstance(found, ImageError):
                     raise found
                 yield found
         finally:
@@ -180,33 +180,33 @@ class CropWorkers:
 
 
 def centre_crop_boxes(sizes_wh: Sequence[tuple[int, int]]) -> list[Float[ndarray, "1 4"]]:
-    """The box of 'short side to 256, centre crop 224' in every photo, as one box to be resized to 224."""
-    sides = [min(size_wh) * CENTRE_SHARE for size_wh in sizes_wh]
+    """The box of 'short side to 256, centre crop 224' in every image, as one box to be resized to 224."""
+    sides = [min(size_wh) * CENTRE_FRACTION for size_wh in sizes_wh]
     return [centre_box(size_wh, side, side)[None] for size_wh, side in zip(sizes_wh, sides)]
 
 
-_Job = tuple[Path | PackedPhoto, Float[ndarray, "_ 4"] | None, int]
-"""A photo, its boxes, and the side of the squares."""
+_Job = tuple[Path | PackedImage, Float[ndarray, "_ 4"] | None, int]
+"""An image, its boxes, and the side of the squares."""
 
 
-class _Crops(Dataset[UInt8[Tensor, "b 3 s s"] | PhotoError]):
-    def __getitem__(self, job: _Job) -> UInt8[Tensor, "b 3 s s"] | PhotoError:
+class _Crops(Dataset[UInt8[Tensor, "b 3 s s"] | ImageError]):
+    def __getitem__(self, job: _Job) -> UInt8[Tensor, "b 3 s s"] | ImageError:
         path, boxes, size_px = job
         try:
-            photo = load_photo(path, None)
-        except PhotoError as error:
+            image = load_image(path, None)
+        except ImageError as error:
             return error  # raised by a worker it would arrive as a RuntimeError with two tracebacks as its text
         if boxes is None:
-            boxes = np.array([[0, 0, photo.shape[1], photo.shape[0]]], dtype=np.float32)
-        return cut_boxes(photo, boxes, size_px)
+            boxes = np.array([[0, 0, image.shape[1], image.shape[0]]], dtype=np.float32)
+        return cut_boxes(image, boxes, size_px)
 
 
 def _full_batches(
     crops: Iterable[Tensor], batch_size: int, report: Callable[[int], object]
 ) -> Iterator[UInt8[Tensor, "n 3 s s"]]:
     waiting: list[Tensor] = []
-    for photo_crops in crops:
-        waiting.append(photo_crops)
+    for image_crops in crops:
+        waiting.append(image_crops)
         if sum(map(len, waiting)) >= batch_size:
             *full, rest = torch.cat(waiting).split(batch_size)
             yield from full

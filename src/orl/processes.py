@@ -22,7 +22,7 @@ from orl.networks.device import compute_device
 logger = logging.getLogger(__name__)
 
 TIMEOUT = timedelta(hours=6)
-"""How long a process waits for others that live: for the scan of the photos, or for the last shard of a table.
+"""How long a process waits for others that live: for the scan of the images, or for the last shard of a table.
 
 One that ends is noticed at once.
 """

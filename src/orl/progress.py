@@ -25,7 +25,7 @@ def progress_bar(
         total: the number of units in all.
         done: units finished by an earlier run, left out of the rate.
         title: what is being done.
-        unit: the plural of what is counted, such as 'photos'.
+        unit: the plural of what is counted, such as 'images'.
         quiet: show nothing (every process of a run but the first).
     """
     on_terminal = sys.stderr.isatty()

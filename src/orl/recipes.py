@@ -7,13 +7,13 @@ from pathlib import Path
 from orl.config import (
     WARM_START_METHODS,
     DiscoverConfig,
+    EvaluationConfig,
     ImageMethod,
     MethodConfig,
     NetworkConfig,
     ObjectConfig,
     RunConfig,
     TrainConfig,
-    TransferConfig,
     ViewConfig,
 )
 
@@ -29,9 +29,9 @@ def coco(images: Path, out: Path) -> RunConfig:
 
 
 def quick(images: Path, out: Path) -> RunConfig:
-    """What a laptop can do in about an hour with some thousand small photos: ResNet-18, views of 96 and 48 px.
+    """What a laptop can do in about an hour with some thousand small images: ResNet-18, views of 96 and 48 px.
 
-    Command: `orl run quick --images PHOTOS --out runs/quick`. Hours: about one for 2,250 photos of 160 px on two
+    Command: `orl run quick --images IMAGES --out runs/quick`. Hours: about one for 2,250 images of 160 px on two
     cores with AVX-512 bf16 and --precision bf16-mixed, which is slow on processors without it. Expected: no clear
     gain over random weights in so few steps; see docs/results.md.
     """
@@ -44,15 +44,15 @@ def quick(images: Path, out: Path) -> RunConfig:
         stage3=_short_training(epochs=20, batch_size=64, size_px=96, hidden_features=1024),
         discover=DiscoverConfig(embed_px=128, roi_embed_px=96, min_side=0.2),
         objects=ObjectConfig(roi_size_px=48),
-        transfer=TransferConfig(size_px=128),
+        evaluation=EvaluationConfig(size_px=128),
     )
 
 
 def small(images: Path, out: Path) -> RunConfig:
-    """A few thousand small photos in less than an hour, as in the studies of docs/results.md: ResNet-10, 64 and 32 px.
+    """A few thousand small images in less than an hour, as in the studies of docs/results.md: ResNet-10, 64 and 32 px.
 
-    Command: `orl ablate stages small --images VOC2007 --transfer-data VOC2007 --precision bf16-mixed --out runs/study`.
-    Hours: 0.3 to 0.6 a run for 2,250 photos of 160 px on a core with AVX-512 bf16. Expected: BYOL and ORL above random
+    Command: `orl ablate stages small --images VOC2007 --eval-data VOC2007 --precision bf16-mixed --out runs/study`.
+    Hours: 0.3 to 0.6 a run for 2,250 images of 160 px on a core with AVX-512 bf16. Expected: BYOL and ORL above random
     weights; see docs/results.md. More epochs of a small network pay more here than `quick`'s larger one. Unlike the
     paper's, stage 3 starts from stage 1's weights: in runs this short that is better than anew and costs half.
     """
@@ -67,12 +67,12 @@ def small(images: Path, out: Path) -> RunConfig:
         stage3=replace(training, epochs=15),
         discover=DiscoverConfig(embed_px=128, roi_embed_px=64, min_side=0.2),
         objects=ObjectConfig(roi_size_px=32, warm_start=True),
-        transfer=TransferConfig(size_px=128, shots=(1, 2, 4, 8, 16, 32)),
+        evaluation=EvaluationConfig(size_px=128, shots=(1, 2, 4, 8, 16, 32)),
     )
 
 
 def demo(images: Path, out: Path) -> RunConfig:
-    """The drawn photos in minutes on two processor cores: ResNet-10, views of 64 and 32 px.
+    """The drawn images in minutes on two processor cores: ResNet-10, views of 64 and 32 px.
 
     Command: `orl demo`, or `make demo`.
     """
@@ -85,7 +85,7 @@ def demo(images: Path, out: Path) -> RunConfig:
         stage3=_short_training(epochs=20, batch_size=32, size_px=64, hidden_features=512),
         discover=DiscoverConfig(embed_px=96, roi_embed_px=64, min_side=0.2, shard_size=64),
         objects=ObjectConfig(roi_size_px=32),
-        transfer=TransferConfig(size_px=96),
+        evaluation=EvaluationConfig(size_px=96),
     )
 
 
@@ -118,7 +118,7 @@ def mocov2(config: RunConfig) -> RunConfig:
 
 
 def simclr(config: RunConfig) -> RunConfig:
-    """SimCLR: the other photos of a batch of 512 as negatives, temperature 0.1, LARS at lr 0.3 a batch of 256."""
+    """SimCLR: the other images of a batch of 512 as negatives, temperature 0.1, LARS at lr 0.3 a batch of 256."""
     is_long, stage1 = _is_long(config), _byol_training(config)
     stage1 = replace(
         stage1,

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from orl import tables
+from orl import files, tables
 
 TRAINED_STAGES = {"stage1": "stage 1", "stage3": "stage 3"}
 """The stages that leave a backbone, by the names of their folders, and what they are called."""
@@ -65,9 +65,9 @@ class RunDir:
     def discovery_score(self) -> Path:
         return self.root / "discover" / "score.json"
 
-    def transfer(self, task: str, backbone: str) -> Path:
+    def evaluation(self, task: str, backbone: str) -> Path:
         """Result of one judge ('svm', 'knn', 'low-shot') on one backbone ('random', 'stage1', 'stage3')."""
-        return self.root / "transfer" / f"{task}_{backbone}.json"
+        return self.root / "evaluation" / f"{task}_{backbone}.json"
 
     @property
     def figures(self) -> Path:
@@ -99,20 +99,20 @@ def record_run(run: RunDir, facts: Mapping[str, Any]) -> None:
         **facts,
         "orl": version("orl"),
         "git": _commit(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors ({processor_name()})",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors ({cpu_name()})",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in RECORDED_PACKAGES}},
         "stages": read_record(run).get("stages", {}),
     }
-    tables.write_atomically(run.record, json.dumps(record, indent=1))
+    files.write_atomically(run.record, json.dumps(record, indent=1))
 
 
 def forget_stage(run: RunDir, stage: str) -> None:
     """Delete what is known of a training stage that begins anew: its time, and what judges said of its weights."""
-    for path in run.transfer("*", stage).parent.glob(run.transfer("*", stage).name):
+    for path in run.evaluation("*", stage).parent.glob(run.evaluation("*", stage).name):
         path.unlink(missing_ok=True)
     record = read_record(run)
     if record.get("stages", {}).pop(stage, None) is not None:
-        tables.write_atomically(run.record, json.dumps(record, indent=1))
+        files.write_atomically(run.record, json.dumps(record, indent=1))
 
 
 def read_discovery_score(run: RunDir) -> dict[str, Any] | None:
@@ -131,7 +131,7 @@ def read_discovery_score(run: RunDir) -> dict[str, Any] | None:
     return score if scored in (None, tables.finished_fingerprint(run.table("correspondences"))) else None
 
 
-def processor_name() -> str:
+def cpu_name() -> str:
     """The processor as the system calls it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -158,4 +158,4 @@ def record_stage(run: RunDir, stage: str, state: str, elapsed_s: float) -> None:
     stages = record.setdefault("stages", {})
     before = stages.get(stage, {})
     stages[stage] = {"state": state, "elapsed_s": round(before.get("elapsed_s", 0) + elapsed_s, 1)}
-    tables.write_atomically(run.record, json.dumps(record, indent=1))
+    files.write_atomically(run.record, json.dumps(record, indent=1))

@@ -5,28 +5,22 @@ The columns of each table:
 
 | table | one row a | columns |
 | --- | --- | --- |
-| images | photo | `name` str, `width`, `height` int32, `digest` str |
-| embeddings | photo | `embedding` float16 (D,) |
-| neighbours | photo | `neighbour_ids` int32 (K,), `similarities` float32 (K,) |
+| images | image | `name` str, `width`, `height` int32, `digest` str |
+| embeddings | image | `embedding` float16 (D,) |
+| neighbours | image | `neighbour_ids` int32 (K,), `similarities` float32 (K,) |
 | proposals | box as found | `image_id` int32, `box` float32 (4,) |
 | rois | box as kept | `image_id` int32, `box` float32 (4,) |
 | roi_embeddings | RoI | `embedding` float16 (D,) |
 | correspondences | matched pair | `image_id`, `neighbour_id` int32, `roi`, `neighbour_roi` int64, `similarity` float32|
 
-Rows come in the order of the photos, so that the rows of one photo are a slice: see `row_starts`. `roi` and
+Rows come in the order of the images, so that the rows of one image are a slice: see `row_starts`. `roi` and
 `neighbour_roi` are rows of rois.
 
 A table may be larger than the memory: its shards are mapped when they are asked for, at most `MAX_OPEN_SHARDS` at a
 time, `Table.rows` and `Table.parts` give views of them, and `Table.release` lets go of the pages that were read.
 """
 
-import errno
-import hashlib
-import json
 import mmap
-import os
-import re
-import shutil
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -38,61 +32,11 @@ import numpy as np
 import pyarrow as pa
 from numpy import ndarray
 
-VERSION = 1
-MANIFEST = "manifest.json"
+from orl.files import write_atomically
+from orl.provenance import MANIFEST, VERSION, _read_manifest, claim, fingerprint
+
 MAX_OPEN_SHARDS = 256
 """Shards of one table that are mapped at a time: each holds a file descriptor, of which a process often has 1,024."""
-NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-class StaleTableError(ValueError):
-    """A result on disk was made from something else than what is asked for now."""
-
-
-def fingerprint(made_from: Mapping[str, Any]) -> str:
-    """A short name of a set of inputs: the same inputs, the same name."""
-    text = json.dumps(made_from, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def file_digest(path: Path) -> str:
-    """A short name of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def write_atomically(path: Path, data: bytes | str | memoryview) -> None:
-    """Write a whole file under a temporary name, then rename it: a reader sees the old file or the new one.
-
-    Raises:
-        OSError: if it cannot be written; a full disk is told with the way out.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise
-        raise OSError(
-            error.errno,
-            f"the disk is full: no space to write {path} ({len(data) / 1e6:.1f} MB). What is finished is kept: make "
-            "space and give the same command again",
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_stale_temporaries(folder: Path) -> None:
-    """Delete the temporary files that killed processes of this machine left in a folder; others are not touched."""
-    for path in folder.glob(".*.tmp"):
-        written_by = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
-        if written_by and not _is_alive(int(written_by[1])):
-            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -100,7 +44,7 @@ class Table:
     """A finished table; nothing of it is in memory but what was asked for."""
 
     folder: Path
-    made_from: Mapping[str, Any]
+    inputs: Mapping[str, Any]
     shard_rows: tuple[int, ...]
     """Rows of each shard."""
     _open: OrderedDict[int, "_Shard"] = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
@@ -108,7 +52,7 @@ class Table:
     @property
     def fingerprint(self) -> str:
         """The name of what the table was made from."""
-        return fingerprint(self.made_from)
+        return fingerprint(self.inputs)
 
     @property
     def num_rows(self) -> int:
@@ -164,22 +108,22 @@ class Table:
             self._open.pop(index, None)
 
     def row_starts(self, num_images: int) -> ndarray:
-        """Where each photo's rows begin, as the function `row_starts`, read shard by shard.
+        """Where each image's rows begin, as the function `row_starts`, read shard by shard.
 
         Raises:
-            ValueError: if the rows are those of other photos, or not in their order.
+            ValueError: if the rows are those of other images, or not in their order.
         """
         counts, last = np.zeros(num_images + 1, np.int64), 0
         for _, image_ids in self.parts("image_id"):
             if len(image_ids) == 0:
                 continue
             if image_ids[0] < last or (np.diff(image_ids) < 0).any():
-                raise ValueError(f"table {self.folder} is not in the order of the photos; delete it and make it again")
+                raise ValueError(f"table {self.folder} is not in the order of the images; delete it and make it again")
             last = int(image_ids[-1])
             if last >= num_images:
                 raise ValueError(
-                    f"table {self.folder} has rows of photo {last}, but there are {num_images} photos; it was made "
-                    "from another photo list: rebuild it with --overwrite"
+                    f"table {self.folder} has rows of image {last}, but there are {num_images} images; it was made "
+                    "from another image list: rebuild it with --overwrite"
                 )
             ids, number = np.unique(image_ids, return_counts=True)
             counts[ids + 1] += number
@@ -210,48 +154,13 @@ class _Shard:
     columns: pa.Table
 
 
-def claim(folder: Path, made_from: Mapping[str, Any], overwrite: bool = False) -> bool:
-    """Take a folder for a result made from these inputs, or go on with one that was taken for them before.
-
-    Args:
-        folder: where the result lies; its manifest says what it is made from.
-        made_from: everything that decides the result; JSON values only.
-        overwrite: delete a result made from something else.
-
-    Returns:
-        Whether the result is begun, and not gone on with.
-
-    Raises:
-        StaleTableError: if the folder holds a result made from something else.
-        ValueError: if the folder holds files and no manifest, and so is none of ours.
-    """
-    path = folder / MANIFEST
-    manifest = {"version": VERSION, "fingerprint": fingerprint(made_from)}
-    remove_stale_temporaries(folder)
-    if path.exists():
-        found = _read_manifest(path)
-        if {key: found.get(key) for key in manifest} == manifest:
-            return False
-        if not overwrite:
-            raise StaleTableError(_difference(folder, found.get("made_from", {}), made_from))
-        # The old manifest stays until all else is gone: a process killed here leaves a folder that is known as ours,
-        # and stale.
-        for part in folder.iterdir():
-            if part != path:
-                shutil.rmtree(part) if part.is_dir() else part.unlink()
-    elif folder.exists() and any(part for part in folder.iterdir() if not part.name.endswith(".tmp")):
-        raise ValueError(f"{folder} holds files without a {MANIFEST}, which are not ours to delete; move them away")
-    write_atomically(path, json.dumps({**manifest, "made_from": made_from}, indent=1))
-    return True
-
-
-def begin(folder: Path, made_from: Mapping[str, Any], num_shards: int, overwrite: bool = False) -> list[int]:
+def begin(folder: Path, inputs: Mapping[str, Any], num_shards: int, overwrite: bool = False) -> list[int]:
     """Claim a folder for a table and list its missing shards; none when the table is finished.
 
     Raises:
         StaleTableError: as `claim`.
     """
-    claim(folder, {**made_from, "num_shards": num_shards}, overwrite)
+    claim(folder, {**inputs, "num_shards": num_shards}, overwrite)
     finished = {path.name for path in folder.iterdir()}
     return [index for index in range(num_shards) if _shard_path(folder, index).name not in finished]
 
@@ -281,24 +190,24 @@ def load(folder: Path) -> Table:
             f"table {folder} has version {manifest.get('version')}, this program reads {VERSION}; "
             "rebuild it with --overwrite"
         )
-    num_shards = manifest["made_from"]["num_shards"]
+    num_shards = manifest["inputs"]["num_shards"]
     rows = tuple(_open_shard(folder, index).columns.num_rows for index in range(num_shards))
-    return Table(folder, manifest["made_from"], rows)
+    return Table(folder, manifest["inputs"], rows)
 
 
-def check_photos(table: Table, photos: str) -> None:
-    """Refuse a table whose rows are those of other photos than a run has now.
+def check_images(table: Table, images: str) -> None:
+    """Refuse a table whose rows are those of other images than a run has now.
 
     Args:
         table: one of stage 2.
-        photos: fingerprint of the run's photo list.
+        images: fingerprint of the run's image list.
 
     Raises:
         ValueError: if it is so.
     """
-    if table.made_from.get("images", photos) != photos:
+    if table.inputs.get("images", images) != images:
         raise ValueError(
-            f"{table.folder} was made from another photo list than the run has now; rebuild it with "
+            f"{table.folder} was made from another image list than the run has now; rebuild it with "
             "'orl discover --overwrite'"
         )
 
@@ -313,25 +222,15 @@ def check_origins(table: Table) -> None:
         ValueError: if it is so, or an origin is not finished.
     """
     folder, name = table.folder.parent, table.folder.name
-    for origin, fingerprint in table.made_from.items():
+    for origin, expected in table.inputs.items():
         if origin == name or not (folder / origin / MANIFEST).exists():
             continue
-        if finished_fingerprint(folder / origin) != fingerprint:
+        if finished_fingerprint(folder / origin) != expected:
             raise ValueError(
                 f"{table.folder} was made from other {origin} than are in {folder / origin}; finish stage 2 with "
                 "'orl discover'"
             )
         check_origins(load(folder / origin))
-
-
-def read_made_from(folder: Path) -> dict[str, Any] | None:
-    """What the result in a folder is made from, finished or not; None where there is none.
-
-    Raises:
-        ValueError: if its manifest cannot be read.
-    """
-    path = folder / MANIFEST
-    return _read_manifest(path).get("made_from", {}) if path.exists() else None
 
 
 def finished_fingerprint(folder: Path) -> str | None:
@@ -343,11 +242,11 @@ def finished_fingerprint(folder: Path) -> str | None:
 
 
 def row_starts(image_ids: ndarray, num_images: int) -> ndarray:
-    """Where each photo's rows begin: photo `i` has the rows from `starts[i]` up to `starts[i + 1]`.
+    """Where each image's rows begin: image `i` has the rows from `starts[i]` up to `starts[i + 1]`.
 
     Args:
         image_ids: the `image_id` column, which never falls.
-        num_images: photos in all, with or without rows.
+        num_images: images in all, with or without rows.
 
     Returns:
         `num_images + 1` row numbers.
@@ -375,33 +274,6 @@ def _open_shard(folder: Path, index: int) -> _Shard:
     # An empty file is a ValueError of mmap, and Arrow's own errors are some ValueErrors and some OSErrors.
     except (ValueError, OSError) as error:
         raise ValueError(f"shard {path} cannot be read ({error}); delete it and run again") from error
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not a table's manifest ({error}); rebuild it with --overwrite") from error
-
-
-def _difference(folder: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    changed = [
-        f"{key}: was {found.get(key)!r}, now {asked.get(key)!r}"
-        for key in sorted({*found, *asked})
-        if found.get(key) != asked.get(key)
-    ]
-    what = "; ".join(changed) or "written by another version of orl"
-    return f"stale: {folder} was made from something else ({what}). Rebuild it with --overwrite, or take another folder"
 
 
 def _to_arrow(values: ndarray) -> pa.Array:

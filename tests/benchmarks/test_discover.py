@@ -27,29 +27,29 @@ def discover() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Noise in coarse squares; the last photo carries a turn in its EXIF."""
-    folder = tmp_path_factory.mktemp("photos")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise in coarse squares; the last image carries a turn in its EXIF."""
+    folder = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
     for index in range(5):
         coarse = generator.integers(0, 256, (6, 8 + index, 3), dtype=np.uint8)
-        photo = Image.fromarray(coarse.repeat(10, axis=0).repeat(10, axis=1))
+        image = Image.fromarray(coarse.repeat(10, axis=0).repeat(10, axis=1))
         exif = Image.Exif()
         exif[0x0112] = 6 if index == 4 else 1
-        photo.save(folder / f"{index}.png", exif=exif)
+        image.save(folder / f"{index}.png", exif=exif)
     return folder
 
 
-def test_the_published_way_and_ours_find_the_same_pairs(discover: ModuleType, photos: Path, tmp_path: Path) -> None:
-    sizes = ["--photos", "5", "--rois", "10", "--neighbours", "2", "--size-px", "48", "--runs", "2"]
-    argv = ["--images", str(photos), "--json", str(tmp_path / "out.json"), "--backbone", "resnet10", *sizes]
+def test_the_published_way_and_ours_find_the_same_pairs(discover: ModuleType, images: Path, tmp_path: Path) -> None:
+    sizes = ["--num-images", "5", "--rois", "10", "--neighbours", "2", "--size-px", "48", "--runs", "2"]
+    argv = ["--images", str(images), "--json", str(tmp_path / "out.json"), "--backbone", "resnet10", *sizes]
     discover.main(argv)
     published, once = json.loads((tmp_path / "out.json").read_text())
     assert published["alternative"] == "the published way"
     for result in (published, once):
         assert result["runs"] == 2
         assert result["ratio_p10"] <= result["ratio_median"] <= result["ratio_p90"]
-        assert result["agreement"]["same_pairs_share"] > 0.9
+        assert result["agreement"]["same_pairs_fraction"] > 0.9
         assert result["agreement"]["similarity_difference_max"] <= 1e-4
         assert result["agreement"]["pairs"] >= 5 * 2
         assert result["settings"]["rois_embedded_by_us"] == result["settings"]["rois"]
@@ -57,8 +57,8 @@ def test_the_published_way_and_ours_find_the_same_pairs(discover: ModuleType, ph
     assert once["settings"]["rois_embedded_by_alternative"] == once["settings"]["rois"]
 
 
-def test_neighbours_are_other_photos_each_once(discover: ModuleType, photos: Path) -> None:
-    task = discover.draw_task(photos, 5, 4, 3, 48)
+def test_neighbours_are_other_images_each_once(discover: ModuleType, images: Path) -> None:
+    task = discover.draw_task(images, 5, 4, 3, 48)
     for image_id, neighbours in enumerate(task.neighbour_ids.tolist()):
         assert image_id not in neighbours
         assert len(set(neighbours)) == 3
@@ -73,7 +73,7 @@ def test_another_result_is_noticed(discover: ModuleType) -> None:
         discover.check_agreement(ours, swapped)
     near_tie = [(torch.tensor([[0, 1], [3, 3]]), torch.tensor([0.90004, 0.80004]))]
     agreement = discover.check_agreement(ours, near_tie)
-    assert agreement["same_pairs_share"] == 0.5
+    assert agreement["same_pairs_fraction"] == 0.5
     assert agreement["similarity_difference_max"] == pytest.approx(4e-5, rel=0.01)
     with pytest.raises(SystemExit, match="disagree"):
         discover.check_agreement(ours, [(pairs, torch.tensor([0.9, 0.7]))])
@@ -82,11 +82,11 @@ def test_another_result_is_noticed(discover: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "give the photos"),
-        (["--photos", "6"], "of 5; got 6"),
-        (["--photos", "3", "--neighbours", "3"], "3 neighbours need more photos than that, of 5; got 3"),
+        ([], "give the images"),
+        (["--num-images", "6"], "of 5; got 6"),
+        (["--num-images", "3", "--neighbours", "3"], "3 neighbours need more images than that, of 5; got 3"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(discover: ModuleType, photos: Path, argv: list[str], message: str) -> None:
+def test_sizes_that_do_not_fit_are_refused(discover: ModuleType, images: Path, argv: list[str], message: str) -> None:
     with pytest.raises(SystemExit, match=message):
-        discover.main([*(["--images", str(photos)] if argv else []), *argv])
+        discover.main([*(["--images", str(images)] if argv else []), *argv])

@@ -30,8 +30,8 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
     y, x = np.mgrid[:120, :160]
     for index in range(3):
         waves = [128 + 90 * np.sin(x / (9 + index) + phase) * np.cos(y / 11) for phase in range(3)]
@@ -39,41 +39,41 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_both_ways_do_the_same_to_photos(pipeline: ModuleType, photos: Path, tmp_path: Path) -> None:
-    argv = ["--images", str(photos), "--batch", "2", "--runs", "2", "--side", "320", "--large-side", "1300"]
+def test_both_ways_do_the_same_to_images(pipeline: ModuleType, images: Path, tmp_path: Path) -> None:
+    argv = ["--images", str(images), "--batch", "2", "--runs", "2", "--side", "320", "--large-side", "1300"]
     pipeline.main([*argv, "--json", str(tmp_path / "out.json")])
     results = json.loads((tmp_path / "out.json").read_text())
-    assert [result["settings"]["photos"] for result in results] == [3, 3, 3]
+    assert [result["settings"]["images"] for result in results] == [3, 3, 3]
     assert "1300 px" in results[2]["claim"]
     for result in results:
         assert set(result) >= FIELDS
         cut, recoloured, blurred = result["agreement"].values()
-        # These photos are smooth: larger pixels, whole grey levels and a blur of boxes change little.
+        # These images are smooth: larger pixels, whole grey levels and a blur of boxes change little.
         assert cut < 1
         assert recoloured < 3
         assert blurred < 3
-        assert result["settings"]["photos_per_s_ours"] > 0
-        assert result["settings"]["kilobytes_a_photo"] > 1
+        assert result["settings"]["images_per_s_ours"] > 0
+        assert result["settings"]["kilobytes_per_image"] > 1
 
 
-def test_another_box_is_no_agreement(pipeline: ModuleType, photos: Path, tmp_path: Path) -> None:
-    options = pipeline.argparse.Namespace(images=photos, photos=3)
-    images = pipeline.saved_again(options, 320, tmp_path / "saved")
-    placement = pipeline.two_views(images, 0)["view_1"]
-    image = Image.open(images.path(0))
-    found = pipeline.by_pillow(image, placement)
-    moved = pipeline.by_pillow(image, placement._replace(box=placement.box + np.float32(8)))
+def test_another_box_is_no_agreement(pipeline: ModuleType, images: Path, tmp_path: Path) -> None:
+    options = pipeline.argparse.Namespace(images=images, num_images=3)
+    table = pipeline.saved_again(options, 320, tmp_path / "saved")
+    view_box = pipeline.two_views(table, 0)["view_1"]
+    image = Image.open(table.path(0))
+    found = pipeline.by_pillow(image, view_box)
+    moved = pipeline.by_pillow(image, view_box._replace(box=view_box.box + np.float32(8)))
     assert (found - moved).abs().mean() > 0.05
-    torch.testing.assert_close(found, pipeline.by_pillow(image, placement))
+    torch.testing.assert_close(found, pipeline.by_pillow(image, view_box))
 
 
 def test_the_parts_are_timed_and_printed(
-    pipeline: ModuleType, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pipeline: ModuleType, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("cv2")
     parts = load("input_parts", monkeypatch)
-    parts.main(["--images", str(photos), "--photos", "1", "--runs", "1", "--side", "200", "--large-side", "400"])
+    parts.main(["--images", str(images), "--num-images", "1", "--runs", "1", "--side", "200", "--large-side", "400"])
     table = capsys.readouterr().out
-    for part in ("decode a photo", "decode a large photo", "cut a view", "flip", "jitter", "gray", "blur", "solarise"):
+    for part in ("decode an image", "decode a large image", "cut a view", "flip", "jitter", "gray", "blur", "solarise"):
         assert f"| {part} | **" in table
     assert "without" not in table

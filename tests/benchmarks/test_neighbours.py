@@ -34,7 +34,7 @@ def run(neighbours: ModuleType, path: Path, *argv: str) -> list[dict[str, Any]]:
 
 def test_all_ways_find_the_same_neighbours_of_made_up_vectors(neighbours: ModuleType, tmp_path: Path) -> None:
     sizes = [
-        "--photos",
+        "--num-images",
         "3000",
         "--dims",
         "16",
@@ -53,19 +53,19 @@ def test_all_ways_find_the_same_neighbours_of_made_up_vectors(neighbours: Module
         assert set(result) >= FIELDS
         assert result["agreement"]["same_ids"] > 0.99
         assert result["agreement"]["largest_difference"] < 1e-6
-        assert result["settings"]["photos"] == 3000
+        assert result["settings"]["images"] == 3000
     assert set(clusters) >= FIELDS
     assert clusters["agreement"]["recall_at_10"] > 0.95
 
 
-def test_photos_are_embedded_and_searched(neighbours: ModuleType, tmp_path: Path) -> None:
+def test_images_are_embedded_and_searched(neighbours: ModuleType, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for index in range(12):
         pixels = generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{index}.png")
     argv = ["--images", str(tmp_path), "--size-px", "32", "--neighbours", "3"]
     product, *_, clusters = run(neighbours, tmp_path / "out.json", *argv)
-    assert product["settings"]["photos"] == product["settings"]["queries"] == 12
+    assert product["settings"]["images"] == product["settings"]["queries"] == 12
     assert product["settings"]["dims"] == 512
     assert clusters["agreement"]["recall_at_3"] > 0.9
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from tests.images.packs import draw_photos
+from tests.datasets.packs import draw_images
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 FIELDS = {"claim", "alternative", "ratio_median", "ratio_p10", "ratio_p90", "agreement", "settings", "machine"}
@@ -23,29 +23,29 @@ def benchmark() -> ModuleType:
 
 
 def test_packs_of_all_kinds_are_measured_against_the_folder(benchmark: ModuleType, tmp_path: Path) -> None:
-    photos, out = draw_photos(tmp_path / "photos"), tmp_path / "out.json"
-    sizes = ["--photo-side", "100", "--short-side", "50", "--view-px", "40", "--runs", "2"]
-    benchmark.main(["--images", str(photos), "--json", str(out), *sizes])
+    images, out = draw_images(tmp_path / "images"), tmp_path / "out.json"
+    sizes = ["--image-side", "100", "--short-side", "50", "--view-px", "40", "--runs", "2"]
+    benchmark.main(["--images", str(images), "--json", str(out), *sizes])
     whole, reduced, jpeg = json.loads(out.read_text())
     for result in (whole, reduced, jpeg):
         assert set(result) >= FIELDS
-        assert result["settings"]["photos"] == 7
+        assert result["settings"]["images"] == 7
         assert result["agreement"]["mean_difference_of_a_view_in_grey_levels"] < 5
     num_equal = int(whole["agreement"]["equal_views"].split()[0])
-    assert num_equal >= 14 - 2 * whole["agreement"]["photos_that_the_folder_gives_reduced"]
+    assert num_equal >= 14 - 2 * whole["agreement"]["images_that_the_folder_gives_reduced"]
     assert num_equal > 0
-    stored = [result["settings"]["pack_kb_per_photo"] for result in (whole, reduced, jpeg)]
+    stored = [result["settings"]["pack_kb_per_image"] for result in (whole, reduced, jpeg)]
     assert stored[0] > 3 * stored[1] > 6 * stored[2]
 
 
 def test_views_that_differ_are_no_agreement(benchmark: ModuleType, tmp_path: Path) -> None:
-    one, other = (draw_photos(tmp_path / str(seed), seed=seed) for seed in (0, 1))
+    one, other = (draw_images(tmp_path / str(seed), seed=seed) for seed in (0, 1))
     samples = [benchmark.samples(benchmark.table(folder), 40) for folder in (one, other)]
     with pytest.raises(RuntimeError, match=r"view_1 of 0.png is not the same"):
         benchmark.agreement(*samples)
 
 
-def test_photos_must_be_given(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_must_be_given(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         benchmark.main([])
     assert "--images is needed" in capsys.readouterr().err

@@ -36,7 +36,7 @@ def test_the_boxes_are_compared_and_every_claim_is_written(
         coarse = Image.fromarray(generator.integers(0, 256, (5, 6, 3), dtype=np.uint8))
         coarse.resize((90, 70), Image.Resampling.BICUBIC).save(tmp_path / f"{index}.png")
     path = tmp_path / "out.json"
-    proposals.main(["--images", str(tmp_path), "--json", str(path), "--photos", "3"])
+    proposals.main(["--images", str(tmp_path), "--json", str(path), "--num-images", "3"])
     whole, half, threads = json.loads(path.read_text())
     assert whole["agreement"]["jaccard_mean"] > 0.95
     assert whole["settings"]["scale"] == 1

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-SIZES = ["--photos", "120", "--test-photos", "90", "--dims", "24", "--classes", "3", "--runs", "2"]
+SIZES = ["--num-images", "120", "--test-images", "90", "--dims", "24", "--classes", "3", "--runs", "2"]
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_both_ways_reach_the_same_scores(
     benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Of so few photos a swap of two moves the AP far more than of thousands.
+    # Of so few images a swap of two moves the AP far more than of thousands.
     monkeypatch.setattr(benchmark, "AP_TOLERANCE", 0.02)
     benchmark.main([*SIZES, "--json", str(tmp_path / "out.json")])
     (result,) = json.loads((tmp_path / "out.json").read_text())
@@ -35,7 +35,7 @@ def test_both_ways_reach_the_same_scores(
 
 
 def test_another_score_is_noticed(benchmark: ModuleType) -> None:
-    from orl.transfer.svm import SvmResult
+    from orl.evaluation.svm import SvmResult
 
     ours = SvmResult(
         per_class_ap={"cat": 0.5},

@@ -29,7 +29,7 @@ def train() -> ModuleType:
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     generator = np.random.default_rng(0)
     for index in range(3):
         corners = generator.integers(0, 256, (4, 5, 3), dtype=np.uint8)
@@ -42,15 +42,15 @@ def way(train: ModuleType, **changes: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_both_ways_are_run_in_turn_on_given_photos(train: ModuleType, photos: Path, tmp_path: Path) -> None:
+def test_both_ways_are_run_in_turn_on_given_images(train: ModuleType, images: Path, tmp_path: Path) -> None:
     sizes = ["--backbones", "resnet10", "--size-px", "32", "--batch-size", "4", "--runs", "2"]
-    train.main([*sizes, "--images", str(photos), "--json", str(tmp_path / "out.json"), "--parts", "foreach SGD"])
+    train.main([*sizes, "--images", str(images), "--json", str(tmp_path / "out.json"), "--parts", "foreach SGD"])
     against_lightly, part = json.loads((tmp_path / "out.json").read_text())
     for result in (against_lightly, part):
         assert set(result) >= FIELDS
         assert result["runs"] == 2
-        assert result["settings"]["photos"] == "given"
-        assert result["settings"]["ours_photos_per_s"] > 0
+        assert result["settings"]["images"] == "given"
+        assert result["settings"]["ours_images_per_s"] > 0
     assert against_lightly["agreement"]["largest_difference_of_losses"] < 1e-7
     assert against_lightly["agreement"]["largest_difference_of_weights"] < 1e-7
     assert part["claim"] == "a BYOL step of resnet10, foreach SGD"
@@ -113,12 +113,12 @@ def test_half_precision_stays_near(train: ModuleType) -> None:
     assert loss(way(train, bf16=True)) == pytest.approx(loss(way(train)), abs=0.1)
 
 
-def test_views_are_two_different_cuts_of_the_photos(train: ModuleType, photos: Path) -> None:
-    for chosen in (way(train), way(train, images=str(photos))):
+def test_views_are_two_different_cuts_of_the_images(train: ModuleType, images: Path) -> None:
+    for chosen in (way(train), way(train, images=str(images))):
         first, second = train.make_views(chosen)
         assert first.shape == second.shape == (4, 3, 32, 32)
         assert not torch.equal(first, second)
-    # Three photos and a batch of four: the first comes again, cut elsewhere.
+    # Three images and a batch of four: the first comes again, cut elsewhere.
     assert not torch.equal(first[0], first[1])
 
 

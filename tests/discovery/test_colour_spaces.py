@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from tests.discovery.photos import mottled
+from tests.discovery.images import mottled
 from tests.reference.selective_search import lab_by_formula
 
 from orl.discovery.colour_spaces import to_hsv, to_lab
@@ -63,8 +63,8 @@ def test_greys_have_no_hue_and_no_opponents() -> None:
 
 def test_hsv_is_the_formula_but_for_its_rounding() -> None:
     # Half a level, and a tenth for the 12 binary places of the factors.
-    photo = mottled(0, 30, 40)
-    for colour, ours in zip(photo.reshape(-1, 3), to_hsv(photo).reshape(-1, 3).astype(float)):
+    image = mottled(0, 30, 40)
+    for colour, ours in zip(image.reshape(-1, 3), to_hsv(image).reshape(-1, 3).astype(float)):
         hue, saturation, value = colorsys.rgb_to_hsv(*(colour / 255))
         turn = abs(ours[0] - 180 * hue)
         assert min(turn, 180 - turn) <= 0.6
@@ -72,28 +72,28 @@ def test_hsv_is_the_formula_but_for_its_rounding() -> None:
 
 
 def test_lab_is_the_formula_to_a_level() -> None:
-    photo = mottled(1, 30, 40)
-    formula = np.array([lab_by_formula(colour) for colour in photo.reshape(-1, 3)])
+    image = mottled(1, 30, 40)
+    formula = np.array([lab_by_formula(colour) for colour in image.reshape(-1, 3)])
     # A table of 2,040 steps and 12 binary places: a level at the worst, a quarter as a rule.
-    difference = np.abs(to_lab(photo).reshape(-1, 3) - formula)
+    difference = np.abs(to_lab(image).reshape(-1, 3) - formula)
     assert difference.max() < 1.5
     assert difference.mean() < 0.3
 
 
 def test_every_colour_is_converted_as_by_opencv() -> None:
     cv2 = pytest.importorskip("cv2")
-    photo = np.empty((256, 256, 3), dtype=np.uint8)
-    photo[:, :, 1:] = np.stack(np.mgrid[:256, :256], axis=-1)
+    image = np.empty((256, 256, 3), dtype=np.uint8)
+    image[:, :, 1:] = np.stack(np.mgrid[:256, :256], axis=-1)
     for red in range(256):
-        photo[:, :, 0] = red
-        np.testing.assert_array_equal(to_hsv(photo), cv2.cvtColor(photo, cv2.COLOR_RGB2HSV))
-        np.testing.assert_array_equal(to_lab(photo), cv2.cvtColor(photo, cv2.COLOR_RGB2Lab))
+        image[:, :, 0] = red
+        np.testing.assert_array_equal(to_hsv(image), cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
+        np.testing.assert_array_equal(to_lab(image), cv2.cvtColor(image, cv2.COLOR_RGB2Lab))
 
 
 @CONVERSIONS
 def test_each_pixel_is_converted_by_itself(convert: Callable[[np.ndarray], np.ndarray]) -> None:
-    photo = mottled(2, 7, 11)
-    whole = convert(photo)
+    image = mottled(2, 7, 11)
+    whole = convert(image)
     assert whole.dtype == np.uint8
-    np.testing.assert_array_equal(convert(photo[2:5, 3:4]), whole[2:5, 3:4])
-    np.testing.assert_array_equal(convert(photo[::-1, ::2]), whole[::-1, ::2])
+    np.testing.assert_array_equal(convert(image[2:5, 3:4]), whole[2:5, 3:4])
+    np.testing.assert_array_equal(convert(image[::-1, ::2]), whole[::-1, ::2])

@@ -21,7 +21,7 @@ from orl.discovery.faiss_neighbours import (
     save_index,
     training_rows,
 )
-from orl.discovery.neighbours import nearest_neighbours, row_blocks, unit_rows
+from orl.discovery.nearest_neighbours import nearest_neighbours, row_blocks, unit_rows
 
 faiss = pytest.importorskip("faiss")
 
@@ -85,22 +85,22 @@ def test_neighbours_are_others_ordinary_ones_first_and_falling(
 ) -> None:
     rows = clustered(90, seed=seed)
     ids, values = of_all(index_of(rows, num_lists=5), rows, num_neighbours, max_similarity, num_probes)
-    assert all(len({photo, *row}) == num_neighbours + 1 for photo, row in enumerate(ids.tolist()))
+    assert all(len({image, *row}) == num_neighbours + 1 for image, row in enumerate(ids.tolist()))
     near, falls = values > max_similarity, values[:, 1:] <= values[:, :-1]
     assert (falls | (near[:, 1:] & ~near[:, :-1])).all()
     assert (near[:, 1:] >= near[:, :-1]).all()
 
 
-def test_duplicates_stay_neighbours_in_the_order_of_their_rows_and_the_photo_never_does() -> None:
+def test_duplicates_stay_neighbours_in_the_order_of_their_rows_and_the_image_never_does() -> None:
     rows = clustered(100)
     rows[[3, 50, 90]] = rows[3].clone()
     ids, _ = of_all(index_of(rows), rows, 3, num_probes=1)
-    for photo, others in ((3, [50, 90]), (50, [3, 90]), (90, [3, 50])):
-        assert ids[photo, :2].tolist() == others
+    for image, others in ((3, [50, 90]), (50, [3, 90]), (90, [3, 50])):
+        assert ids[image, :2].tolist() == others
     assert not (ids == torch.arange(100)[:, None]).any()
 
 
-def test_other_photos_are_found_behind_many_near_duplicates() -> None:
+def test_other_images_are_found_behind_many_near_duplicates() -> None:
     rows = clustered(400)
     rows[:300] = rows[0].clone()
     ids, values = of_all(index_of(rows), rows, 3, max_similarity=0.99, num_probes=8)
@@ -127,10 +127,10 @@ def test_an_index_answers_the_same_when_built_saved_and_asked_again(tmp_path: Pa
     rows = clustered()
     index = index_of(rows, storage="SQfp16")
     expected = of_all(index, rows, 5, num_probes=2)
-    save_index(index, tmp_path / "new" / "photos.faiss")
+    save_index(index, tmp_path / "new" / "images.faiss")
     again = index_of(rows, storage="SQfp16", block_rows=333)
     assert faiss.serialize_index(again).tobytes() == faiss.serialize_index(index).tobytes()
-    for other in (index, again, load_index(tmp_path / "new" / "photos.faiss")):
+    for other in (index, again, load_index(tmp_path / "new" / "images.faiss")):
         ids, values = of_all(other, rows, 5, num_probes=2)
         assert torch.equal(ids, expected[0])
         assert torch.equal(values, expected[1])
@@ -144,9 +144,9 @@ def test_another_seed_gives_other_clusters() -> None:
     assert faiss.serialize_index(first).tobytes() != faiss.serialize_index(second).tobytes()
 
 
-@pytest.mark.parametrize(("num_photos", "expected"), [(1, 1), (63, 1), (6400, 100), (118_287, 1376), (10**8, 40_000)])
-def test_lists_grow_with_the_square_root_once_each_has_enough_photos(num_photos: int, expected: int) -> None:
-    assert num_lists_of(num_photos) == expected
+@pytest.mark.parametrize(("num_images", "expected"), [(1, 1), (63, 1), (6400, 100), (118_287, 1376), (10**8, 40_000)])
+def test_lists_grow_with_the_square_root_once_each_has_enough_images(num_images: int, expected: int) -> None:
+    assert num_lists_of(num_images) == expected
 
 
 def test_the_sample_is_of_distinct_rising_rows_drawn_by_the_seed() -> None:
@@ -160,7 +160,7 @@ def test_the_sample_is_of_distinct_rising_rows_drawn_by_the_seed() -> None:
 
 
 def test_a_save_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, rows = tmp_path / "photos.faiss", clustered(100)
+    path, rows = tmp_path / "images.faiss", clustered(100)
     save_index(index_of(rows), path)
     before = path.read_bytes()
 
@@ -169,36 +169,36 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monk
         raise RuntimeError("No space left on device")
 
     monkeypatch.setattr(faiss, "write_index", fails)
-    with pytest.raises(OSError, match=r"photos.faiss \(No space left on device\)"):
+    with pytest.raises(OSError, match=r"images.faiss \(No space left on device\)"):
         save_index(index_of(rows), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.9])
-def test_a_torn_index_is_refused(share: float, tmp_path: Path) -> None:
-    path = tmp_path / "photos.faiss"
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.9])
+def test_a_torn_index_is_refused(fraction: float, tmp_path: Path) -> None:
+    path = tmp_path / "images.faiss"
     save_index(index_of(clustered(100)), path)
     whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match=r"photos.faiss cannot be read.*delete it"):
+    path.write_bytes(whole[: int(fraction * len(whole))])
+    with pytest.raises(ValueError, match=r"images.faiss cannot be read.*delete it"):
         load_index(path)
 
 
 def test_no_index_is_told_with_the_command_that_builds_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no index at .*orl discover"):
-        load_index(tmp_path / "photos.faiss")
+        load_index(tmp_path / "images.faiss")
 
 
 @pytest.mark.parametrize("num_lists", [0, 31])
 def test_a_sample_that_is_too_small_is_refused(num_lists: int) -> None:
-    with pytest.raises(ValueError, match=rf"30 sampled photos cannot make {num_lists} clusters"):
+    with pytest.raises(ValueError, match=rf"30 sampled images cannot make {num_lists} clusters"):
         index_of(clustered(30), num_lists=num_lists)
 
 
-def test_too_few_photos_are_refused() -> None:
+def test_too_few_images_are_refused() -> None:
     rows = clustered(30)
-    with pytest.raises(ValueError, match=r"30 neighbours need at least 31 photos.* 30"):
+    with pytest.raises(ValueError, match=r"30 neighbours need at least 31 images.* 30"):
         of_all(index_of(rows, num_lists=2), rows, 30)
 
 

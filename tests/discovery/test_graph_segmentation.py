@@ -3,11 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from tests.discovery.photos import mottled
+from tests.discovery.images import mottled
 from tests.reference.selective_search import blur_by_loops, numbered, segment_by_loops
 
 from orl.discovery.graph_segmentation import blur, segment
-from orl.images.scenes import draw_scene
+from orl.synthetic.scenes import draw_scene
 
 SCALES = (150.0, 300.0, 450.0)
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
@@ -102,7 +102,7 @@ def test_the_blur_is_that_of_the_slow_reference(size_hw: tuple[int, int]) -> Non
 @pytest.mark.parametrize("index", range(3))
 def test_regions_and_their_numbers_are_those_of_opencv(index: int) -> None:
     graph = pytest.importorskip("cv2.ximgproc").segmentation
-    image = draw_scene(5, index, (181, 140)).photo
+    image = draw_scene(5, index, (181, 140)).image
     for scale, ours in zip(SCALES, segment(image, SCALES)):
         theirs = graph.createGraphSegmentation(float(np.float32(0.8)), scale, 100).processImage(image)
         np.testing.assert_array_equal(ours, theirs)
@@ -111,7 +111,7 @@ def test_regions_and_their_numbers_are_those_of_opencv(index: int) -> None:
 
 def test_the_blur_is_that_of_opencv() -> None:
     cv2 = pytest.importorskip("cv2")
-    image = draw_scene(5, 0, (181, 140)).photo
+    image = draw_scene(5, 0, (181, 140)).image
     smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), float(np.float32(0.8)))
     # To the last bit, except in a few columns at the right, where OpenCV does not fuse products and sums.
     assert (blur(image) != smooth).mean() < 0.02
@@ -140,7 +140,7 @@ def test_regions_are_connected_numbered_in_order_and_large_or_alone(
 
 @pytest.mark.parametrize("index", range(3))
 def test_a_turned_or_mirrored_image_has_the_same_regions(index: int) -> None:
-    image = draw_scene(6, index, (90, 120)).photo
+    image = draw_scene(6, index, (90, 120)).image
     labels = segment(image, SCALES)
     assert labels.max() > 2
     for ours, moved in (

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.discovery.photos import mottled, random_regions
+from tests.discovery.images import mottled, random_regions
 from tests.reference.selective_search import bins_of_codes, group_by_loops
 
 from orl.discovery.grouping import group_regions

@@ -6,16 +6,16 @@ from hypothesis import strategies as st
 from tests.reference.discovery import match_by_loops
 
 from orl.discovery.matching import match_neighbours, match_rois
-from orl.discovery.neighbours import unit_rows
+from orl.discovery.nearest_neighbours import unit_rows
 
 
 @given(st.integers(1, 25), st.integers(1, 25), st.sampled_from([0.04, 0.1, 0.5, 1.0]), st.integers(0, 99))
-def test_matching_equals_a_double_loop(num_own: int, num_other: int, share: float, seed: int) -> None:
+def test_matching_equals_a_double_loop(num_own: int, num_other: int, fraction: float, seed: int) -> None:
     generator = np.random.default_rng(seed)
     own, other = (unit_rows(generator.normal(size=(count, 6))) for count in (num_own, num_other))
-    pairs, values = match_rois(own, other, share)
+    pairs, values = match_rois(own, other, fraction)
     assert [tuple(pair) for pair in pairs.tolist()] == match_by_loops(
-        own.double().numpy(), other.double().numpy(), share
+        own.double().numpy(), other.double().numpy(), fraction
     )
     assert values.tolist() == sorted(values.tolist(), reverse=True)
 
@@ -29,7 +29,7 @@ def test_neighbours_at_once_are_matched_as_one_by_one_and_ties_go_to_the_lower_r
     axes = torch.eye(4)
     own = axes[generator.integers(0, 4, num_own)]
     others = [axes[generator.integers(0, 4, count)] for count in counts]
-    found = match_neighbours(own, torch.cat(others), counts, share=0.6)
+    found = match_neighbours(own, torch.cat(others), counts, fraction=0.6)
     assert len(found) == len(counts)
     for (pairs, values), other in zip(found, others):
         assert [tuple(pair) for pair in pairs.tolist()] == match_by_loops(own.numpy(), other.numpy(), 0.6)
@@ -51,7 +51,7 @@ def test_the_same_crop_is_matched_with_itself() -> None:
     torch.testing.assert_close(values, torch.ones(1))
 
 
-def test_a_photo_without_rois_is_refused() -> None:
+def test_per_image_without_rois_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot match 0 RoIs with 2"):
         match_rois(torch.zeros(0, 4), torch.eye(4)[:2])
     with pytest.raises(ValueError, match="cannot match 1 RoIs with 2, 0"):

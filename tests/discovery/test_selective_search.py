@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.discovery.photos import mottled
+from tests.discovery.images import mottled
 from tests.reference.selective_search import (
     bins_by_loops,
     group_by_loops,
@@ -24,22 +24,22 @@ from tests.reference.selective_search import (
 )
 
 from orl.boxes import iou
+from orl.datasets.decode import load_image
+from orl.datasets.labels import LabelledSplit
+from orl.datasets.sources import read_labels
 from orl.discovery import colour_spaces, graph_segmentation, grouping, selective_search, texture
 from orl.discovery.opencv_search import opencv_selective_search
-from orl.images.decode import load_photo
-from orl.images.labels import LabelledSplit
-from orl.images.scenes import Scene, draw_scene
-from orl.images.sources import read_labels
+from orl.synthetic.scenes import Scene, draw_scene
 
 search = selective_search.selective_search
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 
 def two_squares() -> np.ndarray:
-    photo = np.full((96, 128, 3), 40, dtype=np.uint8)
-    photo[16:56, 16:56] = (220, 30, 30)
-    photo[40:88, 72:120] = (30, 200, 60)
-    return photo
+    image = np.full((96, 128, 3), 40, dtype=np.uint8)
+    image[16:56, 16:56] = (220, 30, 30)
+    image[40:88, 72:120] = (30, 200, 60)
+    return image
 
 
 def jaccard(found: np.ndarray, others: np.ndarray) -> float:
@@ -48,9 +48,9 @@ def jaccard(found: np.ndarray, others: np.ndarray) -> float:
     return len(ours & theirs) / len(ours | theirs)
 
 
-def assert_proposals(found: np.ndarray, photo: np.ndarray) -> None:
-    """Boxes of at least a pixel, inside the photo, each once."""
-    height, width, _ = photo.shape
+def assert_proposals(found: np.ndarray, image: np.ndarray) -> None:
+    """Boxes of at least a pixel, inside the image, each once."""
+    height, width, _ = image.shape
     assert found.dtype == np.float32
     assert len(found) > 0
     assert (found[:, :2] >= 0).all()
@@ -59,8 +59,8 @@ def assert_proposals(found: np.ndarray, photo: np.ndarray) -> None:
     assert len(np.unique(found, axis=0)) == len(found)
 
 
-def coco_photos(real_data: Path, count: int) -> tuple[LabelledSplit, list[int]]:
-    """Every so many of a COCO set, which begins with any kind of photo."""
+def coco_images(real_data: Path, count: int) -> tuple[LabelledSplit, list[int]]:
+    """Every so many of a COCO set, which begins with any kind of image."""
     labels = read_labels(real_data / "coco-mini" / "annotations" / "instances_train2017.json")
     assert labels is not None
     return labels, list(range(0, len(labels), len(labels) // count))[:count]
@@ -80,16 +80,16 @@ def test_squares_of_one_colour_are_found() -> None:
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 130), (2, 2), (30, 50)])
-def test_a_photo_of_one_colour_is_its_own_proposal(size_hw: tuple[int, int]) -> None:
+def test_per_image_of_one_colour_is_its_own_proposal(size_hw: tuple[int, int]) -> None:
     found = search(np.full((*size_hw, 3), 130, dtype=np.uint8), seed=0)
     assert found.tolist() == [[0, 0, size_hw[1], size_hw[0]]]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_boxes_and_their_order_are_those_of_the_slow_reference(seed: int) -> None:
-    photo = mottled(seed, 40, 54, patch_px=17)
+    pixels = mottled(seed, 40, 54, patch_px=17)
     boxes, levels = [], []
-    for image in (colour_spaces.to_hsv(photo), colour_spaces.to_lab(photo)):
+    for image in (colour_spaces.to_hsv(pixels), colour_spaces.to_lab(pixels)):
         bins = bins_by_loops(image)
         for scale in (150, 300, 450):
             labels = segment_by_loops(image, scale)
@@ -100,7 +100,7 @@ def test_boxes_and_their_order_are_those_of_the_slow_reference(seed: int) -> Non
     draws = np.array(rand_by_loops(seed, len(boxes))) / (2**31 - 1)
     wanted = rank_by_loops(np.array(boxes), np.array(levels), draws)
     assert len(wanted) > 10
-    assert search(photo, seed).tolist() == wanted
+    assert search(pixels, seed).tolist() == wanted
 
 
 def test_small_draws_and_low_levels_rank_first_and_a_box_keeps_its_best_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_random_numbers_are_those_of_the_c_library(seed: int) -> None:
 
 def test_boxes_are_those_of_opencv_on_drawn_scenes() -> None:
     pytest.importorskip("cv2.ximgproc")
-    pairs = [(search(photo, seed), opencv_selective_search(photo, seed)) for seed, photo in drawn_photos()]
+    pairs = [(search(image, seed), opencv_selective_search(image, seed)) for seed, image in drawn_images()]
     agreement = [jaccard(*pair) for pair in pairs]
     # Where two edges or two similarities are equal the order is a matter of the sort.
     assert np.mean(agreement) >= 0.99
@@ -163,28 +163,28 @@ def test_boxes_are_those_of_opencv_on_drawn_scenes() -> None:
     assert sum(np.array_equal(*pair) for pair in pairs) >= len(pairs) // 2
 
 
-def drawn_photos() -> list[tuple[int, np.ndarray]]:
-    """Seeds and photos, small ones and large ones, the last two much longer than wide."""
+def drawn_images() -> list[tuple[int, np.ndarray]]:
+    """Seeds and images, small ones and large ones, the last two much longer than wide."""
     sizes_wh = [(150, 120), (151, 121), (90, 200), (152, 119), (300, 60), (50, 280)]
-    return [(2**31 * (index % 2) + index, scene(index, size_wh).photo) for index, size_wh in enumerate(sizes_wh)]
+    return [(2**31 * (index % 2) + index, scene(index, size_wh).image) for index, size_wh in enumerate(sizes_wh)]
 
 
 @pytest.mark.parametrize("which", range(4))
-def test_boxes_are_those_of_opencv_on_a_photo(real_data: Path, which: int) -> None:
+def test_boxes_are_those_of_opencv_on_per_image(real_data: Path, which: int) -> None:
     pytest.importorskip("cv2.ximgproc")
-    labels, rows = coco_photos(real_data, 4)
-    photo = load_photo(labels.root / labels.names[rows[which]])
-    assert jaccard(search(photo, which), opencv_selective_search(photo, which)) >= 0.98
+    labels, rows = coco_images(real_data, 4)
+    image = load_image(labels.root / labels.names[rows[which]])
+    assert jaccard(search(image, which), opencv_selective_search(image, which)) >= 0.98
 
 
 @pytest.mark.slow
-def test_boxes_and_objects_found_are_those_of_opencv_on_forty_photos(real_data: Path) -> None:
+def test_boxes_and_objects_found_are_those_of_opencv_on_forty_images(real_data: Path) -> None:
     pytest.importorskip("cv2.ximgproc")
-    labels, rows = coco_photos(real_data, 40)
+    labels, rows = coco_images(real_data, 40)
     agreement, best, best_of_opencv = [], [], []
     for row in rows:
-        photo = load_photo(labels.root / labels.names[row])
-        ours, theirs = search(photo, row), opencv_selective_search(photo, row)
+        image = load_image(labels.root / labels.names[row])
+        ours, theirs = search(image, row), opencv_selective_search(image, row)
         agreement.append(jaccard(ours, theirs))
         if len(labels.boxes[row]):
             best += iou(labels.boxes[row], ours).max(axis=1).tolist()
@@ -199,46 +199,46 @@ def test_boxes_and_objects_found_are_those_of_opencv_on_forty_photos(real_data: 
 
 @given(st.integers(0, 1000), sizes, st.floats(0.05, 1))
 @settings(max_examples=40, deadline=None)
-def test_boxes_lie_inside_the_photo_each_once(seed: int, size_hw: tuple[int, int], scale: float) -> None:
-    photo = mottled(seed, *size_hw)
-    assert_proposals(search(photo, seed, scale), photo)
+def test_boxes_lie_inside_the_image_each_once(seed: int, size_hw: tuple[int, int], scale: float) -> None:
+    image = mottled(seed, *size_hw)
+    assert_proposals(search(image, seed, scale), image)
 
 
 @pytest.mark.parametrize(
     "size_hw", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 3), (1, 700), (700, 1), (2, 300), (300, 2), (40, 400), (400, 40)]
 )
 @pytest.mark.parametrize("scale", [1.0, 0.3])
-def test_photos_of_odd_shapes_are_searched(size_hw: tuple[int, int], scale: float) -> None:
-    photo = mottled(4, *size_hw, patch_px=30)
-    found = search(photo, 0, scale)
-    assert_proposals(found, photo)
+def test_images_of_odd_shapes_are_searched(size_hw: tuple[int, int], scale: float) -> None:
+    image = mottled(4, *size_hw, patch_px=30)
+    found = search(image, 0, scale)
+    assert_proposals(found, image)
     if min(size_hw) > 1:
         assert [0, 0, size_hw[1], size_hw[0]] in found.tolist()
 
 
-def test_order_comes_from_photo_and_seed_and_not_from_what_was_searched_before() -> None:
-    photo = scene(0).photo
-    first = search(photo, seed=3)
+def test_order_comes_from_image_and_seed_and_not_from_what_was_searched_before() -> None:
+    image = scene(0).image
+    first = search(image, seed=3)
     search(two_squares(), seed=9)
-    np.testing.assert_array_equal(search(photo, seed=3), first)
-    other = search(photo, seed=4)
+    np.testing.assert_array_equal(search(image, seed=3), first)
+    other = search(image, seed=4)
     assert not np.array_equal(other, first)
     assert jaccard(other, first) == 1
 
 
 def test_two_threads_find_what_one_finds() -> None:
-    photos = [scene(index).photo for index in range(6)]
+    images = [scene(index).image for index in range(6)]
     with ThreadPoolExecutor(2) as pool:
-        together = list(pool.map(search, photos, range(6)))
-    for seed, (photo, found) in enumerate(zip(photos, together)):
-        np.testing.assert_array_equal(found, search(photo, seed))
+        together = list(pool.map(search, images, range(6)))
+    for seed, (image, found) in enumerate(zip(images, together)):
+        np.testing.assert_array_equal(found, search(image, seed))
 
 
 @pytest.mark.parametrize("index", range(3))
 def test_at_half_size_the_same_objects_are_found(index: int) -> None:
     drawn = scene(index, (400, 300))
-    full, half = search(drawn.photo, 0), search(drawn.photo, 0, scale=0.5)
-    assert_proposals(half, drawn.photo)
+    full, half = search(drawn.image, 0), search(drawn.image, 0, scale=0.5)
+    assert_proposals(half, drawn.image)
     assert len(half) < len(full)
     objects = np.array([each.box for each in drawn.objects if not each.difficult], dtype=np.float32)
     assert iou(objects, half).max(axis=1).mean() > iou(objects, full).max(axis=1).mean() - 0.1
@@ -246,9 +246,9 @@ def test_at_half_size_the_same_objects_are_found(index: int) -> None:
     assert iou(large, half).max(axis=1).mean() > 0.8
 
 
-def test_at_half_size_corners_are_even_and_the_whole_photo_is_whole() -> None:
-    photo = scene(0).photo
-    found = search(photo, 0, scale=0.5)
+def test_at_half_size_corners_are_even_and_the_whole_image_is_whole() -> None:
+    image = scene(0).image
+    found = search(image, 0, scale=0.5)
     assert (found % 2 == 0).all()
     assert [0, 0, 192, 144] in found.tolist()
     for width in range(1, 60):
@@ -257,50 +257,50 @@ def test_at_half_size_corners_are_even_and_the_whole_photo_is_whole() -> None:
 
 
 def test_half_size_is_the_search_of_means_of_four_pixels() -> None:
-    photo = scene(1).photo
+    image = scene(1).image
     # First along the rows, then along the columns, each time rounded, halves up.
-    rows = (photo[:, ::2].astype(int) + photo[:, 1::2] + 1) // 2
+    rows = (image[:, ::2].astype(int) + image[:, 1::2] + 1) // 2
     small = ((rows[::2] + rows[1::2] + 1) // 2).astype(np.uint8)
-    np.testing.assert_array_equal(search(photo, 5, scale=0.5), 2 * search(small, 5))
+    np.testing.assert_array_equal(search(image, 5, scale=0.5), 2 * search(small, 5))
 
 
-def test_a_photo_of_too_large_a_mean_side_is_searched_at_a_reduced_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    photo = scene(2).photo
-    whole, half, quarter = (search(photo, 0, scale) for scale in (1, 0.5, 0.25))
+def test_per_image_of_too_large_a_mean_side_is_searched_at_a_reduced_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = scene(2).image
+    whole, half, quarter = (search(image, 0, scale) for scale in (1, 0.5, 0.25))
     monkeypatch.setattr(selective_search, "MAX_PIXELS", ((192 + 144) // 2) ** 2)
-    np.testing.assert_array_equal(search(photo, 0), whole)
+    np.testing.assert_array_equal(search(image, 0), whole)
     monkeypatch.setattr(selective_search, "MAX_PIXELS", ((96 + 72) // 2) ** 2)
-    np.testing.assert_array_equal(search(photo, 0), half)
-    np.testing.assert_array_equal(search(photo, 0, scale=0.25), quarter)
+    np.testing.assert_array_equal(search(image, 0), half)
+    np.testing.assert_array_equal(search(image, 0, scale=0.25), quarter)
 
 
-def test_a_very_long_photo_is_searched_at_a_reduced_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_very_long_image_is_searched_at_a_reduced_size(monkeypatch: pytest.MonkeyPatch) -> None:
     # Turned by 45 degrees it would be a square of 50,000 pixels a side.
-    photo = np.zeros((2, 70_000, 3), dtype=np.uint8)
-    photo[:, 35_000:] = 255
+    image = np.zeros((2, 70_000, 3), dtype=np.uint8)
+    image[:, 35_000:] = 255
     monkeypatch.setattr(selective_search, "MAX_PIXELS", 1000**2)
-    found = search(photo, 0)
-    assert_proposals(found, photo)
+    found = search(image, 0)
+    assert_proposals(found, image)
     wanted = np.array([[0, 0, 35_000, 2], [35_000, 0, 70_000, 2]], dtype=np.float32)
     assert iou(wanted, found).max(axis=1).min() > 0.99
 
 
-def test_the_array_of_a_photo_need_not_be_contiguous_or_writable() -> None:
-    photo = scene(3).photo
-    locked = photo.copy()
+def test_the_array_of_per_image_need_not_be_contiguous_or_writable() -> None:
+    image = scene(3).image
+    locked = image.copy()
     locked.setflags(write=False)
-    np.testing.assert_array_equal(search(locked, 0), search(photo, 0))
-    cut = photo[4:, ::-2]
+    np.testing.assert_array_equal(search(locked, 0), search(image, 0))
+    cut = image[4:, ::-2]
     np.testing.assert_array_equal(search(cut, 0), search(cut.copy(), 0))
-    standing = photo.transpose(1, 0, 2)
+    standing = image.transpose(1, 0, 2)
     np.testing.assert_array_equal(search(standing, 0), search(np.ascontiguousarray(standing), 0))
 
 
-def test_the_photo_is_left_as_it_was() -> None:
-    photo = scene(3).photo
-    before = photo.copy()
-    search(photo, 0)
-    np.testing.assert_array_equal(photo, before)
+def test_the_image_is_left_as_it_was() -> None:
+    image = scene(3).image
+    before = image.copy()
+    search(image, 0)
+    np.testing.assert_array_equal(image, before)
 
 
 # Compilation.
@@ -325,7 +325,7 @@ def test_every_loop_leaves_the_lock_of_python_to_others_and_is_kept_on_disk() ->
         assert function.stats.cache_path
 
 
-def test_no_photo_has_anything_compiled_again() -> None:
+def test_no_image_has_anything_compiled_again() -> None:
     script = """
 import numpy as np
 from orl.discovery import colour_spaces, graph_segmentation, grouping, selective_search, texture
@@ -334,9 +334,9 @@ modules = [colour_spaces, graph_segmentation, grouping, selective_search, textur
 functions = [each for module in modules for each in vars(module).values() if hasattr(each, "signatures")]
 selective_search.compile_search()
 before = [len(each.signatures) for each in functions]
-photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
-photo.setflags(write=False)
-for searched in (photo, photo[::2, ::-1], photo[:1], photo[:1, :1]):
+image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+image.setflags(write=False)
+for searched in (image, image[::2, ::-1], image[:1], image[:1, :1]):
     for scale in (1.0, 0.5):
         selective_search.selective_search(searched, 3, scale)
 print([each.__name__ for each, count in zip(functions, before) if len(each.signatures) != count])
@@ -349,9 +349,9 @@ print([each.__name__ for each, count in zip(functions, before) if len(each.signa
 def test_a_compilation_is_announced_when_it_takes_long_and_only_then(
     seconds: float, notices: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def slowly(photo: np.ndarray) -> np.ndarray:
+    def slowly(image: np.ndarray) -> np.ndarray:
         time.sleep(seconds)
-        return photo
+        return image
 
     monkeypatch.setattr(selective_search, "to_hsv", slowly)
     monkeypatch.setattr(selective_search, "COMPILE_NOTICE_S", 0.1 if seconds else 60)

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.discovery.photos import mottled
+from tests.discovery.images import mottled
 from tests.reference.selective_search import bins_by_loops, bins_of_codes
 
 from orl.discovery.texture import NUM_BINS, Turns, texture_codes
-from orl.images.scenes import draw_scene
+from orl.synthetic.scenes import draw_scene
 
 RISES = NUM_BINS
 """Codes from here on stand for a gradient that rises."""
@@ -70,10 +70,10 @@ def test_steps_are_tenths_of_the_steepest() -> None:
     heights = np.repeat([0, 40, 0, 80, 0, 120, 0, 160, 0, 200], 4)[None].repeat(5, axis=0)
     codes, _ = texture_codes(grey(heights))
     rises = codes[0, 2, [4, 12, 20, 28, 36]]
-    assert rises.tolist() == [RISES + int(round(255 * share) / 25.6) for share in (0.2, 0.4, 0.6, 0.8, 1)]
+    assert rises.tolist() == [RISES + int(round(255 * fraction) / 25.6) for fraction in (0.2, 0.4, 0.6, 0.8, 1)]
     # Falls of 40 to 160, from the deepest, which is 0.
     falls = codes[0, 2, [8, 16, 24, 32]]
-    assert falls.tolist() == [int(round(255 * share) / 25.6) for share in (0.75, 0.5, 0.25, 0)]
+    assert falls.tolist() == [int(round(255 * fraction) / 25.6) for fraction in (0.75, 0.5, 0.25, 0)]
 
 
 def test_diagonals_look_to_the_lower_right_and_to_the_lower_left() -> None:
@@ -110,7 +110,7 @@ def test_bins_are_those_of_the_slow_reference(size_hw: tuple[int, int]) -> None:
 @pytest.mark.parametrize("size_wh", [(160, 120), (121, 160), (140, 141), (99, 201), (300, 50), (50, 333)])
 def test_bins_are_those_that_opencv_composes(size_wh: tuple[int, int]) -> None:
     pytest.importorskip("cv2")
-    image = draw_scene(7, 0, size_wh).photo
+    image = draw_scene(7, 0, size_wh).image
     ours = bins_of_codes(*texture_codes(image))
     assert (ours != bins_by_opencv(image)).mean() < 1e-4
 

@@ -26,7 +26,7 @@ STOPPING: list[tuple[Plan, str, str]] = [
     (good_plan({"precision": "16-mixed"}), "16-mixed needs a GPU", "--precision 32-true"),
     (good_plan({"wandb": "offline"}, {"optional": {"wandb": False}}), "wandb is missing", "pip install wandb"),
     (good_plan({"compile": True}, {"compiler": None}), "needs a C\\+\\+ compiler", "leave --compile out"),
-    (good_plan(num_photos=40), "a batch of 64 needs as many photos, and there are 40", "--stage1.batch-size 10"),
+    (good_plan(num_images=40), "a batch of 64 needs as many images, and there are 40", "--stage1.batch-size 10"),
     (good_plan(num_processes=3), "a batch of 64 cannot be shared evenly by 3 processes", "--stage1.batch-size"),
     (
         good_plan({"stage1": TrainConfig(batch_size=64, epochs=1, accumulation_steps=5)}),
@@ -36,7 +36,7 @@ STOPPING: list[tuple[Plan, str, str]] = [
     (good_plan(out_of_memory={"stage1": "killed"}), "stage1 finds no memory .*killed", "--network.backbone"),
     (
         good_plan(training={"stage1": replace(COST, memory=Line(GIB, GIB / 4))}),
-        "stage1 passes 64 photos at once, for which it needs about 17.0 GiB of memory, and 10.0 are free: 32 fit",
+        "stage1 passes 64 images at once, for which it needs about 17.0 GiB of memory, and 10.0 are free: 32 fit",
         "--stage1.accumulation-steps 2",
     ),
     (
@@ -62,15 +62,15 @@ SLOW: list[tuple[Plan, str, str]] = [
     (good_plan({"workers": 16}), "16 workers share 4 processors", "--workers 4"),
     (
         good_plan(machine={"gpus": (OLD_GPU,)}, training={"stage3": replace(COST, sample_s=0.04)}),
-        "stage3 would wait for photos 50% of the time",
+        "stage3 would wait for images 50% of the time",
         "--workers 4",
     ),
     (
         good_plan({"workers": 4}, {"gpus": (OLD_GPU,)}, training={"stage3": replace(COST, sample_s=0.08)}),
-        "wait for photos 50%",
+        "wait for images 50%",
         "orl data pack",
     ),
-    (good_plan({"stage1": LONG}, num_photos=10**6), "stage1 would take about 102 days: 800 epochs", "fewer"),
+    (good_plan({"stage1": LONG}, num_images=10**6), "stage1 would take about 102 days: 800 epochs", "fewer"),
 ]
 
 

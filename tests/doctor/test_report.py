@@ -8,14 +8,14 @@ from tests.doctor.plans import COST, GIB, GPU, good_plan
 
 from orl.cli import main
 from orl.config import RunConfig
+from orl.datasets.image_table import ImageTable
 from orl.doctor import report
 from orl.doctor.estimates import Line
 from orl.doctor.findings import find_obstacles
 from orl.doctor.report import Examination, format_examination, to_json
-from orl.images.scenes import draw_scenes
-from orl.images.table import ImageTable
+from orl.synthetic.scenes import draw_scenes
 
-NO_PHOTOS = ImageTable(root=Path("photos"), names=(), sizes_wh=(), digests=())
+NO_IMAGES = ImageTable(root=Path("images"), names=(), sizes_wh=(), digests=())
 TINY = [
     *(
         "--stage1.views.size-px",
@@ -36,7 +36,7 @@ TINY = [
 
 def examination(**changes: object) -> Examination:
     plan = good_plan(**changes)  # type: ignore[arg-type]
-    return Examination(plan=plan, measured_on="8 photos, drawn", findings=find_obstacles(plan))
+    return Examination(plan=plan, measured_on="8 images, drawn", findings=find_obstacles(plan))
 
 
 def test_the_terminal_shows_facts_estimates_and_findings() -> None:
@@ -45,15 +45,15 @@ def test_the_terminal_shows_facts_estimates_and_findings() -> None:
         "torch 2",
         "a processor: 4 usable, no bf16",
         "10.0 GiB free",
-        "estimates for 6,400 photos and 1 process:",
-        "tried on the processor with 8 photos, drawn",
-        # 64,000 photos at 1 / 0.011 a second.
-        "stage1    12 min for 10 epochs at 90.9 photos/s (network 100.0, reading 250.0 a core; 9% of the time",
-        "memory 1.00 GiB and 10.2 MiB a photo: 800 photos fit at once",
+        "estimates for 6,400 images and 1 process:",
+        "tried on the processor with 8 images, drawn",
+        # 64,000 images at 1 / 0.011 a second.
+        "stage1    12 min for 10 epochs at 90.9 images/s (network 100.0, reading 250.0 a core; 9% of the time",
+        "memory 1.00 GiB and 10.2 MiB an image: 800 images fit at once",
         "a batch of 64 needs accumulation-steps 1",
-        "measured at batches of 2 and 6 photos",
+        "measured at batches of 2 and 6 images",
         # 6,400 x 0.2 s.
-        "stage2    21 min: 0.100 s a photo for boxes, 9 RoIs a photo",
+        "stage2    21 min: 0.100 s an image for boxes, 9 RoIs an image",
         "in all    45 min",
         "nothing stands in the way",
     ):
@@ -66,7 +66,7 @@ def test_what_stops_is_shown_with_its_way_out() -> None:
     shown = format_examination(found)
     assert not found.works
     assert "tried on a GPU" in shown
-    assert "will not work: stage1 passes 64 photos at once" in shown
+    assert "will not work: stage1 passes 64 images at once" in shown
     assert "way out: set --stage1.accumulation-steps 2" in shown
     assert "slower than need be: this GPU multiplies bf16" in shown
 
@@ -85,7 +85,7 @@ def test_the_json_holds_what_is_shown() -> None:
     assert found["works"] is True
     assert found["machine"]["cores"] == 4
     assert found["estimates"]["stage1"]["largest_batch"] == 800
-    assert found["training"]["stage3"]["memory"] == {"fixed": GIB, "per_photo": GIB / 100}
+    assert found["training"]["stage3"]["memory"] == {"fixed": GIB, "per_image": GIB / 100}
     assert found["discovery_hours"] == pytest.approx(6400 * 0.2 / 3600)
     assert found["findings"] == []
 
@@ -105,8 +105,8 @@ def test_a_gpu_that_is_missing_ends_with_1(capsys: pytest.CaptureFixture[str], t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--images", "nowhere/at/all"], "no photos at"),
-        (["--photos", "many"], "--photos needs a whole number above 0, not 'many'"),
+        (["--images", "nowhere/at/all"], "no images at"),
+        (["--num-images", "many"], "--num-images needs a whole number above 0, not 'many'"),
         (["--processes=0"], "--processes needs a whole number above 0, not '0'"),
         (["--json"], "--json needs a path"),
     ],
@@ -126,10 +126,10 @@ def test_a_tiny_recipe_is_tried_and_found_to_work(tmp_path: Path, capsys: pytest
     path = tmp_path / "doctor.json"
     assert main(["doctor", "demo", "--images", str(tmp_path / "scenes"), *TINY, "--json", str(path)]) == 0
     shown = capsys.readouterr().out
-    assert "estimates for 24 photos and 1 process:" in shown
+    assert "estimates for 24 images and 1 process:" in shown
     found = json.loads(path.read_text())
     assert set(found["estimates"]) == {"stage1", "stage3"}
-    assert found["measured_on"].startswith("8 photos")
+    assert found["measured_on"].startswith("8 images")
     assert 0 < found["estimates"]["stage1"]["hours"] < 1
 
 
@@ -141,7 +141,7 @@ def test_stage_3_is_not_tried_where_stage_2_finds_no_memory(tmp_path: Path, monk
         return COST
 
     monkeypatch.setattr(report, "in_own_process", tried)
-    plan = report._measured(good_plan(training={}, discovery=None), NO_PHOTOS)
+    plan = report._measured(good_plan(training={}, discovery=None), NO_IMAGES)
     assert list(plan.training) == ["stage1"]
     (finding,) = [each for each in find_obstacles(plan) if each.what.startswith("stage2 finds no memory")]
     assert "--discover.search-scale" in finding.way_out

@@ -17,8 +17,8 @@ class FixedMap(nn.Module):
         self.feature_map = feature_map
         self.seen = torch.Size()
 
-    def forward(self, photos: torch.Tensor) -> torch.Tensor:
-        self.seen = photos.shape
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen = images.shape
         return self.feature_map[None]
 
 
@@ -26,14 +26,14 @@ def fake_backbone(feature_map: torch.Tensor) -> Backbone:
     return Backbone(OrderedDict(fixed=FixedMap(feature_map)), "fake", len(feature_map)).eval()
 
 
-def photo(height: int, width: int) -> np.ndarray:
+def image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
 
 
 def test_the_peak_lies_over_the_hot_cell():
     feature_map = torch.zeros(4, 3, 6)
     feature_map[:, 2, 1] = 5.0
-    attention = attention_map(fake_backbone(feature_map), photo(90, 180))
+    attention = attention_map(fake_backbone(feature_map), image(90, 180))
     row, column = np.unravel_index(np.argmax(attention), attention.shape)
     assert attention.shape == (90, 180)
     assert 60 <= row < 90
@@ -46,28 +46,28 @@ def test_the_reduction_is_the_mean_magnitude_whatever_the_sign():
     feature_map = torch.zeros(2, 1, 3)
     feature_map[:, 0, 0] = torch.tensor([-3.0, 3.0])  # magnitude 3, though the mean is 0
     feature_map[:, 0, 2] = torch.tensor([2.0, 2.0])
-    attention = attention_map(fake_backbone(feature_map), photo(32, 96))
+    attention = attention_map(fake_backbone(feature_map), image(32, 96))
     assert np.argmax(attention.mean(axis=0)) < 32
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1e6])
 def test_equal_magnitudes_everywhere_give_zeros(value):
-    attention = attention_map(fake_backbone(torch.full((3, 5, 7), value)), photo(61, 83))
+    attention = attention_map(fake_backbone(torch.full((3, 5, 7), value)), image(61, 83))
     assert np.array_equal(attention, np.zeros((61, 83)))
 
 
 def test_the_network_sees_the_asked_side_in_whole_positions():
     backbone = fake_backbone(torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0)))
-    attention_map(backbone, photo(300, 500), long_side_px=448)
+    attention_map(backbone, image(300, 500), long_side_px=448)
     assert backbone.fixed.seen == (1, 3, 256, 448)  # 268.8 px are 8.4 positions
-    attention_map(backbone, photo(1000, 5), long_side_px=64)
+    attention_map(backbone, image(1000, 5), long_side_px=64)
     assert backbone.fixed.seen == (1, 3, 64, 32)
 
 
 def test_a_real_backbone_stays_in_range_and_unchanged():
     backbone = build_backbone("resnet10").eval()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    attention = attention_map(backbone, photo(50, 70), long_side_px=96)
+    attention = attention_map(backbone, image(50, 70), long_side_px=96)
     assert attention.min() == 0
     assert attention.max() == 1
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
@@ -127,41 +127,41 @@ def test_the_component_does_not_change_when_channels_change_places_or_zeros_are_
 @pytest.mark.parametrize("reduction", ["magnitude", "component", "similarity"])
 def test_a_map_of_equal_positions_is_empty_and_any_other_is_the_same_each_time(reduction):
     alike = fake_backbone(torch.tensor([0.3, -1.0, 7.0])[:, None, None].expand(3, 4, 6))
-    assert np.array_equal(attention_map(alike, photo(40, 60), reduction=reduction), np.zeros((40, 60)))
+    assert np.array_equal(attention_map(alike, image(40, 60), reduction=reduction), np.zeros((40, 60)))
     backbone = build_backbone("resnet10").eval()
-    maps = [attention_map(backbone, photo(50, 70), 96, reduction=reduction) for _ in range(2)]
+    maps = [attention_map(backbone, image(50, 70), 96, reduction=reduction) for _ in range(2)]
     assert np.array_equal(*maps)
     assert (maps[0].min(), maps[0].max()) == (0, 1)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (7, 7), (28, 42)])
-def test_a_backbone_of_any_stride_gives_a_map_of_the_photos_size(shape):
+def test_a_backbone_of_any_stride_gives_a_map_of_the_images_size(shape):
     feature_map = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
-    assert attention_map(fake_backbone(feature_map), photo(50, 75)).shape == (50, 75)
+    assert attention_map(fake_backbone(feature_map), image(50, 75)).shape == (50, 75)
 
 
 def test_a_network_without_a_name_is_told_by_its_class():
     with pytest.raises(ValueError, match="FixedMap in training mode"):
-        attention_map(FixedMap(torch.ones(1, 1, 1)).train(), photo(40, 40))
+        attention_map(FixedMap(torch.ones(1, 1, 1)).train(), image(40, 40))
 
 
 def test_a_backbone_in_training_mode_is_refused():
     with pytest.raises(ValueError, match="resnet10 in training mode"):
-        attention_map(build_backbone("resnet10").train(), photo(40, 40))
+        attention_map(build_backbone("resnet10").train(), image(40, 40))
 
 
 def test_a_side_below_one_position_is_refused():
     with pytest.raises(ValueError, match="long_side_px 31"):
-        attention_map(fake_backbone(torch.ones(1, 1, 1)), photo(40, 40), long_side_px=31)
+        attention_map(fake_backbone(torch.ones(1, 1, 1)), image(40, 40), long_side_px=31)
 
 
-def test_a_sheet_has_a_row_for_each_photo_and_one_scale_for_all():
+def test_a_sheet_has_a_row_for_each_image_and_one_scale_for_all():
     ramp = np.tile(np.linspace(0, 1, 60, dtype=np.float32), (40, 1))
     tall = ramp.T.copy()
     maps = {"one": [ramp, tall], "two": [ramp * 0.5, tall]}
-    figure = draw_attention_sheet([photo(40, 60), photo(60, 40)], maps, ["first line", "second line"], threshold=0.7)
+    figure = draw_attention_sheet([image(40, 60), image(60, 40)], maps, ["first line", "second line"], threshold=0.7)
     *panels, scale = figure.axes
-    assert [axes.get_title() for axes in panels] == ["photo", "one", "two", "", "", ""]
+    assert [axes.get_title() for axes in panels] == ["image", "one", "two", "", "", ""]
     assert [axes.images[-1].get_clim() for axes in panels[1:3] + panels[4:]] == [(0, 1)] * 4
     assert [len(axes.collections) for axes in panels] == [0, 1, 0, 0, 1, 1]
     assert panels[1].collections[0].levels.tolist() == [0.7]

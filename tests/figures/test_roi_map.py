@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
+from orl.datasets.labels import NO_OBJECT
 from orl.figures.roi_map import NO_OBJECT_COLOUR, OTHER_COLOUR, draw_roi_map, map_points, spread_out
-from orl.images.labels import NO_OBJECT
 
 
 def groups(num_points: int, num_groups: int = 3) -> tuple[np.ndarray, np.ndarray]:

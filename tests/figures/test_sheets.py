@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from orl.figures.files import save_figure
+from orl.figures.figure_files import save_figure
 from orl.figures.sheets import Picture, SheetOptions, Words, check_options, fitted, sheet_figure, thumbnail
 
 DPI = 50
@@ -57,15 +57,15 @@ def test_words_never_overlap_and_never_leave_the_sheet(
     pictures = [picture(aspect_ratio, names, num_badges, names[1]) for aspect_ratio in aspect_ratios]
     figure = sheet_figure(names[0], names[1], pictures, cols, DPI)
     width, height = figure.get_size_inches() * DPI
-    photos = [axes.get_window_extent().extents for axes in figure.axes]
+    images = [axes.get_window_extent().extents for axes in figure.axes]
     found = [box for box in boxes_of_texts(figure).values() if box[2] > box[0]]
-    for left, bottom, right, top in [*found, *photos]:
+    for left, bottom, right, top in [*found, *images]:
         # Letters are drawn on whole pixels.
         assert left >= -1
         assert bottom >= -1
         assert right <= width + 1
         assert top <= height + 1
-    for one, other in itertools.combinations([*found, *photos], 2):
+    for one, other in itertools.combinations([*found, *images], 2):
         overlap = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
         assert overlap.min() <= 1.0, (one, other)
 
@@ -92,29 +92,29 @@ def test_words_are_shown_as_they_are_and_not_as_formulas() -> None:
 
 
 def test_words_below_a_narrow_picture_have_room() -> None:
-    figure = sheet_figure("title", "run", [picture(0.01, ("photo_1.jpg", "photo_2.jpg"))], 1, DPI)
-    assert {"photo_1.jpg", "photo_2.jpg"} <= {text.get_text() for text in figure.texts}
+    figure = sheet_figure("title", "run", [picture(0.01, ("image_1.jpg", "image_2.jpg"))], 1, DPI)
+    assert {"image_1.jpg", "image_2.jpg"} <= {text.get_text() for text in figure.texts}
 
 
 def test_text_that_fits_is_kept_and_other_text_loses_its_beginning() -> None:
-    assert fitted("photo.jpg", 3, 10) == "photo.jpg"
-    short = fitted("a/folder/with/a/long/name/photo.jpg", 1, 10)
+    assert fitted("image.jpg", 3, 10) == "image.jpg"
+    short = fitted("a/folder/with/a/long/name/image.jpg", 1, 10)
     assert short.startswith("…")
-    assert short.endswith("photo.jpg")
-    assert fitted("photo.jpg", 0.01, 10) == ""
+    assert short.endswith("image.jpg")
+    assert fitted("image.jpg", 0.01, 10) == ""
     assert fitted("", 1, 10) == ""
     assert fitted("a\nb\x00c", 3, 10) == "a?b?c"
 
 
 def test_a_shorter_text_would_not_fit_either_if_one_letter_were_added() -> None:
-    name = "a/folder/with/a/long/name/photo.jpg"
+    name = "a/folder/with/a/long/name/image.jpg"
     short = fitted(name, 1, 10)
     one_more = name[-len(short) :]
     assert short[1:] == one_more[1:]
     assert fitted("…" + one_more, 1, 10) != "…" + one_more
 
 
-def test_a_large_photo_is_made_small_and_a_small_one_is_left_alone() -> None:
+def test_a_large_image_is_made_small_and_a_small_one_is_left_alone() -> None:
     wide = np.zeros((500, 4000, 3), dtype=np.uint8)
     tall = np.zeros((4000, 500, 3), dtype=np.uint8)
     assert thumbnail(wide, 100).shape == (75, 600, 3)  # a column of 6 inches
@@ -148,7 +148,7 @@ def test_a_png_has_the_size_of_the_sheet_and_shows_it(tmp_path: Path) -> None:
         assert image.getpixel((1, 1)) == (255, 255, 255)
 
 
-def test_an_svg_is_well_formed_and_its_photos_have_the_resolution_asked_for(tmp_path: Path) -> None:
+def test_an_svg_is_well_formed_and_its_images_have_the_resolution_asked_for(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (300, 600, 3), dtype=np.uint8)
     shown = Picture(aspect_ratio=2, draw=lambda axes: axes.imshow(noise) and None, lines=())
     sizes = {}

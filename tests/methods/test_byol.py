@@ -24,9 +24,9 @@ def test_loss_at_known_angles(degrees: int, expected: float) -> None:
 
 
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 1000))
-def test_loss_equals_the_equation_as_loops(num_photos: int, length: int, seed: int) -> None:
+def test_loss_equals_the_equation_as_loops(num_images: int, length: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    prediction, target = torch.randn(2, num_photos, length, dtype=torch.float64, generator=generator) + 0.1
+    prediction, target = torch.randn(2, num_images, length, dtype=torch.float64, generator=generator) + 0.1
     expected = regression_loss_by_loops(prediction.tolist(), target.tolist())
     torch.testing.assert_close(regression_loss(prediction, target).item(), expected)
 

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from orl.methods.densecl import DenseCL, most_similar_positions, rows, take_positions
 from orl.methods.mocov2 import MoCoV2
 from orl.networks.backbones import Backbone
-from orl.networks.mlp import for_every_position, mlp, plain_mlp
+from orl.networks.mlp import conv1x1, mlp, moco_mlp
 from orl.networks.online_target import Encoder
 
 TEMPERATURE = 0.2
@@ -44,13 +44,13 @@ def small_encoder() -> Encoder:
     parts: OrderedDict[str, nn.Module] = OrderedDict(
         conv=nn.Conv2d(3, 6, 3, stride=2, bias=False), bn=nn.BatchNorm2d(6), activation=nn.Tanh()
     )
-    return Encoder(Backbone(parts, "small", 6), plain_mlp(6, 8, LENGTH))
+    return Encoder(Backbone(parts, "small", 6), moco_mlp(6, 8, LENGTH))
 
 
 def new_method(queue_size: int = 24, num_groups: int = 2, dense_weight: float = 0.5) -> DenseCL:
     encoder = small_encoder()
     # With batch normalisation, which the paper's has not, groups and order are seen there too.
-    dense_projector = for_every_position(mlp(6, 32, LENGTH))
+    dense_projector = conv1x1(mlp(6, 32, LENGTH))
     return DenseCL(
         encoder,
         dense_projector,
@@ -74,10 +74,10 @@ def test_matches_are_known_when_the_key_map_is_the_query_map_turned() -> None:
 
 
 @given(st.integers(1, 3), st.integers(2, 5), st.integers(1, 3), st.integers(1, 3), st.integers(0, 1000))
-def test_matches_equal_the_rule_as_loops(num_photos: int, length: int, height: int, width: int, seed: int) -> None:
-    query_map = random(num_photos, length, height, width, seed=seed)
+def test_matches_equal_the_rule_as_loops(num_images: int, length: int, height: int, width: int, seed: int) -> None:
+    query_map = random(num_images, length, height, width, seed=seed)
     # The other view's map may have another form.
-    key_map = random(num_photos, length, width + 1, height, seed=seed + 1)
+    key_map = random(num_images, length, width + 1, height, seed=seed + 1)
     expected = most_similar_by_loops(query_map.tolist(), key_map.tolist())
     assert most_similar_positions(query_map, key_map).tolist() == expected
 
@@ -164,7 +164,7 @@ def test_losses_of_a_batch_are_those_of_its_parts_as_loops(num_groups: int) -> N
 
 
 class Same(nn.Module):
-    """A dense projector that gives every position of every photo one direction."""
+    """A dense projector that gives every position of every image one direction."""
 
     def __init__(self, scale: float) -> None:
         super().__init__()
@@ -275,9 +275,9 @@ def test_a_weight_that_is_no_share_is_refused(weight: float) -> None:
 
 
 def test_a_batch_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="a batch of 6 photos makes no 4 groups"):
+    with pytest.raises(ValueError, match="a batch of 6 images makes no 4 groups"):
         new_method(num_groups=4)(batch_of(0, count=6))
-    with pytest.raises(ValueError, match="a queue of 20 keys is no multiple of a batch of 8 photos"):
+    with pytest.raises(ValueError, match="a queue of 20 keys is no multiple of a batch of 8 images"):
         new_method(queue_size=20)(batch_of(0))
 
 

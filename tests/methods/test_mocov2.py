@@ -30,7 +30,7 @@ from orl.methods.mocov2 import (
     shuffle,
 )
 from orl.networks.backbones import Backbone, build_backbone
-from orl.networks.mlp import mlp, plain_mlp
+from orl.networks.mlp import mlp, moco_mlp
 from orl.networks.online_target import Encoder
 
 TEMPERATURE = 0.2
@@ -79,9 +79,9 @@ def test_loss_is_known_when_negatives_are_orthogonal() -> None:
 
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 5), st.floats(0.05, 2), st.integers(0, 1000))
 def test_loss_equals_the_equation_as_loops(
-    num_photos: int, queue_size: int, length: int, temperature: float, seed: int
+    num_images: int, queue_size: int, length: int, temperature: float, seed: int
 ) -> None:
-    query, key = random(num_photos, length, seed=seed), random(num_photos, length, seed=seed + 1)
+    query, key = random(num_images, length, seed=seed), random(num_images, length, seed=seed + 1)
     queue = unit(random(queue_size, length, seed=seed + 2))
     expected = queue_loss_by_loops(query.tolist(), key.tolist(), queue.tolist(), temperature)
     torch.testing.assert_close(queue_loss(query, key, queue, temperature).item(), expected)
@@ -89,11 +89,11 @@ def test_loss_equals_the_equation_as_loops(
 
 @given(st.permutations(range(5)), st.permutations(range(7)), st.floats(0.01, 100), st.floats(0.01, 100))
 def test_loss_sees_neither_an_order_nor_a_length(
-    photos: list[int], negatives: list[int], query_scale: float, key_scale: float
+    images: list[int], negatives: list[int], query_scale: float, key_scale: float
 ) -> None:
     query, key, queue = random(5, 4), random(5, 4, seed=1), unit(random(7, 4, seed=2))
     expected = queue_loss(query, key, queue, TEMPERATURE)
-    changed = queue_loss(query_scale * query[photos], key_scale * key[photos], queue[negatives], TEMPERATURE)
+    changed = queue_loss(query_scale * query[images], key_scale * key[images], queue[negatives], TEMPERATURE)
     torch.testing.assert_close(changed, expected)
 
 
@@ -174,7 +174,7 @@ def test_keys_of_half_precision_wait_in_single_precision() -> None:
 @pytest.mark.parametrize("batch_size", [0, 5, 12])
 def test_a_queue_that_is_no_multiple_of_the_batch_is_refused(batch_size: int) -> None:
     queue = KeyQueue(6, 3)
-    with pytest.raises(ValueError, match=f"queue of 6 keys is no multiple of a batch of {batch_size} photos"):
+    with pytest.raises(ValueError, match=f"queue of 6 keys is no multiple of a batch of {batch_size} images"):
         queue.enqueue(torch.ones(batch_size, 3))
     assert queue.queue_position.item() == 0
 
@@ -197,10 +197,10 @@ def test_groups_keep_the_rows_of_maps_in_order() -> None:
     assert torch.equal(pass_in_groups(nn.Identity(), maps, 3), maps)
 
 
-@pytest.mark.parametrize(("num_photos", "num_groups"), [(8, 3), (8, 8), (0, 1), (8, 16)])
-def test_groups_that_a_batch_does_not_make_are_refused(num_photos: int, num_groups: int) -> None:
-    with pytest.raises(ValueError, match=f"a batch of {num_photos} photos makes no {num_groups} groups"):
-        groups_per_process(num_photos, num_groups)
+@pytest.mark.parametrize(("num_images", "num_groups"), [(8, 3), (8, 8), (0, 1), (8, 16)])
+def test_groups_that_a_batch_does_not_make_are_refused(num_images: int, num_groups: int) -> None:
+    with pytest.raises(ValueError, match=f"a batch of {num_images} images makes no {num_groups} groups"):
+        groups_per_process(num_images, num_groups)
 
 
 def test_no_groups_are_refused() -> None:
@@ -208,7 +208,7 @@ def test_no_groups_are_refused() -> None:
         groups_per_process(8, 0)
 
 
-def test_shuffled_photos_find_back_to_their_places() -> None:
+def test_shuffled_images_find_back_to_their_places() -> None:
     torch.manual_seed(0)
     views = random(8, 3, 2, 2)
     shuffled, order = shuffle(views)
@@ -241,7 +241,7 @@ def test_the_loss_of_a_batch_is_that_of_its_parts_by_hand() -> None:
 
 def test_gradients_go_to_the_online_network_only() -> None:
     torch.manual_seed(0)
-    encoder = Encoder(build_backbone("resnet10"), plain_mlp(512, 16, 8))
+    encoder = Encoder(build_backbone("resnet10"), moco_mlp(512, 16, 8))
     method = MoCoV2(encoder, queue_size=8, temperature=TEMPERATURE, num_groups=2)
     views = {name: value.float() for name, value in batch_of(0, count=4).items()}
     losses, projections = method(views)
@@ -262,7 +262,7 @@ def test_a_batch_under_autocast_has_a_loss_in_single_precision() -> None:
         loss = method(views)[0]["loss_global"]
     torch.manual_seed(0)
     assert loss.dtype == torch.float32
-    # bf16 has 8 bits, and statistics over four photos of noise make much of little.
+    # bf16 has 8 bits, and statistics over four images of noise make much of little.
     assert loss.item() == pytest.approx(full(views)[0]["loss_global"].item(), abs=0.3)
     loss.backward()
 
@@ -318,7 +318,7 @@ def test_a_projectors_length_is_found_without_a_trace() -> None:
 
 
 def two_views(count: int, seed: int) -> dict[str, Tensor]:
-    """Photos that are known by their first channel only: the other two, which are larger, differ between views."""
+    """Images that are known by their first channel only: the other two, which are larger, differ between views."""
     generator = torch.Generator().manual_seed(seed)
     kept = torch.randn(count, 1, 1, 1, generator=generator)
 
@@ -331,12 +331,12 @@ def two_views(count: int, seed: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def advantage(method: MoCoV2) -> float:
-    """How much nearer, in cosine, views of one photo lie than views of any two photos."""
+    """How much nearer, in cosine, views of one image lie than views of any two images."""
     one, other = (nn.functional.normalize(method.online(view)) for view in two_views(64, 1000).values())
     return ((one * other).sum(dim=1).mean() - (one @ other.T).mean()).item()
 
 
-def test_a_short_training_brings_the_views_of_a_photo_together() -> None:
+def test_a_short_training_brings_the_views_of_per_image_together() -> None:
     method = new_method(queue_size=64).float()
     before = advantage(copy.deepcopy(method))
     optimiser = torch.optim.SGD(method.online.parameters(), lr=0.1, momentum=0.9)

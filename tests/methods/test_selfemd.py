@@ -28,9 +28,9 @@ from torch.nn.parallel import DistributedDataParallel
 from orl.methods.byol import regression_loss
 from orl.methods.selfemd import SelfEMD, cross_reference_weights, emd_loss
 from orl.networks.backbones import Backbone, pool
-from orl.networks.mlp import for_every_position, mlp
+from orl.networks.mlp import conv1x1, mlp
 from orl.networks.online_target import Encoder
-from orl.networks.synchronised import synchronise_batch_norm
+from orl.networks.sync_bn import sync_batch_norm
 
 SINKHORN: dict[str, Any] = {"regularisation": 0.1, "num_iterations": 5}
 
@@ -40,8 +40,8 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def places(grid: Tensor) -> list[list[list[float]]]:
-    """Photos of places of numbers."""
-    return [[photo[:, i, j].tolist() for i in range(photo.shape[1]) for j in range(photo.shape[2])] for photo in grid]
+    """Images of places of numbers."""
+    return [[image[:, i, j].tolist() for i in range(image.shape[1]) for j in range(image.shape[2])] for image in grid]
 
 
 def new_method(**others: Any) -> SelfEMD:
@@ -49,16 +49,16 @@ def new_method(**others: Any) -> SelfEMD:
     layers = OrderedDict(conv=nn.Conv2d(3, 6, 3, stride=3), bn=nn.BatchNorm2d(6), relu=nn.ReLU())
     method = SelfEMD(
         Encoder(Backbone(layers, "tiny", 6), mlp(6, 8, 5)),
-        for_every_position(mlp(6, 8, 5)),
+        conv1x1(mlp(6, 8, 5)),
         mlp(5, 8, 5),
-        for_every_position(mlp(5, 8, 5)),
+        conv1x1(mlp(5, 8, 5)),
         **{"dense_weight": 0.3, **SINKHORN, **others},
     )
     return method.double()
 
 
-def batch(seed: int = 0, num_photos: int = 4) -> dict[str, Tensor]:
-    return {f"view_{view}": draw(num_photos, 3, 9, 9, seed=10 * seed + view) for view in (1, 2)}
+def batch(seed: int = 0, num_images: int = 4) -> dict[str, Tensor]:
+    return {f"view_{view}": draw(num_images, 3, 9, 9, seed=10 * seed + view) for view in (1, 2)}
 
 
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.integers(0, 1000))
@@ -115,12 +115,12 @@ def test_of_one_place_it_is_byols_loss_with_a_right_gradient() -> None:
     assert torch.autograd.gradcheck(lambda p: emd_loss(p, target[:, :, None, None], **SINKHORN), prediction)
 
 
-def test_loss_does_not_see_order_of_photos_or_places_nor_the_scale_of_a_grid() -> None:
+def test_loss_does_not_see_order_of_images_or_places_nor_the_scale_of_a_grid() -> None:
     prediction, target = draw(3, 4, 2, 3), draw(3, 4, 2, 3, seed=1)
     loss = emd_loss(prediction, target, **SINKHORN)
-    photos = torch.tensor([2, 0, 1])
-    torch.testing.assert_close(emd_loss(prediction[photos], target[photos], **SINKHORN), loss)
-    assert abs((emd_loss(prediction[photos], target, **SINKHORN) - loss).item()) > 1e-3
+    images = torch.tensor([2, 0, 1])
+    torch.testing.assert_close(emd_loss(prediction[images], target[images], **SINKHORN), loss)
+    assert abs((emd_loss(prediction[images], target, **SINKHORN) - loss).item()) > 1e-3
     for order in ([4, 2, 5, 0, 1, 3], [1, 0, 2, 5, 4, 3]):
         moved = prediction.flatten(2)[:, :, order].reshape(3, 4, 3, 2)
         torch.testing.assert_close(emd_loss(moved, target, **SINKHORN), loss)
@@ -283,7 +283,7 @@ def trained(rank: int = 0, num_processes: int = 1) -> dict[str, Any]:
     method = new_method()
     model: nn.Module = method
     if num_processes > 1:
-        model = DistributedDataParallel(synchronise_batch_norm(method, torch.device("cpu")))
+        model = DistributedDataParallel(sync_batch_norm(method, torch.device("cpu")))
     optimiser = torch.optim.SGD([w for w in method.parameters() if w.requires_grad], lr=0.05, momentum=0.9)
     losses = []
     for step in range(3):
@@ -316,11 +316,11 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 
 
 def test_a_small_run_learns_both_losses_and_does_not_collapse() -> None:
-    method, photos = new_method(dense_weight=0.5), draw(8, 3, 9, 9)
+    method, images = new_method(dense_weight=0.5), draw(8, 3, 9, 9)
     optimiser = torch.optim.SGD([w for w in method.parameters() if w.requires_grad], lr=0.1, momentum=0.9)
     losses = []
     for step in range(60):
-        views = {f"view_{view}": photos + 0.3 * draw(8, 3, 9, 9, seed=10 * step + view) for view in (1, 2)}
+        views = {f"view_{view}": images + 0.3 * draw(8, 3, 9, 9, seed=10 * step + view) for view in (1, 2)}
         optimiser.zero_grad()
         terms, projections = method(views)
         sum(terms.values()).backward()

@@ -18,9 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from orl.methods.simclr import SimCLR, nt_xent
 from orl.networks.backbones import Backbone
-from orl.networks.mlp import normalised_mlp
+from orl.networks.mlp import simclr_mlp
 from orl.networks.online_target import Encoder
-from orl.networks.synchronised import synchronise_batch_norm
+from orl.networks.sync_bn import sync_batch_norm
 from orl.training.lars import LARS, lars_groups
 
 
@@ -31,13 +31,13 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 def new_method(join_views: bool = True) -> SimCLR:
     torch.manual_seed(0)
     layers = OrderedDict(conv=nn.Conv2d(3, 6, 3, stride=2), bn=nn.BatchNorm2d(6), relu=nn.ReLU())
-    encoder = Encoder(Backbone(layers, "tiny", 6), normalised_mlp(6, 8, 5))
+    encoder = Encoder(Backbone(layers, "tiny", 6), simclr_mlp(6, 8, 5))
     return SimCLR(encoder, temperature=0.2, join_views=join_views).double()
 
 
 @given(st.integers(2, 5), st.integers(1, 6), st.floats(0.1, 2), st.integers(0, 1000))
-def test_loss_equals_the_equation_as_loops(num_photos: int, length: int, temperature: float, seed: int) -> None:
-    one, other = draw(2, num_photos, length, seed=seed)
+def test_loss_equals_the_equation_as_loops(num_images: int, length: int, temperature: float, seed: int) -> None:
+    one, other = draw(2, num_images, length, seed=seed)
     expected = nt_xent_by_loops(one.tolist(), other.tolist(), temperature)
     torch.testing.assert_close(nt_xent(one, other, temperature).item(), expected)
 
@@ -54,14 +54,14 @@ def test_loss_and_gradient_are_lightlys(temperature: float) -> None:
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-def test_photos_that_all_look_alike_give_the_loss_of_a_guess() -> None:
+def test_images_that_all_look_alike_give_the_loss_of_a_guess() -> None:
     same = torch.ones(4, 3, dtype=torch.float64)
     assert nt_xent(same, 2 * same, 0.1).item() == pytest.approx(math.log(7))
 
 
-def test_known_losses_of_orthogonal_photos() -> None:
+def test_known_losses_of_orthogonal_images() -> None:
     axes = torch.eye(6, dtype=torch.float64)
-    # Both views of a photo alike, all else orthogonal: cosine 1 against four of 0.
+    # Both views of an image alike, all else orthogonal: cosine 1 against four of 0.
     alike = nt_xent(axes[:3], axes[:3], 0.5).item()
     assert alike == pytest.approx(-2 + math.log(math.exp(2) + 4))
     # No view like any other.
@@ -97,10 +97,10 @@ def test_half_precision_is_compared_in_single_precision() -> None:
     assert single.item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("num_photos", [0, 1])
-def test_fewer_than_two_photos_are_refused(num_photos: int) -> None:
-    with pytest.raises(ValueError, match=f"the batch has {num_photos}; is drop_last set"):
-        nt_xent(torch.ones(num_photos, 4), torch.ones(num_photos, 4), 0.1)
+@pytest.mark.parametrize("num_images", [0, 1])
+def test_fewer_than_two_images_are_refused(num_images: int) -> None:
+    with pytest.raises(ValueError, match=f"the batch has {num_images}; is drop_last set"):
+        nt_xent(torch.ones(num_images, 4), torch.ones(num_images, 4), 0.1)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -0.1])
@@ -142,7 +142,7 @@ def trained(join_views: bool, rank: int = 0, num_processes: int = 1) -> dict[str
     method = new_method(join_views)
     model: nn.Module = method
     if num_processes > 1:
-        model = DistributedDataParallel(synchronise_batch_norm(method, torch.device("cpu")))
+        model = DistributedDataParallel(sync_batch_norm(method, torch.device("cpu")))
     optimiser = LARS(lars_groups(method), lr=0.5, trust_coefficient=0.1)
     losses = []
     for step in range(3):
@@ -177,12 +177,12 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
             assert torch.equal(first["state"][name], second["state"][name]), name
 
 
-def test_a_small_run_learns_to_tell_photos_apart() -> None:
-    method, photos = new_method(), draw(8, 3, 9, 9)
+def test_a_small_run_learns_to_tell_images_apart() -> None:
+    method, images = new_method(), draw(8, 3, 9, 9)
     optimiser = LARS(lars_groups(method), lr=1.0, trust_coefficient=0.02)
     losses = []
     for step in range(80):
-        views = {f"view_{view}": photos + 0.5 * draw(8, 3, 9, 9, seed=10 * step + view) for view in (1, 2)}
+        views = {f"view_{view}": images + 0.5 * draw(8, 3, 9, 9, seed=10 * step + view) for view in (1, 2)}
         optimiser.zero_grad()
         loss = method(views)[0]["loss_global"]
         loss.backward()
@@ -190,6 +190,6 @@ def test_a_small_run_learns_to_tell_photos_apart() -> None:
         losses.append(loss.item())
     # A guess among fifteen views costs log 15 = 2.7.
     assert sum(losses[-5:]) / 5 < 1.2 < 2 < losses[0]
-    views = {f"view_{view}": photos + 0.5 * draw(8, 3, 9, 9, seed=5000 + view) for view in (1, 2)}
+    views = {f"view_{view}": images + 0.5 * draw(8, 3, 9, 9, seed=5000 + view) for view in (1, 2)}
     one, other = (nn.functional.normalize(projection) for projection in method(views)[1])
     assert ((one @ other.T).argmax(dim=1) == torch.arange(8)).float().mean() > 0.7

@@ -9,15 +9,15 @@ from torch import nn
 
 from orl.networks.mlp import (
     build_mlp,
-    for_every_position,
+    conv1x1,
     load_projector,
     mlp,
-    normalised_mlp,
-    plain_mlp,
+    moco_mlp,
     save_projector,
+    simclr_mlp,
 )
 
-FORMS = [mlp, plain_mlp, normalised_mlp]
+FORMS = [mlp, moco_mlp, simclr_mlp]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -34,7 +34,7 @@ def test_a_projector_comes_back_in_its_own_form(form: Callable[..., nn.Sequentia
 @pytest.mark.parametrize("form", FORMS)
 def test_layers_for_every_position_do_at_each_what_the_layers_do(form: Callable[..., nn.Sequential]) -> None:
     layers = form(6, 5, 4).double()
-    maps = for_every_position(layers).double()
+    maps = conv1x1(layers).double()
     maps.load_state_dict(
         {name: value.reshape(maps.state_dict()[name].shape) for name, value in layers.state_dict().items()}
     )

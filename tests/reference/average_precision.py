@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def average_precision_by_thresholds(scores: Sequence[float], labels: Sequence[int]) -> float:
-    """For every positive photo the best precision of any threshold that finds it, averaged."""
+    """For every positive image the best precision of any threshold that finds it, averaged."""
     known = [(score, label) for score, label in zip(scores, labels) if label != 0]
     best_precisions = []
     for score, label in known:

@@ -1,10 +1,10 @@
-"""BYOL's and ORL's equations as loops over photos and dimensions."""
+"""BYOL's and ORL's equations as loops over images and dimensions."""
 
 import math
 
 
 def regression_loss_by_loops(predictions: list[list[float]], targets: list[list[float]]) -> float:
-    """Mean over photos of |p / |p| - z / |z||^2."""
+    """Mean over images of |p / |p| - z / |z||^2."""
     total = 0.0
     for prediction, target in zip(predictions, targets, strict=True):
         length_p = math.sqrt(sum(value * value for value in prediction))

@@ -4,11 +4,11 @@ import numpy as np
 from PIL import Image
 
 
-def cut(photo: np.ndarray, box: np.ndarray, size_px: int) -> np.ndarray:
-    """The pixels inside a box, ended at the photo and at whole pixels, as a square, `(s, s, 3)`."""
-    height, width = photo.shape[:2]
+def cut(image: np.ndarray, box: np.ndarray, size_px: int) -> np.ndarray:
+    """The pixels inside a box, ended at the image and at whole pixels, as a square, `(s, s, 3)`."""
+    height, width = image.shape[:2]
     left, top = (min(max(round(float(edge)), 0), end - 1) for edge, end in zip(box[:2], (width, height)))
     right = min(max(round(float(box[2])), left + 1), width)
     bottom = min(max(round(float(box[3])), top + 1), height)
-    crop = Image.fromarray(np.ascontiguousarray(photo[top:bottom, left:right]))
+    crop = Image.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
     return np.asarray(crop.resize((size_px, size_px), Image.Resampling.BICUBIC))

@@ -1,9 +1,9 @@
-"""DenseCL's correspondence and dense term as loops over photos and positions."""
+"""DenseCL's correspondence and dense term as loops over images and positions."""
 
 import math
 
 Grid = list[list[list[float]]]
-"""`[channel][row][column]` of one photo."""
+"""`[channel][row][column]` of one image."""
 
 
 def at_positions(grid: Grid) -> list[list[float]]:
@@ -19,7 +19,7 @@ def cosine(one: list[float], other: list[float]) -> float:
 
 
 def most_similar_by_loops(query_maps: list[Grid], key_maps: list[Grid]) -> list[list[int]]:
-    """For each photo and each position of the query's map, the position of the key's map of highest cosine."""
+    """For each image and each position of the query's map, the position of the key's map of highest cosine."""
     found = []
     for query_map, key_map in zip(query_maps, key_maps, strict=True):
         keys = at_positions(key_map)
@@ -42,20 +42,20 @@ def dense_loss_by_loops(
     queue: list[list[float]],
     temperature: float,
 ) -> float:
-    """Mean over photos and positions of -log of the share of the matched dense key; the queue holds unit vectors."""
+    """Mean over images and positions of -log of the share of the matched dense key; the queue holds unit vectors."""
     matches = most_similar_by_loops(query_maps, key_maps)
     losses = []
-    for photo in range(len(queries)):
-        dense_keys = at_positions(keys[photo])
-        for position, query in enumerate(at_positions(queries[photo])):
-            positive = math.exp(cosine(query, dense_keys[matches[photo][position]]) / temperature)
+    for image in range(len(queries)):
+        dense_keys = at_positions(keys[image])
+        for position, query in enumerate(at_positions(queries[image])):
+            positive = math.exp(cosine(query, dense_keys[matches[image][position]]) / temperature)
             negatives = [math.exp(cosine(query, negative) / temperature) for negative in queue]
             losses.append(-math.log(positive / (positive + sum(negatives))))
     return sum(losses) / len(losses)
 
 
 def mean_key(grid: Grid) -> list[float]:
-    """The mean over positions of a photo's dense keys, then its direction: what the dense queue takes."""
+    """The mean over positions of an image's dense keys, then its direction: what the dense queue takes."""
     vectors = at_positions(grid)
     mean = [sum(vector[i] for vector in vectors) / len(vectors) for i in range(len(vectors[0]))]
     length = math.sqrt(sum(value * value for value in mean))

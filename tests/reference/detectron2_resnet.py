@@ -27,8 +27,8 @@ class Stem(nn.Module):
         super().__init__()
         self.conv1 = NormedConv(3, 64, 7, 2)
 
-    def forward(self, photos: Tensor) -> Tensor:
-        return F.max_pool2d(F.relu(self.conv1(photos)), 3, 2, 1)
+    def forward(self, images: Tensor) -> Tensor:
+        return F.max_pool2d(F.relu(self.conv1(images)), 3, 2, 1)
 
 
 class Block(nn.Module):
@@ -71,8 +71,8 @@ class Detectron2ResNet(nn.Module):
             self.add_module(f"res{number}", nn.Sequential(*blocks))
             outputs, inner = 2 * outputs, 2 * inner
 
-    def forward(self, photos: Tensor) -> dict[str, Tensor]:
-        maps, found = self.stem(photos), {}
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps, found = self.stem(images), {}
         for name in ("res2", "res3", "res4", "res5"):
             found[name] = maps = self.get_submodule(name)(maps)
         return found

@@ -20,11 +20,11 @@ def neighbours_by_loops(
     return np.array(ids), np.array(values)
 
 
-def match_by_loops(own: np.ndarray, other: np.ndarray, share: float) -> list[tuple[int, int]]:
+def match_by_loops(own: np.ndarray, other: np.ndarray, fraction: float) -> list[tuple[int, int]]:
     """The highest max(1, floor(share x B)) entries of the matrix of cosines."""
     entries = []
     for i in range(len(own)):
         for j in range(len(other)):
             entries.append((-float(own[i] @ other[j]), i, j))
-    num_pairs = min(max(1, int(share * len(own))), len(entries))
+    num_pairs = min(max(1, int(fraction * len(own))), len(entries))
     return [(i, j) for _, i, j in sorted(entries)[:num_pairs]]

@@ -12,7 +12,7 @@ from tests.reference.average_precision import average_precision_by_thresholds
 
 
 def folds_by_counting(labels: Sequence[int], num_folds: int) -> list[int]:
-    """Fold of every photo: each class is spread over the folds in blocks, in the photos' order.
+    """Fold of every image: each class is spread over the folds in blocks, in the images' order.
 
     Sizes as scikit-learn's StratifiedKFold: the sorted labels are dealt round robin, and each fold gets of each
     class as many as it was dealt; classes are numbered by first appearance.

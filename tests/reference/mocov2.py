@@ -38,7 +38,7 @@ def queue_after(queue: list[list[float]], batches: list[list[list[float]]]) -> l
 
 
 def normalised_in_groups(values: list[float], num_groups: int, eps: float) -> list[float]:
-    """Batch normalisation of one channel, photo i in group i % num_groups."""
+    """Batch normalisation of one channel, image i in group i % num_groups."""
     result = list(values)
     for group in range(num_groups):
         members = [i for i in range(len(values)) if i % num_groups == group]

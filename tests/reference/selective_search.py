@@ -226,10 +226,10 @@ class Region:
         self.box = min(columns), min(rows), max(columns) + 1, max(rows) + 1
         colours = [math.floor(image[y, x, c] / 256 * 25) + 25 * c for y, x in pixels for c in range(image.shape[2])]
         textures = [int(bins[number, y, x]) + 10 * number for y, x in pixels for number in range(len(bins))]
-        self.colours, self.textures = shares(colours), shares(textures)
+        self.colours, self.textures = fractions(colours), fractions(textures)
 
 
-def shares(values: list[int]) -> dict[int, float]:
+def fractions(values: list[int]) -> dict[int, float]:
     """How large a part of all each value makes up."""
     return {value: count / len(values) for value, count in Counter(values).items()}
 
@@ -239,12 +239,12 @@ def similarity(one: Region, other: Region, num_pixels: int, with_colour: bool) -
     size = len(one.pixels) + len(other.pixels)
     left, top, right, bottom = (pick(ends) for pick, ends in zip((min, min, max, max), zip(one.box, other.box)))
     parts = [
-        sum(min(share, other.textures.get(value, 0)) for value, share in one.textures.items()),
+        sum(min(fraction, other.textures.get(value, 0)) for value, fraction in one.textures.items()),
         1 - size / num_pixels,
         1 - ((right - left) * (bottom - top) - size) / num_pixels,
     ]
     if with_colour:
-        parts.append(sum(min(share, other.colours.get(value, 0)) for value, share in one.colours.items()))
+        parts.append(sum(min(fraction, other.colours.get(value, 0)) for value, fraction in one.colours.items()))
     return sum(parts) / len(parts)
 
 

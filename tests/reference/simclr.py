@@ -1,4 +1,4 @@
-"""SimCLR's equation as loops over photos and dimensions."""
+"""SimCLR's equation as loops over images and dimensions."""
 
 import math
 
@@ -6,12 +6,12 @@ Rows = list[list[float]]
 
 
 def nt_xent_by_loops(projections_1: Rows, projections_2: Rows, temperature: float) -> float:
-    """Mean over both views i of all photos of -log exp(s_ij / t) / sum over k != i of exp(s_ik / t), j the other."""
+    """Mean over both views i of all images of -log exp(s_ij / t) / sum over k != i of exp(s_ik / t), j the other."""
     rows = projections_1 + projections_2
-    num_photos = len(projections_1)
+    num_images = len(projections_1)
     total = 0.0
     for i, row in enumerate(rows):
-        j = (i + num_photos) % len(rows)
+        j = (i + num_images) % len(rows)
         others = sum(math.exp(_cosine(row, rows[k]) / temperature) for k in range(len(rows)) if k != i)
         total -= math.log(math.exp(_cosine(row, rows[j]) / temperature) / others)
     return total / len(rows)

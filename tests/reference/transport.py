@@ -48,7 +48,7 @@ def cosine_costs_by_loops(places: Rows, other_places: Rows) -> Rows:
 def emd_loss_by_loops(
     predictions: list[Rows], targets: list[Rows], regularisation: float, num_iterations: int
 ) -> float:
-    """Mean over photos of 2 sum_ij plan_ij (1 - cos_ij); each photo is the list of its places."""
+    """Mean over images of 2 sum_ij plan_ij (1 - cos_ij); each image is the list of its places."""
     total = 0.0
     for places, other_places in zip(predictions, targets, strict=True):
         cost = cosine_costs_by_loops(places, other_places)

@@ -14,8 +14,8 @@ def voc_ap(
     """AP of one class.
 
     Args:
-        objects: of each photo: box in the devkit's pixels (from 1, the last included) and whether it is difficult.
-        found: photo, score and box in the devkit's pixels.
+        objects: of each image: box in the devkit's pixels (from 1, the last included) and whether it is difficult.
+        found: image, score and box in the devkit's pixels.
         min_overlap: that an overlap must exceed.
         eleven_points: as in 2007.
     """
@@ -23,9 +23,9 @@ def voc_ap(
     taken: set[tuple[int, int]] = set()
     right: list[int] = []
     wrong: list[int] = []
-    for photo, _, box in sorted(found, key=lambda one: -one[1]):
+    for image, _, box in sorted(found, key=lambda one: -one[1]):
         best, best_number = float("-inf"), -1
-        for number, (truth, _) in enumerate(objects[photo]):
+        for number, (truth, _) in enumerate(objects[image]):
             width = min(box[2], truth[2]) - max(box[0], truth[0]) + 1
             height = min(box[3], truth[3]) - max(box[1], truth[1]) + 1
             if width > 0 and height > 0:
@@ -33,10 +33,10 @@ def voc_ap(
                 if width * height / union > best:
                     best, best_number = width * height / union, number
         if best > min_overlap:
-            if objects[photo][best_number][1]:
+            if objects[image][best_number][1]:
                 continue
-            is_right = (photo, best_number) not in taken
-            taken.add((photo, best_number))
+            is_right = (image, best_number) not in taken
+            taken.add((image, best_number))
         else:
             is_right = False
         right.append(int(is_right))

@@ -1,4 +1,4 @@
-"""Weighted nearest neighbours for several labels a photo, one photo and one class at a time."""
+"""Weighted nearest neighbours for several labels an image, one image and one class at a time."""
 
 import math
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ def cosine(first: Sequence[float], second: Sequence[float]) -> float:
 def votes_by_loops(
     train: Rows, labels: Sequence[Sequence[int]], test: Rows, k: int, temperature: float
 ) -> list[list[float]]:
-    """Weighted share of positives among the neighbours with a label, a row a test photo."""
+    """Weighted share of positives among the neighbours with a label, a row a test image."""
     result = []
-    for photo in test:
-        cosines = [cosine(photo, other) for other in train]
+    for image in test:
+        cosines = [cosine(image, other) for other in train]
         nearest = sorted(range(len(train)), key=lambda index: (-cosines[index], index))[:k]
         row = []
         for class_index in range(len(labels[0])):

@@ -1,12 +1,12 @@
 """What the tests of training share."""
 
 import pytest
-from tests.training.small import photos
+from tests.training.small import small_images
 
-from orl.images.table import ImageTable
+from orl.datasets.image_table import ImageTable
 
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
-    """Eight small photos."""
-    return photos(tmp_path_factory.mktemp("photos"))
+    """Eight small images."""
+    return small_images(tmp_path_factory.mktemp("images"))

@@ -1,4 +1,4 @@
-"""A training of seconds: eight small photos, ResNet-10, six steps."""
+"""A training of seconds: eight small images, ResNet-10, six steps."""
 
 from pathlib import Path
 from typing import Any
@@ -8,39 +8,39 @@ import torch
 from lightning_fabric import Fabric
 from PIL import Image
 
-from orl.images.colour import ColourDistribution
-from orl.images.datasets import EpochBatches, ImageViews, Samples, ViewRules
-from orl.images.table import ImageTable
+from orl.datasets.image_table import ImageTable
 from orl.methods.byol import BYOL
 from orl.networks.backbones import build_backbone
 from orl.networks.mlp import mlp
 from orl.networks.online_target import Encoder
 from orl.processes import Processes
 from orl.schedules import ema_momentum, warmup_cosine
-from orl.training.learner import Learner
+from orl.training.loader import read_from_files
 from orl.training.loop import Options, Schedules, train
-from orl.training.reading import read_from_files
+from orl.training.ssl_step import SSLStep
+from orl.views.colour import ColourDistribution
+from orl.views.view_datasets import EpochBatchSampler, GlobalViewSampler, ViewDataset, ViewRules
 
-NUM_PHOTOS, BATCH_SIZE, EPOCHS = 8, 4, 3
-NUM_STEPS = EPOCHS * NUM_PHOTOS // BATCH_SIZE
+NUM_IMAGES, BATCH_SIZE, EPOCHS = 8, 4, 3
+NUM_STEPS = EPOCHS * NUM_IMAGES // BATCH_SIZE
 COLOURS = (ColourDistribution(blur_sigma_px=(0.1, 0.5)), ColourDistribution(solarise_probability=0.5))
 RULES = ViewRules(size_px=32, area_range=(0.2, 1.0), aspect_ratio_range=(0.75, 1.33), colours=COLOURS)
 
 
-def photos(root: Path) -> ImageTable:
+def small_images(root: Path) -> ImageTable:
     generator = np.random.default_rng(0)
-    names = tuple(f"{index}.png" for index in range(NUM_PHOTOS))
+    names = tuple(f"{index}.png" for index in range(NUM_IMAGES))
     for name in names:
         Image.fromarray(generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(root / name)
-    return ImageTable(root=root, names=names, sizes_wh=((48, 40),) * NUM_PHOTOS, digests=names)
+    return ImageTable(root=root, names=names, sizes_wh=((48, 40),) * NUM_IMAGES, digests=names)
 
 
-def placer(images: ImageTable) -> ImageViews:
-    return ImageViews(images, RULES, seed=0)
+def view_sampler(images: ImageTable) -> GlobalViewSampler:
+    return GlobalViewSampler(images, RULES, seed=0)
 
 
-def batches(batch_size: int = BATCH_SIZE, **parts: int) -> EpochBatches:
-    return EpochBatches(num_images=NUM_PHOTOS, batch_size=batch_size, epochs=EPOCHS, seed=0, **parts)
+def batches(batch_size: int = BATCH_SIZE, **parts: int) -> EpochBatchSampler:
+    return EpochBatchSampler(num_images=NUM_IMAGES, batch_size=batch_size, epochs=EPOCHS, seed=0, **parts)
 
 
 def new_method() -> BYOL:
@@ -48,9 +48,9 @@ def new_method() -> BYOL:
     return BYOL(Encoder(build_backbone("resnet10"), mlp(512, 16, 8)), mlp(8, 16, 8))
 
 
-def new_learner(method: BYOL, fabric: Fabric | None = None, **options: Any) -> Learner:
+def new_ssl_step(method: BYOL, fabric: Fabric | None = None, **options: Any) -> SSLStep:
     optimiser = torch.optim.SGD([w for w in method.parameters() if w.requires_grad], lr=0.05, momentum=0.9)
-    return Learner(fabric or Fabric(accelerator="cpu", devices=1), method, optimiser, **options)
+    return SSLStep(fabric or Fabric(accelerator="cpu", devices=1), method, optimiser, **options)
 
 
 def schedules(lr: float = 0.05) -> Schedules:
@@ -64,10 +64,10 @@ def options(folder: Path, **others: Any) -> Options:
     return Options(**{"folder": folder, "title": "stage1", "workers": 0, "checkpoint_minutes": 60.0, **others})
 
 
-def run(method: BYOL, samples: Samples, folder: Path, *, lr: float = 0.05, **others: Any) -> BYOL:
+def run(method: BYOL, samples: ViewDataset, folder: Path, *, lr: float = 0.05, **others: Any) -> BYOL:
     """Train, with the options of the loop that are named."""
     train(
-        new_learner(method), read_from_files(samples), batches(), schedules(lr), options(folder, **others), Processes()
+        new_ssl_step(method), read_from_files(samples), batches(), schedules(lr), options(folder, **others), Processes()
     )
     return method
 

@@ -10,26 +10,26 @@ from tests.training.small import (
     NUM_STEPS,
     batches,
     equal_weights,
-    new_learner,
     new_method,
+    new_ssl_step,
     options,
-    placer,
     run,
     schedules,
+    view_sampler,
 )
 
-from orl.images.datasets import Loaded, Samples
-from orl.images.table import ImageTable
+from orl.datasets.image_table import ImageTable
 from orl.methods.byol import BYOL
 from orl.processes import Processes
 from orl.schedules import warmup_cosine
 from orl.training.interrupts import Stopped
+from orl.training.loader import read_from_files
 from orl.training.loop import train
-from orl.training.reading import read_from_files
+from orl.views.view_datasets import Loaded, ViewDataset
 
 
-class Interrupting(Samples):
-    """Samples that send a signal to their own process when a photo of one step is read."""
+class Interrupting(ViewDataset):
+    """Samples that send a signal to their own process when an image of one step is read."""
 
     interrupt_at: tuple[int, int] | None = None
     signal_number = signal.SIGINT
@@ -53,7 +53,7 @@ def without_times(rows: list[dict]) -> list[dict]:
 def straight(images: ImageTable, tmp_path_factory: pytest.TempPathFactory) -> tuple[BYOL, Path]:
     """Training that went through."""
     folder = tmp_path_factory.mktemp("straight")
-    return run(new_method(), Samples(placer(images)), folder), folder
+    return run(new_method(), ViewDataset(view_sampler(images)), folder), folder
 
 
 @pytest.mark.parametrize("key_of", [0, 3, 4])
@@ -61,33 +61,33 @@ def straight(images: ImageTable, tmp_path_factory: pytest.TempPathFactory) -> tu
 def test_a_stopped_run_resumed_equals_one_that_went_through(
     images: ImageTable, straight: tuple[BYOL, Path], tmp_path: Path, key_of: int, signal_number: int
 ) -> None:
-    data = Interrupting(placer(images))
+    data = Interrupting(view_sampler(images))
     data.interrupt_at, data.signal_number = list(batches())[key_of][1], signal_number
     with pytest.raises(Stopped, match=rf"after step {key_of + 1} of {NUM_STEPS} and saved") as stopped:
         run(new_method(), data, tmp_path)
     assert stopped.value.exit_code == 128 + signal_number
     assert len(steps(tmp_path)) == key_of + 1
-    resumed = run(new_method(), Samples(placer(images)), tmp_path)
+    resumed = run(new_method(), ViewDataset(view_sampler(images)), tmp_path)
     assert equal_weights(resumed, straight[0])
     assert without_times(steps(tmp_path)) == without_times(steps(straight[1]))
 
 
 def test_a_finished_run_does_nothing_more(images: ImageTable, straight: tuple[BYOL, Path]) -> None:
     before = (straight[1] / "metrics.jsonl").read_bytes()
-    assert equal_weights(run(new_method(), Samples(placer(images)), straight[1]), straight[0])
+    assert equal_weights(run(new_method(), ViewDataset(view_sampler(images)), straight[1]), straight[0])
     assert (straight[1] / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_torn_checkpoint_is_passed_over_for_the_one_before(
     images: ImageTable, straight: tuple[BYOL, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    data = Interrupting(placer(images))
+    data = Interrupting(view_sampler(images))
     data.interrupt_at = list(batches())[2][0]
     with pytest.raises(Stopped):
         run(new_method(), data, tmp_path)
     whole = tmp_path / "checkpoints" / "step_00000003.ckpt"
     (tmp_path / "checkpoints" / "step_00000005.ckpt").write_bytes(whole.read_bytes()[:1000])
-    assert equal_weights(run(new_method(), Samples(placer(images)), tmp_path), straight[0])
+    assert equal_weights(run(new_method(), ViewDataset(view_sampler(images)), tmp_path), straight[0])
     assert "step_00000005.ckpt cannot be read" in caplog.text
 
 
@@ -107,7 +107,7 @@ def test_the_schedules_and_what_was_measured_are_in_the_log(straight: tuple[BYOL
         assert -8 < row["uniformity"] < 0
         assert row["gradient_norm"] > 0
         assert 0 <= row["data_wait"] <= 1
-        assert row["photos_per_s"] > 0
+        assert row["images_per_s"] > 0
         assert row["memory_gib"] > 0.1
     assert list((straight[1] / "tensorboard").iterdir())
 
@@ -120,25 +120,25 @@ def test_training_changes_the_online_network_and_drags_the_target_after(straight
 
 
 def test_the_rate_of_the_schedule_is_the_one_that_steps(images: ImageTable, tmp_path: Path) -> None:
-    before, after = new_method(), run(new_method(), Samples(placer(images)), tmp_path, lr=0.0)
+    before, after = new_method(), run(new_method(), ViewDataset(view_sampler(images)), tmp_path, lr=0.0)
     for one, other in zip(before.online.parameters(), after.online.parameters()):
         assert torch.equal(one, other)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_term_and_photos(
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_term_and_images(
     images: ImageTable, tmp_path: Path
 ) -> None:
     method = new_method()
     method.predictor[0].weight.data[0, 0] = float("nan")
     first = [images.names[image_id] for _, image_id in next(iter(batches()))]
     with pytest.raises(
-        RuntimeError, match=rf"at step 1 .*loss_global is nan.*photos begin with {first[0]}, {first[1]}"
+        RuntimeError, match=rf"at step 1 .*loss_global is nan.*images begin with {first[0]}, {first[1]}"
     ):
-        run(method, Samples(placer(images)), tmp_path)
+        run(method, ViewDataset(view_sampler(images)), tmp_path)
     told = json.loads((tmp_path / "not_finite.json").read_text())
     assert told["step"] == 1
     assert told["terms"]["loss_global"] == "nan"
-    assert told["photos"] == first
+    assert told["images"] == first
     assert not list(tmp_path.glob("checkpoints/*"))
 
 
@@ -148,11 +148,11 @@ def emptied(images: ImageTable, folder: Path, unreadable: list[int]) -> ImageTab
     return ImageTable(root=folder, names=images.names, sizes_wh=images.sizes_wh, digests=images.digests)
 
 
-def test_photos_that_become_unreadable_are_written_down_and_training_goes_on(
+def test_images_that_become_unreadable_are_written_down_and_training_goes_on(
     images: ImageTable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     damaged = emptied(images, tmp_path, [5])
-    run(new_method(), Samples(placer(damaged)), tmp_path / "out", max_unreadable=1)
+    run(new_method(), ViewDataset(view_sampler(damaged)), tmp_path / "out", max_unreadable=1)
     header, *rows = (tmp_path / "out" / "unreadable.csv").read_text().splitlines()
     assert header == "step,file,reason"
     assert len(rows) == 1, "three epochs, and it is told once"
@@ -161,28 +161,28 @@ def test_photos_that_become_unreadable_are_written_down_and_training_goes_on(
     assert len(steps(tmp_path / "out")) == NUM_STEPS
 
 
-def test_too_many_unreadable_photos_stop_the_run_and_what_was_done_is_kept(images: ImageTable, tmp_path: Path) -> None:
+def test_too_many_unreadable_images_stop_the_run_and_what_was_done_is_kept(images: ImageTable, tmp_path: Path) -> None:
     later = {image_id for _, image_id in list(batches())[1]}
     damaged = emptied(images, tmp_path, sorted(later))
     with pytest.raises(
-        RuntimeError, match=r"photos could not be read during training, and at most 2 may be .*unreadable\.csv"
+        RuntimeError, match=r"images could not be read during training, and at most 2 may be .*unreadable\.csv"
     ):
-        run(new_method(), Samples(placer(damaged)), tmp_path / "out", max_unreadable=2)
+        run(new_method(), ViewDataset(view_sampler(damaged)), tmp_path / "out", max_unreadable=2)
     assert (tmp_path / "out" / "checkpoints").is_dir()
     # Given again, the command stops at the next of them, since none was repaired.
     with pytest.raises(RuntimeError, match=r"at most 2 may be .* When they are repaired, delete unreadable\.csv"):
-        run(new_method(), Samples(placer(damaged)), tmp_path / "out", max_unreadable=2)
+        run(new_method(), ViewDataset(view_sampler(damaged)), tmp_path / "out", max_unreadable=2)
     # Repaired, the same command goes on, and ends as if nothing had been.
     emptied(images, tmp_path, [])
     (tmp_path / "out" / "unreadable.csv").unlink()
-    run(new_method(), Samples(placer(damaged)), tmp_path / "out", max_unreadable=2)
+    run(new_method(), ViewDataset(view_sampler(damaged)), tmp_path / "out", max_unreadable=2)
     assert len(steps(tmp_path / "out")) == NUM_STEPS
 
 
 def test_a_folder_that_is_gone_stops_the_run_and_says_so(images: ImageTable, tmp_path: Path) -> None:
     gone = ImageTable(root=tmp_path / "gone", names=images.names, sizes_wh=images.sizes_wh, digests=images.digests)
-    with pytest.raises(RuntimeError, match=r"photos in a row cannot be read at step 1, .*missing.*The state is saved"):
-        run(new_method(), Samples(placer(gone)), tmp_path / "out", max_unreadable=100)
+    with pytest.raises(RuntimeError, match=r"images in a row cannot be read at step 1, .*missing.*The state is saved"):
+        run(new_method(), ViewDataset(view_sampler(gone)), tmp_path / "out", max_unreadable=100)
 
 
 class RunsOut(BYOL):
@@ -203,12 +203,12 @@ def test_out_of_memory_says_what_to_reduce_and_keeps_the_steps_before(
 ) -> None:
     method = new_method()
     method.__class__ = RunsOut
-    told = r"out of memory at step 4 .* with 4 photos .* steps before it are kept.*take a smaller batch.*2\.00 GiB"
+    told = r"out of memory at step 4 .* with 4 images .* steps before it are kept.*take a smaller batch.*2\.00 GiB"
     with pytest.raises(RuntimeError, match=told):
-        run(method, Samples(placer(images)), tmp_path)
+        run(method, ViewDataset(view_sampler(images)), tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000003.ckpt"]
     # The statistics that the fourth forward pass had moved are those of the third step again.
-    assert equal_weights(run(new_method(), Samples(placer(images)), tmp_path), straight[0])
+    assert equal_weights(run(new_method(), ViewDataset(view_sampler(images)), tmp_path), straight[0])
 
 
 def test_whatever_fails_between_two_steps_keeps_the_steps_that_are_done(
@@ -218,17 +218,17 @@ def test_whatever_fails_between_two_steps_keeps_the_steps_that_are_done(
         raise KeyError("a mistake of ours")
 
     with pytest.raises(KeyError, match="a mistake of ours"):
-        run(new_method(), Samples(placer(images)), tmp_path, probe=probe, probe_steps=5)
+        run(new_method(), ViewDataset(view_sampler(images)), tmp_path, probe=probe, probe_steps=5)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000005.ckpt"]
-    assert equal_weights(run(new_method(), Samples(placer(images)), tmp_path), straight[0])
+    assert equal_weights(run(new_method(), ViewDataset(view_sampler(images)), tmp_path), straight[0])
 
 
 def test_a_full_disk_at_a_checkpoint_is_told_and_the_one_before_stays(
     images: ImageTable, straight: tuple[BYOL, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orl import tables
+    from orl import files
 
-    write, written = tables.write_atomically, []
+    write, written = files.write_atomically, []
 
     def full_after_two(path: Path, content: bytes | str) -> None:
         if path.suffix == ".ckpt":
@@ -239,13 +239,13 @@ def test_a_full_disk_at_a_checkpoint_is_told_and_the_one_before_stays(
 
     monkeypatch.setattr(tables, "write_atomically", full_after_two)
     with pytest.raises(OSError, match=r"No space left on device: .*step_00000003\.ckpt"):
-        run(new_method(), Samples(placer(images)), tmp_path, checkpoint_minutes=1e-9)
+        run(new_method(), ViewDataset(view_sampler(images)), tmp_path, checkpoint_minutes=1e-9)
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
         "step_00000001.ckpt",
         "step_00000002.ckpt",
     ]
     monkeypatch.undo()
-    assert equal_weights(run(new_method(), Samples(placer(images)), tmp_path), straight[0])
+    assert equal_weights(run(new_method(), ViewDataset(view_sampler(images)), tmp_path), straight[0])
 
 
 def test_the_probe_judges_the_backbone_at_its_steps_and_changes_nothing(
@@ -257,7 +257,7 @@ def test_the_probe_judges_the_backbone_at_its_steps_and_changes_nothing(
         seen.append(method.online.backbone.conv1.weight.detach().clone())
         return {"probe_knn_map": 0.5}
 
-    run(method, Samples(placer(images)), tmp_path, probe=probe, probe_steps=2)
+    run(method, ViewDataset(view_sampler(images)), tmp_path, probe=probe, probe_steps=2)
     assert [row["step"] for row in steps(tmp_path) if "probe_knn_map" in row] == [2, 4, 6]
     assert not torch.equal(seen[0], seen[-1])
     assert torch.equal(seen[-1], method.online.backbone.conv1.weight)
@@ -267,13 +267,13 @@ def test_the_probe_judges_the_backbone_at_its_steps_and_changes_nothing(
 def test_a_collapse_is_warned_of(images: ImageTable, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     method = new_method()
     for network in (method.online, method.target):
-        # All photos are projected to one point but for a trace.
+        # All images are projected to one point but for a trace.
         network.projector[3].weight.data *= 0
         network.projector[1].weight.data *= 1e-3
         network.projector[1].bias.data += 1
         network.projector[3].weight.data += 1
     with caplog.at_level(logging.WARNING, "orl"):
-        run(method, Samples(placer(images)), tmp_path, lr=1e-6)
+        run(method, ViewDataset(view_sampler(images)), tmp_path, lr=1e-6)
     warnings = [record.message for record in caplog.records if "collapse" in record.message]
     assert len(warnings) == 1
     assert "the features collapse: at step 3 their spread is 0.0" in warnings[0]
@@ -286,8 +286,8 @@ def test_processes_that_see_different_checkpoints_are_refused(images: ImageTable
 
     with pytest.raises(RuntimeError, match=r"different steps \(\[0, 7\]\): .* must be one folder that all share"):
         train(
-            new_learner(new_method()),
-            read_from_files(Samples(placer(images))),
+            new_ssl_step(new_method()),
+            read_from_files(ViewDataset(view_sampler(images))),
             batches(),
             schedules(),
             options(tmp_path),

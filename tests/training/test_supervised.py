@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from orl.training.supervised import Supervised
-from orl.training.trainee import NotFiniteError
+from orl.training.training_step import NotFiniteError
 
 
 class Network(nn.Module):
@@ -35,7 +35,7 @@ def new_batch() -> tuple[Tensor, Tensor]:
     return torch.randn(8, 3, generator=generator), torch.randint(2, (8,), generator=generator)
 
 
-def new_trainee(network: Network) -> Supervised:
+def new_training_step(network: Network) -> Supervised:
     groups = [
         {"params": [*network.body.parameters(), *network.norm.parameters()]},
         {"params": network.head.parameters(), "lr_scale": 100.0},
@@ -46,7 +46,7 @@ def new_trainee(network: Network) -> Supervised:
 
 def test_a_step_is_the_gradient_of_the_sum_of_the_terms_at_the_rate_of_each_group() -> None:
     network, twin = Network(), Network()
-    found = new_trainee(network).update(1, new_batch(), {"lr": 0.01})
+    found = new_training_step(network).update(1, new_batch(), {"lr": 0.01})
     terms, told = losses(twin, new_batch())
     sum(terms.values()).backward()  # type: ignore[union-attr]
     for name, weight in twin.named_parameters():
@@ -61,18 +61,18 @@ def test_a_step_is_the_gradient_of_the_sum_of_the_terms_at_the_rate_of_each_grou
 
 def test_a_loss_that_is_not_finite_changes_nothing_and_names_the_term() -> None:
     network = Network()
-    trainee = new_trainee(network)
+    training_step = new_training_step(network)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     inputs, labels = new_batch()
     inputs[0, 0] = float("inf")
     with pytest.raises(NotFiniteError, match="classes is nan"):
-        trainee.update(1, (inputs, labels), {"lr": 0.1})
+        training_step.update(1, (inputs, labels), {"lr": 0.1})
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]), name
 
 
 def test_a_loaded_state_goes_on_to_the_same_bits() -> None:
-    straight, stopped, resumed = (new_trainee(Network()) for _ in range(3))
+    straight, stopped, resumed = (new_training_step(Network()) for _ in range(3))
     for step in (1, 2):
         straight.update(step, new_batch(), {"lr": 0.1})
     stopped.update(1, new_batch(), {"lr": 0.1})

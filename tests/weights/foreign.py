@@ -49,9 +49,9 @@ def randomise_statistics(network: nn.Module) -> None:
                 nn.init.uniform_(part.bias, -0.2, 0.2)
 
 
-def feature_map_of(network: ResNet, photos: Tensor) -> Tensor:
+def feature_map_of(network: ResNet, images: Tensor) -> Tensor:
     """Torchvision's own computation up to the pooling."""
-    x = network.maxpool(network.relu(network.bn1(network.conv1(photos))))
+    x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
     return network.layer4(network.layer3(network.layer2(network.layer1(x))))
 
 

@@ -21,7 +21,7 @@ def normalisation_of(found: object) -> tuple[tuple[float, ...], tuple[float, ...
     return tuple(found.mean), tuple(found.std)
 
 
-def photos(side: int = 64) -> torch.Tensor:
+def images(side: int = 64) -> torch.Tensor:
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
@@ -55,7 +55,7 @@ def test_a_network_of_torchvision_gives_what_it_gives_to_its_pooling(
     found = load_outside(tmp_path / "weights.pth", name)
     assert isinstance(found, OutsideBackbone)
     assert (found.name, found.num_channels) == (f"torchvision/{name}", num_channels)
-    assert torch.equal(found(photos()), pooled_input(network, photos()))
+    assert torch.equal(found(images()), pooled_input(network, images()))
     assert normalisation_of(found) == IMAGENET
 
 
@@ -78,10 +78,10 @@ def test_a_network_of_torchvision_is_found_by_its_names_and_shapes(
     found = load_outside(tmp_path / "weights.pth")
     assert (found.name, found.num_channels) == (f"torchvision/{name}", num_channels)
     # The mean over positions and the classifier, put back on: the whole network's output.
-    pooled = found(photos()).mean(dim=(2, 3))
+    pooled = found(images()).mean(dim=(2, 3))
     classifier = network.fc if hasattr(network, "fc") else network.classifier
-    torch.testing.assert_close(classifier(pooled), network(photos()))
-    assert found(photos()).shape[1] == num_channels
+    torch.testing.assert_close(classifier(pooled), network(images()))
+    assert found(images()).shape[1] == num_channels
 
 
 def test_a_file_named_as_torchvisions_are_is_known_by_its_name(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_network_of_timm_gives_timms_feature_map(name: str, mean: tuple[float,
     randomise_statistics(network)
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
     found = load_outside(tmp_path / "weights.safetensors", f"timm/{name}")
-    assert torch.equal(found(photos()), network.forward_features(photos()))
+    assert torch.equal(found(images()), network.forward_features(images()))
     assert found.num_channels == network.num_features
     assert normalisation_of(found) == (network.pretrained_cfg["mean"], network.pretrained_cfg["std"])
 
@@ -125,7 +125,7 @@ def test_efficientnet_lite0_of_its_package_gives_the_packages_feature_map() -> N
     theirs = package.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
     found = load_outside(Path(path))
     assert (found.name, found.num_channels) == ("timm/tf_efficientnet_lite0", 1280)
-    torch.testing.assert_close(found(photos(224)), theirs.extract_features(photos(224)))
+    torch.testing.assert_close(found(images(224)), theirs.extract_features(images(224)))
     assert normalisation_of(found) == HALVES
 
 
@@ -136,7 +136,7 @@ def test_a_resnet_of_ours_is_a_backbone_of_ours(tmp_path: Path) -> None:
     for architecture in (None, "resnet18", "torchvision/resnet18"):
         found = load_outside(tmp_path / "moco.pth", architecture)
         assert isinstance(found, Backbone)
-        assert torch.equal(found(photos()), feature_map_of(network, photos()))
+        assert torch.equal(found(images()), feature_map_of(network, images()))
 
 
 def test_of_two_names_that_a_file_begins_with_the_longer_is_taken(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_of_two_names_that_a_file_begins_with_the_longer_is_taken(tmp_path: Path
     assert load_outside(tmp_path / "convnext_atto_ols-1234.pth").name == "timm/convnext_atto_ols"
 
 
-def test_a_name_of_timm_may_say_which_weights_and_so_how_photos_are_normalised() -> None:
+def test_a_name_of_timm_may_say_which_weights_and_so_how_images_are_normalised() -> None:
     assert normalisation_of(build_architecture("timm/tf_mobilenetv3_small_minimal_100.in1k")) == HALVES
     assert normalisation_of(build_architecture("timm/mobilenetv3_small_050.lamb_in1k")) == IMAGENET
 

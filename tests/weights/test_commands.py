@@ -20,7 +20,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_published_file_is_imported_exported_and_read_again(
     published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, photos = tmp_path / "in", torch.rand(2, 3, 64, 64)
+    folder, images = tmp_path / "in", torch.rand(2, 3, 64, 64)
     assert main(["import", str(published), "--out", str(folder)]) == 0
     assert "layout: torchvision or timm, resnet18" in capsys.readouterr().out
     assert (
@@ -29,7 +29,7 @@ def test_a_published_file_is_imported_exported_and_read_again(
     )
     files = [Path(line.removeprefix("file: ")) for line in capsys.readouterr().out.splitlines()]
     (weights,) = [file for file in files if file.suffix == ".pth"]
-    assert torch.equal(load_backbone(weights)(photos), load_backbone(published)(photos))
+    assert torch.equal(load_backbone(weights)(images), load_backbone(published)(images))
 
 
 def test_files_that_are_there_stay_unless_they_shall_be_replaced(

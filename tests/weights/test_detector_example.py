@@ -8,9 +8,9 @@ from types import ModuleType
 
 import pytest
 import torch
-from tests.weights.exported import write_backbone, write_run
+from tests.export.exported import write_backbone, write_run
 
-from orl.weights.exporting import export
+from orl.export.export import export
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "detector.py"
 

@@ -16,7 +16,7 @@ from orl.networks.online_target import Encoder
 from orl.weights.importing import import_weights, write_imported
 
 
-def photos(count: int = 2, side: int = 64) -> torch.Tensor:
+def images(count: int = 2, side: int = 64) -> torch.Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
@@ -56,7 +56,7 @@ def test_every_layout_gives_the_network_that_was_written(layout: str, name: str,
     imported = import_weights(path)
     assert (imported.layout, imported.backbone.name, imported.backbone.num_channels) == (file.layout, name, width)
     assert_same_weights(imported.backbone, trunk(resnet))
-    assert torch.equal(imported.backbone(photos()), feature_map_of(resnet, photos()))
+    assert torch.equal(imported.backbone(images()), feature_map_of(resnet, images()))
     for found, expected in ((imported.projector, file.projector), (imported.predictor, file.predictor)):
         assert (found is None) == (expected is None)
         if found is not None and expected is not None:
@@ -71,7 +71,7 @@ def test_weights_of_timm_give_timms_feature_map(tmp_path: Path) -> None:
     save_file(network.state_dict(), tmp_path / "model.safetensors")
     imported = import_weights(tmp_path / "model.safetensors")
     assert imported.backbone.name == "resnet18"
-    assert torch.equal(imported.backbone(photos()), network.forward_features(photos()))
+    assert torch.equal(imported.backbone(images()), network.forward_features(images()))
     assert any("fc (2)" in note for note in imported.notes)
 
 
@@ -100,7 +100,7 @@ def test_checkpoints_of_our_own_methods_are_imported(tmp_path: Path) -> None:
 def test_what_detectron2s_files_do_not_say_is_noted(tmp_path: Path) -> None:
     path = save(LAYOUTS["detectron2"](known_resnet(), 512).content, tmp_path / "weights.pkl")
     notes = import_weights(path).notes
-    assert any("STRIDE_IN_1X1 False, on RGB photos" in note for note in notes)
+    assert any("STRIDE_IN_1X1 False, on RGB images" in note for note in notes)
 
 
 def test_the_trained_network_is_taken_and_the_average_noted(tmp_path: Path) -> None:

@@ -8,16 +8,16 @@ import timm
 import torch
 import torchvision
 from PIL import Image
-from tests.weights.exported import drawn_photos, settled_backbone, write_backbone, write_run
+from tests.export.exported import drawn_images, settled_backbone, write_backbone, write_run
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.transforms._presets import ImageClassification
 
-from orl.images.scenes import draw_scene
+from orl.export.export import Format, export
 from orl.networks.backbones import load_backbone as read_own
-from orl.weights.exporting import Format, export
+from orl.synthetic.scenes import draw_scene
 from orl.weights.loading import FeatureMaps, load_backbone, weights_file
 from orl.weights.transform import Transform
 
@@ -34,26 +34,26 @@ def test_every_export_comes_back_with_equal_weights_and_features(tmp_path: Path,
     for key, value in expected.state_dict().items():
         if not key.endswith("num_batches_tracked"):
             assert torch.equal(weights[key], value), key
-    photos = drawn_photos()
-    assert torch.equal(loaded.eval()(photos), expected(photos))
-    torch.testing.assert_close(load_backbone(path)(photos), expected(photos), **CLOSE)
+    images = drawn_images()
+    assert torch.equal(loaded.eval()(images), expected(images))
+    torch.testing.assert_close(load_backbone(path)(images), expected(images), **CLOSE)
 
 
 def test_a_hub_folder_comes_back_also_where_timm_calls_it_by_another_name(tmp_path: Path) -> None:
     export(write_backbone(tmp_path / "from", "resnet10"), "hub-folder", tmp_path / "to")
     loaded = load_backbone(str(tmp_path / "to"), frozen=False)
-    photos = drawn_photos()
+    images = drawn_images()
     assert loaded.name == "resnet10"
-    assert torch.equal(loaded.eval()(photos), settled_backbone("resnet10")(photos))
+    assert torch.equal(loaded.eval()(images), settled_backbone("resnet10")(images))
 
 
 def test_a_run_gives_its_last_stage_or_the_one_that_is_asked_for(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    photos = drawn_photos()
-    first, last = (read_own(run.backbone(stage))(photos) for stage in ("stage1", "stage3"))
-    torch.testing.assert_close(load_backbone(run.root)(photos), last, **CLOSE)
-    torch.testing.assert_close(load_backbone(run.root, stage="stage1")(photos), first, **CLOSE)
-    torch.testing.assert_close(load_backbone(run.backbone("stage1"))(photos), first, **CLOSE)
+    images = drawn_images()
+    first, last = (read_own(run.backbone(stage))(images) for stage in ("stage1", "stage3"))
+    torch.testing.assert_close(load_backbone(run.root)(images), last, **CLOSE)
+    torch.testing.assert_close(load_backbone(run.root, stage="stage1")(images), first, **CLOSE)
+    torch.testing.assert_close(load_backbone(run.backbone("stage1"))(images), first, **CLOSE)
     assert not torch.allclose(first, last)
 
 
@@ -61,8 +61,8 @@ def test_weights_of_a_torchvision_network_give_its_feature_map(tmp_path: Path) -
     network = torchvision.models.mobilenet_v3_small().eval()
     torch.save(network.state_dict(), tmp_path / "mobile.pth")
     loaded = load_backbone(tmp_path / "mobile.pth", architecture="mobilenet_v3_small")
-    photos = drawn_photos()
-    torch.testing.assert_close(loaded(photos), network.features(photos), **CLOSE)
+    images = drawn_images()
+    torch.testing.assert_close(loaded(images), network.features(images), **CLOSE)
     assert (loaded.name, loaded.num_channels) == ("torchvision/mobilenet_v3_small", 576)
     assert list(dict(loaded.named_children())) == ["body"]
 
@@ -74,11 +74,11 @@ def test_a_timm_network_keeps_its_activations_when_its_statistics_are_held(tmp_p
             part.running_mean.uniform_(-0.1, 0.1, generator=torch.Generator().manual_seed(0))
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     loaded = load_backbone(tmp_path / "weights.pth", architecture="timm/efficientnet_lite0")
-    photos = drawn_photos()
-    before = loaded(photos)
+    images = drawn_images()
+    before = loaded(images)
     # Fifty layers of random weights: rounding adds up to a little more than in a ResNet.
-    torch.testing.assert_close(before, network.forward_features(photos), rtol=1e-3, atol=1e-4)
-    assert torch.equal(loaded.train()(photos), before)
+    torch.testing.assert_close(before, network.forward_features(images), rtol=1e-3, atol=1e-4)
+    assert torch.equal(loaded.train()(images), before)
     assert loaded.transform.mean == network.pretrained_cfg["mean"]
     assert loaded.transform.std == network.pretrained_cfg["std"]
 
@@ -87,14 +87,14 @@ def test_no_dropout_is_left_in_a_frozen_network(tmp_path: Path) -> None:
     network = torchvision.models.efficientnet_b0()  # it drops whole blocks in training
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     loaded = load_backbone(tmp_path / "weights.pth", architecture="efficientnet_b0").train()
-    photos = drawn_photos(4)
-    assert torch.equal(loaded(photos), loaded(photos))
+    images = drawn_images(4)
+    assert torch.equal(loaded(images), loaded(images))
 
 
 def test_a_frozen_backbone_stays_as_it_is_through_the_training_of_a_detector(tmp_path: Path) -> None:
     loaded = load_backbone(write_backbone(tmp_path))
-    photos = drawn_photos()
-    before = loaded(photos)
+    images = drawn_images()
+    before = loaded(images)
     assert not loaded.training
     assert not any(weight.requires_grad for weight in loaded.parameters())
     assert not any(isinstance(part, nn.BatchNorm2d) for part in loaded.modules())
@@ -102,17 +102,17 @@ def test_a_frozen_backbone_stays_as_it_is_through_the_training_of_a_detector(tmp
     optimiser = torch.optim.SGD([weight for weight in detector.parameters() if weight.requires_grad], lr=0.1)
     for _ in range(2):
         optimiser.zero_grad()
-        detector(photos).square().mean().backward()
+        detector(images).square().mean().backward()
         optimiser.step()
-    assert torch.equal(loaded(photos), before)
-    assert torch.equal(loaded.eval()(photos), before)
+    assert torch.equal(loaded(images), before)
+    assert torch.equal(loaded.eval()(images), before)
 
 
 def test_a_backbone_that_is_not_frozen_can_be_trained(tmp_path: Path) -> None:
     loaded = load_backbone(write_backbone(tmp_path), frozen=False)
     assert loaded.training
     statistics = loaded.get_submodule("bn1").running_mean.clone()
-    loaded(drawn_photos()).square().mean().backward()
+    loaded(drawn_images()).square().mean().backward()
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in loaded.parameters())
     assert not torch.equal(loaded.get_submodule("bn1").running_mean, statistics)
 
@@ -123,7 +123,7 @@ def test_the_parts_are_those_that_torchvision_cuts_for_a_pyramid(tmp_path: Path)
     assert list(dict(loaded.named_children())) == names
     levels = {"layer1": "0", "layer2": "1", "layer3": "2", "layer4": "3"}
     pyramid = BackboneWithFPN(loaded, levels, [64, 128, 256, 512], 16)
-    maps = pyramid(drawn_photos(2, (96, 64)))
+    maps = pyramid(drawn_images(2, (96, 64)))
     assert {name: tuple(value.shape[2:]) for name, value in maps.items()} == {
         "0": (16, 24),
         "1": (8, 12),
@@ -145,22 +145,22 @@ def test_a_detector_of_one_level_takes_the_backbone_as_it_is(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("size_wh", [(300, 260), (100, 400), (224, 224)])
 def test_the_transform_of_a_pillow_image_is_torchvisions(size_wh: tuple[int, int]) -> None:
-    photo = Image.fromarray(draw_scene(0, 0, size_wh).photo)
-    torch.testing.assert_close(Transform()(photo), ImageClassification(crop_size=224)(photo))
-    as_bytes = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
+    image = Image.fromarray(draw_scene(0, 0, size_wh).image)
+    torch.testing.assert_close(Transform()(image), ImageClassification(crop_size=224)(image))
+    as_bytes = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     torch.testing.assert_close(Transform()(as_bytes), ImageClassification(crop_size=224)(as_bytes))
     as_floats = as_bytes / 255
     torch.testing.assert_close(Transform()(as_floats), ImageClassification(crop_size=224)(as_floats))
 
 
 def test_floats_and_batches_go_the_same_way_as_bytes() -> None:
-    photos = torch.stack(
-        [torch.from_numpy(draw_scene(0, index, (280, 256)).photo).permute(2, 0, 1) for index in (0, 1)]
+    images = torch.stack(
+        [torch.from_numpy(draw_scene(0, index, (280, 256)).image).permute(2, 0, 1) for index in (0, 1)]
     )
-    together = Transform()(photos)
+    together = Transform()(images)
     assert together.shape == (2, 3, 224, 224)
-    assert torch.equal(together[1], Transform()(photos[1]))
-    torch.testing.assert_close(Transform()(photos / 255), together, rtol=0, atol=0.018)  # bytes are rounded on the way
+    assert torch.equal(together[1], Transform()(images[1]))
+    torch.testing.assert_close(Transform()(images / 255), together, rtol=0, atol=0.018)  # bytes are rounded on the way
 
 
 def test_known_values_of_the_normalisation() -> None:
@@ -170,20 +170,20 @@ def test_known_values_of_the_normalisation() -> None:
     torch.testing.assert_close(Transform()(grey), expected[:, None, None].expand(3, 224, 224))
 
 
-def test_the_crop_is_in_the_middle_of_the_resized_photo() -> None:
-    photo = torch.zeros(3, 256, 512)
-    photo[:, 16:240, 144:368] = 1
-    assert (Transform()(photo)[0] > 2).all()
+def test_the_crop_is_in_the_middle_of_the_resized_image() -> None:
+    image = torch.zeros(3, 256, 512)
+    image[:, 16:240, 144:368] = 1
+    assert (Transform()(image)[0] > 2).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
 def test_pillow_images_of_any_mode_are_taken(mode: str) -> None:
-    photo = Image.fromarray(draw_scene(0, 0, (64, 64)).photo).convert(mode)
-    assert torch.equal(Transform()(photo), Transform()(photo.convert("RGB")))
+    image = Image.fromarray(draw_scene(0, 0, (64, 64)).image).convert(mode)
+    assert torch.equal(Transform()(image), Transform()(image.convert("RGB")))
 
 
-def test_a_photo_that_was_taken_sideways_is_turned_upright() -> None:
-    upright = Image.fromarray(draw_scene(0, 0, (96, 64)).photo)
+def test_per_image_that_was_taken_sideways_is_turned_upright() -> None:
+    upright = Image.fromarray(draw_scene(0, 0, (96, 64)).image)
     exif = Image.Exif()
     exif[0x0112] = 8  # to be shown turned by a quarter to the left
     buffer = io.BytesIO()
@@ -199,8 +199,8 @@ def test_floats_that_were_not_divided_are_refused() -> None:
 def test_the_transform_is_no_part_of_the_network(tmp_path: Path) -> None:
     loaded = load_backbone(write_backbone(tmp_path))
     assert isinstance(loaded.transform, Transform)
-    photo = Image.fromarray(draw_scene(0, 0, (64, 64)).photo)
-    assert loaded(loaded.transform(photo)[None]).shape == (1, 512, 7, 7)
+    image = Image.fromarray(draw_scene(0, 0, (64, 64)).image)
+    assert loaded(loaded.transform(image)[None]).shape == (1, 512, 7, 7)
     assert not any("transform" in name for name in loaded.state_dict())
 
 

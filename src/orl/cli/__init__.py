@@ -6,8 +6,10 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from orl.cli.ablations import command_ablate, command_results
+from orl.cli.evaluate import command_evaluate
 from orl.cli.figures import command_figures
-from orl.cli.files import command_data, command_exchange
+from orl.cli.files import command_data, command_published_files
 from orl.cli.jobs import (
     command_demo,
     command_discover,
@@ -17,8 +19,6 @@ from orl.cli.jobs import (
     command_run,
 )
 from orl.cli.results import command_report
-from orl.cli.studies import command_ablate, command_results
-from orl.cli.transfer import command_transfer
 from orl.cli.weights import command_export, command_import
 
 logger = logging.getLogger("orl")
@@ -30,14 +30,14 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "run": command_run,
     "pretrain": command_pretrain,
     "discover": command_discover,
-    "transfer": command_transfer,
+    "evaluation": command_evaluate,
     "report": command_report,
     "figures": command_figures,
     "ablate": command_ablate,
     "results": command_results,
     "import": command_import,
     "export": command_export,
-    "exchange": command_exchange,
+    "exchange": command_published_files,
     "data": command_data,
     "doctor": command_doctor,
     "recipes": command_recipes,
@@ -70,9 +70,9 @@ def _usage() -> str:
     lines = [f"  {name:<10}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
-            "orl: pre-train vision backbones on photos of whole scenes, without labels",
+            "orl: pre-train vision backbones on images of whole scenes, without labels",
             "",
-            "usage: orl COMMAND [RECIPE or FILE.yaml] --images PHOTOS --out runs/NAME [options]",
+            "usage: orl COMMAND [RECIPE or FILE.yaml] --images IMAGES --out runs/NAME [options]",
             "",
             *lines,
             "",

@@ -27,9 +27,9 @@ def command_figures(arguments: Sequence[str]) -> None:
 
 def _discovery_kinds() -> Kinds:
     """What stage 2 found."""
-    from orl.figures.jobs import Order, correspondence_sheet, proposal_sheet
-    from orl.figures.neighbours import NeighbourOptions, neighbour_sheet
-    from orl.figures.roi_map_job import RoiMapOptions, roi_map_figure
+    from orl.figures.discovery_figures import Order, correspondence_sheet, proposal_sheet
+    from orl.figures.neighbour_figure import NeighbourOptions, neighbour_sheet
+    from orl.figures.roi_map_figure import RoiMapOptions, roi_map_figure
     from orl.figures.sheets import SheetOptions
 
     def correspondences(
@@ -38,12 +38,12 @@ def _discovery_kinds() -> Kinds:
         order: Order = "top",
         pairs: int = 3,
     ) -> None:
-        """Photos beside a neighbour each, the best pairs of RoIs joined, with their similarity (a cosine).
+        """Images beside a neighbour each, the best pairs of RoIs joined, with their similarity (a cosine).
 
         Args:
             run: folder of a run whose stage 2 is done.
             sheet: layout.
-            order: which pairs of photos: by their best RoIs (top, lowest), drawn at random, or photo by photo in turn.
+            order: which pairs of images: by their best RoIs (top, lowest), drawn at random, or image by image in turn.
             pairs: most pairs of RoIs in each, from 1 to 6.
         """
         finish("figure", correspondence_sheet(RunDir(run), sheet, order, pairs))
@@ -53,19 +53,19 @@ def _discovery_kinds() -> Kinds:
         sheet: tyro.conf.OmitArgPrefixes[SheetOptions],
         boxes: int = 150,
     ) -> None:
-        """Photos drawn at random, each with its proposals and beside them the RoIs that the filter kept.
+        """Images drawn at random, each with its proposals and beside them the RoIs that the filter kept.
 
         Args:
             run: folder of a run whose stage 2 has filtered the proposals.
             sheet: layout.
-            boxes: most proposals drawn of a photo; of more, a random choice.
+            boxes: most proposals drawn of an image; of more, a random choice.
         """
         finish("figure", proposal_sheet(RunDir(run), sheet, boxes))
 
     def neighbours(
         run: Annotated[Path, tyro.conf.Positional], options: tyro.conf.OmitArgPrefixes[NeighbourOptions]
     ) -> None:
-        """Photos drawn at random, each with the photos that stage 2 found nearest to it.
+        """Images drawn at random, each with the images that stage 2 found nearest to it.
 
         Args:
             run: folder of a run whose stage 2 has looked for neighbours.
@@ -74,7 +74,7 @@ def _discovery_kinds() -> Kinds:
         finish("figure", neighbour_sheet(RunDir(run), options))
 
     def roi_map(run: Annotated[Path, tyro.conf.Positional], options: tyro.conf.OmitArgPrefixes[RoiMapOptions]) -> None:
-        """A map of RoIs by t-SNE of their embeddings, coloured by class where the photos' source has labels.
+        """A map of RoIs by t-SNE of their embeddings, coloured by class where the images' source has labels.
 
         Args:
             run: folder of a run whose stage 2 has embedded the RoIs.
@@ -92,10 +92,10 @@ def _discovery_kinds() -> Kinds:
 
 def _network_kinds() -> Kinds:
     """What goes into a network, and where it looks."""
-    from orl.figures.attention_job import AttentionOptions, attention_figure, format_scores
-    from orl.figures.run_photos import load_run_photos
-    from orl.figures.views import ViewOptions, view_sheet
-    from orl.stages.placers import view_placer
+    from orl.figures.attention_figure import AttentionOptions, attention_figure, format_scores
+    from orl.figures.run_images import load_run_images
+    from orl.figures.view_figure import ViewOptions, view_sheet
+    from orl.pipeline.view_samplers import build_view_sampler
 
     def attention(
         run: Annotated[Path, tyro.conf.Positional],
@@ -103,10 +103,10 @@ def _network_kinds() -> Kinds:
         backbones: tuple[str, ...] = (),
         labels: tuple[str, ...] = (),
     ) -> None:
-        """Where backbones look, side by side on the same photos; with objects known, how well they are met.
+        """Where backbones look, side by side on the same images; with objects known, how well they are met.
 
         Args:
-            run: folder of a run, whose photos are shown.
+            run: folder of a run, whose images are shown.
             options: what is reduced, drawn and scored.
             backbones: runs, exports or files of other projects, or 'random'; the run's stages 1 and 3 if not given.
             labels: a name for each of them.
@@ -126,19 +126,19 @@ def _network_kinds() -> Kinds:
 
         Args:
             run: folder of a run; for stage 3 its stage 2 must be done.
-            options: which photos and which epoch.
-            stage: stage1 has two views of a photo; stage3 also two of an object, and one object in two photos.
+            options: which images and which epoch.
+            stage: stage1 has two views of an image; stage3 also two of an object, and one object in two images.
         """
-        images, config = load_run_photos(RunDir(run)), replace(load_config(RunDir(run).config), out=run)
-        finish("figure", view_sheet(RunDir(run), view_placer(config, stage, images), stage, options))
+        images, config = load_run_images(RunDir(run)), replace(load_config(RunDir(run).config), out=run)
+        finish("figure", view_sheet(RunDir(run), build_view_sampler(config, stage, images), stage, options))
 
     return {"attention": attention, "views": views}
 
 
 def _chart_kinds() -> Kinds:
     """Numbers of several runs or backbones."""
-    from orl.figures.chart_jobs import CurveOptions, class_figure, curve_figure, low_shot_figure
-    from orl.figures.files import FileOptions
+    from orl.figures.chart_figures import CurveOptions, class_figure, curve_figure, low_shot_figure
+    from orl.figures.figure_files import FileOptions
 
     def curves(
         runs: tyro.conf.Positional[tuple[Path, ...]],
@@ -163,7 +163,7 @@ def _chart_kinds() -> Kinds:
         """AP of each class, as bars of two or more backbones.
 
         Args:
-            results: JSON files of 'orl transfer', or folders of runs, for all backbones that were judged in them.
+            results: JSON files of 'orl evaluate', or folders of runs, for all backbones that were judged in them.
             options: where it goes.
             task: whose results of a run are taken.
             labels: a name for each backbone, in their order.
@@ -176,12 +176,12 @@ def _chart_kinds() -> Kinds:
         best_cost_on_test: bool = False,
         labels: tuple[str, ...] = (),
     ) -> None:
-        """mAP over the labelled photos of each class, with the spread over samples, a line for each backbone.
+        """mAP over the labelled images of each class, with the spread over samples, a line for each backbone.
 
         Args:
-            results: JSON files of 'orl transfer low-shot', or folders of runs.
+            results: JSON files of 'orl evaluate low-shot', or folders of runs.
             options: where it goes.
-            best_cost_on_test: as published, at the cost that is best on the test photos.
+            best_cost_on_test: as published, at the cost that is best on the test images.
             labels: a name for each backbone, in their order.
         """
         finish("figure", low_shot_figure(results, options, best_cost_on_test, labels))

@@ -1,4 +1,4 @@
-"""Commands for files of others: published tables of stage 2, photo sets."""
+"""Commands for files of others: published tables of stage 2, image sets."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,8 +12,8 @@ from orl.config import load_config
 from orl.rundir import RunDir, record_stage
 
 
-def command_exchange(arguments: Sequence[str]) -> None:
-    """The published JSON files of stage 2: `orl exchange write RUN --to DIR`, or `orl exchange read`.
+def command_published_files(arguments: Sequence[str]) -> None:
+    """The published JSON files of stage 2: `orl published-files write RUN --to DIR`, or `orl published-files read`.
 
     Reading takes `--correspondences FILE` (enough for stage 3), `--neighbours FILE` and `--proposals FILE`, at least
     one of them, and beside them the options of the run that the tables are for.
@@ -21,9 +21,11 @@ def command_exchange(arguments: Sequence[str]) -> None:
     verbs = {"write": _exchange_write, "read": _exchange_read}
     verb, *options = arguments or [""]
     if verb in ("-h", "--help"):
-        print(f"usage: orl exchange write|read [options]\n\n{command_exchange.__doc__}")
+        print(f"usage: orl published-files write|read [options]\n\n{command_published_files.__doc__}")
     elif verb not in verbs:
-        raise ValueError(f"orl exchange takes {' or '.join(verbs)}, not {verb!r}: orl exchange write RUN --to DIR")
+        raise ValueError(
+            f"orl published-files takes {' or '.join(verbs)}, not {verb!r}: orl published-files write RUN --to DIR"
+        )
     else:
         verbs[verb](options)
 
@@ -37,24 +39,24 @@ def _exchange_write(arguments: Sequence[str]) -> None:
             to: folder for the files.
             overwrite: replace files that are there.
         """
-        from orl.exchange.writing import write_published
-        from orl.images.table import load_images
+        from orl.datasets.image_table import load_images
+        from orl.published_files.write import write_published
 
         folder, source = RunDir(run), load_config(RunDir(run).config).images
         name = run.resolve().name
         for path in write_published(folder.table(""), load_images(folder.images), source, to, name, overwrite):
             finish("file", path)
 
-    tyro.cli(write, args=list(arguments), prog="orl exchange write")
+    tyro.cli(write, args=list(arguments), prog="orl published-files write")
 
 
 def _exchange_read(arguments: Sequence[str]) -> None:
     paths: dict[str, Path | None] = {}
     for name in ("proposals", "neighbours", "correspondences"):
         paths[name], arguments = take_path(arguments, f"--{name}")
-    config = read_config("exchange read", command_exchange.__doc__, arguments)
-    from orl.exchange.reading import PublishedFiles, RunTables, read_published
-    from orl.run import prepare
+    config = read_config("exchange read", command_published_files.__doc__, arguments)
+    from orl.pipeline.run import prepare
+    from orl.published_files.read import PublishedFiles, RunTables, read_published
 
     files = PublishedFiles(**paths)
     images = prepare(config)
@@ -67,23 +69,23 @@ def _exchange_read(arguments: Sequence[str]) -> None:
 
 
 def command_data(arguments: Sequence[str]) -> None:
-    """Photo sets: `orl data pack` makes a copy that is read without decoding, `check` looks at every photo.
+    """Image sets: `orl data pack` makes a copy that is read without decoding, `check` looks at every image.
 
     `crops` cuts labelled objects into class folders, `scenes` draws a labelled set.
     """
     from orl.config import ScanConfig
-    from orl.stages.check import check_source, format_check
-    from orl.stages.pack import PackOptions, pack_photos
+    from orl.pipeline.check_source import check_source, format_check
+    from orl.pipeline.pack import PackOptions, pack_images
 
     def pack(options: tyro.conf.OmitArgPrefixes[PackOptions]) -> None:
-        """Copy photos, reduced to a set size, into a few memory-mapped files with checksums; --images takes the folder.
+        """Copy images, reduced to a set size, into a few memory-mapped files with checksums; --images takes the folder.
 
         A packing that was stopped goes on with the same command.
 
         Args:
             options: what is packed, and how.
         """
-        finish("pack", pack_photos(options))
+        finish("pack", pack_images(options))
 
     def check(
         path: Annotated[Path, tyro.conf.Positional],
@@ -91,13 +93,13 @@ def command_data(arguments: Sequence[str]) -> None:
         split: str | None = None,
         workers: int = 2,
     ) -> None:
-        """Tell how many photos can be used, why others cannot, and their sizes; of a pack, compare all checksums.
+        """Tell how many images can be used, why others cannot, and their sizes; of a pack, compare all checksums.
 
         Args:
-            path: photos: a folder, a list file, a COCO JSON, a VOC devkit or a pack.
-            scan: which photos are taken.
+            path: images: a folder, a list file, a COCO JSON, a VOC devkit or a pack.
+            scan: which images are taken.
             split: split of a VOC devkit, 'trainval' if not given.
-            workers: processes that read photos.
+            workers: processes that read images.
         """
         print(format_check(check_source(path, split, scan, workers)))
 
@@ -108,7 +110,7 @@ def command_data(arguments: Sequence[str]) -> None:
         val_split: str = "test",
         min_side_px: int = 24,
     ) -> None:
-        """Cut the labelled objects of a VOC devkit, one photo each, into class folders for `orl transfer linear`.
+        """Cut the labelled objects of a VOC devkit, one image each, into class folders for `orl evaluate linear`.
 
         Args:
             data: a VOC devkit, or a drawn set, which has the same layout.
@@ -117,7 +119,7 @@ def command_data(arguments: Sequence[str]) -> None:
             val_split: split whose objects go to val.
             min_side_px: objects with a shorter side are left out, pixels.
         """
-        from orl.images.object_crops import cut_objects
+        from orl.pipeline.object_crops import cut_objects
 
         cut_objects(data, to, train_split=train_split, val_split=val_split, min_side_px=min_side_px)
         finish("class folders", to)
@@ -134,8 +136,8 @@ def command_data(arguments: Sequence[str]) -> None:
             size_wh: width and height of a scene, pixels.
             seed: other scenes for another seed.
         """
-        from orl.images.scenes import draw_scenes
-        from orl.images.scenes_coco import write_coco
+        from orl.synthetic.coco_layout import write_coco
+        from orl.synthetic.scenes import draw_scenes
 
         draw_scenes(to, num_trainval=num_trainval, num_test=num_test, size_wh=size_wh, seed=seed)
         write_coco(to)

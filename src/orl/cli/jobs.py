@@ -15,18 +15,18 @@ DEMO_IMAGES, DEMO_OUT = Path("runs/demo-scenes"), Path("runs/demo")
 def command_demo(arguments: Sequence[str]) -> None:
     """Draw labelled scenes and do everything with them: minutes on two processor cores."""
     recipe = RECIPES["demo"](DEMO_IMAGES, DEMO_OUT)
-    judges = dataclasses.replace(recipe.transfer, shots=(1, 4, 16))
-    start = dataclasses.replace(recipe, transfer_data=DEMO_IMAGES, transfer=judges)
+    judges = dataclasses.replace(recipe.evaluation, shots=(1, 4, 16))
+    start = dataclasses.replace(recipe, eval_data=DEMO_IMAGES, evaluation=judges)
     config = read_config("demo", command_demo.__doc__, arguments, start)
-    from orl.run import run_demo
+    from orl.pipeline.run import run_demo
 
     finish("report", run_demo(config))
 
 
 def command_run(arguments: Sequence[str]) -> None:
-    """Stage 1, stage 2, stage 3 and the report; with --transfer-data the judges too."""
+    """Stage 1, stage 2, stage 3 and the report; with --eval-data the judges too."""
     config = read_config("run", command_run.__doc__, arguments)
-    from orl.run import run_all
+    from orl.pipeline.run import run_all
 
     finish("report", run_all(config))
 
@@ -39,7 +39,7 @@ def command_pretrain(arguments: Sequence[str]) -> None:
             raise ValueError(f"--method {method} says what stage 1 is: leave --stage1 out")
         arguments = [*arguments, "--stage1", method]
     config = read_config("pretrain", command_pretrain.__doc__, arguments)
-    from orl.run import run_pretrain
+    from orl.pipeline.run import run_pretrain
 
     finish("backbone", run_pretrain(config, "stage3" if method == "orl" else "stage1"))
 
@@ -55,8 +55,8 @@ def command_discover(arguments: Sequence[str]) -> None:
         if value is not None:
             arguments = [*arguments, f"--discover.{option}", str(value)]
     config = read_config("discover", command_discover.__doc__, arguments)
-    from orl.run import run_discover
-    from orl.stages.summary import discover_summary, format_summary
+    from orl.pipeline.discovery_summary import discover_summary, format_summary
+    from orl.pipeline.run import run_discover
 
     correspondences = run_discover(config)
     if correspondences is not None:
@@ -65,23 +65,23 @@ def command_discover(arguments: Sequence[str]) -> None:
 
 
 def command_doctor(arguments: Sequence[str]) -> None:
-    """Whether a recipe will work here: versions, devices, the batch that fits, hours; tries some photos for a minute.
+    """Whether a recipe will work here: versions, devices, the batch that fits, hours; tries some images for a minute.
 
-    Takes `--photos N` (what hours are for, when there are no --images yet), `--processes N` (how many would train
+    Takes `--num-images N` (what hours are for, when there are no --images yet), `--processes N` (how many would train
     together, each on devices as here) and `--json FILE`, and beside them the options of the run. Without --images
     scenes are drawn. The exit code is 1 if something will not work.
     """
     path, arguments = take_path(arguments, "--json")
-    num_photos, arguments = take_number(arguments, "--photos")
+    num_images, arguments = take_number(arguments, "--num-images")
     num_processes, arguments = take_number(arguments, "--processes")
     config = read_config("doctor", command_doctor.__doc__, arguments, required=())
     from orl.doctor.report import examine, format_examination, to_json
-    from orl.tables import write_atomically
+    from orl.files import write_atomically
 
     out = Path() if config.out == REQUIRED else config.out
     images = None if config.images == REQUIRED else config.images
     config = dataclasses.replace(config, out=out)
-    examination = examine(config, images, num_photos=num_photos, num_processes=num_processes or 1)
+    examination = examine(config, images, num_images=num_images, num_processes=num_processes or 1)
     print(format_examination(examination))
     if path is not None:
         write_atomically(path, json.dumps(to_json(examination), indent=1))

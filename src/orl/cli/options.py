@@ -54,7 +54,7 @@ def read_config(
     missing = [f"--{key}" for key in required if getattr(config, key) == REQUIRED]
     if missing:
         raise ValueError(
-            f"{' and '.join(missing)} must be given: orl {command} --images PHOTOS --out runs/NAME "
+            f"{' and '.join(missing)} must be given: orl {command} --images IMAGES --out runs/NAME "
             f"(orl {command} --help tells all options)"
         )
     return config
@@ -76,7 +76,7 @@ def _load_start(path: Path) -> RunConfig:
     """Settings from a file, which may leave `images` and `out` to the command line."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is neither a recipe ({', '.join(RECIPES)}) nor a YAML file; photos are given with --images"
+            f"{path} is neither a recipe ({', '.join(RECIPES)}) nor a YAML file; images are given with --images"
         )
     return load_config(path, {"images": str(REQUIRED), "out": str(REQUIRED)})
 

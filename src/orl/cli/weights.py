@@ -61,7 +61,7 @@ def command_export(arguments: Sequence[str]) -> None:
             stage: of a run; the last that is finished if not given.
             overwrite: replace files that are there.
         """
-        from orl.weights.exporting import export
+        from orl.export.export import export
 
         folder = out or (source if source.is_dir() else source.parent) / "export" / to
         for path in export(source, to, folder, stage=stage, overwrite=overwrite):

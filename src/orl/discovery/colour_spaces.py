@@ -1,4 +1,4 @@
-"""HSV and Lab of a photo in 8 bits, to the bit as OpenCV's `cvtColor` gives them."""
+"""HSV and Lab of an image in 8 bits, to the bit as OpenCV's `cvtColor` gives them."""
 
 from typing import no_type_check
 
@@ -13,14 +13,14 @@ HSV_BITS, LAB_BITS, GAMMA_BITS = 12, 12, 3
 CUBE_ROOT_BITS = LAB_BITS + GAMMA_BITS
 
 
-def to_hsv(photo: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "h w 3"]:
-    """Hue in [0, 180), saturation and value in [0, 255] of an RGB photo."""
-    return _to_hsv(photo, *_DIVISIONS)
+def to_hsv(image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "h w 3"]:
+    """Hue in [0, 180), saturation and value in [0, 255] of an RGB image."""
+    return _to_hsv(image, *_DIVISIONS)
 
 
-def to_lab(photo: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "h w 3"]:
-    """Lightness, a and b of an RGB photo (sRGB, D65), each scaled into [0, 255]."""
-    return _to_lab(photo, _GAMMA, _CUBE_ROOTS, _XYZ)
+def to_lab(image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "h w 3"]:
+    """Lightness, a and b of an RGB image (sRGB, D65), each scaled into [0, 255]."""
+    return _to_lab(image, _GAMMA, _CUBE_ROOTS, _XYZ)
 
 
 def _divisions() -> tuple[ndarray, ndarray]:
@@ -59,13 +59,13 @@ _DIVISIONS, _GAMMA, _CUBE_ROOTS, _XYZ = _divisions(), _gamma(), _cube_roots(), _
 
 @compiled()
 @no_type_check
-def _to_hsv(photo, by_value, by_chroma):
-    height, width, _ = photo.shape
+def _to_hsv(image, by_value, by_chroma):
+    height, width, _ = image.shape
     hsv = np.empty((height, width, 3), np.uint8)
     half = 1 << (HSV_BITS - 1)
     for y in range(height):
         for x in range(width):
-            red, green, blue = np.int32(photo[y, x, 0]), np.int32(photo[y, x, 1]), np.int32(photo[y, x, 2])
+            red, green, blue = np.int32(image[y, x, 0]), np.int32(image[y, x, 1]), np.int32(image[y, x, 2])
             value = max(red, green, blue)
             chroma = value - min(red, green, blue)
             if value == red:
@@ -83,8 +83,8 @@ def _to_hsv(photo, by_value, by_chroma):
 
 @compiled()
 @no_type_check
-def _to_lab(photo, gamma, cube_roots, xyz):
-    height, width, _ = photo.shape
+def _to_lab(image, gamma, cube_roots, xyz):
+    height, width, _ = image.shape
     lab = np.empty((height, width, 3), np.uint8)
     half, half_root = np.int32(1 << (LAB_BITS - 1)), np.int32(1 << (CUBE_ROOT_BITS - 1))
     middle = np.int32(128 << CUBE_ROOT_BITS)
@@ -92,7 +92,7 @@ def _to_lab(photo, gamma, cube_roots, xyz):
     shift = np.int32(-((16 * 255 * (1 << CUBE_ROOT_BITS) + 50) // 100))
     for y in range(height):
         for x in range(width):
-            red, green, blue = gamma[photo[y, x, 0]], gamma[photo[y, x, 1]], gamma[photo[y, x, 2]]
+            red, green, blue = gamma[image[y, x, 0]], gamma[image[y, x, 1]], gamma[image[y, x, 2]]
             root_x = cube_roots[(red * xyz[0, 0] + green * xyz[0, 1] + blue * xyz[0, 2] + half) >> LAB_BITS]
             root_y = cube_roots[(red * xyz[1, 0] + green * xyz[1, 1] + blue * xyz[1, 2] + half) >> LAB_BITS]
             root_z = cube_roots[(red * xyz[2, 0] + green * xyz[2, 1] + blue * xyz[2, 2] + half) >> LAB_BITS]

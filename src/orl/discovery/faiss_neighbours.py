@@ -1,4 +1,4 @@
-"""Approximate nearest neighbours with FAISS, for tens of millions of photos.
+"""Approximate nearest neighbours with FAISS, for tens of millions of images.
 
 The index keeps the vectors in lists, one a cluster, and a query is compared with those of a few clusters only. It is
 built once and saved; every process that searches it maps the same file. How much is missed is measured: see
@@ -17,24 +17,24 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from orl.discovery.neighbours import best_of, nearest_neighbours, ranks_of, similarities_of, too_few
+from orl.discovery.nearest_neighbours import best_of, nearest_neighbours, ranks_of, similarities_of, too_few
 
 NUM_PROBES = 64
 ROWS_PER_LIST = 64
 """Sampled rows that each cluster is found from; FAISS asks for at least 39."""
 WIDEST = 4096
-"""Photos looked at for a query before its near-duplicates are let in."""
+"""Images looked at for a query before its near-duplicates are let in."""
 
 
-def num_lists_of(num_photos: int) -> int:
-    """Clusters for so many photos: four times the square root, as FAISS advises, and enough photos in each."""
-    return max(1, min(round(4 * math.sqrt(num_photos)), num_photos // ROWS_PER_LIST))
+def num_lists_of(num_images: int) -> int:
+    """Clusters for so many images: four times the square root, as FAISS advises, and enough images in each."""
+    return max(1, min(round(4 * math.sqrt(num_images)), num_images // ROWS_PER_LIST))
 
 
-def training_rows(num_photos: int, num_lists: int, seed: int) -> Int[ndarray, "s"]:
+def training_rows(num_images: int, num_lists: int, seed: int) -> Int[ndarray, "s"]:
     """Rows, rising, of a random sample that the clusters are found from."""
-    size = min(num_photos, num_lists * ROWS_PER_LIST)
-    return np.sort(np.random.default_rng(seed).choice(num_photos, size, replace=False, shuffle=False))
+    size = min(num_images, num_lists * ROWS_PER_LIST)
+    return np.sort(np.random.default_rng(seed).choice(num_images, size, replace=False, shuffle=False))
 
 
 def build_index(
@@ -44,14 +44,14 @@ def build_index(
     seed: int = 0,
     storage: str = "SQfp16",
 ) -> Any:
-    """An index of the photos in the blocks.
+    """An index of the images in the blocks.
 
-    It is in memory while it is built: 2 d + 8 bytes a photo in half precision (52 GB for 10^8 photos and d = 256),
-    beside the sample and one block. The same photos, seed and number of threads give the same index.
+    It is in memory while it is built: 2 d + 8 bytes an image in half precision (52 GB for 10^8 images and d = 256),
+    beside the sample and one block. The same images, seed and number of threads give the same index.
 
     Args:
         sample: unit vectors of `training_rows`.
-        blocks: (first row, unit vectors of the rows from there on) of all photos, each row once.
+        blocks: (first row, unit vectors of the rows from there on) of all images, each row once.
         num_lists: clusters; see `num_lists_of`.
         seed: draws the first centres of the clusters.
         storage: how FAISS keeps a vector, in its own words: 'SQfp16' (cosines within 0.001), 'Flat' (float32) or
@@ -63,7 +63,7 @@ def build_index(
     """
     faiss = load_faiss()
     if not 1 <= num_lists <= len(sample):
-        raise ValueError(f"{len(sample)} sampled photos cannot make {num_lists} clusters; take 1 to {len(sample)}")
+        raise ValueError(f"{len(sample)} sampled images cannot make {num_lists} clusters; take 1 to {len(sample)}")
     index = faiss.index_factory(sample.shape[1], f"IVF{num_lists},{storage}", faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = seed
     index.train(_array(sample))
@@ -115,27 +115,27 @@ def approximate_neighbours(
     max_similarity: float = math.inf,
     num_probes: int = NUM_PROBES,
 ) -> tuple[Int[Tensor, "q k"], Float[Tensor, "q k"]]:
-    """Most of the most similar other photos of each query, the most similar first.
+    """Most of the most similar other images of each query, the most similar first.
 
-    As `nearest_neighbours`, of an index and on the processor. A query whose clusters hold too few photos is compared
+    As `nearest_neighbours`, of an index and on the processor. A query whose clusters hold too few images is compared
     with more of them, so that K are always found.
 
     Args:
         index: from `build_index` or `load_index`.
         queries: unit vectors.
-        query_ids: row of each query among all photos; it is left out by it.
+        query_ids: row of each query among all images; it is left out by it.
         num_neighbours: K.
-        max_similarity: photos more similar than this, near-duplicates, come after all others, where the `WIDEST` most
-            similar photos hold K others.
+        max_similarity: images more similar than this, near-duplicates, come after all others, where the `WIDEST` most
+            similar images hold K others.
         num_probes: clusters that a query is compared with; with all of them nothing is missed.
 
     Returns:
-        Rows and cosine similarities to the vectors as the index keeps them; of equally similar photos the lower row
+        Rows and cosine similarities to the vectors as the index keeps them; of equally similar images the lower row
         comes first.
 
     Raises:
         ImportError: if FAISS is not installed.
-        ValueError: if there are not K other photos, or the index is of vectors of another length.
+        ValueError: if there are not K other images, or the index is of vectors of another length.
     """
     if num_neighbours < 1 or num_probes < 1:
         raise ValueError(f"num_neighbours is {num_neighbours} and num_probes {num_probes}; ask for at least 1")
@@ -159,7 +159,7 @@ def recall_against_exact(
 ) -> float:
     """Share of the exact neighbours of some queries that the index finds.
 
-    Another photo just as similar counts as missed, so that many duplicates lower it.
+    Another image just as similar counts as missed, so that many duplicates lower it.
     """
     exact, _ = nearest_neighbours(queries, query_ids, blocks, num_neighbours, max_similarity)
     found, _ = approximate_neighbours(index, queries, query_ids, num_neighbours, max_similarity, num_probes)
@@ -175,7 +175,7 @@ def _search(
     width: int,
     num_probes: int,
 ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
-    """Ranks and photos, -inf where there are too few; looks further for queries that lack neighbours."""
+    """Ranks and images, -inf where there are too few; looks further for queries that lack neighbours."""
     settings = load_faiss().SearchParametersIVF(nprobe=min(num_probes, index.nlist))
     similarities, ids = (torch.from_numpy(found) for found in index.search(_array(queries), width, params=settings))
     exhausted = (ids < 0).any(dim=1)

@@ -1,4 +1,4 @@
-"""Which RoIs of a photo look like which RoIs of its neighbours."""
+"""Which RoIs of an image look like which RoIs of its neighbours."""
 
 from collections.abc import Sequence
 
@@ -11,54 +11,54 @@ Matches = tuple[Int[Tensor, "p 2"], Float[Tensor, "p"]]
 
 
 def match_rois(
-    embeddings: Float[Tensor, "b d"], neighbour_embeddings: Float[Tensor, "c d"], share: float = 0.1
+    embeddings: Float[Tensor, "b d"], neighbour_embeddings: Float[Tensor, "c d"], fraction: float = 0.1
 ) -> tuple[Int[Tensor, "p 2"], Float[Tensor, "p"]]:
-    """The highest entries of the matrix of cosines: the correspondences of one pair of photos.
+    """The highest entries of the matrix of cosines: the correspondences of one pair of images.
 
     Args:
-        embeddings: unit vectors of the photo's RoIs.
+        embeddings: unit vectors of the image's RoIs.
         neighbour_embeddings: unit vectors of the neighbour's RoIs.
-        share: correspondences over the photo's number of RoIs.
+        share: correspondences over the image's number of RoIs.
 
     Returns:
         max(1, floor(share x b)) pairs (RoI here, RoI there), the most similar first, and their cosines; of equal
         cosines the pair of the lower rows comes first.
 
     Raises:
-        ValueError: if a photo has no RoI, which `filter_proposals` never leaves.
+        ValueError: if an image has no RoI, which `filter_proposals` never leaves.
 
     Source:
         ORL (NeurIPS 2021), Section 3.2, 10% of the query's boxes.
     """
-    return match_neighbours(embeddings, neighbour_embeddings, [len(neighbour_embeddings)], share)[0]
+    return match_neighbours(embeddings, neighbour_embeddings, [len(neighbour_embeddings)], fraction)[0]
 
 
 def match_neighbours(
     embeddings: Float[Tensor, "b d"],
     neighbour_embeddings: Float[Tensor, "c d"],
     neighbour_counts: Sequence[int],
-    share: float = 0.1,
+    fraction: float = 0.1,
 ) -> list[Matches]:
-    """`match_rois` of a photo with each of its neighbours, by one product: twice as fast as one at a time.
+    """`match_rois` of an image with each of its neighbours, by one product: twice as fast as one at a time.
 
     Args:
-        embeddings: unit vectors of the photo's RoIs.
+        embeddings: unit vectors of the image's RoIs.
         neighbour_embeddings: unit vectors of the RoIs of all neighbours, one after another.
         neighbour_counts: RoIs of each neighbour.
-        share: correspondences of a pair of photos over the photo's number of RoIs.
+        share: correspondences of a pair of images over the image's number of RoIs.
 
     Returns:
         As `match_rois`, for each neighbour.
 
     Raises:
-        ValueError: if a photo has no RoI, or the counts are not those of the embeddings.
+        ValueError: if an image has no RoI, or the counts are not those of the embeddings.
     """
     if len(embeddings) == 0 or 0 in neighbour_counts:
         others = ", ".join(map(str, neighbour_counts))
         raise ValueError(f"cannot match {len(embeddings)} RoIs with {others}; rebuild the RoIs")
     if sum(neighbour_counts) != len(neighbour_embeddings):
         raise ValueError(f"{len(neighbour_embeddings)} embeddings are not those of {sum(neighbour_counts)} RoIs")
-    num_pairs = max(1, int(share * len(embeddings)))
+    num_pairs = max(1, int(fraction * len(embeddings)))
     similarities = embeddings @ neighbour_embeddings.T
     return [_highest(part, num_pairs) for part in similarities.split(list(neighbour_counts), dim=1)]
 

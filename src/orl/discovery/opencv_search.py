@@ -16,7 +16,7 @@ SIGMA = 0.8
 
 
 def new_opencv_search() -> Any:
-    """OpenCV's search, without a photo.
+    """OpenCV's search, without an image.
 
     Raises:
         ImportError: if OpenCV's contributed modules are missing.
@@ -32,18 +32,18 @@ def new_opencv_search() -> Any:
         ) from error
 
 
-def opencv_selective_search(photo: UInt8[ndarray, "h w 3"], seed: int) -> Float[ndarray, "n 4"]:
-    """The proposals of one photo in 'fast' mode, best ranked first.
+def opencv_selective_search(image: UInt8[ndarray, "h w 3"], seed: int) -> Float[ndarray, "n 4"]:
+    """The proposals of one image in 'fast' mode, best ranked first.
 
     OpenCV ranks with C's `rand()` and never seeds it, so that its order depends on what the process did before; it is
-    seeded here for every photo. That state belongs to the whole process: search in one thread only.
+    seeded here for every image. That state belongs to the whole process: search in one thread only.
 
     Args:
-        photo: RGB, at the resolution in which boxes are wanted.
+        image: RGB, at the resolution in which boxes are wanted.
         seed: decides the random part of the ranks.
 
     Returns:
-        About 2,500 boxes for a 640x480 photo; the whole photo for one of one colour.
+        About 2,500 boxes for a 640x480 image; the whole image for one of one colour.
 
     Raises:
         ImportError: if OpenCV's contributed modules are missing.
@@ -56,7 +56,7 @@ def opencv_selective_search(photo: UInt8[ndarray, "h w 3"], seed: int) -> Float[
 
     cv2.setNumThreads(1)
     ctypes.CDLL(None).srand(ctypes.c_uint(seed % 2**32))
-    search.setBaseImage(np.ascontiguousarray(photo[:, :, ::-1]))
+    search.setBaseImage(np.ascontiguousarray(image[:, :, ::-1]))
     search.switchToSelectiveSearchFast(BASE_K, INCREMENT_K, SIGMA)
     found = np.asarray(search.process(), dtype=np.float32).reshape(-1, 4)
-    return boxes.clip(boxes.from_xywh(found), (photo.shape[1], photo.shape[0]))
+    return boxes.clip(boxes.from_xywh(found), (image.shape[1], image.shape[0]))

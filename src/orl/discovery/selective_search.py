@@ -23,26 +23,26 @@ logger = logging.getLogger(__name__)
 SEGMENTATION_SCALES = (150.0, 300.0, 450.0)
 """k of the graph segmentations ('fast' mode)."""
 MAX_PIXELS = 2**24
-"""A photo is searched at a reduced size if a square of its mean side has more: about 150 bytes are needed for each."""
+"""An image is searched at a reduced size if a square of its mean side has more: about 150 bytes are needed for each."""
 RAND_MAX = 2**31 - 1
 COMPILE_NOTICE_S = 1.0
 
 
-def selective_search(photo: UInt8[ndarray, "h w 3"], seed: int, scale: float = 1.0) -> Float[ndarray, "n 4"]:
-    """The proposals of one photo in 'fast' mode, best ranked first.
+def selective_search(image: UInt8[ndarray, "h w 3"], seed: int, scale: float = 1.0) -> Float[ndarray, "n 4"]:
+    """The proposals of one image in 'fast' mode, best ranked first.
 
     At scale 1 they are OpenCV's boxes, apart from those that depend on how equal edges or similarities are sorted.
     The first call compiles, which takes about half a minute; what was compiled is kept on disk. Python's global lock
     is free while it searches, so that threads search side by side.
 
     Args:
-        photo: RGB, at the resolution in which boxes are wanted.
+        image: RGB, at the resolution in which boxes are wanted.
         seed: decides the random part of the ranks, as `srand(seed)` does for OpenCV's.
-        scale: size of the photo that is searched over its size, in (0, 1]; half size takes a quarter of the time and
+        scale: size of the image that is searched over its size, in (0, 1]; half size takes a quarter of the time and
             finds no regions of less than 400 pixels.
 
     Returns:
-        About 2,500 boxes for a 640x480 photo; the whole photo for one of one colour.
+        About 2,500 boxes for a 640x480 image; the whole image for one of one colour.
 
     Raises:
         ValueError: if the scale is not in (0, 1].
@@ -51,18 +51,18 @@ def selective_search(photo: UInt8[ndarray, "h w 3"], seed: int, scale: float = 1
         Uijlings et al., IJCV 2013; HSV and Lab, k = 150, 300, 450, sigma 0.8, smallest component 100 px.
     """
     if not 0 < scale <= 1:
-        raise ValueError(f"scale must be in (0, 1], not {scale}: a photo is not enlarged for the search")
+        raise ValueError(f"scale must be in (0, 1], not {scale}: an image is not enlarged for the search")
     compile_search()
-    small = _reduced(photo, scale)
+    small = _reduced(image, scale)
     regions, levels = [], []
     turns = Turns(small.shape[1], small.shape[0])
-    for image in (to_hsv(small), to_lab(small)):
-        found = group_regions(image, *texture_codes(image, turns), segment(image, SEGMENTATION_SCALES))
+    for converted in (to_hsv(small), to_lab(small)):
+        found = group_regions(converted, *texture_codes(converted, turns), segment(converted, SEGMENTATION_SCALES))
         regions.append(found[0])
         levels.append(found[1])
     ranked = rank(np.concatenate(regions), np.concatenate(levels), seed)
-    (height, width), (small_height, small_width) = photo.shape[:2], small.shape[:2]
-    # Multiplied before it is divided: so the photo's edge stays the photo's edge, to the last bit.
+    (height, width), (small_height, small_width) = image.shape[:2], small.shape[:2]
+    # Multiplied before it is divided: so the image's edge stays the image's edge, to the last bit.
     return (ranked * np.array([width, height] * 2) / np.array([small_width, small_height] * 2)).astype(np.float32)
 
 
@@ -89,24 +89,24 @@ def compile_search() -> None:
     notice.start()
     keep_freed_memory()
     try:
-        photo = np.zeros((8, 9, 3), np.uint8)
-        photo[:, 4:] = 255
-        for image in (to_hsv(photo), to_lab(photo)):
-            group_regions(image, *texture_codes(image), segment(image, SEGMENTATION_SCALES))
+        image = np.zeros((8, 9, 3), np.uint8)
+        image[:, 4:] = 255
+        for converted in (to_hsv(image), to_lab(image)):
+            group_regions(converted, *texture_codes(converted), segment(converted, SEGMENTATION_SCALES))
         c_random(0, 1)
     finally:
         notice.cancel()
 
 
-def _reduced(photo: UInt8[ndarray, "h w 3"], scale: float) -> UInt8[ndarray, "a b 3"]:
-    height, width, _ = photo.shape
-    # The copy that is turned by 45 degrees has the pixels of two squares of the mean side, however narrow the photo is.
+def _reduced(image: UInt8[ndarray, "h w 3"], scale: float) -> UInt8[ndarray, "a b 3"]:
+    height, width, _ = image.shape
+    # The copy that is turned by 45 degrees has the pixels of two squares of the mean side, however narrow the image is.
     scale = min(scale, 2 * math.sqrt(MAX_PIXELS) / (height + width))
     if scale >= 1:
         # The loops are compiled for an array that can be written, and would be compiled again for another.
-        return np.require(photo, requirements=["C", "W"])
+        return np.require(image, requirements=["C", "W"])
     size_wh = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.array(Image.fromarray(photo).resize(size_wh, Image.Resampling.BOX))
+    return np.array(Image.fromarray(image).resize(size_wh, Image.Resampling.BOX))
 
 
 @compiled()

@@ -23,7 +23,7 @@ NUM_GRADIENTS = 12
 class Turns:
     """Where pixels go when images of one size are turned by 45 degrees and back, and room for one channel on the way.
 
-    Computed once for a photo, since its images and their channels are turned alike.
+    Computed once for an image, since its images and their channels are turned alike.
     """
 
     def __init__(self, width: int, height: int) -> None:
@@ -127,7 +127,7 @@ def _places_there(width, height, source, columns, rows):
     """
     spans = np.zeros((height, 2), np.int64)
     places = np.empty(width * height, np.int32)
-    shares = np.empty((width * height, 2), np.float32)
+    fractions = np.empty((width * height, 2), np.float32)
     count = 0
     for y in range(height):
         start_x = np.float32(y) * source[0, 1] + source[0, 2]
@@ -144,12 +144,12 @@ def _places_there(width, height, source, columns, rows):
             if at_x > -1 and at_y > -1 and at_x < columns and at_y < rows:
                 left, top = np.floor(at_x), np.floor(at_y)
                 places[count] = (np.int32(top) + 1) * (columns + 2) + np.int32(left) + 1
-                shares[count, 0], shares[count, 1] = at_x - left, at_y - top
+                fractions[count, 0], fractions[count, 1] = at_x - left, at_y - top
                 if count == first:
                     spans[y, 0] = x
                 spans[y, 1] = x + 1
                 count += 1
-    return spans, (places[:count].copy(), shares[:count].copy())
+    return spans, (places[:count].copy(), fractions[:count].copy())
 
 
 @compiled(fastmath={"contract"})
@@ -157,19 +157,19 @@ def _places_there(width, height, source, columns, rows):
 def _places_back(width, height, source, columns, rows):
     """Where in the framed turned image the value of each pixel lies, as in `_places_there`."""
     places = np.zeros(height * width, np.int32)
-    shares = np.zeros((height * width, 2), np.float32)
+    fractions = np.zeros((height * width, 2), np.float32)
     for y in range(height):
         row = np.float32(y) + source[7]
         start_x, start_y = row * source[1] + source[2], row * source[4] + source[5]
         for x in range(width):
             column = np.float32(x) + source[6]
             at_x, at_y = column * source[0] + start_x, column * source[3] + start_y
-            # Of a very long photo the ends lie outside: they stay at place 0, which is empty.
+            # Of a very long image the ends lie outside: they stay at place 0, which is empty.
             if at_x > -1 and at_y > -1 and at_x < columns and at_y < rows:
                 left, top = np.floor(at_x), np.floor(at_y)
                 places[y * width + x] = (np.int32(top) + 1) * (columns + 2) + np.int32(left) + 1
-                shares[y * width + x, 0], shares[y * width + x, 1] = at_x - left, at_y - top
-    return places, shares
+                fractions[y * width + x, 0], fractions[y * width + x, 1] = at_x - left, at_y - top
+    return places, fractions
 
 
 @compiled()
@@ -198,12 +198,12 @@ def _mirror_frame(framed):
 @no_type_check
 def _turn(padded, spans, there, turned):
     values, stride = padded.reshape(-1), np.uint64(padded.shape[1])
-    places, shares = there
+    places, fractions = there
     one, at = np.uint64(1), np.uint64(0)
     for y in range(len(spans)):
         row = turned[y + 1]
         for x in range(np.uint64(spans[y, 0] + 1), np.uint64(spans[y, 1] + 1)):
-            place, share_x, share_y = np.uint64(places[at]), shares[at, 0], shares[at, 1]
+            place, share_x, share_y = np.uint64(places[at]), fractions[at, 0], fractions[at, 1]
             a, b = np.float32(values[place]), np.float32(values[place + one])
             c, d = np.float32(values[place + stride]), np.float32(values[place + stride + one])
             upper, lower = share_x * (b - a) + a, share_x * (d - c) + c
@@ -257,13 +257,13 @@ def _straight_gradients(framed, gradients):
 @no_type_check
 def _turn_back(turned_gradients, back, gradients):
     values, stride = turned_gradients.reshape(-1), np.uint64(2 * turned_gradients.shape[1])
-    places, shares = back
+    places, fractions = back
     two = np.uint64(2)
     for axis in range(2):
         out = gradients[axis].reshape(-1)
         for pixel in range(np.uint64(len(out))):
             place = two * np.uint64(places[pixel]) + np.uint64(axis)
-            share_x, share_y = shares[pixel, 0], shares[pixel, 1]
+            share_x, share_y = fractions[pixel, 0], fractions[pixel, 1]
             a, b = values[place], values[place + two]
             c, d = values[place + stride], values[place + stride + two]
             upper, lower = share_x * (b - a) + a, share_x * (d - c) + c

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from orl.config import RunConfig
 from orl.doctor.machine import OPTIONAL
 from orl.doctor.plan import Plan, disk_needed, estimate_stage
-from orl.stages.assemble import check_batch, stage_settings
+from orl.pipeline.assemble import check_batch, stage_settings
 
 GIB = 2**30
 LONG_HOURS = 24 * 14
 """A stage that takes longer than two weeks is named."""
-MAX_WAIT_SHARE = 0.05
+MAX_WAIT_FRACTION = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,18 +100,18 @@ def _packages(plan: Plan) -> Iterator[Finding]:
 def _batches(plan: Plan) -> Iterator[Finding]:
     for stage in ("stage1", "stage3"):
         settings = stage_settings(plan.config, stage)
-        if settings.batch_size > plan.num_photos:
+        if settings.batch_size > plan.num_images:
             yield Finding(
                 stops=True,
-                what=f"a batch of {settings.batch_size} needs as many photos, and there are {plan.num_photos}",
+                what=f"a batch of {settings.batch_size} needs as many images, and there are {plan.num_images}",
                 way_out=f"set --{stage}.batch-size {_smaller_batch(plan)} or another smaller one",
             )
-        share, rest = divmod(settings.batch_size, plan.num_processes)
-        if rest or share % settings.accumulation_steps or share // settings.accumulation_steps < 2:
+        fraction, rest = divmod(settings.batch_size, plan.num_processes)
+        if rest or fraction % settings.accumulation_steps or fraction // settings.accumulation_steps < 2:
             yield Finding(
                 stops=True,
                 what=f"a batch of {settings.batch_size} cannot be shared evenly by {plan.num_processes} processes in "
-                f"{settings.accumulation_steps} parts of two photos or more",
+                f"{settings.accumulation_steps} parts of two images or more",
                 way_out=f"set another --{stage}.batch-size or --{stage}.accumulation-steps",
             )
             continue
@@ -123,16 +123,16 @@ def _batches(plan: Plan) -> Iterator[Finding]:
 
 
 def _smaller_batch(plan: Plan) -> int:
-    """A quarter of the photos, or a little less, that groups of a batch can share."""
+    """A quarter of the images, or a little less, that groups of a batch can share."""
     groups = plan.config.method.num_groups or 1
-    return max(2, plan.num_photos // 4 // groups) * groups
+    return max(2, plan.num_images // 4 // groups) * groups
 
 
 def _memory(plan: Plan) -> Iterator[Finding]:
     for stage, message in plan.out_of_memory.items():
         yield Finding(
             stops=True,
-            what=f"{stage} finds no memory even for the few photos of the measurement ({message})",
+            what=f"{stage} finds no memory even for the few images of the measurement ({message})",
             way_out="take a smaller --discover.search-scale, or stop what else uses the memory"
             if stage == "stage2"
             else f"take smaller --{stage}.views.size-px, --network.backbone or --{stage}.hidden-features, or stop "
@@ -140,15 +140,15 @@ def _memory(plan: Plan) -> Iterator[Finding]:
         )
     for stage, cost in plan.training.items():
         settings, estimate = stage_settings(plan.config, stage), estimate_stage(plan, stage)
-        share = settings.batch_size // plan.num_processes
-        passed = share // settings.accumulation_steps
+        fraction = settings.batch_size // plan.num_processes
+        passed = fraction // settings.accumulation_steps
         if passed <= estimate.largest_batch:
             continue
         needed, free = cost.memory.at(passed) / GIB, plan.free_bytes / GIB
         parts = estimate.accumulation_steps
         yield Finding(
             stops=True,
-            what=f"{stage} passes {passed} photos at once, for which it needs about {needed:.1f} GiB of memory, and "
+            what=f"{stage} passes {passed} images at once, for which it needs about {needed:.1f} GiB of memory, and "
             f"{free:.1f} are free: {estimate.largest_batch} fit",
             way_out=f"set --{stage}.accumulation-steps {parts}"
             if parts is not None
@@ -189,11 +189,11 @@ def _workers(plan: Plan) -> Iterator[Finding]:
         )
     for stage in plan.training:
         estimate = estimate_stage(plan, stage)
-        if plan.computes_on_gpu and estimate.wait_share > MAX_WAIT_SHARE:
+        if plan.computes_on_gpu and estimate.wait_fraction > MAX_WAIT_FRACTION:
             yield Finding(
                 stops=False,
-                what=f"{stage} would wait for photos {estimate.wait_share:.0%} of the time",
-                way_out="pack the photos once (orl data pack), or set more --workers"
+                what=f"{stage} would wait for images {estimate.wait_fraction:.0%} of the time",
+                way_out="pack the images once (orl data pack), or set more --workers"
                 if workers >= cores
                 else f"set --workers {int(cores)}",
             )
@@ -206,7 +206,7 @@ def _hours(plan: Plan) -> Iterator[Finding]:
             settings = stage_settings(plan.config, stage)
             yield Finding(
                 stops=False,
-                what=f"{stage} would take about {hours / 24:.0f} days: {settings.epochs} epochs of {plan.num_photos:,} "
-                "photos",
+                what=f"{stage} would take about {hours / 24:.0f} days: {settings.epochs} epochs of {plan.num_images:,} "
+                "images",
                 way_out=f"set fewer --{stage}.epochs, take a smaller recipe (quick), or more and faster devices",
             )

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from orl.memory import CGROUP, available_bytes
-from orl.rundir import processor_name
+from orl.rundir import cpu_name
 
 PACKAGES = ("orl", "torch", "torchvision", "lightning-fabric", "numba", "numpy", "pillow")
 OPTIONAL = {
@@ -74,7 +74,7 @@ def look_at_machine(out: Path) -> Machine:
     return Machine(
         versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         optional={name: importlib.util.find_spec(name) is not None for name in OPTIONAL},
-        processor=processor_name(),
+        processor=cpu_name(),
         cores=usable_cores(_num_allowed(), _text(CGROUP / "cpu.max")),
         has_bf16=not BF16_FLAGS.isdisjoint(_entry(info, "flags").split()),
         memory_bytes=available_bytes(),

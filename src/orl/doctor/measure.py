@@ -1,4 +1,4 @@
-"""What a few photos cost here: real steps of the recipe's own training, and real searches, in processes of their own.
+"""What a few images cost here: real steps of the recipe's own training, and real searches, in processes of their own.
 
 A process of its own has a peak of memory of its own, and when it is killed for lack of memory, the rest goes on.
 """
@@ -22,22 +22,22 @@ from numpy import ndarray
 
 from orl import tables
 from orl.config import RunConfig
+from orl.datasets.image_table import ImageTable
+from orl.datasets.sources import find_images
+from orl.datasets.validation import scan_images
 from orl.doctor.estimates import Line, line_through
 from orl.embed import BATCH_SIZE, CPU_BATCH_SIZE, embed_boxes
-from orl.images.datasets import ImageViews, ObjectTable, ObjectViews, Samples, collate
-from orl.images.scan import scan_photos
-from orl.images.scenes import draw_scenes
-from orl.images.sources import find_photos
-from orl.images.table import ImageTable
 from orl.memory import keep_freed_memory, peak_resident_bytes
 from orl.networks.backbones import build_backbone, pool
-from orl.networks.folding import fold_batch_norm
+from orl.networks.fuse_batch_norm import fuse_batch_norm
+from orl.pipeline.assemble import Method, build_image_method, build_optimiser, build_orl, stage_settings, view_rules
+from orl.pipeline.proposal_tables import proposer
+from orl.pipeline.shards import proposal_filter
 from orl.processes import Processes, local_device
-from orl.stages.assemble import Method, build_image_method, build_optimiser, build_orl, stage_settings, view_rules
-from orl.stages.proposals import proposer
-from orl.stages.shards import proposal_filter
+from orl.synthetic.scenes import draw_scenes
 from orl.training.fabric import is_out_of_memory, launch_fabric
-from orl.training.learner import Learner
+from orl.training.ssl_step import SSLStep
+from orl.views.view_datasets import GlobalViewSampler, ObjectTable, ObjectViewSampler, ViewDataset, collate
 
 STEP_PIXELS = {"cpu": 300_000, "cuda": 9_600_000}
 """Pixels of all views of the larger batch that is measured: seconds on two cores, and enough to fill a GPU."""
@@ -46,7 +46,7 @@ SLOW_S = 2.0
 """When the first step takes longer, one more is measured and not three."""
 NUM_SAMPLES = 8
 SCENE_WH = (640, 480)
-"""Size of drawn photos: that of most COCO photos."""
+"""Size of drawn images: that of most COCO images."""
 
 Made = TypeVar("Made")
 
@@ -60,20 +60,20 @@ class TrainingCost:
     state_bytes: int
     """Of a checkpoint."""
     batches: tuple[int, int]
-    """Photos of the batches that were measured."""
+    """Images of the batches that were measured."""
     memory: Line
-    """Bytes by photos that pass the network at once: of the process on a CPU, of the device on a GPU."""
+    """Bytes by images that pass the network at once: of the process on a CPU, of the device on a GPU."""
     step: Line
-    """Seconds by photos of a batch."""
+    """Seconds by images of a batch."""
     sample_s: float
-    """Reading a photo and cutting its views, on one core."""
+    """Reading an image and cutting its views, on one core."""
     sample_bytes: int
-    """Of the views of a photo, as workers hand them over."""
+    """Of the views of an image, as workers hand them over."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiscoveryCost:
-    """What stage 2 costs a photo."""
+    """What stage 2 costs an image."""
 
     proposals_s: float
     """Searching boxes, by as many threads as there are workers."""
@@ -86,37 +86,37 @@ class DiscoveryCost:
 
 
 class FoundRois(NamedTuple):
-    """RoIs of the measured photos, one after another, photo by photo."""
+    """RoIs of the measured images, one after another, image by image."""
 
     boxes: Float[ndarray, "r 4"]
     image_ids: Int[ndarray, "r"]
 
 
-def sample_photos(source: Path | None, split: str | None, num_photos: int, folder: Path) -> tuple[ImageTable, int]:
-    """A few photos, spread evenly over a source, or drawn.
+def sample_images(source: Path | None, split: str | None, num_images: int, folder: Path) -> tuple[ImageTable, int]:
+    """A few images, spread evenly over a source, or drawn.
 
     Args:
         source: what 'orl run --images' takes; None to draw scenes.
         split: of a VOC devkit.
-        num_photos: how many.
+        num_images: how many.
         folder: where scenes are drawn.
 
     Returns:
-        The photos that can be read, and how many the source has; 0 for drawn ones.
+        The images that can be read, and how many the source has; 0 for drawn ones.
 
     Raises:
-        FileNotFoundError, ValueError: if there are no photos, or none of them can be used.
+        FileNotFoundError, ValueError: if there are no images, or none of them can be used.
     """
     if source is None:
-        draw_scenes(folder, num_trainval=num_photos, num_test=0, size_wh=SCENE_WH, quiet=True)
-        root, names = find_photos(folder)
+        draw_scenes(folder, num_trainval=num_images, num_test=0, size_wh=SCENE_WH, quiet=True)
+        root, names = find_images(folder)
     else:
-        root, names = find_photos(source, split)
-    chosen = [names[place] for place in np.unique(np.linspace(0, len(names) - 1, num_photos).round().astype(int))]
-    images, rejected = scan_photos(root, chosen, min_side_px=32, max_pixels=10**8, workers=1, quiet=True)
+        root, names = find_images(source, split)
+    chosen = [names[place] for place in np.unique(np.linspace(0, len(names) - 1, num_images).round().astype(int))]
+    images, rejected = scan_images(root, chosen, min_side_px=32, max_pixels=10**8, workers=1, quiet=True)
     if not len(images):
         raise ValueError(
-            f"none of {len(chosen)} photos of {root} can be used: {rejected[0].name}: {rejected[0].reason}"
+            f"none of {len(chosen)} images of {root} can be used: {rejected[0].name}: {rejected[0].reason}"
         )
     return images, 0 if source is None else len(names)
 
@@ -144,23 +144,23 @@ def measure_training(config: RunConfig, stage: str, images: ImageTable, found: F
     Args:
         config: the recipe; its device, precision, network, views and objects count.
         stage: 'stage1' or 'stage3'.
-        images: photos to take.
+        images: images to take.
         found: their RoIs, for stage 3.
     """
     keep_freed_memory()
-    samples = Samples(_placer(config, stage, images, found))
+    samples = ViewDataset(_view_sampler(config, stage, images, found))
     sample_bytes = sum(view.crop.nbytes for view in samples[(0, 0)].views.values())
     settings = stage_settings(config, stage)
     batches = measured_batches(sample_bytes // 3, local_device(config.device).type, settings.batch_size)
     method = _method(config, stage, batches[1])
     fabric = launch_fabric(local_device(config.device), config.precision, Processes())
     weights = [weight for weight in method.parameters() if weight.requires_grad]
-    learner = Learner(fabric, method, build_optimiser(method, settings))
-    peaks, seconds = zip(*(_steps(learner, samples, size) for size in batches))
+    ssl_step = SSLStep(fabric, method, build_optimiser(method, settings))
+    peaks, seconds = zip(*(_steps(ssl_step, samples, size) for size in batches))
     few, many = batches
     return TrainingCost(
         parameters=sum(weight.numel() for weight in weights),
-        state_bytes=_num_bytes(learner.state()),
+        state_bytes=_num_bytes(ssl_step.state()),
         batches=batches,
         memory=line_through((few, peaks[0]), (many, peaks[1])),
         step=line_through((few, seconds[0]), (many, seconds[1])),
@@ -170,12 +170,12 @@ def measure_training(config: RunConfig, stage: str, images: ImageTable, found: F
 
 
 def measure_discovery(config: RunConfig, images: ImageTable) -> tuple[DiscoveryCost, FoundRois]:
-    """Search boxes in a few photos, filter them, and embed some of them."""
+    """Search boxes in a few images, filter them, and embed some of them."""
     with tempfile.TemporaryDirectory() as folder:
         proposals_s, found = _find_rois(config, images, Path(folder))
     device = local_device(config.device)
     backbone = build_backbone(config.network.backbone)
-    folded = fold_batch_norm(backbone).to(memory_format=torch.channels_last).to(device)
+    folded = fuse_batch_norm(backbone).to(memory_format=torch.channels_last).to(device)
     first = found.boxes[found.image_ids == 0]
     crops = np.resize(first, (CPU_BATCH_SIZE if device.type == "cpu" else BATCH_SIZE, 4))
 
@@ -201,20 +201,22 @@ def measure_discovery(config: RunConfig, images: ImageTable) -> tuple[DiscoveryC
     return cost, found
 
 
-def measured_batches(pixels_a_photo: int, device_type: str, most: int) -> tuple[int, int]:
+def measured_batches(pixels_per_image: int, device_type: str, most: int) -> tuple[int, int]:
     """Two batch sizes, apart enough to draw a line through.
 
-    The larger one has as many photos as `STEP_PIXELS` allow, no more than the recipe's batch, and 6 at the least.
+    The larger one has as many images as `STEP_PIXELS` allow, no more than the recipe's batch, and 6 at the least.
     """
-    third = max(2, min(most, STEP_PIXELS[device_type] // pixels_a_photo) // 3)
+    third = max(2, min(most, STEP_PIXELS[device_type] // pixels_per_image) // 3)
     return third, 3 * third
 
 
-def _placer(config: RunConfig, stage: str, images: ImageTable, found: FoundRois | None) -> ImageViews | ObjectViews:
+def _view_sampler(
+    config: RunConfig, stage: str, images: ImageTable, found: FoundRois | None
+) -> GlobalViewSampler | ObjectViewSampler:
     rules = view_rules(stage_settings(config, stage).views)
     if stage == "stage1" or found is None:
-        return ImageViews(images, rules, config.seed)
-    return ObjectViews(images, rules, object_table(found, len(images)), config.objects.roi_size_px, config.seed)
+        return GlobalViewSampler(images, rules, config.seed)
+    return ObjectViewSampler(images, rules, object_table(found, len(images)), config.objects.roi_size_px, config.seed)
 
 
 def _method(config: RunConfig, stage: str, batch_size: int) -> Method:
@@ -228,29 +230,29 @@ def _method(config: RunConfig, stage: str, batch_size: int) -> Method:
     return build_image_method(replace(config, method=method))
 
 
-def object_table(found: FoundRois, num_images: int) -> ObjectTable:
-    """Each photo corresponds to the next one, by the first RoI of both: for measuring, any pair will do."""
-    starts = tables.row_starts(found.image_ids, num_images)
+def object_table(found: FoundRois, num_table_images: int) -> ObjectTable:
+    """Each image corresponds to the next one, by the first RoI of both: for measuring, any pair will do."""
+    starts = tables.row_starts(found.image_ids, num_table_images)
     firsts = starts[:-1]
     return ObjectTable(
         rois=found.boxes,
         roi_starts=starts,
         roi_image_ids=found.image_ids,
         pairs=np.stack([firsts, np.roll(firsts, -1)], axis=1),
-        pair_groups=[np.array([[image_id, image_id + 1]]) for image_id in range(num_images)],
+        pair_groups=[np.array([[image_id, image_id + 1]]) for image_id in range(num_table_images)],
     )
 
 
 def _find_rois(config: RunConfig, images: ImageTable, folder: Path) -> tuple[float, FoundRois]:
-    """The RoIs of the photos by stage 2's own steps, and the seconds a photo of searching."""
+    """The RoIs of the images by stage 2's own steps, and the seconds an image of searching."""
     settings = config.discover
     if settings.proposals == "file":
         # A file of boxes is read, not searched for; boxes of any kind serve the rest of the measurement.
         config = replace(config, discover=replace(settings, proposals="grid", proposals_file=None))
     make = proposer(images, config, folder)
-    photos, shard = slice(0, len(images)), {"shard_size": len(images)}
+    rows, shard = slice(0, len(images)), {"shard_size": len(images)}
     started = time.perf_counter()
-    columns = make(photos, lambda _: None)
+    columns = make(rows, lambda _: None)
     seconds = (time.perf_counter() - started) / len(images)
     tables.begin(folder / "proposals", shard, 1)
     tables.write_shard(folder / "proposals", 0, columns)
@@ -262,25 +264,25 @@ def _find_rois(config: RunConfig, images: ImageTable, folder: Path) -> tuple[flo
         max_iou=settings.max_iou,
         max_rois=settings.max_rois,
     )
-    kept = keep(photos, lambda _: None)
+    kept = keep(rows, lambda _: None)
     return seconds, FoundRois(np.array(kept["box"]), np.array(kept["image_id"]))
 
 
-def _steps(learner: Learner, samples: Samples, batch_size: int) -> tuple[int, float]:
+def _steps(ssl_step: SSLStep, samples: ViewDataset, batch_size: int) -> tuple[int, float]:
     """Peak bytes and median seconds of a few steps, after one that is not counted."""
     views = collate([samples[(0, place % len(samples))] for place in range(batch_size)]).views
-    _forget_peak(learner.fabric.device)
+    _forget_peak(ssl_step.fabric.device)
     steps, at = iter(range(1, NUM_STEPS + 2)), {"lr": 1e-3, "ema_momentum": 0.99}
 
     def step() -> None:
-        learner.update(next(steps), views, at)  # it fetches its numbers at the end: the device is done then
+        ssl_step.update(next(steps), views, at)  # it fetches its numbers at the end: the device is done then
 
     first_s = _median_seconds(step, 1)
     seconds = _median_seconds(step, 1 if first_s > SLOW_S else NUM_STEPS)
-    return _peak_bytes(learner.fabric.device), seconds
+    return _peak_bytes(ssl_step.fabric.device), seconds
 
 
-def _sample_seconds(samples: Samples) -> float:
+def _sample_seconds(samples: ViewDataset) -> float:
     torch.set_num_threads(1)
     keys = iter(range(NUM_SAMPLES + 1))
 

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 
 from orl.config import RunConfig
-from orl.doctor.estimates import largest_batch, parts_needed, queue_bytes, seconds_a_photo, training_hours
+from orl.doctor.estimates import largest_batch, parts_needed, queue_bytes, seconds_per_image, training_hours
 from orl.doctor.machine import Machine
 from orl.doctor.measure import DiscoveryCost, TrainingCost
-from orl.stages.assemble import stage_settings
+from orl.pipeline.assemble import stage_settings
 
-PROPOSAL_BYTES, PROPOSALS_A_PHOTO = 20, 2500
-"""Of a box in a table, and how many selective search finds in a photo of 640x480."""
+PROPOSAL_BYTES, PROPOSALS_A_IMAGE = 20, 2500
+"""Of a box in a table, and how many selective search finds in an image of 640x480."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +18,8 @@ class Plan:
 
     config: RunConfig
     machine: Machine
-    num_photos: int
-    """Photos of the run: those of the source, or as many as were named."""
+    num_images: int
+    """Images of the run: those of the source, or as many as were named."""
     num_processes: int = 1
     """Processes that train together; each has a device, processors and memory as those looked at."""
     training: dict[str, TrainingCost] = field(default_factory=dict)
@@ -43,16 +43,16 @@ class StageEstimate:
     """One training stage on this machine."""
 
     largest_batch: int
-    """Most photos that pass the network at once here, in each process."""
+    """Most images that pass the network at once here, in each process."""
     accumulation_steps: int | None
     """Fewest parts of the recipe's batch that fit; None if none do."""
-    step_photos_per_s: float
+    step_images_per_s: float
     """Of the network alone, in each process."""
-    sample_photos_per_s: float
+    sample_images_per_s: float
     """Of one core that reads and cuts."""
-    photos_per_s: float
+    images_per_s: float
     """Of all processes, reading and learning at once."""
-    wait_share: float
+    wait_fraction: float
     """Of the time, what the network does not have the device for itself, or waits."""
     hours: float
     shared_memory_bytes: int
@@ -68,24 +68,24 @@ def estimate_stage(plan: Plan, stage: str) -> StageEstimate:
     passed = max(1, batch // max(settings.accumulation_steps, parts or 1))
     step_s = cost.step.at(passed) / passed
     shares_cores = not plan.computes_on_gpu
-    photo_s = seconds_a_photo(step_s, cost.sample_s, config.workers, plan.machine.cores, shares_cores)
-    hours = training_hours(plan.num_photos, settings.batch_size, settings.epochs, photo_s / plan.num_processes)
+    image_s = seconds_per_image(step_s, cost.sample_s, config.workers, plan.machine.cores, shares_cores)
+    hours = training_hours(plan.num_images, settings.batch_size, settings.epochs, image_s / plan.num_processes)
     return StageEstimate(
         largest_batch=largest,
         accumulation_steps=parts,
-        step_photos_per_s=1 / step_s,
-        sample_photos_per_s=1 / cost.sample_s,
-        photos_per_s=plan.num_processes / photo_s,
-        wait_share=1 - step_s / photo_s,
+        step_images_per_s=1 / step_s,
+        sample_images_per_s=1 / cost.sample_s,
+        images_per_s=plan.num_processes / image_s,
+        wait_fraction=1 - step_s / image_s,
         hours=hours,
         shared_memory_bytes=queue_bytes(config.workers, batch, cost.sample_bytes),
     )
 
 
 def discovery_hours(plan: Plan, cost: DiscoveryCost) -> float:
-    """Hours of stage 2: boxes are searched, then each photo and each RoI is embedded once."""
-    photo_s = cost.proposals_s + (1 + cost.rois) * cost.crop_s
-    return plan.num_photos * photo_s / plan.num_processes / 3600
+    """Hours of stage 2: boxes are searched, then each image and each RoI is embedded once."""
+    image_s = cost.proposals_s + (1 + cost.rois) * cost.crop_s
+    return plan.num_images * image_s / plan.num_processes / 3600
 
 
 def disk_needed(plan: Plan) -> int:
@@ -93,4 +93,4 @@ def disk_needed(plan: Plan) -> int:
     kept = {stage: stage_settings(plan.config, stage).keep_checkpoints + 1 for stage in plan.training}
     checkpoints = sum(number * plan.training[stage].state_bytes for stage, number in kept.items())
     embedding_bytes = 0.0 if plan.discovery is None else plan.discovery.rois * plan.discovery.embedding_bytes
-    return checkpoints + int(plan.num_photos * (PROPOSALS_A_PHOTO * PROPOSAL_BYTES + embedding_bytes))
+    return checkpoints + int(plan.num_images * (PROPOSALS_A_IMAGE * PROPOSAL_BYTES + embedding_bytes))

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from orl.config import RunConfig
+from orl.datasets.image_table import ImageTable
 from orl.doctor.findings import GIB, Finding, device_is_there, find_obstacles
 from orl.doctor.machine import OPTIONAL, Machine, look_at_machine
-from orl.doctor.measure import NUM_SAMPLES, in_own_process, measure_discovery, measure_training, sample_photos
+from orl.doctor.measure import NUM_SAMPLES, in_own_process, measure_discovery, measure_training, sample_images
 from orl.doctor.plan import Plan, StageEstimate, discovery_hours, disk_needed, estimate_stage
-from orl.images.table import ImageTable
+from orl.pipeline.assemble import stage_settings
 from orl.progress import progress_bar
 from orl.rundir import TRAINED_STAGES
-from orl.stages.assemble import stage_settings
 
-DEFAULT_NUM_PHOTOS = 10_000
+DEFAULT_NUM_IMAGES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,35 +33,35 @@ class Examination:
 
 
 def examine(
-    config: RunConfig, images: Path | None, *, num_photos: int | None = None, num_processes: int = 1
+    config: RunConfig, images: Path | None, *, num_images: int | None = None, num_processes: int = 1
 ) -> Examination:
-    """Look at this machine and try a few photos of the recipe on it, which takes about a minute.
+    """Look at this machine and try a few images of the recipe on it, which takes about a minute.
 
     Args:
         config: the recipe; its own `images` is not looked at.
-        images: photos to try; None to draw some.
-        num_photos: what hours are for; without it as many as the source has, and 10,000 for drawn ones.
+        images: images to try; None to draw some.
+        num_images: what hours are for; without it as many as the source has, and 10,000 for drawn ones.
         num_processes: how many would train together, each with devices as here.
 
     Raises:
-        FileNotFoundError, ValueError: if the photos cannot be found, or none can be used.
+        FileNotFoundError, ValueError: if the images cannot be found, or none can be used.
     """
     machine = look_at_machine(config.out)
     with tempfile.TemporaryDirectory() as folder:
-        photos, num_found = sample_photos(images, config.split, NUM_SAMPLES, Path(folder) / "scenes")
+        sample, num_found = sample_images(images, config.split, NUM_SAMPLES, Path(folder) / "scenes")
         where = "drawn scenes of 640x480 px" if images is None else str(images)
         plan = Plan(
             config=config,
             machine=machine,
-            num_photos=num_photos or num_found or DEFAULT_NUM_PHOTOS,
+            num_images=num_images or num_found or DEFAULT_NUM_IMAGES,
             num_processes=num_processes,
         )
         if device_is_there(config, len(machine.gpus)):
-            plan = _measured(plan, photos)
-    return Examination(plan=plan, measured_on=f"{len(photos)} photos, {where}", findings=find_obstacles(plan))
+            plan = _measured(plan, sample)
+    return Examination(plan=plan, measured_on=f"{len(sample)} images, {where}", findings=find_obstacles(plan))
 
 
-def _measured(plan: Plan, photos: ImageTable) -> Plan:
+def _measured(plan: Plan, images: ImageTable) -> Plan:
     # Half precision of GPUs does not run on a processor, which is found without trying it.
     config = plan.config
     if config.precision == "16-mixed" and not plan.computes_on_gpu:
@@ -76,9 +76,9 @@ def _measured(plan: Plan, photos: ImageTable) -> Plan:
                 continue
             try:
                 if stage == "stage2":
-                    discovery, found = in_own_process(measure_discovery, config, photos)
+                    discovery, found = in_own_process(measure_discovery, config, images)
                 else:
-                    training[stage] = in_own_process(measure_training, config, stage, photos, found)
+                    training[stage] = in_own_process(measure_training, config, stage, images, found)
             except MemoryError as error:
                 out_of_memory[stage] = str(error)
             bar.update()
@@ -91,7 +91,7 @@ def to_json(examination: Examination) -> dict[str, Any]:
     return {
         "works": examination.works,
         "recipe": plan.config.recipe,
-        "photos": plan.num_photos,
+        "images": plan.num_images,
         "processes": plan.num_processes,
         "measured_on": examination.measured_on,
         "machine": asdict(plan.machine),
@@ -140,7 +140,7 @@ def format_estimates(plan: Plan, measured_on: str) -> str:
     lines = [
         f"recipe {plan.config.recipe}: {plan.config.method.name}, {plan.config.network.backbone}, "
         f"{plan.config.stage1.views.size_px} px, {plan.config.precision}, tried on {device} with {measured_on}",
-        f"estimates for {plan.num_photos:,} photos and {plan.num_processes} "
+        f"estimates for {plan.num_images:,} images and {plan.num_processes} "
         f"{'process' if plan.num_processes == 1 else 'processes, each with devices as here'}:",
     ]
     hours = 0.0
@@ -174,13 +174,13 @@ def _stage_lines(plan: Plan, stage: str, estimate: StageEstimate) -> list[str]:
         else f"no equal part of a batch of {settings.batch_size} fits"
     )
     return [
-        f"{stage}    {_duration(estimate.hours)} for {settings.epochs} epochs at {estimate.photos_per_s:,.1f} photos/s "
-        f"(network {estimate.step_photos_per_s:,.1f}, reading {estimate.sample_photos_per_s:,.1f} a core; "
-        f"{estimate.wait_share:.0%} of the time for reading)",
+        f"{stage}    {_duration(estimate.hours)} for {settings.epochs} epochs at {estimate.images_per_s:,.1f} images/s "
+        f"(network {estimate.step_images_per_s:,.1f}, reading {estimate.sample_images_per_s:,.1f} a core; "
+        f"{estimate.wait_fraction:.0%} of the time for reading)",
         f"          {cost.parameters / 1e6:.1f} million weights; memory {cost.memory.fixed / GIB:.2f} GiB and "
-        f"{cost.memory.per_photo / 2**20:.1f} MiB a photo: {min(estimate.largest_batch, 10**6):,} photos fit at once, "
+        f"{cost.memory.per_image / 2**20:.1f} MiB an image: {min(estimate.largest_batch, 10**6):,} images fit at once, "
         f"{fits}",
-        f"          measured at batches of {cost.batches[0]} and {cost.batches[1]} photos",
+        f"          measured at batches of {cost.batches[0]} and {cost.batches[1]} images",
     ]
 
 
@@ -188,8 +188,8 @@ def _discovery_lines(plan: Plan) -> list[str]:
     cost = plan.discovery
     assert cost is not None
     return [
-        f"stage2    {_duration(discovery_hours(plan, cost))}: {cost.proposals_s:.3f} s a photo for boxes, "
-        f"{cost.rois:.0f} RoIs a photo, {cost.crop_s:.4f} s for each; comparing photos is not counted"
+        f"stage2    {_duration(discovery_hours(plan, cost))}: {cost.proposals_s:.3f} s an image for boxes, "
+        f"{cost.rois:.0f} RoIs an image, {cost.crop_s:.4f} s for each; comparing images is not counted"
     ]
 
 

@@ -1,6 +1,6 @@
 """Where a backbone looks (the paper's supplementary Figure 2): heat maps, and several of them beside each other.
 
-`attention_map` makes a map, `draw_attention_sheet` lays maps of several backbones over several photos; `localisation`
+`attention_map` makes a map, `draw_attention_sheet` lays maps of several backbones over several images; `localisation`
 scores maps against known objects.
 """
 
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from orl.figures.pictures import TITLE_COLOUR, panel
 from orl.figures.sheets import fitted
-from orl.images.augment import normalise
 from orl.networks.backbones import pool
+from orl.views.augment import normalise
 
 Reduction = Literal["magnitude", "component", "similarity"]
 REDUCTIONS: dict[Reduction, str] = {
@@ -44,28 +44,28 @@ OUTLINE = effects.withStroke(linewidth=3, foreground="#00000090")
 
 def attention_map(
     backbone: nn.Module,
-    photo: UInt8[ndarray, "h w 3"],
+    image: UInt8[ndarray, "h w 3"],
     long_side_px: int = 448,
     device: torch.device | str = "cpu",
     reduction: Reduction = "magnitude",
 ) -> Float[ndarray, "h w"]:
-    """The last feature map, reduced over channels, upsampled (bicubic) over the photo, stretched to [0, 1].
+    """The last feature map, reduced over channels, upsampled (bicubic) over the image, stretched to [0, 1].
 
-    Every map is stretched by itself, from the least to the greatest value over this one photo: networks differ in
-    the unit of their features, so that values of two maps, or of one network over two photos, compare in rank only.
+    Every map is stretched by itself, from the least to the greatest value over this one image: networks differ in
+    the unit of their features, so that values of two maps, or of one network over two images, compare in rank only.
 
     Args:
-        backbone: a frozen network in evaluation mode, from photos normalised as ours to feature maps of any stride; it
+        backbone: a frozen network in evaluation mode, from images normalised as ours to feature maps of any stride; it
             is moved to the device.
-        photo: as decoded.
-        long_side_px: the photo is resized so that its longer side has this many pixels, both sides rounded to
+        image: as decoded.
+        long_side_px: the image is resized so that its longer side has this many pixels, both sides rounded to
             whole positions of a feature map of stride 32. Twice the training view's side shows objects at about the
             size they had in training.
         device: where the network runs.
         reduction: as `reduce_feature_map`.
 
     Returns:
-        In [0, 1], 0 at this photo's least and 1 at its greatest value; 0 everywhere if all are equal.
+        In [0, 1], 0 at this image's least and 1 at its greatest value; 0 everywhere if all are equal.
 
     Raises:
         ValueError: if the backbone is in training mode, or the side is below one position.
@@ -75,11 +75,11 @@ def attention_map(
         raise ValueError(f"attention_map got {name} in training mode; call backbone.eval() first")
     if long_side_px < STRIDE_PX:
         raise ValueError(f"attention_map got long_side_px {long_side_px}; take {STRIDE_PX} or more")
-    resized = Image.fromarray(photo).resize(_network_size_wh(photo, long_side_px), Image.Resampling.BICUBIC)
+    resized = Image.fromarray(image).resize(_network_size_wh(image, long_side_px), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].to(device)
     with torch.inference_mode():
         reduced = reduce_feature_map(backbone.to(device)(normalise(pixels))[0].float(), reduction)
-        upsampled = F.interpolate(reduced[None, None], size=photo.shape[:2], mode="bicubic", align_corners=False)
+        upsampled = F.interpolate(reduced[None, None], size=image.shape[:2], mode="bicubic", align_corners=False)
     return _stretch(upsampled[0, 0].cpu().numpy())
 
 
@@ -87,7 +87,7 @@ def reduce_feature_map(feature_map: Float[Tensor, "c h w"], reduction: Reduction
     """One value a position.
 
     Args:
-        feature_map: of one photo.
+        feature_map: of one image.
         reduction: 'magnitude', the mean of the channels' magnitudes; 'component', how far a position lies along the
             direction in which the positions differ most, the mean of all positions being 0; its sign, which no
             decomposition tells, is the one by which the value rises with the magnitude over the positions, or where it
@@ -102,39 +102,39 @@ def reduce_feature_map(feature_map: Float[Tensor, "c h w"], reduction: Reduction
 
 
 def draw_attention_sheet(
-    photos: Sequence[UInt8[ndarray, "_ _ 3"]],
+    images: Sequence[UInt8[ndarray, "_ _ 3"]],
     maps: Mapping[str, Sequence[Float[ndarray, "_ _"]]],
     captions: Sequence[str] = (),
     threshold: float = THRESHOLD,
     dpi: int = 110,
 ) -> Figure:
-    """A row for each photo, a column for each backbone, one colour scale for all.
+    """A row for each image, a column for each backbone, one colour scale for all.
 
     Args:
-        photos: as decoded, or smaller.
-        maps: label of each backbone -> its map of each photo, in the photo's size.
+        images: as decoded, or smaller.
+        maps: label of each backbone -> its map of each image, in the image's size.
         captions: lines below all, on what is shown.
         threshold: where the outlines run, in (0, 1).
         dpi: resolution of a PNG, pixels an inch.
     """
-    heights_in = [min(SHEET_CELL_IN * photo.shape[0] / photo.shape[1], SHEET_CELL_IN) for photo in photos]
+    heights_in = [min(SHEET_CELL_IN * image.shape[0] / image.shape[1], SHEET_CELL_IN) for image in images]
     num_columns = len(maps) + 1
     width_in = num_columns * (SHEET_CELL_IN + SHEET_GAP_IN) + SCALE_IN
     below_in = SHEET_GAP_IN + CAPTION_LINE_IN * len(captions)
-    height_in = COLUMN_TITLE_IN + sum(heights_in) + SHEET_GAP_IN * (len(photos) - 1) + below_in
+    height_in = COLUMN_TITLE_IN + sum(heights_in) + SHEET_GAP_IN * (len(images) - 1) + below_in
     figure = Figure(figsize=(width_in, height_in), dpi=dpi)
     top_in = height_in - COLUMN_TITLE_IN
-    for row, (photo, shown_in) in enumerate(zip(photos, heights_in)):
+    for row, (image, shown_in) in enumerate(zip(images, heights_in)):
         top_in -= shown_in
-        for column, label in enumerate(["photo", *maps]):
-            width = min(SHEET_CELL_IN, shown_in * photo.shape[1] / photo.shape[0])
+        for column, label in enumerate(["image", *maps]):
+            width = min(SHEET_CELL_IN, shown_in * image.shape[1] / image.shape[0])
             left_in = column * (SHEET_CELL_IN + SHEET_GAP_IN) + (SHEET_CELL_IN - width) / 2
             place = (left_in / width_in, top_in / height_in, width / width_in, shown_in / height_in)
             axes = panel(figure, *place, "" if row else fitted(label, SHEET_CELL_IN, COLUMN_TITLE_PT))
             if column:
-                lay_over(axes, photo, maps[label][row], threshold)
+                lay_over(axes, image, maps[label][row], threshold)
             else:
-                axes.imshow(photo)
+                axes.imshow(image)
         top_in -= SHEET_GAP_IN
     scale_in = min(sum(heights_in), 2 * SHEET_CELL_IN)
     bottom_in = height_in - COLUMN_TITLE_IN - scale_in
@@ -148,9 +148,9 @@ def draw_attention_sheet(
     return figure
 
 
-def lay_over(axes: Axes, photo: ndarray, attention: ndarray, threshold: float = THRESHOLD) -> None:
-    """The map in colours over the photo in grey, of one size, with the outline of a level."""
-    axes.imshow(photo.mean(axis=2), cmap="gray", vmin=0, vmax=255)
+def lay_over(axes: Axes, image: ndarray, attention: ndarray, threshold: float = THRESHOLD) -> None:
+    """The map in colours over the image in grey, of one size, with the outline of a level."""
+    axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255)
     axes.imshow(attention, cmap=COLOUR_MAP, vmin=0, vmax=1, alpha=OPACITY)
     if attention.min() < threshold < attention.max():
         outline = axes.contour(attention, levels=[threshold], colors="white", linewidths=1.4)
@@ -181,8 +181,8 @@ def _first_component(feature_map: Float[Tensor, "c h w"]) -> Float[Tensor, "h w"
     return (along if rises >= 0 else -along).float().reshape(feature_map.shape[1:])
 
 
-def _network_size_wh(photo: ndarray, long_side_px: int) -> tuple[int, int]:
-    height, width = photo.shape[:2]
+def _network_size_wh(image: ndarray, long_side_px: int) -> tuple[int, int]:
+    height, width = image.shape[:2]
     scale = long_side_px / max(height, width)
     positions = [max(1, round(side * scale / STRIDE_PX)) for side in (width, height)]
     return positions[0] * STRIDE_PX, positions[1] * STRIDE_PX

@@ -1,4 +1,4 @@
-"""Charts of what judges found: bars of each class (`draw_class_bars`), mAP over few photos (`draw_low_shot`)."""
+"""Charts of what judges found: bars of each class (`draw_class_bars`), mAP over few images (`draw_low_shot`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,11 +21,17 @@ class LowShotLine:
     """The low-shot scores of one backbone, all as shares of 1."""
 
     shots: tuple[int, ...]
-    """Photos of each class to learn from."""
+    """Images of each class to learn from."""
     mean_ap: tuple[float, ...]
     """Mean over the samples at each."""
     std: tuple[float, ...]
     """Standard deviation over the samples."""
+
+
+def chart_label(name: str) -> str:
+    """A name from elsewhere for a chart's legend, which takes dollars for formulas and hides what begins with '_'."""
+    shown = name.replace("$", "\\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def draw_class_bars(per_class: Mapping[str, Mapping[str, float]], dpi: int = 110) -> Figure:
@@ -64,7 +70,7 @@ def draw_class_bars(per_class: Mapping[str, Mapping[str, float]], dpi: int = 110
 
 
 def draw_low_shot(lines: Mapping[str, LowShotLine], dpi: int = 110) -> Figure:
-    """mAP over the photos of each class that were learnt from; bars are one standard deviation over the samples.
+    """mAP over the images of each class that were learnt from; bars are one standard deviation over the samples.
 
     Args:
         lines: label of each backbone -> its scores.
@@ -81,7 +87,7 @@ def draw_low_shot(lines: Mapping[str, LowShotLine], dpi: int = 110) -> Figure:
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(k) for k in ticks])
     axes.minorticks_off()
-    axes.set(xlabel="labelled photos of each class", ylabel="mAP (%) ± std over samples")
+    axes.set(xlabel="labelled images of each class", ylabel="mAP (%) ± std over samples")
     _finish(axes, "y")
     axes.legend(frameon=False, fontsize=9)
     return figure

@@ -1,4 +1,4 @@
-"""Correspondence pairs (the paper's supplementary Figure 1): a choice, and a photo by its neighbour."""
+"""Correspondence pairs (the paper's supplementary Figure 1): a choice, and an image by its neighbour."""
 
 from itertools import cycle
 
@@ -11,9 +11,9 @@ from matplotlib.patches import Rectangle
 from numpy import ndarray
 
 PAIR_COLOURS = ("#ffb000", "#18c8ff", "#ff4f9a", "#74f05c", "#b79bff", "#ff6a2b")
-GAP_SHARE = 0.04
-NEST_SHARE = 0.017
-"""Between the frames of two pairs that share a box, over the height of the photo: the width of a line."""
+GAP_FRACTION = 0.04
+NEST_FRACTION = 0.017
+"""Between the frames of two pairs that share a box, over the height of the image: the width of a line."""
 OUTLINE = effects.withStroke(linewidth=4.5, foreground="#000000a0")
 
 
@@ -23,28 +23,28 @@ def top_correspondences(
     similarities: Float[ndarray, "n"],
     num_pairs: int,
 ) -> list[int]:
-    """The most similar pairs, one a query photo and one for two photos that are each other's neighbours.
+    """The most similar pairs, one a query image and one for two images that are each other's neighbours.
 
     Args:
-        image_ids: the query photo of each row of the correspondence table.
+        image_ids: the query image of each row of the correspondence table.
         neighbour_ids: the neighbour it was matched in.
         similarities: cosine of the two RoIs.
-        num_pairs: how many to choose; fewer are returned when there are not as many query photos.
+        num_pairs: how many to choose; fewer are returned when there are not as many query images.
 
     Returns:
         Rows of the table, most similar first; among equals the first row.
     """
     chosen: list[int] = []
     seen_queries: set[int] = set()
-    seen_photos: set[frozenset[int]] = set()
+    seen_images: set[frozenset[int]] = set()
     for row in np.argsort(-similarities, kind="stable"):
-        query, photos = int(image_ids[row]), frozenset((int(image_ids[row]), int(neighbour_ids[row])))
+        query, images = int(image_ids[row]), frozenset((int(image_ids[row]), int(neighbour_ids[row])))
         if len(chosen) == num_pairs:
             break
-        if query not in seen_queries and photos not in seen_photos:
+        if query not in seen_queries and images not in seen_images:
             chosen.append(int(row))
             seen_queries.add(query)
-            seen_photos.add(photos)
+            seen_images.add(images)
     return chosen
 
 
@@ -55,38 +55,38 @@ def similarity_text(similarity: float, digits: int = 2) -> str:
 
 def draw_joined_boxes(
     axes: Axes,
-    photo: UInt8[ndarray, "h w 3"],
+    image: UInt8[ndarray, "h w 3"],
     neighbour: UInt8[ndarray, "h2 w2 3"],
     boxes: Float[ndarray, "p 4"],
     neighbour_boxes: Float[ndarray, "p 4"],
 ) -> None:
-    """A photo beside its neighbour at one height; boxes and line of a pair in one colour.
+    """An image beside its neighbour at one height; boxes and line of a pair in one colour.
 
     A box that several pairs share has a frame inside the other.
 
     Args:
         axes: where to draw, without frame.
-        photo: the query.
-        neighbour: the photo it was matched with.
+        image: the query.
+        neighbour: the image it was matched with.
         boxes: RoIs of the query, in its pixels.
         neighbour_boxes: the RoI each was matched to, in the neighbour's pixels.
     """
-    height, width = photo.shape[:2]
+    height, width = image.shape[:2]
     scale = height / neighbour.shape[0]
-    shift = width * (1 + GAP_SHARE)
+    shift = width * (1 + GAP_FRACTION)
     right = shift + neighbour.shape[1] * scale
-    axes.imshow(photo, extent=(0, width, height, 0))
+    axes.imshow(image, extent=(0, width, height, 0))
     axes.imshow(neighbour, extent=(shift, right, height, 0))
     placed = neighbour_boxes * scale + np.array([shift, 0, shift, 0], dtype=np.float32)
-    step = NEST_SHARE * height
+    step = NEST_FRACTION * height
     for pair in zip(nested(boxes, step), nested(placed, step), cycle(PAIR_COLOURS)):
         _draw_pair(axes, *pair)
     axes.set(xlim=(0, right), ylim=(height, 0))
 
 
-def side_by_side(photo: UInt8[ndarray, "h w 3"], neighbour: UInt8[ndarray, "h2 w2 3"]) -> tuple[float, float]:
-    """Two photos at one height with a gap: width over height of both, and where the second begins, as a share."""
-    first_and_gap = photo.shape[1] / photo.shape[0] * (1 + GAP_SHARE)
+def side_by_side(image: UInt8[ndarray, "h w 3"], neighbour: UInt8[ndarray, "h2 w2 3"]) -> tuple[float, float]:
+    """Two images at one height with a gap: width over height of both, and where the second begins, as a share."""
+    first_and_gap = image.shape[1] / image.shape[0] * (1 + GAP_FRACTION)
     aspect_ratio = first_and_gap + neighbour.shape[1] / neighbour.shape[0]
     return aspect_ratio, first_and_gap / aspect_ratio
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
 
 MAX_POINTS = 800
-SMOOTHING_SHARE = 0.02
+SMOOTHING_FRACTION = 0.02
 LINE_COLOURS = ("#2563c9", "#d9480f", "#0b7a4b", "#8a3ffc", "#b8860b", "#c2255c")
 
 
@@ -105,7 +105,7 @@ def _draw_series(
 ) -> None:
     for index, (label, (epochs, values)) in enumerate(curves.items()):
         colour = colours[label] if colours else LINE_COLOURS[index % len(LINE_COLOURS)]
-        window = 2 * (int(len(values) * SMOOTHING_SHARE) // 2) + 1
+        window = 2 * (int(len(values) * SMOOTHING_FRACTION) // 2) + 1
         thin = slice(None, None, max(1, -(-len(values) // MAX_POINTS)))
         if window > 1:
             axes.plot(epochs[thin], values[thin], color=colour, alpha=0.22, linewidth=0.8)

@@ -30,7 +30,7 @@ class Picture:
 
 
 def panel(figure: Figure, left: float, bottom: float, width: float, height: float, title: str = "") -> Axes:
-    """A place for a photo, without frame and ticks; where it lies in shares of the figure."""
+    """A place for an image, without frame and ticks; where it lies in shares of the figure."""
     axes = figure.add_axes((left, bottom, width, height))
     axes.set_axis_off()
     axes.set_title(title, fontsize=10, color=TITLE_COLOUR, pad=4, parse_math=False)
@@ -45,7 +45,7 @@ def rendered(figure: Figure) -> UInt8[ndarray, "h w 3"]:
 
 
 def as_jpeg(figure: Figure) -> Picture:
-    """For photos: colour at full resolution, so that thin coloured lines stay sharp."""
+    """For images: colour at full resolution, so that thin coloured lines stay sharp."""
     pixels = rendered(figure)
     data = encode_jpeg(pixels, MAX_FIGURE_BYTES, subsampling=0)
     return Picture(uri=data_uri("image/jpeg", data), width_px=pixels.shape[1], height_px=pixels.shape[0])

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy import ndarray
 
+from orl.datasets.labels import NO_OBJECT
 from orl.figures.pictures import TITLE_COLOUR
-from orl.images.labels import NO_OBJECT
 
 NUM_COMPONENTS = 50
 PERPLEXITY = 30

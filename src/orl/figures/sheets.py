@@ -15,7 +15,7 @@ from matplotlib.textpath import text_to_path
 from numpy import ndarray
 from PIL import Image
 
-from orl.figures.files import FileOptions, check_file_options, figure_file, save_figure
+from orl.figures.figure_files import FileOptions, check_file_options, figure_file, save_figure
 from orl.figures.pictures import TITLE_COLOUR, panel
 from orl.rundir import RunDir
 
@@ -31,7 +31,7 @@ INK = "#111111"
 
 @dataclass(frozen=True, kw_only=True)
 class SheetOptions(FileOptions):
-    """How a sheet is laid out, which photos it shows, and where it goes; a picture is 6 inches wide."""
+    """How a sheet is laid out, which images it shows, and where it goes; a picture is 6 inches wide."""
 
     rows: int = 4
     """Most pictures below each other."""
@@ -39,8 +39,8 @@ class SheetOptions(FileOptions):
     """Most pictures side by side."""
     seed: int = 0
     """Seed of whatever is drawn at random."""
-    photo: str | None = None
-    """Show this photo only: its name, as in the table of photos, or the end of it after a slash."""
+    image: str | None = None
+    """Show this image only: its name, as in the table of images, or the end of it after a slash."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +81,12 @@ def check_options(options: SheetOptions) -> None:
     check_file_options(options)
 
 
-def thumbnail(photo: UInt8[ndarray, "h w 3"], dpi: int) -> UInt8[ndarray, "h2 w2 3"]:
-    """The photo at the largest size that a sheet shows it in; a small photo as it is."""
-    height, width = photo.shape[:2]
+def thumbnail(image: UInt8[ndarray, "h w 3"], dpi: int) -> UInt8[ndarray, "h2 w2 3"]:
+    """The image at the largest size that a sheet shows it in; a small image as it is."""
+    height, width = image.shape[:2]
     scale = min(1, TALLEST_IN * dpi / height, CELL_IN * dpi / width)
     size_wh = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(Image.fromarray(photo).resize(size_wh, Image.Resampling.LANCZOS, reducing_gap=3))
+    return np.asarray(Image.fromarray(image).resize(size_wh, Image.Resampling.LANCZOS, reducing_gap=3))
 
 
 def sheet_figure(title: str, source: str, pictures: Sequence[Picture], cols: int, dpi: int) -> Figure:
@@ -97,7 +97,7 @@ def sheet_figure(title: str, source: str, pictures: Sequence[Picture], cols: int
         source: what they were made from, in the space that is left on the right of it.
         pictures: in the order of reading; at least one.
         cols: pictures side by side, fewer when there are not as many.
-        dpi: resolution of the photos and of a PNG, pixels an inch.
+        dpi: resolution of the images and of a PNG, pixels an inch.
 
     Raises:
         ValueError: if the sheet would be too large to draw.

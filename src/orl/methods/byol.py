@@ -1,4 +1,4 @@
-"""BYOL: predict from one view of a photo what the moving average sees in the other."""
+"""BYOL: predict from one view of an image what the moving average sees in the other."""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ class BYOL(nn.Module):
     """Online and target encoder and one predictor."""
 
     shares_batch_statistics = True
-    """Batch normalisation uses the photos of all processes."""
+    """Batch normalisation uses the images of all processes."""
 
     def __init__(self, encoder: Encoder, predictor: nn.Module, *, join_views: bool = False) -> None:
         super().__init__()

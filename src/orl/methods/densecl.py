@@ -1,4 +1,4 @@
-"""DenseCL: MoCo v2 for whole photos, and again for each position of the feature map."""
+"""DenseCL: MoCo v2 for whole images, and again for each position of the feature map."""
 
 import copy
 
@@ -17,8 +17,8 @@ from orl.methods.mocov2 import (
     queue_loss,
     shuffle,
 )
+from orl.networks.all_gather import local_rows
 from orl.networks.backbones import pool
-from orl.networks.gathered import own_rows
 from orl.networks.online_target import Encoder, make_target, update_target
 
 
@@ -72,7 +72,7 @@ class DenseCL(nn.Module):
             views: `view_1`, the queries, and `view_2`, the keys, each `(N, 3, H, W)`.
 
         Returns:
-            The weighted loss terms, to be summed, and the global query and key of each photo, to be watched.
+            The weighted loss terms, to be summed, and the global query and key of each image, to be watched.
 
         Raises:
             ValueError: if the batch fits neither the groups nor the queues.
@@ -85,8 +85,8 @@ class DenseCL(nn.Module):
         query = pass_in_groups(self.online.projector, pool(query_map), num_own_groups)
         dense_query = pass_in_groups(self.dense_projector, query_map, num_own_groups)
         key_map, keys, dense_keys = self._keys(views["view_2"], num_own_groups)
-        key = own_rows(keys)
-        positives = take_positions(own_rows(dense_keys), most_similar_positions(query_map, own_rows(key_map)))
+        key = local_rows(keys)
+        positives = take_positions(local_rows(dense_keys), most_similar_positions(query_map, local_rows(key_map)))
         global_loss = queue_loss(query, key, self.negatives.keys(), self.temperature)
         dense_loss = queue_loss(rows(dense_query), positives, self.dense_negatives.keys(), self.temperature)
         if self.training:
@@ -116,7 +116,7 @@ class DenseCL(nn.Module):
 def most_similar_positions(
     query_map: Float[Tensor, "n c h w"], key_map: Float[Tensor, "n c k l"]
 ) -> Int[Tensor, "n h*w"]:
-    """For each position of a view the position of the photo's other view whose backbone features are most like it.
+    """For each position of a view the position of the image's other view whose backbone features are most like it.
 
     Args:
         query_map: the online backbone's.
@@ -136,11 +136,11 @@ def most_similar_positions(
 
 
 def take_positions(feature_map: Float[Tensor, "n d h w"], positions: Int[Tensor, "n p"]) -> Float[Tensor, "n*p d"]:
-    """The features at positions `row * w + column` of each photo, photo after photo."""
+    """The features at positions `row * w + column` of each image, image after image."""
     indices = positions[:, None].expand(-1, feature_map.shape[1], -1)
     return feature_map.flatten(2).gather(2, indices).transpose(1, 2).flatten(0, 1)
 
 
 def rows(feature_map: Float[Tensor, "n d h w"]) -> Float[Tensor, "n*h*w d"]:
-    """The features at all positions, photo after photo and row after row."""
+    """The features at all positions, image after image and row after row."""
     return feature_map.permute(0, 2, 3, 1).flatten(0, 2)

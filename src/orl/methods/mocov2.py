@@ -1,4 +1,4 @@
-"""MoCo v2: tell a photo's other view from the keys of earlier photos, which wait in a queue."""
+"""MoCo v2: tell an image's other view from the keys of earlier images, which wait in a queue."""
 
 import copy
 
@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from orl.methods.byol import Losses, Projections
-from orl.networks.gathered import draw_permutation, gather, num_processes, own_rows
+from orl.networks.all_gather import draw_permutation, gather, local_rows, num_processes
 from orl.networks.online_target import Encoder, make_target, update_target
 
 
@@ -46,7 +46,7 @@ class MoCoV2(nn.Module):
             views: `view_1`, the queries, and `view_2`, the keys, each `(N, 3, H, W)`.
 
         Returns:
-            The loss, and the query and the key of each photo, to be watched.
+            The loss, and the query and the key of each image, to be watched.
 
         Raises:
             ValueError: if the batch fits neither the groups nor the queue.
@@ -59,10 +59,10 @@ class MoCoV2(nn.Module):
         with torch.no_grad():
             shuffled, order = shuffle(views["view_2"])
             keys = put_back(pass_in_groups(self.target, shuffled, num_own_groups), order)
-        loss = queue_loss(query, own_rows(keys), self.negatives.keys(), self.temperature)
+        loss = queue_loss(query, local_rows(keys), self.negatives.keys(), self.temperature)
         if self.training:
             self.negatives.enqueue(keys)
-        return {"loss_global": loss}, (query.detach(), own_rows(keys))
+        return {"loss_global": loss}, (query.detach(), local_rows(keys))
 
     def update_target(self, ema_momentum: float) -> None:
         """Move the target after a step of the optimiser."""
@@ -108,7 +108,7 @@ class KeyQueue(nn.Module):
         queue_size, batch_size = len(self.queue), len(keys)
         if batch_size == 0 or queue_size % batch_size:
             raise ValueError(
-                f"a queue of {queue_size} keys is no multiple of a batch of {batch_size} photos; "
+                f"a queue of {queue_size} keys is no multiple of a batch of {batch_size} images; "
                 "change queue_size or the batch size"
             )
         # Places are counted on the device: to read the position would make the processor wait for it.
@@ -153,22 +153,22 @@ def queue_loss(
         return (torch.logaddexp(positive, negative) - positive).mean()
 
 
-def groups_per_process(num_photos: int, num_groups: int) -> int:
+def groups_per_process(num_images: int, num_groups: int) -> int:
     """How many groups this process has.
 
     Args:
-        num_photos: in the part of the batch that is this process's.
+        num_images: in the part of the batch that is this process's.
         num_groups: of all processes.
 
     Raises:
-        ValueError: if processes or photos cannot be shared out evenly, or a group has no two photos.
+        ValueError: if processes or images cannot be shared out evenly, or a group has no two images.
     """
     if num_groups < 1 or num_groups % num_processes():
         raise ValueError(f"{num_groups} groups cannot be shared by {num_processes()} processes; take a multiple")
-    batch_size = num_photos * num_processes()
+    batch_size = num_images * num_processes()
     if batch_size % num_groups or batch_size < 2 * num_groups:
         raise ValueError(
-            f"a batch of {batch_size} photos makes no {num_groups} groups of equal size with two photos or more; "
+            f"a batch of {batch_size} images makes no {num_groups} groups of equal size with two images or more; "
             "change num_groups or the batch size"
         )
     return num_groups // num_processes()
@@ -178,7 +178,7 @@ def pass_in_groups(network: nn.Module, values: Tensor, num_groups: int) -> Tenso
     """What a network makes of a batch whose groups pass it one after the other, each with its own batch statistics.
 
     Args:
-        network: takes and gives one row a photo.
+        network: takes and gives one row an image.
         values: `(n, ...)`, the part of this process. Group g is the rows `g::num_groups`, so that groups of the
             whole batch do not depend on the number of processes.
         num_groups: of this process; it divides n.
@@ -191,7 +191,7 @@ def pass_in_groups(network: nn.Module, values: Tensor, num_groups: int) -> Tenso
 
 
 def shuffle(views: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n 3 h w"], Int[Tensor, "b"]]:
-    """Exchange photos among all groups of all processes.
+    """Exchange images among all groups of all processes.
 
     Returns:
         This process's part of the batch in the new order, and the order, which draws on torch's global generator
@@ -199,11 +199,11 @@ def shuffle(views: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n 3 h w"], 
     """
     together = gather(views)
     order = draw_permutation(len(together), views.device)
-    return together[own_rows(order)], order
+    return together[local_rows(order)], order
 
 
 def put_back(values: Tensor, order: Int[Tensor, "b"]) -> Tensor:
-    """What a network made of `shuffle`'s photos, of all processes `(b, ...)`, in the order of the batch."""
+    """What a network made of `shuffle`'s images, of all processes `(b, ...)`, in the order of the batch."""
     together = gather(values)
     restored = torch.empty_like(together)
     restored[order] = together

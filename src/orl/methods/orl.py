@@ -1,4 +1,4 @@
-"""ORL: BYOL on whole photos, on two boxes around one object, and on one object in two photos."""
+"""ORL: BYOL on whole images, on two boxes around one object, and on one object in two images."""
 
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ class ORL(nn.Module):
     """One online and one target encoder, shared by three terms with a predictor each."""
 
     shares_batch_statistics = True
-    """Batch normalisation uses the photos of all processes."""
+    """Batch normalisation uses the images of all processes."""
 
     def __init__(
         self,

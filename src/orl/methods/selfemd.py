@@ -1,4 +1,4 @@
-"""Self-EMD: BYOL on whole photos and, by optimal transport, on the places of their feature maps."""
+"""Self-EMD: BYOL on whole images and, by optimal transport, on the places of their feature maps."""
 
 import copy
 
@@ -116,7 +116,7 @@ def emd_loss(
     regularisation: float,
     num_iterations: int,
 ) -> Float[Tensor, ""]:
-    """Mean over photos of twice the cost, 1 - cos, of moving the places of one grid to those of another.
+    """Mean over images of twice the cost, 1 - cos, of moving the places of one grid to those of another.
 
     The target is a constant, and so are the plan and the weights of the places: no gradient flows into them.
 

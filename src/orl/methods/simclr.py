@@ -1,4 +1,4 @@
-"""SimCLR: know the other view of a photo among both views of all photos of the batch."""
+"""SimCLR: know the other view of an image among both views of all images of the batch."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from orl.methods.byol import Losses, Projections, pass_pair
-from orl.networks.gathered import gather_with_gradient, own_rows
+from orl.networks.all_gather import gather_with_gradient, local_rows
 from orl.networks.online_target import Encoder
 
 
@@ -47,7 +47,7 @@ class SimCLR(nn.Module):
 def nt_xent(
     projection_1: Float[Tensor, "n d"], projection_2: Float[Tensor, "n d"], temperature: float
 ) -> Float[Tensor, ""]:
-    """Mean cross entropy of finding a photo's other view among both views of all photos, by cosine.
+    """Mean cross entropy of finding an image's other view among both views of all images, by cosine.
 
     Several processes compare their own rows with the rows of all, and gradients go back to all: the mean of their
     losses, and of their gradients, is that of one process with the whole batch.
@@ -55,16 +55,16 @@ def nt_xent(
     Args:
         projection_1: of one view, the rows of this process; of any length other than 0.
         projection_2: of the other view, in the same order.
-        temperature: above 0; small ones look at the most similar photos only.
+        temperature: above 0; small ones look at the most similar images only.
 
     Returns:
-        From 0; log(2 N - 1) for N photos over all processes that all look alike.
+        From 0; log(2 N - 1) for N images over all processes that all look alike.
 
     Raises:
-        ValueError: if there are fewer than two photos, or the temperature is not above 0.
+        ValueError: if there are fewer than two images, or the temperature is not above 0.
 
     Source:
-        SimCLR (arXiv 2002.05709), Eq. 1 and Algorithm 1: the mean over both views of all photos. The published code
+        SimCLR (arXiv 2002.05709), Eq. 1 and Algorithm 1: the mean over both views of all images. The published code
         adds the means of the two views, which is twice that.
     """
     if temperature <= 0:
@@ -73,13 +73,13 @@ def nt_xent(
     with torch.autocast(projection_1.device.type, enabled=False):
         unit_1, unit_2 = _unit(projection_1), _unit(projection_2)
         all_1, all_2 = gather_with_gradient(unit_1), gather_with_gradient(unit_2)
-        num_photos = len(all_1)
-        if num_photos < 2:
-            raise ValueError(f"nt_xent compares photos, and the batch has {num_photos}; is drop_last set?")
+        num_images = len(all_1)
+        if num_images < 2:
+            raise ValueError(f"nt_xent compares images, and the batch has {num_images}; is drop_last set?")
         similarities = torch.cat([unit_1, unit_2]) @ torch.cat([all_1, all_2]).T / temperature
-        photos = own_rows(torch.arange(num_photos, device=similarities.device))
-        itself = torch.cat([photos, num_photos + photos])
-        other_view = torch.cat([num_photos + photos, photos])
+        images = local_rows(torch.arange(num_images, device=similarities.device))
+        itself = torch.cat([images, num_images + images])
+        other_view = torch.cat([num_images + images, images])
         return F.cross_entropy(similarities.scatter(1, itself[:, None], float("-inf")), other_view)
 
 

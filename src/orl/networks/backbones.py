@@ -21,7 +21,7 @@ from torchvision.models.resnet import (
     wide_resnet50_2,
 )
 
-from orl import tables
+from orl import files, provenance
 
 
 def resnet10() -> ResNet:
@@ -40,7 +40,7 @@ BUILDERS = {
 
 
 class Backbone(nn.Sequential):
-    """Photos in, feature map out: `(N, 3, H, W)` to `(N, num_channels, H / 32, W / 32)`."""
+    """Images in, feature map out: `(N, 3, H, W)` to `(N, num_channels, H / 32, W / 32)`."""
 
     def __init__(self, parts: OrderedDict[str, nn.Module], name: str, num_channels: int) -> None:
         super().__init__(parts)
@@ -65,7 +65,7 @@ def build_backbone(name: str) -> Backbone:
 
 
 def pool(feature_map: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c"]:
-    """The mean over all positions: the embedding of a photo or an RoI."""
+    """The mean over all positions: the embedding of an image or an RoI."""
     return feature_map.mean(dim=(2, 3))
 
 
@@ -78,7 +78,7 @@ def save_backbone(backbone: Backbone, path: Path, notes: Mapping[str, str] | Non
     """Write the weights under torchvision's names, and the backbone's name, as safetensors."""
     about = {"kind": "backbone", "backbone": backbone.name, **(notes or {})}
     # One entry only: safetensors writes several in random order, and equal weights shall be equal files.
-    tables.write_atomically(path, save(own_weights(backbone), {"orl": json.dumps(about, sort_keys=True)}))
+    files.write_atomically(path, save(own_weights(backbone), {"orl": json.dumps(about, sort_keys=True)}))
 
 
 def network_digest(weights: str, name: str, seen: Any = None) -> str:
@@ -87,9 +87,9 @@ def network_digest(weights: str, name: str, seen: Any = None) -> str:
     Args:
         weights: digest of the file.
         name: of the network that they are put into.
-        seen: factor and shift of its photos as JSON values, where they are not normalised as ours.
+        seen: factor and shift of its images as JSON values, where they are not normalised as ours.
     """
-    return tables.fingerprint({"weights": weights, "network": name, "seen": seen})
+    return provenance.fingerprint({"weights": weights, "network": name, "seen": seen})
 
 
 def load_backbone(path: Path) -> Backbone:

@@ -7,7 +7,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from orl import tables
+from orl import files
 from orl.networks.backbones import own_weights
 
 Weights = dict[str, Tensor]
@@ -27,7 +27,7 @@ def mlp(num_inputs: int, num_hidden: int, num_outputs: int) -> nn.Sequential:
     )
 
 
-def plain_mlp(num_inputs: int, num_hidden: int, num_outputs: int) -> nn.Sequential:
+def moco_mlp(num_inputs: int, num_hidden: int, num_outputs: int) -> nn.Sequential:
     """Linear, ReLU, Linear, both with a bias.
 
     Source:
@@ -36,7 +36,7 @@ def plain_mlp(num_inputs: int, num_hidden: int, num_outputs: int) -> nn.Sequenti
     return nn.Sequential(nn.Linear(num_inputs, num_hidden), nn.ReLU(inplace=True), nn.Linear(num_hidden, num_outputs))
 
 
-def normalised_mlp(num_inputs: int, num_hidden: int, num_outputs: int) -> nn.Sequential:
+def simclr_mlp(num_inputs: int, num_hidden: int, num_outputs: int) -> nn.Sequential:
     """Linear, BN, ReLU, Linear, BN; no layer has a bias, since BN has one.
 
     Source:
@@ -51,7 +51,7 @@ def normalised_mlp(num_inputs: int, num_hidden: int, num_outputs: int) -> nn.Seq
     )
 
 
-def for_every_position(layers: nn.Sequential) -> nn.Sequential:
+def conv1x1(layers: nn.Sequential) -> nn.Sequential:
     """The same layers for feature maps `(N, C, h, w)`: 1 x 1 convolutions in place of linear layers, weights new."""
     return nn.Sequential(*(_for_every_position(layer) for layer in layers))
 
@@ -97,7 +97,7 @@ def _layer(weights: Weights, number: int) -> nn.Module:
 
 def save_projector(projector: nn.Module, path: Path) -> None:
     """Write the weights as safetensors."""
-    tables.write_atomically(path, save(own_weights(projector), {"orl": "projector"}))
+    files.write_atomically(path, save(own_weights(projector), {"orl": "projector"}))
 
 
 def load_projector(path: Path) -> nn.Sequential:

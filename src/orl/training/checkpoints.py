@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from orl import tables
-from orl.training.trainee import Trainee
+from orl import files
+from orl.training.training_step import TrainingStep
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +17,9 @@ logger = logging.getLogger(__name__)
 class Checkpoints:
     """The checkpoints of one training: when they are due, and which process writes them."""
 
-    def __init__(self, folder: Path, trainee: Trainee, *, minutes: float, num_kept: int, is_writer: bool) -> None:
+    def __init__(
+        self, folder: Path, training_step: TrainingStep, *, minutes: float, num_kept: int, is_writer: bool
+    ) -> None:
         """Begin to count the time.
 
         Args:
@@ -27,7 +29,7 @@ class Checkpoints:
             num_kept: how many stay.
             is_writer: whether this process writes; the others only read.
         """
-        self.folder, self.trainee = folder, trainee
+        self.folder, self.training_step = folder, training_step
         self.minutes, self.num_kept, self.is_writer = minutes, num_kept, is_writer
         self._saved_s = time.monotonic()
 
@@ -38,20 +40,20 @@ class Checkpoints:
             ValueError: if there are checkpoints and none can be read.
         """
         if self.is_writer and self.folder.exists():
-            tables.remove_stale_temporaries(self.folder)
+            files.remove_stale_temporaries(self.folder)
         state, complaints = load_newest(self.folder)
         for complaint in complaints:
             logger.warning("%s; taking the one before", complaint)
         if state is None:
             return 0
-        self.trainee.load_state(state)
+        self.training_step.load_state(state)
         logger.info("going on from step %d", state["step"])
         return int(state["step"])
 
     def save(self, step: int) -> None:
         """Write the state after a step, unless one is half done."""
-        if self.is_writer and self.trainee.is_whole:
-            save_checkpoint(self.folder, step, self.trainee.state(), self.num_kept)
+        if self.is_writer and self.training_step.is_whole:
+            save_checkpoint(self.folder, step, self.training_step.state(), self.num_kept)
         self._saved_s = time.monotonic()
 
     def save_if_due(self, step: int) -> None:
@@ -64,7 +66,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], num_kept: in
     """Write the state after a step, then delete all but the newest few."""
     buffer = io.BytesIO()
     torch.save({"orl_checkpoint": 1, "step": step, **state}, buffer)
-    tables.write_atomically(folder / _name(step), buffer.getvalue())
+    files.write_atomically(folder / _name(step), buffer.getvalue())
     # A later one is there only if it could not be read: it is none of the newest few.
     kept = [path for path in _by_step(folder) if path.name <= _name(step)]
     for old in kept[num_kept:]:

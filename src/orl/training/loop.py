@@ -7,23 +7,23 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from orl import tables
-from orl.images.datasets import EpochBatches, Loaded
+from orl import files
 from orl.processes import Processes
 from orl.training.checkpoints import Checkpoints
+from orl.training.collapse import CollapseWatch
 from orl.training.fabric import is_out_of_memory
 from orl.training.interrupts import Stopped, StopRequest
-from orl.training.journal import Journal
+from orl.training.loader import BatchReader, Source
 from orl.training.metrics import MetricsLog, WandbMode
-from orl.training.reading import BatchReader, Source
-from orl.training.trainee import NotFiniteError, Trainee
-from orl.training.unreadable import UNREADABLE, UnreadablePhotos
-from orl.training.watch import CollapseWatch
+from orl.training.progress_log import ProgressLog
+from orl.training.training_step import NotFiniteError, TrainingStep
+from orl.training.unreadable import UNREADABLE, UnreadableImages
+from orl.views.view_datasets import EpochBatchSampler, Loaded
 
 logger = logging.getLogger(__name__)
 
 NUM_NAMED = 5
-"""Photos that an error names; a file has all."""
+"""Images that an error names; a file has all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,28 +45,28 @@ class Options:
     title: str
     """What the progress bar says."""
     workers: int
-    """Processes that read photos, for each process that trains."""
+    """Processes that read images, for each process that trains."""
     checkpoint_minutes: float
     """Time between two checkpoints."""
     num_checkpoints: int = 2
     """Checkpoints that are kept."""
     max_unreadable: int = 0
     unreadable_hint: str = ""
-    """Photos that may become unreadable before training stops."""
+    """Images that may become unreadable before training stops."""
     wandb: WandbMode = "off"
     """Whether Weights & Biases gets the numbers."""
     probe: Callable[[], dict[str, float]] | None = None
     """Judges what is trained while it is trained: scores by name."""
     probe_steps: int = 0
     """Steps between two probes."""
-    out_of_memory_hint: str = "take a smaller batch or smaller photos"
+    out_of_memory_hint: str = "take a smaller batch or smaller images"
     """What to do when memory runs out."""
 
 
 def train(
-    trainee: Trainee,
+    training_step: TrainingStep,
     source: Source,
-    batches: EpochBatches,
+    batches: EpochBatchSampler,
     schedules: Schedules,
     options: Options,
     processes: Processes | None = None,
@@ -75,21 +75,21 @@ def train(
 
     Args:
         trainee: does the steps.
-        source: gives the sample of each photo.
-        batches: say which photo comes at which step, to this process.
+        source: gives the sample of each image.
+        batches: say which image comes at which step, to this process.
         schedules: learning rate and whatever else changes.
         options: how to run and watch it.
         processes: all that train together; this one alone if not given.
 
     Raises:
-        RuntimeError: if the loss or the gradient is not finite, memory runs out, or too many photos cannot be read.
+        RuntimeError: if the loss or the gradient is not finite, memory runs out, or too many images cannot be read.
         Stopped: after Ctrl-C, SIGTERM or SIGUSR1 to any of the processes, when the state is saved.
     """
     processes = processes or Processes()
     is_first, num_steps = processes.is_first, batches.steps_per_epoch * batches.epochs
     checkpoints = Checkpoints(
         options.folder / "checkpoints",
-        trainee,
+        training_step,
         minutes=options.checkpoint_minutes,
         num_kept=options.num_checkpoints,
         is_writer=is_first,
@@ -97,16 +97,16 @@ def train(
     step = batches.first_step = _common_step(checkpoints.resume(), processes, options.folder)
     if step == num_steps:
         return
-    reader = BatchReader(source, batches, options.workers, pin_memory=trainee.fabric.device.type == "cuda")
-    unreadable = UnreadablePhotos(
+    reader = BatchReader(source, batches, options.workers, pin_memory=training_step.fabric.device.type == "cuda")
+    unreadable = UnreadableImages(
         options.folder / UNREADABLE, options.max_unreadable, hint=options.unreadable_hint, is_writer=is_first
     )
     log = MetricsLog(options.folder, step, wandb_mode=options.wandb, quiet=not is_first)
-    journal = Journal(log, CollapseWatch(schedules.num_warmup_steps), is_first=is_first)
-    journal.begin(options.title, step, num_steps, batches.batch_size)
+    progress_log = ProgressLog(log, CollapseWatch(schedules.num_warmup_steps), is_first=is_first)
+    progress_log.begin(options.title, step, num_steps, batches.batch_size)
     with (
         StopRequest() as stop,
-        journal,
+        progress_log,
         _saved_on_failure(checkpoints, lambda: step),
         closing(reader.__iter__()) as loaded,
     ):
@@ -114,12 +114,12 @@ def train(
             at = schedules.at(step)
             _note_unreadable(unreadable, batch, step + 1, processes)
             with _explained(step + 1, batch, options, processes):
-                metrics = trainee.update(step + 1, batch.views, at)
+                metrics = training_step.update(step + 1, batch.views, at)
             step += 1
             metrics = {"epoch": step / batches.steps_per_epoch, **metrics, **at}
             if is_first and options.probe is not None and step % options.probe_steps == 0:
                 metrics |= options.probe()
-            journal.add(step, metrics, reader.waited_s)
+            progress_log.add(step, metrics, reader.waited_s)
             signals = [number for (number,) in processes.gather(stop.signal_number or 0) if number]
             if signals:
                 checkpoints.save(step)
@@ -138,7 +138,7 @@ def _common_step(step: int, processes: Processes, folder: Path) -> int:
     return step
 
 
-def _note_unreadable(unreadable: UnreadablePhotos, batch: Loaded, step: int, processes: Processes) -> None:
+def _note_unreadable(unreadable: UnreadableImages, batch: Loaded, step: int, processes: Processes) -> None:
     """Write down what could not be read for this step; too much of it stops all processes."""
     parts = processes.gather(len(batch.unreadable), int(not batch.views))
     if not any(number for number, _ in parts):
@@ -148,7 +148,7 @@ def _note_unreadable(unreadable: UnreadablePhotos, batch: Loaded, step: int, pro
     if any(is_empty for _, is_empty in parts):
         file, reason = rows[-1]
         raise RuntimeError(
-            f"{len(rows)} photos in a row cannot be read at step {step}, the last one {file}: {reason}. "
+            f"{len(rows)} images in a row cannot be read at step {step}, the last one {file}: {reason}. "
             "Is the disk still there? The state is saved: the same command goes on"
         )
 
@@ -164,19 +164,19 @@ def _explained(step: int, batch: Loaded, options: Options, processes: Processes)
         yield
     except NotFiniteError as error:
         # All processes come here together, since what is not finite is a mean over them.
-        files, path = processes.gather_lists(batch.files), options.folder / "not_finite.json"
-        told = {"step": step, "terms": {name: str(value) for name, value in error.terms.items()}, "photos": files}
+        names, path = processes.gather_lists(batch.files), options.folder / "not_finite.json"
+        told = {"step": step, "terms": {name: str(value) for name, value in error.terms.items()}, "images": names}
         if processes.is_first:
-            tables.write_atomically(path, json.dumps(told, indent=1))
+            files.write_atomically(path, json.dumps(told, indent=1))
         raise _NotFiniteRunError(
-            f"at step {step} {error}; its photos begin with {', '.join(files[:NUM_NAMED])} (all are in {path}). In "
+            f"at step {step} {error}; its images begin with {', '.join(names[:NUM_NAMED])} (all are in {path}). In "
             "a new run (--out) try a smaller base-lr, a longer warm-up, or --precision 32-true"
         ) from error
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         raise RuntimeError(
-            f"out of memory at step {step} of {options.title} with {len(batch.files)} photos at a time; the steps "
+            f"out of memory at step {step} of {options.title} with {len(batch.files)} images at a time; the steps "
             f"before it are kept. {options.out_of_memory_hint} ({str(error).splitlines()[0]})"
         ) from error
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from orl import tables
+from orl import files
 
 WandbMode = Literal["off", "online", "offline"]
 
@@ -36,7 +36,7 @@ class MetricsLog:
             self._wandb = _begin_wandb(folder, wandb_mode)
         path = folder / "metrics.jsonl"
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= first_step]
-        tables.write_atomically(path, "".join(line + "\n" for line in kept))
+        files.write_atomically(path, "".join(line + "\n" for line in kept))
         self._file = open(path, "a", buffering=1)  # noqa: SIM115 - closed in __exit__
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 

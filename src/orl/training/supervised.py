@@ -7,13 +7,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from orl.training.trainee import Trainee
+from orl.training.training_step import TrainingStep
 
 Losses = Callable[[Any, Any], tuple[dict[str, Tensor], dict[str, Tensor]]]
 """From the model and a batch to the terms, whose sum is minimised, and to what is only told."""
 
 
-class Supervised(Trainee):
+class Supervised(TrainingStep):
     """A network, an optimiser and the losses of a batch.
 
     Among several processes the caller shares batch statistics, by `synchronise_batch_norm` before the optimiser is

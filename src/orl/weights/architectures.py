@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models import DenseNet, MNASNet, RegNet, ResNet, ShuffleNetV2, SwinTransformer
 
-from orl.images.colour import IMAGENET_MEAN, IMAGENET_STD
 from orl.networks.backbones import BUILDERS, Backbone, build_backbone
+from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
 from orl.weights.convert import Shapes, as_single_precision, convert, shape_differences, shapes_of, with_counts
 from orl.weights.names import from_efficientnet_lite0
 from orl.weights.opening import Opened, Weights, open_weights
@@ -28,29 +28,29 @@ FILES = ("model.safetensors", "pytorch_model.bin")
 CLASSIFIERS = ("classifier.", "fc.", "head.")
 """What the names of the classifier's weights begin with in torchvision."""
 UNCUT = ("googlenet", "inception_v3")
-"""Networks of torchvision with other classifiers on the way, and with other normalised photos."""
+"""Networks of torchvision with other classifiers on the way, and with other normalised images."""
 EXAMPLES = "such as resnet50, mobilenet_v3_large (torchvision's) or timm/efficientnet_lite0"
 
 
 class OutsideBackbone(nn.Module):
-    """Photos in, feature map out: `(N, 3, H, W)` to `(N, num_channels, h, w)`."""
+    """Images in, feature map out: `(N, 3, H, W)` to `(N, num_channels, h, w)`."""
 
     def __init__(self, network: nn.Module, name: str, num_channels: int, mean: Triple, std: Triple) -> None:
         """Hold a network.
 
         Args:
-            network: photos to feature map.
+            network: images to feature map.
             name: 'torchvision/...' or 'timm/...'.
             num_channels: of the feature map.
-            mean: which its photos, in [0, 1], have subtracted.
+            mean: which its images, in [0, 1], have subtracted.
             std: by which they are divided then.
         """
         super().__init__()
         self.network, self.name, self.num_channels = network, name, num_channels
         self.mean, self.std = mean, std
 
-    def forward(self, photos: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c i j"]:
-        return self.network(photos)
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c i j"]:
+        return self.network(images)
 
 
 class _TimmFeatures(nn.Module):
@@ -60,8 +60,8 @@ class _TimmFeatures(nn.Module):
         super().__init__()
         self.network: Any = network
 
-    def forward(self, photos: Tensor) -> Tensor:
-        return self.network.forward_features(photos)
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.forward_features(images)
 
 
 def build_architecture(name: str) -> Backbone | OutsideBackbone:
@@ -251,7 +251,7 @@ def _from_config(file: Path) -> str | None:
 
 
 def _update_normalisation(backbone: Backbone | OutsideBackbone, file: Path) -> None:
-    """Weights of one architecture differ in how their photos were normalised; the config beside them says how."""
+    """Weights of one architecture differ in how their images were normalised; the config beside them says how."""
     about = _config_beside(file).get("pretrained_cfg")
     if isinstance(backbone, OutsideBackbone) and isinstance(about, dict) and {"mean", "std"} <= set(about):
         backbone.mean, backbone.std = tuple(about["mean"]), tuple(about["std"])

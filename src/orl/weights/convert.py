@@ -62,8 +62,8 @@ def convert(found: Recognised, expected: str | None = None) -> Imported:
     predictor = _build_head(found.predictor, None, "predictor", notes)
     if found.layout.translate is from_detectron2:
         notes.append(
-            "Detectron2's weights do not say where a block has its stride, nor how the photos were normalised: right "
-            "are those trained with STRIDE_IN_1X1 False, on RGB photos"
+            "Detectron2's weights do not say where a block has its stride, nor how the images were normalised: right "
+            "are those trained with STRIDE_IN_1X1 False, on RGB images"
         )
     notes += _about_left_out(found)
     return Imported(found.layout.name, backbone.eval(), projector, predictor, tuple(dict.fromkeys(notes)))

@@ -1,4 +1,4 @@
-"""Any network for views and photos as orl makes them, which are normalised by ImageNet's mean and deviation."""
+"""Any network for views and images as orl makes them, which are normalised by ImageNet's mean and deviation."""
 
 from pathlib import Path
 
@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from orl.images.colour import IMAGENET_MEAN, IMAGENET_STD
 from orl.networks.backbones import Backbone
+from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
 from orl.weights.architectures import OutsideBackbone, load_outside
 from orl.weights.loading import weights_file
 
 
 class Renormalised(nn.Module):
-    """A network that was trained on photos of another mean and deviation: `(N, 3, H, W)` to `(N, C, h, w)`."""
+    """A network that was trained on images of another mean and deviation: `(N, 3, H, W)` to `(N, C, h, w)`."""
 
     factor: Tensor
     shift: Tensor

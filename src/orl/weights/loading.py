@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d, StochasticDepth
 
 from orl.weights.architectures import OutsideBackbone, load_outside
-from orl.weights.exporting import find_backbone
+from orl.weights.find_backbone import find_backbone
 from orl.weights.transform import Transform
 
 HUB_FILES = ("config.json", "model.safetensors")
@@ -17,7 +17,7 @@ WEIGHTS = (".pth", ".pkl", ".safetensors")
 
 
 class FeatureMaps(nn.Sequential):
-    """Photos in, feature map out: `(N, 3, H, W)` to `(N, num_channels, h, w)`.
+    """Images in, feature map out: `(N, 3, H, W)` to `(N, num_channels, h, w)`.
 
     Of a ResNet the parts are conv1 to layer4 under torchvision's names, so that torchvision's `BackboneWithFPN` takes
     it; of another network there is one part, `body`.
@@ -36,7 +36,7 @@ class FeatureMaps(nn.Sequential):
 def load_backbone(
     source: str | Path, *, stage: str | None = None, architecture: str | None = None, frozen: bool = True
 ) -> FeatureMaps:
-    """A network from photos to feature maps, for a detector or any other use.
+    """A network from images to feature maps, for a detector or any other use.
 
     Args:
         source: folder of a run; anything that `orl export` writes, but ONNX; or weights of another project: what

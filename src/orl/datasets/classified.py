@@ -1,0 +1,60 @@
+"""Images that show one class each: their files below a root, and a label an image."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from jaxtyping import Int64
+from numpy import ndarray
+
+from orl.datasets.labelled_fingerprint import labelled_fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifiedImages:
+    """One split of a data set of one label an image, such as ImageNet's 'train'."""
+
+    root: Path
+    """Folder that the names start from."""
+    split: str
+    """Such as 'train' or 'val'; of a subset also where it comes from."""
+    classes: tuple[str, ...]
+    """Name of each class."""
+    names: tuple[str, ...]
+    """Path of each image below the root, with forward slashes; unique."""
+    labels: Int64[ndarray, "n"]
+    """The class of each image, an index into `classes`."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file of each image."""
+        return tuple(self.root / name for name in self.names)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the images and their labels: `images_identity`."""
+        return labelled_fingerprint(self.root, self.names, self.classes, [self.labels])
+
+
+def check_pair(train: ClassifiedImages, val: ClassifiedImages) -> None:
+    """See that what is learnt from one split can be scored on the other.
+
+    Raises:
+        ValueError: if their classes differ, or an image is in both.
+    """
+    if train.classes != val.classes:
+        only_train = sorted(set(train.classes) - set(val.classes))
+        only_val = sorted(set(val.classes) - set(train.classes))
+        raise ValueError(
+            f"{train.split!r} and {val.split!r} differ in classes ({len(train.classes)} and {len(val.classes)}): "
+            f"only in {train.split!r} {only_train[:5]}, only in {val.split!r} {only_val[:5]}; "
+            "give both the same, in one order"
+        )
+    if train.root == val.root and (shared := sorted(set(train.names) & set(val.names))):
+        raise ValueError(
+            f"{len(shared)} images are in {train.split!r} and in {val.split!r}, such as {shared[0]}: a score on images "
+            "that were learnt from says nothing; mend the lists"
+        )

@@ -1,0 +1,208 @@
+"""COCO JSON files: images, categories and boxes."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+from numpy import ndarray
+
+from orl import boxes
+from orl.datasets.labels import ABSENT, IGNORED, PRESENT, LabelledSplit
+
+LARGEST_ID = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoContent:
+    """What a COCO JSON says."""
+
+    root: Path
+    """The images' folder."""
+    names: tuple[str, ...]
+    """Path of each image below the root, sorted."""
+    images: tuple[dict[str, Any], ...]
+    """The file's entry of each image."""
+    categories: tuple[dict[str, Any], ...]
+    """In the order of their ids."""
+    annotations: tuple[list[dict[str, Any]], ...]
+    """Of each image, in the order of the file."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Name of each category."""
+        return tuple(str(category["name"]) for category in self.categories)
+
+    @property
+    def columns(self) -> dict[Any, int]:
+        """Index of each category by its id."""
+        return {category["id"]: column for column, category in enumerate(self.categories)}
+
+
+def coco_image_names(json_path: Path) -> tuple[Path, list[str]]:
+    """The images' folder and their paths below it, sorted.
+
+    The folder is the first of these that holds any of the images: the JSON's own, `../<split>`, `..`,
+    `../images/<split>`, `../images`; the split is the end of the JSON's name, as in instances_train2017.json.
+
+    Raises:
+        ValueError: if the file is not COCO's JSON, lists no image, or none of the folders holds one.
+    """
+    names = sorted(_image_names(json_path, _read_json(json_path)).values())
+    return _image_folder(json_path, names), names
+
+
+def read_coco(json_path: Path) -> LabelledSplit:
+    """The labels and boxes of a COCO JSON; categories in the order of their ids, crowds are 'difficult'.
+
+    Raises:
+        ValueError: if the file is not COCO's JSON, holds no annotations, or none of its images is found.
+    """
+    content = read_coco_content(json_path)
+    columns, by_image = content.columns, content.annotations
+    box_classes = tuple(np.array([columns[a["category_id"]] for a in each], dtype=np.int64) for each in by_image)
+    difficult = tuple(np.array([a.get("iscrowd", 0) == 1 for a in each], dtype=bool) for each in by_image)
+    labels = np.full((len(content.images), len(columns)), ABSENT, dtype=np.int8)
+    for row, (columns_of_row, difficult_of_row) in enumerate(zip(box_classes, difficult)):
+        labels[row, columns_of_row] = IGNORED
+        labels[row, columns_of_row[~difficult_of_row]] = PRESENT
+    return LabelledSplit(
+        root=content.root,
+        names=content.names,
+        classes=content.classes,
+        labels=labels,
+        boxes=tuple(annotated_boxes(each) for each in by_image),
+        box_classes=box_classes,
+        box_difficult=difficult,
+    )
+
+
+def read_coco_content(json_path: Path) -> CocoContent:
+    """The images, categories and annotations of a COCO JSON.
+
+    Raises:
+        ValueError: if the file is not COCO's JSON, holds no annotations, or none of its images is found.
+    """
+    content = _read_json(json_path)
+    names = _image_names(json_path, content)
+    categories = _dicts(json_path, content, "categories", ("id", "name"))
+    annotations = _dicts(json_path, content, "annotations", ("image_id", "category_id", "bbox"))
+    if not categories:
+        raise ValueError(f"{json_path} has no categories; give the instances_*.json of the split")
+    category_ids = _unique(json_path, categories, "id")
+    _unique(json_path, categories, "name")
+    categories.sort(key=lambda category: category["id"])
+    images = sorted(content["images"], key=lambda image: names[image["id"]])
+    rows = {image["id"]: row for row, image in enumerate(images)}
+    by_image: list[list[dict[str, Any]]] = [[] for _ in images]
+    for annotation in annotations:
+        _check_numbers(json_path, annotation)
+        if annotation["image_id"] not in rows or annotation["category_id"] not in category_ids:
+            raise ValueError(f"{json_path} has an annotation of an unknown image or category: {_short(annotation)}")
+        by_image[rows[annotation["image_id"]]].append(annotation)
+    sorted_names = [names[image["id"]] for image in images]
+    return CocoContent(
+        root=_image_folder(json_path, sorted_names),
+        names=tuple(sorted_names),
+        images=tuple(images),
+        categories=tuple(categories),
+        annotations=tuple(by_image),
+    )
+
+
+def has_labels(json_path: Path) -> bool:
+    """Whether the file lists annotations; the 'image_info' files of COCO's test images do not.
+
+    Raises:
+        ValueError: if the file is not COCO's JSON.
+    """
+    return bool(_read_json(json_path).get("annotations"))
+
+
+def _read_json(json_path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(json_path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{json_path} is not JSON: {error}") from error
+    if not isinstance(content, dict) or "images" not in content:
+        found = ", ".join(list(content)[:5]) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{json_path} is not COCO's JSON: it has no 'images' (found: {found or 'nothing'})")
+    return content
+
+
+def _dicts(json_path: Path, content: dict[str, Any], key: str, fields: Sequence[str]) -> list[dict[str, Any]]:
+    entries = content.get(key, [])
+    if not isinstance(entries, list):
+        raise ValueError(f"{json_path} is not COCO's JSON: {key!r} is a {type(entries).__name__}, not a list")
+    for entry in entries:
+        if not isinstance(entry, dict) or any(field not in entry for field in fields):
+            raise ValueError(
+                f"{json_path} is not COCO's JSON: {key!r} needs {', '.join(fields)}, found {_short(entry)}"
+            )
+    return entries
+
+
+def _image_names(json_path: Path, content: dict[str, Any]) -> dict[Any, str]:
+    """File name of each image id; a file listed twice would be its own neighbour."""
+    entries = _dicts(json_path, content, "images", ("id", "file_name"))
+    _unique(json_path, entries, "id")
+    names = {entry["id"]: str(entry["file_name"]) for entry in entries}
+    if not names:
+        raise ValueError(f"{json_path} lists no image: its 'images' are empty")
+    if len(set(names.values())) < len(entries):
+        raise ValueError(f"{json_path} lists an image twice: {len(entries)} entries, {len(set(names.values()))} images")
+    return names
+
+
+def _unique(json_path: Path, entries: Sequence[dict[str, Any]], key: str) -> set[Any]:
+    """All values of a field, which may be numbers or names, but not both."""
+    values = [entry[key] for entry in entries]
+    kinds = {type(value) for value in values}
+    if not (kinds <= {int} or kinds <= {str}) or (int in kinds and max(map(abs, values)) > LARGEST_ID):
+        raise ValueError(
+            f"{json_path} is not COCO's JSON: {key!r} must be whole numbers of 64 bits, or all text, found "
+            f"{_short([value for value in values if type(value) is not int or abs(value) > LARGEST_ID])}"
+        )
+    if len(set(values)) < len(values):
+        (twice, _), *_ = Counter(values).most_common(1)
+        raise ValueError(f"{json_path} has the {key} {twice!r} twice, such as {_short(entries[values.index(twice)])}")
+    return set(values)
+
+
+def _check_numbers(json_path: Path, annotation: dict[str, Any]) -> None:
+    box, area = annotation["bbox"], annotation.get("area", 0)
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        raise ValueError(f"{json_path} has a box that is not x, y, w, h: {_short(annotation)}")
+    if not _is_number(area):
+        raise ValueError(f"{json_path} has an area that is no number: {_short(annotation)}")
+    if isinstance(annotation["image_id"], list | dict) or isinstance(annotation["category_id"], list | dict):
+        raise ValueError(f"{json_path} has an annotation of an unknown image or category: {_short(annotation)}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _image_folder(json_path: Path, names: Sequence[str]) -> Path:
+    split = json_path.stem.rsplit("_", 1)[-1]
+    above = json_path.parent.parent
+    folders = [json_path.parent, above / split, above, above / "images" / split, above / "images"]
+    for folder in folders:
+        if any((folder / name).is_file() for name in names):
+            return folder
+    tried = ", ".join(str(folder) for folder in folders)
+    raise ValueError(f"none of the {len(names)} images of {json_path}, such as {names[0]}, lies in {tried}")
+
+
+def annotated_boxes(annotations: Sequence[dict[str, Any]]) -> Float32[ndarray, "n 4"]:
+    """The boxes of annotations as `xyxy`."""
+    return boxes.from_xywh(np.array([a["bbox"] for a in annotations], dtype=np.float32).reshape(-1, 4))
+
+
+def _short(entry: object) -> str:
+    return json.dumps(entry)[:120]

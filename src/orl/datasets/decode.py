@@ -1,0 +1,262 @@
+"""From a file to pixels: any kind of image becomes upright RGB bytes, or is refused with the reason."""
+
+import stat
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+from numpy import ndarray
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+
+from orl.datasets.packs import PackedImage
+
+MAX_PIXELS = 100_000_000
+# What images come in. Pillow's other kinds stay out: they start Ghostscript, or have no signature.
+FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
+REDUCTIONS = (1, 2, 4, 8)
+UPRIGHT: dict[int, Callable[[ndarray], ndarray]] = {
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda stored: np.rot90(stored),
+}
+"""How pixels are turned, by the EXIF orientation that they are stored with."""
+FIRST_LYING = 5
+"""From this orientation on width and height change places."""
+WHITE = (255, 255, 255, 255)
+
+_pillow_lock = threading.Lock()
+_guards = ExitStack()
+_num_guarded = 0
+
+
+class ImageError(ValueError):
+    """A file that cannot be used as an image."""
+
+    def __init__(self, path: Path | PackedImage, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"image {self.path}: {self.reason}"
+
+
+def load_image(
+    path: Path | PackedImage, max_pixels: int | None = MAX_PIXELS, reduction: int = 1
+) -> UInt8[ndarray, "h w 3"]:
+    """The pixels of an image.
+
+    Transparency is laid over white; 16-bit and wider values are scaled down to 8 bits, never clipped; CMYK is
+    converted by formula and colour profiles are ignored; of an animation the first frame is taken.
+
+    Args:
+        path: a JPEG, PNG, TIFF, WebP, BMP, GIF, PPM, AVIF or JPEG 2000 file; or an image of a pack.
+        max_pixels: refuse a larger image, judged by its header before anything is decoded; None for images that a scan
+            has let through.
+        reduction: 1, 2, 4 or 8: so many pixels in a row become one. A JPEG is decoded at this size at once, which takes
+            less time; other images are decoded whole first.
+
+    Returns:
+        RGB, turned as the EXIF orientation says, `reduced_size` of the whole image's width and height.
+
+    Raises:
+        ImageError: if the file is missing, empty, not an image, truncated, corrupt or too large.
+        ValueError: if the reduction is none of the four.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"an image cannot be reduced {reduction} times, only {REDUCTIONS} times")
+    if isinstance(path, PackedImage):
+        return _load_packed(path, reduction)
+    _check_file(path)
+    with _guarded_pillow():
+        try:
+            with Image.open(path, formats=_known_formats()) as opened:
+                if max_pixels is not None:
+                    _check_size(path, opened.size, max_pixels)
+                pixels = _plain_jpeg(path, opened, reduction)
+                if pixels is None:
+                    opened.load()
+                    pixels = _reduce(_to_rgb(opened), reduction)
+                # Decode first, then ask for the tag: Pillow turns a TIFF while decoding and drops its tag.
+                return _turn_upright(pixels, opened)
+        except ImageError:
+            raise
+        except UnidentifiedImageError as error:
+            raise ImageError(path, f"not an image: begins with {_first_bytes(path)!r}") from error
+        # Pillow answers damage with OSError, SyntaxError, struct.error, ValueError, zlib.error and more.
+        except Exception as error:
+            raise ImageError(path, _damage(error)) from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image, turned as the EXIF orientation says, by its header (a PNG's orientation may stand at
+    its end, and so it is read whole).
+
+    Raises:
+        ImageError: if the file is missing, empty or not an image.
+    """
+    _check_file(path)
+    with _guarded_pillow():
+        try:
+            with Image.open(path, formats=_known_formats()) as image:
+                width, height = image.size
+                if isinstance(image, TiffImagePlugin.TiffImageFile):
+                    # As it is stored: whether Pillow has turned its size already depends on Pillow's version.
+                    width, height = (image.tag_v2[tag] for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength))
+                lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= FIRST_LYING
+                return (height, width) if lies else (width, height)
+        except UnidentifiedImageError as error:
+            raise ImageError(path, f"not an image: begins with {_first_bytes(path)!r}") from error
+        except Exception as error:
+            raise ImageError(path, _damage(error)) from error
+
+
+def _load_packed(image: PackedImage, reduction: int) -> UInt8[ndarray, "h w 3"]:
+    """What was checked when it was packed: plain pixels, or a JPEG."""
+    try:
+        stored = image.stored()
+    except (OSError, ValueError) as error:
+        raise ImageError(image, f"cannot be read: {error}") from error
+    if stored.format == "pixels":
+        pixels = np.frombuffer(stored.data, np.uint8).reshape(stored.size_wh[1], stored.size_wh[0], 3)
+        return _reduce(pixels, reduction)
+    try:
+        return _jpeg_pixels(stored.data, stored.size_wh, reduction)
+    except ValueError as error:
+        raise ImageError(image, _damage(error)) from error
+
+
+def reduced_size(size_wh: tuple[int, int], reduction: int) -> tuple[int, int]:
+    """Width and height of an image of that size when it is loaded reduced: a remainder makes one more pixel."""
+    return -(-size_wh[0] // reduction), -(-size_wh[1] // reduction)
+
+
+def _check_file(path: Path) -> None:
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise ImageError(path, "missing: there is no such file") from error
+    except (OSError, ValueError) as error:
+        raise ImageError(path, f"cannot be opened: {error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(path, "not a file: it is a folder, a pipe or a device")
+    if status.st_size == 0:
+        raise ImageError(path, "empty: 0 bytes")
+
+
+@contextmanager
+def _guarded_pillow() -> Iterator[None]:
+    """Our own limits in place of whatever Pillow's globals say, from the first thread that decodes to the last."""
+    global _num_guarded
+    with _pillow_lock:
+        if _num_guarded == 0:
+            _guards.enter_context(_own_limits())
+        _num_guarded += 1
+    try:
+        yield
+    finally:
+        with _pillow_lock:
+            _num_guarded -= 1
+            if _num_guarded == 0:
+                _guards.close()
+
+
+@contextmanager
+def _own_limits() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, truncated = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+        # `_check_size` does Pillow's check, by our limit and for every one of FORMATS.
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, False
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = limit, truncated
+
+
+def _known_formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _check_size(path: Path, size_wh: tuple[int, int], max_pixels: int) -> None:
+    width, height = size_wh
+    if width * height > max_pixels:
+        limit = f"{max_pixels / 1e6:g} megapixels"
+        raise ImageError(path, f"too many pixels: {width}x{height} px, at most {limit}")
+
+
+def _plain_jpeg(path: Path, image: Image.Image, reduction: int) -> UInt8[ndarray, "h w 3"] | None:
+    """The stored pixels of a JPEG in which nothing is unusual; None of other files."""
+    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
+        return None
+    try:
+        return _jpeg_pixels(path.read_bytes(), image.size, reduction)
+    except ValueError:
+        return None  # damaged: what can still be taken of it, and what is wrong otherwise, is for Pillow to say
+
+
+def _jpeg_pixels(data: bytes | memoryview, size_wh: tuple[int, int], reduction: int) -> UInt8[ndarray, "h w 3"]:
+    """The pixels that Pillow would give, by the same library without the detour through Pillow's own layout."""
+    width, height = reduced_size(size_wh, reduction)
+    image = simplejpeg.decode_jpeg(data, min_width=width, min_height=height)
+    if image.shape[:2] != (height, width):
+        raise ValueError(f"decoded to {image.shape[1]}x{image.shape[0]} px, where {width}x{height} were expected")
+    return image
+
+
+def _reduce(image: UInt8[ndarray, "h w 3"], reduction: int) -> UInt8[ndarray, "_ _ 3"]:
+    return image if reduction == 1 else np.array(Image.fromarray(image).reduce(reduction))
+
+
+def _turn_upright(pixels: UInt8[ndarray, "h w 3"], opened: Image.Image) -> UInt8[ndarray, "_ _ 3"]:
+    try:
+        orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a damaged EXIF block tells nothing; the pixels are still good
+        return pixels
+    return np.ascontiguousarray(UPRIGHT[orientation](pixels)) if orientation in UPRIGHT else pixels
+
+
+def _to_rgb(image: Image.Image) -> UInt8[ndarray, "h w 3"]:
+    if image.mode == "F" or image.mode.startswith("I"):
+        gray = _to_8_bits(np.asarray(image), always_16_bits=image.mode.startswith("I;16"))
+        return np.repeat(gray[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
+    return np.array(image.convert("RGB"))
+
+
+def _to_8_bits(values: ndarray, always_16_bits: bool) -> UInt8[ndarray, "h w"]:
+    """Scale by the smallest usual range that holds all values: 0 to 1, 255 or 65535, else their own."""
+    values = values.astype(np.float64)
+    low, high = values.min(), values.max()
+    if not np.isfinite(low + high):
+        raise ValueError(f"pixel values from {low} to {high} are not finite")
+    if always_16_bits:
+        low, high = 0, 65535
+    else:
+        usual = [limit for limit in (1, 255, 65535) if high <= limit]
+        low, high = (0, usual[0]) if low >= 0 and usual else (low, high)
+    return np.rint((values - low) * (255 / max(high - low, 1e-300))).astype(np.uint8)
+
+
+def _first_bytes(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(12)
+
+
+def _damage(error: Exception) -> str:
+    text = " ".join(str(error).split()) or "no details"
+    if "truncated" in text.lower():
+        return f"truncated: {text}"
+    return f"corrupt: {type(error).__name__}: {text}"

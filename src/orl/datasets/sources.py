@@ -1,0 +1,125 @@
+"""Where images come from: a folder tree, a list file, a COCO JSON, a VOC devkit or a pack."""
+
+import difflib
+import os
+from pathlib import Path
+
+from orl.datasets.coco import coco_image_names, has_labels, read_coco
+from orl.datasets.labels import LabelledSplit
+from orl.datasets.packs import is_pack, open_pack
+from orl.datasets.voc import read_voc, voc_folder, voc_image_names
+
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k"}
+)
+LIST_EXTENSIONS = (".txt", ".lst")
+DEFAULT_SPLIT = "trainval"
+
+
+def find_images(source: Path, split: str | None = None) -> tuple[Path, list[str]]:
+    """The images of a source. They are not opened: one that is listed but missing is for the scan to reject.
+
+    Args:
+        source: a folder of images at any depth, known by their extension, hidden ones left out; a .txt or
+            .lst file with a path a line, from its own folder on, where # begins a comment; a COCO JSON; a
+            VOC devkit; a pack.
+        split: the part of a VOC devkit, 'trainval' unless said; other sources have none.
+
+    Returns:
+        The folder that the names start from, and the path of each image below it, sorted, each once. For a pack, the
+        pack and the names that the images had in the source that it was made from.
+
+    Raises:
+        FileNotFoundError: if the source is not there.
+        ValueError: if it holds no image, is of no known kind, has no such split, or is an unfinished pack.
+    """
+    source = _existing(source)
+    devkit = voc_folder(source) if source.is_dir() else None
+    if devkit is not None:
+        return devkit, voc_image_names(devkit, split or DEFAULT_SPLIT)
+    if split is not None:
+        raise ValueError(f"{source} is not a VOC devkit, so it has no split {split!r}; leave the split out")
+    if is_pack(source):
+        return source, list(open_pack(source).names)
+    if source.is_dir():
+        return source, _walk(source)
+    if source.suffix.lower() == ".json":
+        return coco_image_names(source)
+    if source.suffix.lower() in LIST_EXTENSIONS:
+        return _read_list(source)
+    raise ValueError(
+        f"{source} is no source of images; give a folder, a .txt list, a COCO .json, a VOC devkit or a pack"
+    )
+
+
+def read_labels(source: Path, split: str | None = None) -> LabelledSplit | None:
+    """The labels of a source that has them, a VOC devkit or a COCO JSON; None for any other.
+
+    Args:
+        source: as for `find_images`.
+        split: as for `find_images`.
+
+    Raises:
+        FileNotFoundError: if the source is not there.
+        ValueError: if its labels are damaged, or it has no such split.
+    """
+    source = _existing(source)
+    devkit = voc_folder(source) if source.is_dir() else None
+    if devkit is not None:
+        return read_voc(devkit, split or DEFAULT_SPLIT)
+    if split is not None:
+        raise ValueError(f"{source} is not a VOC devkit, so it has no split {split!r}; leave the split out")
+    if source.suffix.lower() == ".json" and has_labels(source):
+        return read_coco(source)
+    return None
+
+
+def _existing(source: Path) -> Path:
+    source = Path(os.path.abspath(source.expanduser()))
+    if source.exists():
+        return source
+    missing = next(path for path in [*reversed(source.parents), source] if not path.exists())
+    siblings = [path.name for path in missing.parent.iterdir()] if missing.parent.is_dir() else []
+    near = difflib.get_close_matches(missing.name, siblings, n=1)
+    hint = f"; did you mean {missing.parent / near[0]}?" if near else f"; {missing} does not exist"
+    raise FileNotFoundError(f"no images at {source}{hint}")
+
+
+def _walk(source: Path) -> list[str]:
+    """Links are followed, but no folder is entered twice, so that a loop of links ends."""
+    names, entered, num_others = [], set(), 0
+    for folder, subfolders, files in os.walk(source, followlinks=True):
+        real_folder = os.path.realpath(folder)
+        if real_folder in entered:
+            subfolders.clear()
+            continue
+        entered.add(real_folder)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        images = [name for name in files if _is_image_name(name)]
+        num_others += len(files) - len(images)
+        names += [(Path(folder) / name).relative_to(source).as_posix() for name in images]
+    if not names:
+        known = " ".join(sorted(EXTENSIONS))
+        raise ValueError(f"{source} holds no images, only {num_others} other files; images end in {known}")
+    return sorted(names)
+
+
+def _is_image_name(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def _read_list(path: Path) -> tuple[Path, list[str]]:
+    """Names start from the list's folder, or from the lowest folder above all when some lie outside it."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
+    except ValueError as error:
+        raise ValueError(f"{path} is not a list of images in UTF-8: {error}") from error
+    listed = [line for line in lines if line and not line.startswith("#")]
+    if not listed:
+        raise ValueError(f"{path} names no image among its {len(lines)} lines; write one path a line")
+    images = {Path(os.path.normpath(path.parent / line)) for line in listed}
+    root = path.parent
+    if not all(image.is_relative_to(root) for image in images):
+        root = Path(os.path.commonpath([image.parent for image in images]))
+    return root, sorted(image.relative_to(root).as_posix() for image in images)

@@ -1,0 +1,225 @@
+"""PASCAL VOC devkits: lists of images, lists of labels and XML annotations."""
+
+import difflib
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int8
+from numpy import ndarray
+
+from orl.datasets.labels import ABSENT, IGNORED, PRESENT, LabelledSplit
+
+IMAGES = "JPEGImages"
+LISTS = Path("ImageSets") / "Main"
+
+
+@dataclass(frozen=True)
+class VocObject:
+    """One object of an annotation."""
+
+    class_name: str
+    box: tuple[float, float, float, float]
+    difficult: bool
+
+
+def voc_folder(path: Path) -> Path | None:
+    """The folder with JPEGImages and ImageSets/Main: the path itself, or the only VOC20xx of a VOCdevkit.
+
+    Args:
+        path: such a folder, a VOCdevkit, or the folder that holds a VOCdevkit.
+
+    Returns:
+        None where there is no devkit.
+
+    Raises:
+        ValueError: if there are several VOC20xx.
+    """
+    years = [path, *sorted(path.glob("VOC20??")), *sorted(path.glob("VOCdevkit/VOC20??"))]
+    found = [folder for folder in years if (folder / IMAGES).is_dir() and (folder / LISTS).is_dir()]
+    if len(found) > 1 and found[0] != path:
+        names = ", ".join(folder.name for folder in found)
+        raise ValueError(f"{path} holds {len(found)} VOC folders ({names}); give the path of one, such as {found[0]}")
+    return found[0] if found else None
+
+
+def voc_image_names(root: Path, split: str) -> list[str]:
+    """The images of a split as paths below the devkit's folder (`voc_folder`), sorted.
+
+    An image that is listed but not there is named as a JPEG.
+
+    Raises:
+        ValueError: if there is no devkit, no such split, or no image in it.
+    """
+    folder = _require_folder(root)
+    files = _image_files(folder)
+    return [_image_name(image_id, files) for image_id in _image_ids(folder, split)]
+
+
+def read_voc(root: Path, split: str) -> LabelledSplit:
+    """The labels and boxes of a split.
+
+    A class's list `ImageSets/Main/<class>_<split>.txt` decides where it is there; else the objects of the
+    annotations do. XML counts pixels from 1 and includes the last one: a box comes out as
+    (xmin - 1, ymin - 1, xmax, ymax).
+
+    Args:
+        root: a devkit, as `voc_folder` finds it.
+        split: such as 'trainval' or 'test'.
+
+    Raises:
+        ValueError: if there is no devkit or no such split, or a list or an annotation is damaged.
+    """
+    folder = _require_folder(root)
+    image_ids, files = _image_ids(folder, split), _image_files(folder)
+    objects = [_read_objects(folder, image_id) for image_id in image_ids]
+    listed = _class_lists(folder, split)
+    classes = _class_names(folder, listed, objects)
+    labels = np.full((len(image_ids), len(classes)), ABSENT, dtype=np.int8)
+    for column, class_name in enumerate(classes):
+        if class_name in listed:
+            labels[:, column] = _listed_labels(listed[class_name], image_ids)
+        else:
+            labels[:, column] = _derived_labels(class_name, image_ids, objects)
+    return LabelledSplit(
+        root=folder,
+        names=tuple(_image_name(image_id, files) for image_id in image_ids),
+        classes=tuple(classes),
+        labels=labels,
+        boxes=tuple(np.array([o.box for o in each or []], dtype=np.float32).reshape(-1, 4) for each in objects),
+        box_classes=tuple(
+            np.array([classes.index(o.class_name) for o in each or []], dtype=np.int64) for each in objects
+        ),
+        box_difficult=tuple(np.array([o.difficult for o in each or []], dtype=bool) for each in objects),
+    )
+
+
+def read_voc_sizes(split: LabelledSplit) -> list[tuple[int, int]]:
+    """Width and height of each image of a split that `read_voc` read, as its annotation says.
+
+    Raises:
+        ValueError: if an image has no annotation, or one without its size.
+    """
+    return [_read_size(split.root / "Annotations" / f"{Path(name).stem}.xml") for name in split.names]
+
+
+def _read_size(path: Path) -> tuple[int, int]:
+    try:
+        root = ET.parse(path).getroot()
+        return int(_text(root, "size/width")), int(_text(root, "size/height"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing: a detector needs the boxes of every image; take another split") from error
+    except (ET.ParseError, ValueError) as error:
+        raise ValueError(f"{path} does not tell the image's size: {error}; repair or delete it") from error
+
+
+def _require_folder(root: Path) -> Path:
+    folder = voc_folder(root)
+    if folder is None:
+        raise ValueError(f"{root} is not a VOC devkit: it lacks {IMAGES} or {LISTS.as_posix()}")
+    return folder
+
+
+def _image_ids(folder: Path, split: str) -> list[str]:
+    path = folder / LISTS / f"{split}.txt"
+    splits = _splits(folder)
+    if split not in splits:
+        near = difflib.get_close_matches(split, splits, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{folder} has no split {split!r}, only {', '.join(splits) or 'none'}{hint}")
+    image_ids = sorted({line.split()[0] for line in _read_lines(path)})
+    if not image_ids:
+        raise ValueError(f"{path} lists no image; take another split")
+    return image_ids
+
+
+def _splits(folder: Path) -> list[str]:
+    """Lists that are no class's list: 'train_trainval' is class 'train' of split 'trainval'."""
+    stems = {path.stem for path in (folder / LISTS).glob("*.txt")}
+    return sorted(stem for stem in stems if not any(stem.endswith(f"_{split}") for split in stems))
+
+
+def _class_lists(folder: Path, split: str) -> dict[str, Path]:
+    paths = sorted((folder / LISTS).glob(f"*_{split}.txt"))
+    return {path.stem.removesuffix(f"_{split}"): path for path in paths}
+
+
+def _image_files(folder: Path) -> dict[str, str]:
+    return {Path(name).stem: name for name in sorted(path.name for path in (folder / IMAGES).iterdir())}
+
+
+def _image_name(image_id: str, files: Mapping[str, str]) -> str:
+    return f"{IMAGES}/{files.get(image_id, f'{image_id}.jpg')}"
+
+
+def _class_names(folder: Path, listed: Mapping[str, Path], objects: Sequence[Sequence[VocObject] | None]) -> list[str]:
+    """The same for every split: the lists' classes, and all annotations' where lists leave any out."""
+    seen = {o.class_name for each in objects for o in each or []}
+    if listed and seen <= set(listed):
+        return sorted(listed)
+    image_ids = [path.stem for path in (folder / "Annotations").glob("*.xml")]
+    everywhere = {o.class_name for image_id in image_ids for o in _read_objects(folder, image_id) or []}
+    if not listed and not everywhere:
+        raise ValueError(
+            f"{folder} has no labels: neither class lists in {LISTS.as_posix()} nor objects in Annotations"
+        )
+    return sorted({*listed, *everywhere})
+
+
+def _listed_labels(path: Path, image_ids: Sequence[str]) -> Int8[ndarray, "n"]:
+    labels = {}
+    for line in _read_lines(path):
+        image_id, _, label = line.partition(" ")
+        if label.strip() not in ("1", "0", "-1"):
+            raise ValueError(f"{path} has the line {line!r}; expected an image and 1, 0 or -1")
+        labels[image_id] = int(label)
+    missing = [image_id for image_id in image_ids if image_id not in labels]
+    if missing:
+        raise ValueError(f"{path} lacks {len(missing)} images of its split, such as {missing[0]}; delete or repair it")
+    return np.array([labels[image_id] for image_id in image_ids], dtype=np.int8)
+
+
+def _derived_labels(
+    class_name: str, image_ids: Sequence[str], objects: Sequence[Sequence[VocObject] | None]
+) -> Int8[ndarray, "n"]:
+    labels = []
+    for image_id, found in zip(image_ids, objects):
+        if found is None:
+            raise ValueError(f"image {image_id} has no annotation, and class {class_name!r} no list to label it by")
+        difficult = [o.difficult for o in found if o.class_name == class_name]
+        labels.append(ABSENT if not difficult else IGNORED if all(difficult) else PRESENT)
+    return np.array(labels, dtype=np.int8)
+
+
+def _read_objects(folder: Path, image_id: str) -> list[VocObject] | None:
+    path = folder / "Annotations" / f"{image_id}.xml"
+    try:
+        root = ET.parse(path).getroot()
+        return [_read_object(element) for element in root.iter("object")]
+    except FileNotFoundError:
+        return None
+    except (ET.ParseError, ValueError, OSError) as error:
+        raise ValueError(f"{path} is not a VOC annotation: {error}; repair or delete it") from error
+
+
+def _read_object(element: ET.Element) -> VocObject:
+    xmin, ymin, xmax, ymax = (float(_text(element, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
+    difficult = (element.findtext("difficult") or "0").strip() == "1"
+    return VocObject(_text(element, "name").strip(), (xmin - 1, ymin - 1, xmax, ymax), difficult)
+
+
+def _text(element: ET.Element, path: str) -> str:
+    text = element.findtext(path)
+    if text is None:
+        raise ValueError(f"<{element.tag}> lacks <{path}>")
+    return text
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except ValueError as error:
+        raise ValueError(f"{path} is not a text file: {error}") from error
+    return [line.strip() for line in lines if line.strip()]

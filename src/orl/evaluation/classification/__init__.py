@@ -1,0 +1,1 @@
+"""Judges on one label an image: linear layers, few labels, and the counts that they are scored by."""

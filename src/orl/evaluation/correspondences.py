@@ -1,0 +1,227 @@
+"""The score of stage 2 with no training: do matched boxes cover objects, and objects of one class?"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+from numpy import ndarray
+
+from orl.datasets.labels import COVERING_IOU, NO_OBJECT, LabelledSplit, covered_classes
+from orl.tables import row_starts
+
+NUM_BOOTSTRAP_DRAWS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairScore:
+    """What a set of pairs of RoIs covers."""
+
+    num_pairs: int
+    object_fraction: float
+    """Pairs whose two RoIs both cover an object, of all pairs."""
+    same_class_fraction: float | None
+    """Pairs whose two objects are of one class, of those that cover objects; None where none do."""
+    both_fraction: float
+    """Pairs that cover two objects of one class, of all pairs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscoveryScore:
+    """Top-ranked correspondences against random pairs of RoIs of the same two images."""
+
+    top: PairScore
+    """The most similar pair of every image and neighbour."""
+    random: PairScore
+    """For each of those, one pair drawn uniformly from the RoIs of the same two images."""
+    kept: PairScore
+    """All correspondences."""
+    lift: float | None
+    """`both_share` of the top-ranked pairs over that of the random ones; None where that is 0."""
+    intervals: dict[str, tuple[float, float] | None]
+    """95% intervals by a bootstrap over the query images; None where it has no finite end."""
+    num_images: int
+    """Images with labels."""
+    num_images_without_labels: int
+    num_pairs_without_labels: int
+    """Correspondences left out because one of their images has no labels."""
+    roi_object_fraction: float
+    """RoIs of labelled images that cover an object."""
+    iou_threshold: float
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as JSON values; only the shares of the random and of the kept pairs have a prefix."""
+        fields = asdict(self)
+        fractions = {**fields.pop("top")}
+        for name in ("random", "kept"):
+            fractions |= {f"{name}_{key}": value for key, value in fields.pop(name).items()}
+        intervals = {f"{key}_interval_95": value and list(value) for key, value in fields.pop("intervals").items()}
+        return {**fractions, **fields, **intervals}
+
+
+def roi_classes(
+    split: LabelledSplit,
+    image_names: tuple[str, ...],
+    rois: Mapping[str, ndarray],
+    iou_threshold: float,
+) -> tuple[Int[ndarray, "r"], Bool[ndarray, "n"]]:
+    """The class of the object that each RoI covers.
+
+    An RoI covers the labelled object with which its IoU is highest, if that reaches the threshold; 'difficult'
+    objects count.
+
+    Args:
+        split: images with boxes, found by their names.
+        image_names: name of each image of the run.
+        rois: columns `image_id` and `box` of the table.
+        iou_threshold: from where on a box covers an object, in (0, 1].
+
+    Returns:
+        Index into the classes, or -1 where an RoI covers none; and which images of the run have labels.
+    """
+    rows = {name: row for row, name in enumerate(split.names)}
+    has_labels = np.array([name in rows for name in image_names], dtype=bool)
+    classes = np.full(len(rois["box"]), NO_OBJECT, dtype=np.int64)
+    starts = row_starts(rois["image_id"], len(image_names))
+    for image_id in np.flatnonzero(has_labels):
+        row, own = rows[image_names[image_id]], slice(starts[image_id], starts[image_id + 1])
+        classes[own] = covered_classes(split, row, rois["box"][own], iou_threshold)
+    return classes, has_labels
+
+
+def score_correspondences(
+    split: LabelledSplit,
+    image_names: tuple[str, ...],
+    rois: Mapping[str, ndarray],
+    correspondences: Mapping[str, ndarray],
+    *,
+    iou_threshold: float = COVERING_IOU,
+    seed: int = 0,
+) -> DiscoveryScore:
+    """Compare the discovered pairs with the labelled boxes, beside random pairs of the same images.
+
+    Args:
+        split: images with boxes, found by their names.
+        image_names: name of each image of the run, by image id.
+        rois: columns `image_id` and `box` of the table.
+        correspondences: columns `image_id`, `neighbour_id`, `roi`, `neighbour_roi` and `similarity`.
+        iou_threshold: from where on a box covers an object, in (0, 1].
+        seed: of the random pairs and the bootstrap.
+
+    Raises:
+        ValueError: if the tables do not belong together, the threshold is out of range, or no correspondence
+            lies between labelled images.
+    """
+    if not 0 < iou_threshold <= 1:
+        raise ValueError(f"IoU threshold is {iou_threshold}; give one above 0 and at most 1")
+    _check_tables(len(image_names), rois, correspondences)
+    generator = np.random.default_rng(seed)
+    classes, has_labels = roi_classes(split, image_names, rois, iou_threshold)
+    usable = has_labels[correspondences["image_id"]] & has_labels[correspondences["neighbour_id"]]
+    if not usable.any():
+        raise ValueError(
+            f"0 of {len(usable)} correspondences lie between labelled images: {has_labels.sum()} of "
+            f"{len(image_names)} images have labels; the run's names are like {image_names[:1]}, "
+            f"the labels' like {split.names[:1]}; score the run with the labels of its own images"
+        )
+    kept = {name: column[usable] for name, column in correspondences.items()}
+    top = {name: column[top_ranked(kept)] for name, column in kept.items()}
+    starts = row_starts(rois["image_id"], len(image_names))
+    random_roi = _random_rows(starts, top["image_id"], generator)
+    random_neighbour_roi = _random_rows(starts, top["neighbour_id"], generator)
+    found = _outcomes(classes[top["roi"]], classes[top["neighbour_roi"]])
+    drawn = _outcomes(classes[random_roi], classes[random_neighbour_roi])
+    top_score, random_score = _pair_score(found), _pair_score(drawn)
+    return DiscoveryScore(
+        top=top_score,
+        random=random_score,
+        kept=_pair_score(_outcomes(classes[kept["roi"]], classes[kept["neighbour_roi"]])),
+        lift=top_score.both_fraction / random_score.both_fraction if random_score.both_fraction else None,
+        intervals=_bootstrap(top["image_id"], found, drawn, generator),
+        num_images=int(has_labels.sum()),
+        num_images_without_labels=int((~has_labels).sum()),
+        num_pairs_without_labels=int((~usable).sum()),
+        roi_object_fraction=float((classes[has_labels[rois["image_id"]]] != NO_OBJECT).mean()),
+        iou_threshold=iou_threshold,
+        seed=seed,
+    )
+
+
+def top_ranked(correspondences: Mapping[str, ndarray]) -> Int[ndarray, "p"]:
+    """Row of the most similar pair of every image and neighbour; the first row where several are."""
+    image_ids, neighbour_ids = correspondences["image_id"], correspondences["neighbour_id"]
+    order = np.lexsort((-correspondences["similarity"], neighbour_ids, image_ids))
+    image_ids, neighbour_ids = image_ids[order], neighbour_ids[order]
+    is_first = np.ones(len(order), dtype=bool)
+    is_first[1:] = (image_ids[1:] != image_ids[:-1]) | (neighbour_ids[1:] != neighbour_ids[:-1])
+    return order[is_first]
+
+
+def _check_tables(num_images: int, rois: Mapping[str, ndarray], correspondences: Mapping[str, ndarray]) -> None:
+    num_rois = len(rois["box"])
+    for what, numbers, limit in (
+        ("the RoI table names image", rois["image_id"], num_images),
+        ("the correspondences name image", correspondences["image_id"], num_images),
+        ("the correspondences name image", correspondences["neighbour_id"], num_images),
+        ("the correspondences name RoI", correspondences["roi"], num_rois),
+        ("the correspondences name RoI", correspondences["neighbour_roi"], num_rois),
+    ):
+        if len(numbers) and numbers.max() >= limit:
+            raise ValueError(f"{what} {numbers.max()}, but there are {limit}; rebuild it with 'orl discover'")
+
+
+def _random_rows(starts: Int[ndarray, "s"], image_ids: Int[ndarray, "p"], generator: np.random.Generator) -> ndarray:
+    return generator.integers(starts[image_ids], starts[image_ids + 1])
+
+
+def _outcomes(classes: Int[ndarray, "p"], neighbour_classes: Int[ndarray, "p"]) -> Shaped[ndarray, "p 3"]:
+    """For each pair 1, whether both RoIs cover an object, and whether those are of one class."""
+    both_objects = (classes != NO_OBJECT) & (neighbour_classes != NO_OBJECT)
+    columns = (np.ones(len(classes)), both_objects, both_objects & (classes == neighbour_classes))
+    return np.stack(columns, axis=1).astype(np.int64)
+
+
+def _pair_score(outcomes: Shaped[ndarray, "p 3"]) -> PairScore:
+    num_pairs, num_objects, num_same = outcomes.sum(axis=0).tolist()
+    return PairScore(
+        num_pairs=num_pairs,
+        object_fraction=num_objects / num_pairs,
+        same_class_fraction=num_same / num_objects if num_objects else None,
+        both_fraction=num_same / num_pairs,
+    )
+
+
+def _bootstrap(
+    image_ids: Int[ndarray, "p"],
+    found: Shaped[ndarray, "p 3"],
+    drawn: Shaped[ndarray, "p 3"],
+    generator: np.random.Generator,
+) -> dict[str, tuple[float, float] | None]:
+    """95% intervals; query images are drawn, each with all its top-ranked and random pairs."""
+    _, images = np.unique(image_ids, return_inverse=True)
+    counts = np.zeros((images.max() + 1, 6))
+    np.add.at(counts, images, np.concatenate([found, drawn], axis=1))
+    sums = np.stack(
+        [counts[generator.integers(len(counts), size=len(counts))].sum(axis=0) for _ in range(NUM_BOOTSTRAP_DRAWS)]
+    )
+    num_pairs, objects, same, num_random, random_objects, random_same = sums.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = {
+            "object_fraction": objects / num_pairs,
+            "same_class_fraction": same / objects,
+            "both_fraction": same / num_pairs,
+            "random_object_fraction": random_objects / num_random,
+            "random_same_class_fraction": random_same / random_objects,
+            "random_both_fraction": random_same / num_random,
+            "lift": same / random_same,
+        }
+    return {name: _interval(draws) for name, draws in values.items()}
+
+
+def _interval(draws: Float[ndarray, "b"]) -> tuple[float, float] | None:
+    if np.isnan(draws).any():
+        return None
+    low, high = np.quantile(draws, (0.025, 0.975), method="nearest")
+    return (float(low), float(high)) if np.isfinite(high) else None

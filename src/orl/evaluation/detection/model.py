@@ -1,0 +1,194 @@
+"""Mask R-CNN and Faster R-CNN with a feature pyramid on a backbone of ours, out of torchvision's parts.
+
+Numbers are those of Detectron2's R50-FPN; batch normalisation is in the backbone, the pyramid and both heads, and
+nothing is frozen. Where torchvision's parts do otherwise than Detectron2:
+
+- RoIAlign does not shift its grid by half a pixel (Detectron2: `aligned`);
+- anchors are rounded to whole pixels;
+- box losses are smooth L1 with beta 1/9 in the region proposals and in the box head (Detectron2: L1);
+- the proposals' losses are divided by the anchors that were drawn (Detectron2: by 256 an image);
+- ground truth masks are cut from bitmaps of the resized image (Detectron2: from polygons), and predicted masks are
+  pasted into boxes of whole pixels.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import MultiScaleRoIAlign
+
+from orl.evaluation.detection.configs import MAX_DETECTIONS, SGD_MOMENTUM, WEIGHT_DECAY, DetectSettings
+from orl.networks.backbones import Backbone
+from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
+
+LEVELS = ("layer1", "layer2", "layer3", "layer4")
+"""Parts of the backbone that the pyramid stands on."""
+ASPECT_RATIOS = (0.5, 1.0, 2.0)
+BOX_SIDE, MASK_SIDE = 7, 14
+"""Cells that the features of an RoI are pooled to."""
+NUM_BOX_CONVOLUTIONS = NUM_MASK_CONVOLUTIONS = 4
+Target = dict[str, Tensor]
+"""`boxes` (n, 4), `labels` (n,) from 1, and `masks` (n, h, w) if there are any."""
+
+
+class Unresized(GeneralizedRCNNTransform):
+    """Normalises images and pads them to one size; they were resized when they were read."""
+
+    def resize(self, image: Tensor, target: Target | None = None) -> tuple[Tensor, Target | None]:
+        """The image as it is."""
+        return image, target
+
+
+def build_detector(backbone: object, num_classes: int, settings: DetectSettings) -> FasterRCNN:
+    """A detector whose backbone starts from these weights, and all else from torch's global generator.
+
+    Args:
+        backbone: a ResNet of ours; it stays as it is, the detector has a copy.
+        num_classes: classes of objects, the background not among them.
+        settings: size of the heads, anchors, and whether there are masks.
+
+    Returns:
+        In training mode. In training it takes images in [0, 1] and targets and gives losses by name.
+
+    Raises:
+        ValueError: if the backbone is no ResNet of ours.
+    """
+    shared = {
+        "rpn_anchor_generator": AnchorGenerator(
+            tuple((size,) for size in settings.anchor_sizes_px), (ASPECT_RATIOS,) * len(settings.anchor_sizes_px)
+        ),
+        "rpn_pre_nms_top_n_train": 2000,
+        "rpn_pre_nms_top_n_test": 1000,
+        "rpn_post_nms_top_n_train": 1000,
+        "rpn_post_nms_top_n_test": 1000,
+        "rpn_nms_thresh": 0.7,
+        "rpn_fg_iou_thresh": 0.7,
+        "rpn_bg_iou_thresh": 0.3,
+        "rpn_batch_size_per_image": 256,
+        "rpn_positive_fraction": 0.5,
+        "box_roi_pool": _roi_pool(BOX_SIDE),
+        "box_head": _box_head(settings),
+        "box_predictor": _box_predictor(settings.num_box_features, num_classes + 1),
+        "box_score_thresh": 0.05,
+        "box_nms_thresh": 0.5,
+        "box_detections_per_img": MAX_DETECTIONS,
+        "box_fg_iou_thresh": 0.5,
+        "box_bg_iou_thresh": 0.5,
+        "box_batch_size_per_image": settings.num_rois,
+        "box_positive_fraction": 0.25,
+        "bbox_reg_weights": (10.0, 10.0, 5.0, 5.0),
+    }
+    pyramid = _pyramid(backbone, settings.num_channels)
+    if settings.masks:
+        masks = {
+            "mask_roi_pool": _roi_pool(MASK_SIDE),
+            "mask_head": MaskRCNNHeads(
+                settings.num_channels, [settings.num_channels] * NUM_MASK_CONVOLUTIONS, 1, nn.BatchNorm2d
+            ),
+            "mask_predictor": _mask_predictor(settings.num_channels, num_classes + 1),
+        }
+        detector: FasterRCNN = MaskRCNN(pyramid, **shared, **masks)
+    else:
+        detector = FasterRCNN(pyramid, **shared)
+    size_px = settings.test_short_side_px
+    detector.transform = Unresized(size_px, settings.longest_px, list(IMAGENET_MEAN), list(IMAGENET_STD))
+    return detector.train()
+
+
+def require_resnet(backbone: object) -> Backbone:
+    """The backbone, if a pyramid can stand on it.
+
+    Raises:
+        ValueError: if it is no ResNet of ours.
+    """
+    if isinstance(backbone, Backbone) and all(hasattr(backbone, level) for level in LEVELS):
+        return backbone
+    name = getattr(backbone, "name", type(backbone).__name__)
+    raise ValueError(
+        f"a detector needs a ResNet of ours, with {', '.join(LEVELS)}, and {name!r} is none; judge it by the tasks "
+        "that take any network: svm, low-shot, knn, linear, semi"
+    )
+
+
+def sgd(detector: nn.Module, lr: float) -> torch.optim.SGD:
+    """The protocol's optimiser; weights of batch normalisation do not decay.
+
+    Source:
+        Detectron2's defaults: WEIGHT_DECAY_NORM is 0.
+    """
+    norms = [
+        weight
+        for part in detector.modules()
+        if isinstance(part, nn.modules.batchnorm._BatchNorm)
+        for weight in part.parameters()
+    ]
+    known = {id(weight) for weight in norms}
+    others = [weight for weight in detector.parameters() if id(weight) not in known]
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": norms, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=lr, momentum=SGD_MOMENTUM, weight_decay=WEIGHT_DECAY)
+
+
+def losses(model: Any, batch: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The terms of a batch: torchvision's losses, by torchvision's names.
+
+    Args:
+        model: a detector in training mode, as the engine wraps it.
+        batch: `images`, bytes, and `targets`, as `samples.collate_detection` joins them.
+    """
+    weight = next(model.parameters())
+    targets = [{name: value.to(weight.device) for name, value in target.items()} for target in batch["targets"]]
+    return model([in_unit_range(image, weight) for image in batch["images"]], targets), {}
+
+
+def in_unit_range(image: Tensor, weight: Tensor) -> Tensor:
+    """An image of bytes in [0, 1], where and in what precision a weight is."""
+    return image.to(weight.device, non_blocking=True).to(weight.dtype) / 255
+
+
+def _pyramid(backbone: object, num_channels: int) -> BackboneWithFPN:
+    body = copy.deepcopy(require_resnet(backbone)).train().requires_grad_(True)
+    channels = [body.num_channels // 2**above for above in (3, 2, 1, 0)]
+    names = {level: str(number) for number, level in enumerate(LEVELS)}
+    return BackboneWithFPN(body, names, channels, num_channels, norm_layer=nn.BatchNorm2d)
+
+
+def _roi_pool(side: int) -> MultiScaleRoIAlign:
+    # As many points in a cell as it has pixels, as in Detectron2; torchvision's own default is 2 x 2.
+    return MultiScaleRoIAlign(featmap_names=["0", "1", "2", "3"], output_size=side, sampling_ratio=0)
+
+
+def _box_head(settings: DetectSettings) -> FastRCNNConvFCHead:
+    channels = settings.num_channels
+    size = (channels, BOX_SIDE, BOX_SIDE)
+    layers, features = [channels] * NUM_BOX_CONVOLUTIONS, [settings.num_box_features]
+    head = FastRCNNConvFCHead(size, layers, features, norm_layer=nn.BatchNorm2d)
+    for part in head:
+        if isinstance(part, nn.Linear):
+            nn.init.kaiming_uniform_(part.weight, a=1)
+            nn.init.zeros_(part.bias)
+    return head
+
+
+def _box_predictor(num_features: int, num_labels: int) -> FastRCNNPredictor:
+    """Starts as Detectron2's, near 0, so that a random head does not shake the backbone's weights."""
+    predictor = FastRCNNPredictor(num_features, num_labels)
+    for part, std in ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001)):
+        nn.init.normal_(part.weight, std=std)
+        nn.init.zeros_(part.bias)
+    return predictor
+
+
+def _mask_predictor(num_channels: int, num_labels: int) -> MaskRCNNPredictor:
+    predictor = MaskRCNNPredictor(num_channels, num_channels, num_labels)
+    nn.init.normal_(predictor.mask_fcn_logits.weight, std=0.001)
+    for part in (predictor.conv5_mask, predictor.mask_fcn_logits):
+        nn.init.zeros_(part.bias)
+    return predictor

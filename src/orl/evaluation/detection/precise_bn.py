@@ -1,0 +1,79 @@
+"""Statistics of batch normalisation computed again: those of many batches under the final weights.
+
+The moving averages of training lag behind the weights, and know the last few batches best.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from orl.networks.all_gather import num_processes, sum_over_processes
+
+
+class _Sums:
+    """Number of values, their sum and that of their squares, for each channel of one layer's input."""
+
+    def __init__(self, layer: _BatchNorm) -> None:
+        # Of float64, since the mean's square is taken off in the end.
+        self.sums = torch.zeros(3, layer.num_features, dtype=torch.float64, device=layer.weight.device)
+
+    def add(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Take in a batch, as a hook before the layer."""
+        values = inputs[0].detach()
+        if not values.numel():
+            return
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        others = [dim for dim in range(values.dim()) if dim != 1]
+        variance, mean = torch.var_mean(values, others, correction=0)
+        variance, mean, count = variance.double(), mean.double(), values.numel() // values.shape[1]
+        self.sums += count * torch.stack([torch.ones_like(mean), mean, variance + mean.square()])
+
+    def write(self, layer: _BatchNorm) -> None:
+        """Give the layer mean and variance over the batches of all processes."""
+        count, values, squares = sum_over_processes(self.sums) if num_processes() > 1 else self.sums
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        if not count.all():
+            raise ValueError("a batch normalisation has seen 0 values; give more precise-bn-iterations, or 0")
+        mean = values / count
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_((squares / count - mean.square()).clamp_min(0))
+
+
+@torch.no_grad()
+def update_statistics(network: nn.Module, forward: Callable[[Any], Any], batches: Iterable[Any]) -> int:
+    """Replace running means and variances by those over all values of some batches.
+
+    Args:
+        network: its batch normalisations in training mode get new statistics; those in evaluation mode keep theirs.
+            No weight changes.
+        forward: passes a batch through the network.
+        batches: with several processes the part of this one; as many batches in each process.
+
+    Returns:
+        The number of batches.
+
+    Raises:
+        ValueError: if there is no batch, or a layer has seen no value.
+
+    Source:
+        fvcore's `update_bn_stats`, which Detectron2's TEST.PRECISE_BN calls: the variance is that of the population,
+        and batches count by their size.
+    """
+    layers = [part for part in network.modules() if isinstance(part, _BatchNorm) and part.training]
+    sums, num_batches = [_Sums(layer) for layer in layers], 0
+    with ExitStack() as hooks:
+        for layer, own in zip(layers, sums):
+            hooks.callback(layer.register_forward_pre_hook(own.add).remove)
+        for batch in batches:
+            forward(batch)
+            num_batches += 1
+    if not num_batches:
+        raise ValueError("statistics of batch normalisation need a batch, and there are 0; give precise-bn-iterations")
+    for layer, own in zip(layers, sums):
+        own.write(layer)
+    return num_batches

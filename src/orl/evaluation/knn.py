@@ -1,0 +1,142 @@
+"""Weighted nearest neighbours: a judge of features with nothing to train."""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from orl.evaluation.average_precision import class_average_precisions, mean_average_precision
+from orl.evaluation.features import unit_rows
+from orl.progress import progress_bar
+
+BLOCK_SIZE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnResult:
+    """How well the nearest training images foretell what a test image shows."""
+
+    per_class_ap: dict[str, float]
+    skipped: dict[str, str]
+    """Classes that could not be scored, with the reason."""
+    k: int
+    temperature: float
+    num_train: int
+    num_test: int
+    elapsed_s: float
+
+    @property
+    def mean_ap(self) -> float:
+        """Mean over the classes that could be scored."""
+        return mean_average_precision(self.per_class_ap)
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as JSON values."""
+        return {"task": "knn", "mean_ap": self.mean_ap, **asdict(self)}
+
+
+def check_votes(k: int, temperature: float, num_images: int) -> None:
+    """Refuse what cannot be voted on, before anything long is done.
+
+    Raises:
+        ValueError: if k is below 1 or above the number of training images, or the temperature is not above 0.
+    """
+    if not 1 <= k <= num_images:
+        raise ValueError(f"k is {k}, but there are {num_images} training images; give 1 to that many")
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; give one above 0")
+
+
+def weighted_votes(
+    train_features: Float[ndarray, "n d"],
+    train_labels: Int[ndarray, "n c"],
+    test_features: Float[ndarray, "m d"],
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+    block_size: int = BLOCK_SIZE,
+    quiet: bool = True,
+) -> Float[ndarray, "m c"]:
+    """Share of the k nearest training images that show a class, each weighted by exp(cosine / temperature).
+
+    A neighbour whose label of a class is 0 has no vote on that class. Of equally near images the first wins.
+    Where each image shows one class, given as 1 among -1, the class with the largest share is the prediction.
+
+    Args:
+        train_features: one row an image, as embedded.
+        train_labels: 1 present, -1 absent, 0 ignored.
+        test_features: as `train_features`.
+        k: neighbours that vote.
+        temperature: the smaller, the more the nearest ones count.
+        block_size: test images whose cosines are in memory at once.
+        quiet: show no progress bar.
+
+    Returns:
+        In [0, 1]; 0 where no neighbour has a vote.
+
+    Raises:
+        ValueError: if k or the temperature is out of range, or a feature is not finite.
+
+    Source:
+        Instance discrimination (arXiv 1805.01978), Section 3.4, for several labels an image.
+    """
+    check_votes(k, temperature, len(train_features))
+    train_units, test_units = unit_rows(train_features, 0.0), unit_rows(test_features, 0.0)
+    positive, known = (train_labels == 1).astype(np.float64), (train_labels != 0).astype(np.float64)
+    votes = np.zeros((len(test_features), train_labels.shape[1]))
+    with progress_bar(total=len(votes), title="nearest neighbours", unit="images", quiet=quiet) as bar:
+        for start in range(0, len(votes), block_size):
+            block = slice(start, start + block_size)
+            cosines = test_units[block] @ train_units.T
+            nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+            # The nearest has weight 1: only ratios count, and exp(1 / temperature) may overflow.
+            near_cosines = np.take_along_axis(cosines, nearest, axis=1)
+            weights = np.exp((near_cosines - near_cosines[:, :1]) / temperature)
+            num_known = np.einsum("bk,bkc->bc", weights, known[nearest])
+            num_positive = np.einsum("bk,bkc->bc", weights, positive[nearest])
+            np.divide(num_positive, num_known, out=votes[block], where=num_known > 0)
+            bar.update(len(nearest))
+    return votes
+
+
+def score_knn(
+    train_features: Float[ndarray, "n d"],
+    train_labels: Int[ndarray, "n c"],
+    test_features: Float[ndarray, "m d"],
+    test_labels: Int[ndarray, "m c"],
+    classes: tuple[str, ...],
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+    quiet: bool = False,
+) -> KnnResult:
+    """Score the votes of `weighted_votes` on the test images, by average precision.
+
+    Args:
+        train_features: one row an image, as embedded.
+        train_labels: 1 present, -1 absent, 0 ignored.
+        test_features: as `train_features`.
+        test_labels: as `train_labels`.
+        classes: names of the columns of the labels.
+        k: neighbours that vote.
+        temperature: the smaller, the more the nearest ones count.
+        quiet: show no progress bar.
+
+    Raises:
+        ValueError: if no class has a positive test image, and as `weighted_votes`.
+    """
+    started = time.perf_counter()
+    votes = weighted_votes(train_features, train_labels, test_features, k=k, temperature=temperature, quiet=quiet)
+    per_class_ap, skipped = class_average_precisions(votes, test_labels, classes)
+    return KnnResult(
+        per_class_ap=per_class_ap,
+        skipped=skipped,
+        k=k,
+        temperature=temperature,
+        num_train=len(train_labels),
+        num_test=len(test_labels),
+        elapsed_s=time.perf_counter() - started,
+    )

@@ -1,0 +1,64 @@
+"""A trained backbone as the files that other projects read, each with what its user needs beside it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+from orl import files
+from orl.export.detectron2 import detectron2_files
+from orl.export.hub_folder import hub_folder
+from orl.export.mmdet import mmdet_files
+from orl.export.model_card import Origin, read_origin
+from orl.export.onnx import onnx_files
+from orl.export.torch_files import safetensors_files, timm_files, torchvision_files
+from orl.networks.backbones import Backbone, load_backbone
+from orl.weights.find_backbone import find_backbone
+
+Format = Literal["torchvision", "timm", "detectron2", "mmdet", "onnx", "safetensors", "hub-folder"]
+
+Files = dict[str, bytes]
+"""Contents by file name."""
+
+WRITERS: dict[Format, Callable[[Backbone, Origin], Files]] = {
+    "torchvision": torchvision_files,
+    "timm": timm_files,
+    "detectron2": detectron2_files,
+    "mmdet": mmdet_files,
+    "onnx": onnx_files,
+    "safetensors": safetensors_files,
+    "hub-folder": hub_folder,
+}
+
+
+def export(source: Path, to: Format, out: Path, *, stage: str | None = None, overwrite: bool = False) -> list[Path]:
+    """Write a backbone in the form of another project: the weights, a page on how to load them, a ready config.
+
+    Equal weights give equal bytes. Each file is written whole or not at all.
+
+    Args:
+        source: folder of a run, or a backbone.safetensors.
+        to: whose form.
+        out: folder for the files, made if missing.
+        stage: 'stage1' or 'stage3' of a run; the last that is finished if not given.
+        overwrite: replace files that are there.
+
+    Returns:
+        The files, the weights first.
+
+    Raises:
+        FileNotFoundError: if there is no backbone.
+        ValueError: if there is no such form, the other project has no such network, or a file is there already.
+        ModuleNotFoundError: if ONNX is asked for and not installed.
+    """
+    if to not in WRITERS:
+        raise ValueError(f"no form is called {to!r}; there are {', '.join(get_args(Format))}")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; give a folder for the exported files")
+    backbone_file = find_backbone(source, stage)
+    contents = WRITERS[to](load_backbone(backbone_file), read_origin(backbone_file))
+    present = [name for name in contents if (out / name).exists()]
+    if present and not overwrite:
+        raise ValueError(f"{out} holds {', '.join(present)} already; give another folder, or overwrite them")
+    for name, content in contents.items():
+        files.write_atomically(out / name, content)
+    return [out / name for name in contents]

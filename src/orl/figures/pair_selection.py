@@ -1,0 +1,134 @@
+"""Which pairs of images are shown, read from a correspondence table that may be larger than the memory."""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from orl.figures.correspondences import top_correspondences
+from orl.tables import Table
+
+IMAGES_PER_BLOCK = 4096
+POOL_SIZE = 4096
+
+
+def image_rows(table: Table, image_id: int) -> range:
+    """The rows of one image in a table that is in the order of the images: found by halving, the rest is not read."""
+
+    def image_id_of(row: int) -> int:
+        return int(table.rows("image_id", row, row + 1)[0])
+
+    rows = range(table.num_rows)
+    start = bisect_left(rows, image_id, key=image_id_of)
+    return range(start, bisect_left(rows, image_id + 1, lo=start, key=image_id_of))
+
+
+def ranked_neighbours(correspondences: Table, image_id: int) -> tuple[Int[ndarray, "k"], Float[ndarray, "k"]]:
+    """The neighbours that an image has correspondences in, in the order of the table, nearest first.
+
+    Returns:
+        The neighbours, and the similarity of the best correspondence in each.
+    """
+    rows = image_rows(correspondences, image_id)
+    _, neighbour_ids, similarities = _best_of_each(correspondences, rows.start, rows.stop)
+    return neighbour_ids, similarities
+
+
+def best_correspondences(
+    correspondences: Table, image_id: int, neighbour_id: int, num_pairs: int
+) -> tuple[Int[ndarray, "p"], Int[ndarray, "p"], Float[ndarray, "p"]]:
+    """The most similar correspondences of two images, best first: RoIs here, RoIs there, similarities."""
+    rows = image_rows(correspondences, image_id)
+    there, rois, neighbour_rois, similarities = (
+        correspondences.rows(name, rows.start, rows.stop)
+        for name in ("neighbour_id", "roi", "neighbour_roi", "similarity")
+    )
+    own = np.flatnonzero(there == neighbour_id)
+    best = own[np.argsort(-similarities[own], kind="stable")[:num_pairs]]
+    return rois[best], neighbour_rois[best], similarities[best]
+
+
+def extreme_pairs(
+    correspondences: Table,
+    num_images: int,
+    num_pairs: int,
+    sign: int,
+    images_per_block: int = IMAGES_PER_BLOCK,
+    pool_size: int = POOL_SIZE,
+) -> list[tuple[int, int]]:
+    """The pairs of images whose best correspondence is the most similar, or the least: `top_correspondences` chooses.
+
+    Args:
+        correspondences: the table.
+        num_images: images of the run.
+        num_pairs: how many to choose.
+        sign: 1 for the most similar, -1 for the least.
+        images_per_block: images whose rows are read at a time.
+        pool_size: pairs of images that are kept for the choice; more are, when these are too much alike.
+
+    Returns:
+        (image, neighbour), the most extreme first; among equals the first in the table.
+    """
+    while True:
+        pool: list[ndarray] = [np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)]
+        num_seen = 0
+        for block in _blocks(correspondences, num_images, images_per_block):
+            num_seen += len(block[0])
+            pool = [np.concatenate(columns) for columns in zip(pool, block)]
+            # A similarity that is not a number, as of an import that knows none, is sorted last and so dropped first.
+            kept = np.argsort(-sign * pool[2], kind="stable")[:pool_size]
+            pool = [column[kept] for column in pool]
+        chosen = top_correspondences(pool[0], pool[1], sign * pool[2], num_pairs)
+        if len(chosen) == num_pairs or num_seen <= pool_size:
+            return [(int(pool[0][row]), int(pool[1][row])) for row in chosen]
+        pool_size *= 8
+
+
+def random_pairs(
+    correspondences: Table, num_images: int, num_pairs: int, generator: np.random.Generator
+) -> list[tuple[int, int]]:
+    """Images drawn at random, each with a neighbour drawn at random: what stage 3 mostly sees."""
+    pairs: list[tuple[int, int]] = []
+    for image_id in map(int, generator.permutation(num_images)):
+        if len(pairs) == num_pairs:
+            break
+        neighbour_ids, _ = ranked_neighbours(correspondences, image_id)
+        if len(neighbour_ids):
+            pairs.append((image_id, int(generator.choice(np.unique(neighbour_ids)))))
+    return pairs
+
+
+def first_pairs(correspondences: Table, num_images: int, num_pairs: int) -> list[tuple[int, int]]:
+    """The first images of the run, each with its nearest neighbour."""
+    pairs: list[tuple[int, int]] = []
+    for image_id in range(num_images):
+        if len(pairs) == num_pairs:
+            break
+        neighbour_ids, _ = ranked_neighbours(correspondences, image_id)
+        pairs += [(image_id, int(neighbour_id)) for neighbour_id in neighbour_ids[:1]]
+    return pairs
+
+
+def _blocks(
+    correspondences: Table, num_images: int, images_per_block: int
+) -> Iterator[tuple[Int[ndarray, "n"], Int[ndarray, "n"], Float[ndarray, "n"]]]:
+    for first in range(0, num_images, images_per_block):
+        start, stop = (image_rows(correspondences, image_id).start for image_id in (first, first + images_per_block))
+        yield _best_of_each(correspondences, start, stop)
+        correspondences.release()
+
+
+def _best_of_each(
+    correspondences: Table, start: int, stop: int
+) -> tuple[Int[ndarray, "n"], Int[ndarray, "n"], Float[ndarray, "n"]]:
+    """Image, neighbour and best similarity of each pair of images in some rows, in the order of the rows."""
+    image_ids, neighbour_ids, similarities = (
+        correspondences.rows(name, start, stop) for name in ("image_id", "neighbour_id", "similarity")
+    )
+    if start == stop:
+        return image_ids, neighbour_ids, similarities
+    is_first = np.r_[True, (np.diff(image_ids) != 0) | (np.diff(neighbour_ids) != 0)]
+    firsts = np.flatnonzero(is_first)
+    return image_ids[firsts], neighbour_ids[firsts], np.fmax.reduceat(similarities, firsts)

@@ -1,0 +1,59 @@
+"""Files written whole or not at all: atomic writes, digests of bytes, temporaries of killed processes."""
+
+import errno
+import hashlib
+import os
+import re
+from pathlib import Path
+
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def file_digest(path: Path) -> str:
+    """A short name of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def write_atomically(path: Path, data: bytes | str | memoryview) -> None:
+    """Write a whole file under a temporary name, then rename it: a reader sees the old file or the new one.
+
+    Raises:
+        OSError: if it cannot be written; a full disk is told with the way out.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise OSError(
+            error.errno,
+            f"the disk is full: no space to write {path} ({len(data) / 1e6:.1f} MB). What is finished is kept: make "
+            "space and give the same command again",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_stale_temporaries(folder: Path) -> None:
+    """Delete the temporary files that killed processes of this machine left in a folder; others are not touched."""
+    for path in folder.glob(".*.tmp"):
+        written_by = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
+        if written_by and not _is_alive(int(written_by[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

@@ -1,0 +1,232 @@
+"""`orl data pack`: a copy of an image set that costs little to read, finished shard by finished shard."""
+
+import csv
+import io
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+from PIL import Image
+
+from orl import files, provenance, tables
+from orl.config import ScanConfig
+from orl.datasets.decode import ImageError, load_image
+from orl.datasets.image_table import ImageTable
+from orl.datasets.packs import KIND, SHARDS, VERSION, PackFormat, is_pack, open_pack, pack_digest, shard_path
+from orl.datasets.sources import find_images
+from orl.datasets.threads import side_by_side
+from orl.datasets.validation import Rejected, save_rejected
+from orl.pipeline.scan import scan_into
+from orl.progress import progress_bar
+from orl.rundir import RunDir
+
+logger = logging.getLogger(__name__)
+
+JPEG_QUALITY = 95
+MEGABYTE = 10**6
+COLUMNS = {"name": object, "digest": object, "original_digest": object, "offset": np.int64, "num_bytes": np.int64}
+COLUMNS |= dict.fromkeys(("width", "height", "original_width", "original_height"), np.int32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackOptions:
+    """One packing."""
+
+    images: Path
+    """Images: a folder (any tree), a list file, a COCO JSON or a VOC devkit."""
+    to: Path
+    """Folder of the pack, new or to be continued."""
+    split: str | None = None
+    """Split of a VOC devkit, 'trainval' if not given; other sources have none."""
+    short_side: int | None = 256
+    """Short side that images are reduced to, pixels; smaller images stay as they are; None keeps all sizes."""
+    format: PackFormat = "pixels"
+    """pixels: exact, read without decoding; jpeg: a seventh of the size, decoded when read (quality 95)."""
+    shard_mb: int = 512
+    """Pixels that go into one shard, megabytes: what a killed packing loses at most, and the memory that it takes."""
+    workers: int = 2
+    """Processes that scan, then threads that pack."""
+    overwrite: bool = False
+    """Make the pack again where it was made from other images or settings, instead of refusing."""
+    scan: ScanConfig = field(default_factory=ScanConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("short_side", "shard_mb"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+
+
+def pack_images(options: PackOptions) -> Path:
+    """Pack the usable images of a source; the others are in the pack's `rejected.csv` with the reason.
+
+    The same images and settings give the same shards, byte for byte, whatever the workers and however often it was
+    stopped. Shards that are there already are kept, if they have their full size.
+
+    Returns:
+        The folder of the pack: a source of images.
+
+    Raises:
+        FileNotFoundError, ValueError: if the source holds no images, or too many that cannot be used.
+        StaleTableError: if the folder holds a pack of other images or settings and `overwrite` is off.
+        OSError: if the disk is full; finished shards are kept.
+    """
+    root, names = find_images(options.images, options.split)
+    if is_pack(root):
+        raise ValueError(f"{root} is a pack already; pack the images that it was made from")
+    settings = _settings(options)
+    provenance.claim(
+        options.to, {**settings, "images": len(names), "names": provenance.fingerprint({"": names})}, options.overwrite
+    )
+    run = RunDir(options.to)
+    images = scan_into(run, root, names, options.scan, 1, workers=options.workers, overwrite=options.overwrite)
+    sizes_wh = [packed_size(size_wh, options.short_side) for size_wh in images.sizes_wh]
+    slices = plan_shards(sizes_wh, options.shard_mb * MEGABYTE)
+    inputs = {**settings, "images": images.fingerprint}
+    missing = tables.begin(options.to / SHARDS, inputs, len(slices), options.overwrite)
+    job = _Job(options=options, images=images, sizes_wh=sizes_wh, slices=slices)
+    _write_shards(job, missing)
+    open_pack.cache_clear()
+    pack = open_pack(options.to)
+    torn = [index for index in range(pack.num_shards) if not pack.is_whole(index)]
+    if torn:
+        logger.warning("%d shards of %s are missing or torn: they are made again", len(torn), options.to)
+        _write_shards(job, torn)
+        open_pack.cache_clear()
+    return options.to
+
+
+def packed_size(size_wh: tuple[int, int], short_side: int | None) -> tuple[int, int]:
+    """Width and height of an image in the pack: never more than they were."""
+    scale = 1.0 if short_side is None else min(1.0, short_side / min(size_wh))
+    return max(1, round(size_wh[0] * scale)), max(1, round(size_wh[1] * scale))
+
+
+def plan_shards(sizes_wh: Sequence[tuple[int, int]], shard_bytes: int) -> list[slice]:
+    """Which images go into which shard: as many as have so many bytes of pixels, and at least one."""
+    starts, filled = [0], 0
+    for row, (width, height) in enumerate(sizes_wh):
+        filled += 3 * width * height
+        if filled > shard_bytes and row > starts[-1]:
+            starts.append(row)
+            filled = 3 * width * height
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(sizes_wh)])]
+
+
+def pack_image(image: UInt8[ndarray, "h w 3"], size_wh: tuple[int, int], format: PackFormat) -> bytes:
+    """An image's bytes in a pack: reduced by antialiased bicubic interpolation, then plain or as JPEG."""
+    if size_wh == (image.shape[1], image.shape[0]) and format == "pixels":
+        return image.tobytes()
+    resized = Image.fromarray(image).resize(size_wh, Image.Resampling.BICUBIC)
+    if format == "pixels":
+        return resized.tobytes()
+    encoded = io.BytesIO()
+    resized.save(encoded, "JPEG", quality=JPEG_QUALITY)
+    return encoded.getvalue()
+
+
+def _settings(options: PackOptions) -> dict[str, Any]:
+    return {
+        "kind": KIND,
+        "pack_version": VERSION,
+        "short_side": options.short_side,
+        "format": options.format,
+        "shard_mb": options.shard_mb,
+        "min_side_px": options.scan.min_side_px,
+        "max_megapixels": options.scan.max_megapixels,
+    }
+
+
+class _Packed(NamedTuple):
+    """An image on its way into a shard: its row of the table, but for the offset, and its bytes."""
+
+    row: dict[str, Any]
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What all shards of a packing share."""
+
+    options: PackOptions
+    images: ImageTable
+    sizes_wh: Sequence[tuple[int, int]]
+    """Of the images as packed."""
+    slices: Sequence[slice]
+    """The images of each shard."""
+
+
+def _write_shards(job: _Job, shards: Sequence[int]) -> None:
+    num_images = sum(job.slices[index].stop - job.slices[index].start for index in shards)
+    done = len(job.images) - num_images
+    with progress_bar(total=len(job.images), done=done, title="pack images", unit="images") as bar:
+        for index in shards:
+            _write_shard(job, index, bar.update)
+
+
+def _write_shard(job: _Job, index: int, report: Callable[[int], object]) -> None:
+    """The images first: a shard is finished when its part of the table is there."""
+    data, rows, rejected = bytearray(), [], []
+
+    def take(one: _Packed | Rejected) -> None:
+        if isinstance(one, Rejected):
+            rejected.append(one)
+        else:
+            rows.append({**one.row, "offset": len(data), "num_bytes": len(one.data)})
+            data.extend(one.data)
+        report(1)
+
+    images = range(job.slices[index].start, job.slices[index].stop)
+    side_by_side(partial(_pack_one, job), images, job.options.workers, take)
+    if rejected:
+        _record_rejected(job.options, rejected, len(images))
+    folder = job.options.to
+    files.write_atomically(shard_path(folder, index, job.options.format), memoryview(data))
+    columns = {key: np.array([row[key] for row in rows], kind) for key, kind in COLUMNS.items()}
+    tables.write_shard(folder / SHARDS, index, columns)
+
+
+def _pack_one(job: _Job, image_id: int) -> _Packed | Rejected:
+    images, size_wh = job.images, job.sizes_wh[image_id]
+    name = images.names[image_id]
+    path = images.root / name
+    try:
+        image = load_image(path, int(job.options.scan.max_megapixels * 1e6))
+        if files.file_digest(path) != images.digests[image_id]:
+            return Rejected(name, "changed: the file is not the one that was scanned")
+    except ImageError as error:
+        return Rejected(name, error.reason)
+    except OSError as error:
+        return Rejected(name, f"cannot be read: {error}")
+    data = pack_image(image, size_wh, job.options.format)
+    row: dict[str, Any] = {"name": name, "digest": pack_digest(name, size_wh, data)}
+    row["original_digest"] = images.digests[image_id]
+    row |= dict(zip(("width", "height"), size_wh))
+    row |= dict(zip(("original_width", "original_height"), images.sizes_wh[image_id]))
+    return _Packed(row, data)
+
+
+def _record_rejected(options: PackOptions, rejected: Sequence[Rejected], num_images: int) -> None:
+    """Note the images that the scan could read and the packing could not.
+
+    Raises:
+        RuntimeError: if they are so many of the images of a shard that something else must be wrong.
+    """
+    if len(rejected) > max(1, options.scan.max_rejected_fraction * num_images):
+        raise RuntimeError(
+            f"{len(rejected)} of {num_images} images have become unreadable since the scan, such as "
+            f"{rejected[0].name} ({rejected[0].reason}); see whether {options.images} is all there, and give the "
+            "same command again: finished shards are kept"
+        )
+    path = RunDir(options.to).rejected
+    with open(path, newline="", encoding="utf-8") as file:
+        known = [Rejected(row["name"], row["reason"]) for row in csv.DictReader(file)]
+    new = {image.name for image in rejected}
+    save_rejected([*(image for image in known if image.name not in new), *rejected], path)
+    logger.warning("%d images have become unreadable since the scan; see %s", len(rejected), path)

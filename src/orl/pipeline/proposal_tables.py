@@ -1,0 +1,126 @@
+"""The proposals of stage 2: from selective search, from what it is compared with, or from a file of the user's."""
+
+import threading
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from orl import files
+from orl.config import DiscoverConfig, RunConfig
+from orl.datasets.decode import load_image
+from orl.datasets.image_table import ImageTable, require_own_sizes
+from orl.datasets.threads import side_by_side
+from orl.discovery.baseline_boxes import grid_boxes, random_boxes
+from orl.discovery.opencv_search import new_opencv_search, opencv_selective_search
+from orl.discovery.selective_search import compile_search, selective_search
+from orl.pipeline.shards import Columns, Report, ShardMaker, box_columns
+from orl.published_files.own_boxes import boxes_from_file
+
+SEARCH_VERSION = 1
+"""Rises when the same settings give other boxes."""
+
+Boxes = Float[ndarray, "_ 4"]
+
+_one_at_a_time = threading.Lock()
+
+
+def proposal_inputs(images: ImageTable, config: RunConfig) -> dict[str, Any]:
+    """What decides the proposals of a run."""
+    settings = config.discover
+    inputs: dict[str, Any] = {"images": images.fingerprint, "proposals": settings.proposals}
+    if settings.proposals == "file":
+        return {**inputs, "file": files.file_digest(_boxes_file(settings))}
+    if settings.proposals == "selective-search":
+        inputs |= {"search_version": SEARCH_VERSION, "search_scale": settings.search_scale}
+    return inputs if settings.proposals == "grid" else {**inputs, "seed": config.seed}
+
+
+def proposer(images: ImageTable, config: RunConfig, folder: Path) -> ShardMaker:
+    """The proposals of images, before the filter.
+
+    Args:
+        images: the images of the run.
+        config: its `discover.proposals` says where boxes come from.
+        folder: the table's, where a large file of boxes is put in order.
+    """
+    if config.discover.proposals == "file":
+        require_own_sizes(images)
+        lists = boxes_from_file(_boxes_file(config.discover), images, config.images, folder)
+
+        def read(rows: slice, report: Report) -> Columns:
+            found = lists(rows)
+            report(rows.stop - rows.start)
+            return box_columns(rows, found)
+
+        return read
+    find = _finder(images, config)
+
+    def search(rows: slice, report: Report) -> Columns:
+        return box_columns(rows, _side_by_side(find, range(rows.start, rows.stop), config.workers, report))
+
+    return search
+
+
+def _finder(images: ImageTable, config: RunConfig) -> Callable[[int], Boxes]:
+    """The boxes of one image; its draws depend on its name and the seed alone."""
+    settings = config.discover
+
+    def seed_of(image_id: int) -> int:
+        return zlib.crc32(images.names[image_id].encode()) ^ config.seed
+
+    def by_search(image_id: int) -> Boxes:
+        return selective_search(load_image(images.path(image_id), None), seed_of(image_id), settings.search_scale)
+
+    def by_opencv(image_id: int) -> Boxes:
+        image = load_image(images.path(image_id), None)
+        with _one_at_a_time:  # it draws from a generator of the whole process
+            return opencv_selective_search(image, seed_of(image_id))
+
+    def on_a_grid(image_id: int) -> Boxes:
+        return grid_boxes(images.sizes_wh[image_id])
+
+    def at_random(image_id: int) -> Boxes:
+        return random_boxes(images.sizes_wh[image_id], np.random.default_rng(seed_of(image_id)))
+
+    if settings.proposals == "selective-search":
+        compile_search()
+    finders = {"selective-search": by_search, "opencv": by_opencv, "grid": on_a_grid, "random": at_random}
+    return finders[settings.proposals]
+
+
+def _side_by_side(find: Callable[[int], Boxes], image_ids: Sequence[int], threads: int, report: Report) -> list[Boxes]:
+    """The boxes of images in their order, by so many threads: decoding and searching leave Python's lock free."""
+    found: list[Boxes] = []
+
+    def take(boxes: Boxes) -> None:
+        found.append(boxes)
+        report(1)
+
+    side_by_side(find, image_ids, threads, take)
+    return found
+
+
+def check_proposals(config: RunConfig, images: ImageTable) -> None:
+    """Refuse what stage 2 would end with after stage 1: a file of boxes that is not there, a missing package.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: if it is so.
+    """
+    if config.discover.proposals == "file":
+        _boxes_file(config.discover)
+        require_own_sizes(images)
+    if config.discover.proposals == "opencv":
+        new_opencv_search()
+
+
+def _boxes_file(settings: DiscoverConfig) -> Path:
+    if settings.proposals_file is None:
+        raise ValueError("proposals from a file need --discover.proposals-file FILE")
+    if not settings.proposals_file.is_file():
+        raise FileNotFoundError(f"no file of boxes at {settings.proposals_file}")
+    return settings.proposals_file

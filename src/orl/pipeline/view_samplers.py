@@ -1,0 +1,59 @@
+"""Where the views of each image lie in stages 1 and 3, out of the settings and the tables of a run."""
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
+
+from orl import tables
+from orl.config import RunConfig
+from orl.datasets.image_table import ImageTable
+from orl.pipeline.assemble import view_rules
+from orl.rundir import RunDir
+from orl.views.view_datasets import GlobalViewSampler, ObjectTable, ObjectViewSampler
+
+
+def build_view_sampler(config: RunConfig, stage: str, images: ImageTable) -> GlobalViewSampler | ObjectViewSampler:
+    """What 'stage1' or 'stage3' draws its samples from.
+
+    Raises:
+        FileNotFoundError: if stage 3 is asked for and stage 2 has not run.
+        ValueError: if stage 2 ran on another image list, or is not finished since something before it has changed.
+    """
+    if stage == "stage1":
+        return GlobalViewSampler(images, view_rules(config.stage1.views), config.seed)
+    run, settings = RunDir(config.out), config.objects
+    rois, correspondences = (tables.load(run.table(name)) for name in ("rois", "correspondences"))
+    for table in (rois, correspondences):
+        tables.check_images(table, images.fingerprint)
+    tables.check_origins(correspondences)
+    return ObjectViewSampler(
+        images,
+        view_rules(config.stage3.views),
+        object_table(rois, correspondences, len(images)),
+        settings.roi_size_px,
+        config.seed,
+        jitter_min_iou=settings.jitter_min_iou,
+    )
+
+
+def object_table(rois: tables.Table, correspondences: tables.Table, num_images: int) -> ObjectTable:
+    """Stage 2's tables in the form that samples are drawn from."""
+    roi_image_ids = rois.column("image_id")
+    image_ids = correspondences.column("image_id")
+    neighbour_ids = correspondences.column("neighbour_id")
+    return ObjectTable(
+        rois=np.array(rois.column("box"), dtype=np.float32),
+        roi_starts=tables.row_starts(roi_image_ids, num_images),
+        roi_image_ids=roi_image_ids,
+        pairs=np.stack([correspondences.column("roi"), correspondences.column("neighbour_roi")], axis=1),
+        pair_groups=_pair_groups(image_ids, neighbour_ids, num_images),
+    )
+
+
+def _pair_groups(
+    image_ids: Int[ndarray, "p"], neighbour_ids: Int[ndarray, "p"], num_images: int
+) -> list[Int[ndarray, "_ 2"]]:
+    new_group = np.flatnonzero((np.diff(image_ids) != 0) | (np.diff(neighbour_ids) != 0)) + 1
+    starts = np.concatenate([[0], new_group])
+    groups = np.stack([starts, np.append(new_group, len(image_ids))], axis=1)
+    return np.split(groups, np.searchsorted(image_ids[starts], np.arange(1, num_images)))

@@ -1,0 +1,185 @@
+"""What the published files hold: which keys tell them apart, and how an image's lists become arrays and back.
+
+| format | content |
+| --- | --- |
+| selective_search_proposal | {"bbox": [image][box][x, y, w, h]} |
+| knn_instance | {"info": {"knn_image_num"}, "images": {"file_name": [], "id": []}, "pseudo_annotations": {"image_id": [], "knn_image_id": [image][neighbour]}} |
+| correspondence | the same, with more in "info" and in "pseudo_annotations": "bbox": [image][RoI][x, y, w, h], "knn_bbox_pair": [image][neighbour][pair][x, y, w, h, x, y, w, h] |
+
+`knn_image_id` holds places in the list of images, not ids. The keys may come in any order.
+"""  # noqa: E501
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+from numpy import ndarray
+
+from orl.published_files.json_stream import elements, ends_whole, keys_in
+
+PROPOSALS, NEIGHBOURS, CORRESPONDENCES, COCO = "selective_search_proposal", "knn_instance", "correspondence", "COCO"
+NEEDED_KEYS = {
+    CORRESPONDENCES: ("images", "file_name", "pseudo_annotations", "bbox", "knn_image_id", "knn_bbox_pair"),
+    NEIGHBOURS: ("images", "file_name", "pseudo_annotations", "knn_image_id"),
+    COCO: ("images", "file_name", "annotations"),
+    PROPOSALS: ("bbox",),
+}
+"""The keys that tell a format; a file is of the first format whose keys it has."""
+LISTS = {
+    CORRESPONDENCES: tuple(f"pseudo_annotations.{key}" for key in ("bbox", "knn_image_id", "knn_bbox_pair")),
+    NEIGHBOURS: ("pseudo_annotations.knn_image_id",),
+    COCO: ("images", "annotations"),
+    PROPOSALS: ("bbox",),
+}
+"""The long lists of each format."""
+MAX_DECIMALS = 3
+
+
+def format_of(path: Path, expected: Sequence[str]) -> str:
+    """Which of the expected formats a file is of.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is of another format or of none, with the keys found and the nearest format, or if it is cut
+            off before its format can be told.
+    """
+    found = keys_in(path)
+    known = next((name for name, keys in NEEDED_KEYS.items() if set(keys) <= set(found)), None)
+    if known in expected:
+        return str(known)
+    if found and not ends_whole(path):
+        # Cut off in the list whose key comes last: to read it tells where.
+        inside = [key for kind in expected for key in LISTS[kind] if key.split(".")[-1] == found[-1]]
+        for _ in elements(path, inside[0] if inside else found[-1]):
+            pass
+    keys = ", ".join(found[:12]) or "none"
+    wanted = " or ".join(f"{name!r}" for name in expected)
+    if known is not None:
+        raise ValueError(f"{path} is a file of format {known!r}, where {wanted} is needed (its keys: {keys})")
+    near, missing = _nearest(found)
+    raise ValueError(
+        f"{path} is of no known format, where {wanted} is needed (its keys: {keys}); the nearest is {near!r}, which "
+        f"also needs {', '.join(missing)}"
+    )
+
+
+def boxes_of(item: Any, where: str) -> Float32[ndarray, "n 4"]:
+    """The boxes of one image, given as lists of x, y, w, h, as `xyxy`.
+
+    An image with one box may have its four numbers without a list around them: the published program writes it so.
+
+    Args:
+        item: what the file has for the image.
+        where: file and image, for errors.
+
+    Raises:
+        ValueError: if the item is not a list of four numbers a box, or a width or height is below 0.
+    """
+    return from_xywh(_numbers(item, 4, where), where)
+
+
+def pairs_of(item: Any, where: str) -> Float32[ndarray, "n 9"]:
+    """The pairs of one image with its neighbours: the neighbour's rank, the box here and the box there as `xyxy`.
+
+    Raises:
+        ValueError: if the item is not a list of eight numbers a pair for each neighbour, or a side is below 0.
+    """
+    if not isinstance(item, list) or not all(isinstance(pairs, list) for pairs in item):
+        raise ValueError(f"{where}: pairs come as a list for each neighbour, not {_short(item)}")
+    parts = [_numbers(pairs, 8, f"{where}, neighbour {rank}") for rank, pairs in enumerate(item)]
+    ranks = np.repeat(np.arange(len(parts), dtype=np.float32), [len(part) for part in parts])
+    values = np.concatenate([np.empty((0, 8)), *parts])
+    return np.concatenate([ranks[:, None], from_xywh(values[:, :4], where), from_xywh(values[:, 4:], where)], axis=1)
+
+
+def places_of(item: Any, num_images: int, where: str) -> Int64[ndarray, "k"]:
+    """The neighbours of one image, as places in the file's list of images.
+
+    Raises:
+        ValueError: if the item is not a list of whole numbers from 0 to below the number of images.
+    """
+    if not isinstance(item, list) or not item or any(type(place) is not int for place in item):
+        raise ValueError(f"{where}: neighbours are a list of whole numbers, not {_short(item)}")
+    outside = next((place for place in item if not 0 <= place < num_images), None)
+    if outside is not None:
+        raise ValueError(f"{where}: neighbour {outside} is none of the {num_images} images, which count from 0")
+    return np.array(item, dtype=np.int64)
+
+
+def from_xywh(boxes_xywh: Float64[ndarray, "n 4"], where: str) -> Float32[ndarray, "n 4"]:
+    """Boxes as `xyxy`; sums are taken in double precision, which `to_xywh` needs to find the way back.
+
+    Raises:
+        ValueError: if a width or height is below 0.
+    """
+    sides = boxes_xywh[:, 2:]
+    if (sides < 0).any():
+        turned = boxes_xywh[(sides < 0).any(axis=1)][0]
+        raise ValueError(f"{where}: box {turned.tolist()} has a width or height below 0; boxes are x, y, w, h")
+    return _to_xyxy(boxes_xywh)
+
+
+def to_xywh(boxes: Float32[ndarray, "n 4"]) -> list[list[int | float]]:
+    """Boxes as x, y, w, h, each with the fewest decimals, up to three, that give the same box again; else with all.
+
+    Whole numbers are written as such. Whatever is written, `boxes_of` gives back these boxes to the bit, and what was
+    read from a file of at most three decimals, in images of up to 8,000 px, is written as it was.
+    """
+    exact = boxes.astype(np.float64)
+    exact = np.concatenate([exact[:, :2], exact[:, 2:] - exact[:, :2]], axis=1)
+    whole = np.round(exact)
+    if np.array_equal(_to_xyxy(whole), boxes):
+        return whole.astype(np.int64).tolist()
+    written = exact.copy()
+    for decimals in range(MAX_DECIMALS, -1, -1):
+        rounded = np.round(exact, decimals)
+        enough = (_to_xyxy(rounded) == boxes).all(axis=1)
+        written[enough] = rounded[enough]
+    return [[int(value) if value.is_integer() else value for value in row] for row in written.tolist()]
+
+
+def _to_xyxy(boxes_xywh: Float64[ndarray, "n 4"]) -> Float32[ndarray, "n 4"]:
+    corners = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
+    return corners.astype(np.float32)
+
+
+def _numbers(item: Any, width: int, where: str) -> Float64[ndarray, "n w"]:
+    """A list of lists of so many numbers each, as one array."""
+    try:
+        values = np.array(item)
+    except (ValueError, OverflowError):  # lists of unequal length, or numbers beyond any type
+        values = np.array("refused")
+    if isinstance(item, list) and not item:
+        return np.empty((0, width))
+    if values.shape == (width,):
+        values = values[None]
+    if values.dtype.kind not in "iuf" or values.ndim != 2 or values.shape[1] != width:
+        raise ValueError(f"{where}: {_first_wrong(item, width)} is not a list of {width} numbers")
+    return values.astype(np.float64)
+
+
+def _first_wrong(item: Any, width: int) -> str:
+    def is_right(row: Any) -> bool:
+        return isinstance(row, list) and len(row) == width and all(type(value) in (int, float) for value in row)
+
+    return _short(next((row for row in item if not is_right(row)), item) if isinstance(item, list) else item)
+
+
+def _nearest(found: Sequence[str]) -> tuple[str, list[str]]:
+    """The format that most of these keys hint at, and the keys that it lacks."""
+
+    def fraction(name: str) -> float:
+        hinted = [key for key in NEEDED_KEYS[name] if difflib.get_close_matches(key, found, n=1)]
+        return len(hinted) / len(NEEDED_KEYS[name])
+
+    nearest = max(NEEDED_KEYS, key=fraction)
+    return nearest, [key for key in NEEDED_KEYS[nearest] if key not in found]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,93 @@
+"""The boxes of published pairs found again among the RoIs of their images."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64
+from numpy import ndarray
+
+from orl import tables
+from orl.datasets.image_table import ImageTable
+from orl.published_files import formats
+from orl.published_files.take_rows import ranges, rows_at
+
+PAIRS_AT_A_TIME = 4096
+"""Bounds the memory of comparing each pair with all RoIs of its images."""
+
+Columns = dict[str, ndarray]
+
+
+class PairMatcher:
+    """Columns of correspondences out of pairs of boxes, which must be RoIs of the two images to the bit."""
+
+    def __init__(self, images: ImageTable, folder: Path, path: Path) -> None:
+        self._images, self._path = images, path
+        self._rois, self._neighbours = tables.load(folder / "rois"), tables.load(folder / "neighbours")
+        self._starts = self._rois.row_starts(len(images))
+
+    def __call__(self, images: slice, pairs: list[Float32[ndarray, "_ 9"]]) -> Columns:
+        """The correspondences of these images; `similarity` is NaN, since the published files have none.
+
+        Raises:
+            ValueError: if a box is not among the RoIs of its image, or a pair is with a neighbour that is not there.
+        """
+        image_ids = np.repeat(np.arange(images.start, images.stop, dtype=np.int32), [len(part) for part in pairs])
+        values = np.concatenate(pairs)
+        neighbour_ids = self._neighbour_ids(images, image_ids, values[:, 0].astype(np.int64))
+        columns = {
+            "image_id": image_ids,
+            "neighbour_id": neighbour_ids,
+            "roi": self._roi_rows(image_ids, values[:, 1:5]),
+            "neighbour_roi": self._roi_rows(neighbour_ids, values[:, 5:]),
+            "similarity": np.full(len(values), np.nan, dtype=np.float32),
+        }
+        self._rois.release()
+        return columns
+
+    def _neighbour_ids(
+        self, images: slice, image_ids: Int32[ndarray, "p"], ranks: Int64[ndarray, "p"]
+    ) -> Int32[ndarray, "p"]:
+        neighbour_ids = self._neighbours.rows("neighbour_ids", images.start, images.stop)
+        number = neighbour_ids.shape[1]
+        if ranks.max() >= number:
+            image = self._images.names[image_ids[ranks.argmax()]]
+            raise ValueError(
+                f"{self._path}: image {image} has pairs with {ranks.max() + 1} neighbours and only {number} "
+                "neighbours; 'knn_bbox_pair' and 'knn_image_id' belong to different runs"
+            )
+        return neighbour_ids[image_ids - images.start, ranks]
+
+    def _roi_rows(self, image_ids: Int32[ndarray, "p"], boxes: Float32[ndarray, "p 4"]) -> Int64[ndarray, "p"]:
+        """The row of each box among the RoIs of its image; of equal RoIs the first."""
+        owners = np.unique(image_ids)
+        starts, stops = self._starts[owners], self._starts[owners + 1]
+        candidates, wanted = _bits(rows_at(self._rois, "box", ranges(starts, stops))), _bits(boxes)
+        # Where the RoIs of each owner begin among the candidates.
+        begins = np.cumsum(stops - starts) - (stops - starts)
+        owner_of = np.searchsorted(owners, image_ids)
+        rows = np.empty(len(boxes), dtype=np.int64)
+        for part in tables.shard_slices(len(boxes), PAIRS_AT_A_TIME):
+            owner = owner_of[part]
+            counts = (stops - starts)[owner]
+            candidate = ranges(begins[owner], begins[owner] + counts)
+            pair = np.repeat(np.arange(len(owner)), counts)
+            left, right = (candidates[candidate, half] == wanted[part][pair, half] for half in range(2))
+            same = np.flatnonzero(left & right)
+            found, first = np.unique(pair[same], return_index=True)
+            if len(found) < len(owner):
+                missing = part.start + int(np.setdiff1d(np.arange(len(owner)), found)[0])
+                raise ValueError(self._unknown_box(boxes[missing], int(image_ids[missing])))
+            rows[part] = (candidate[same[first]] - begins[owner]) + starts[owner]
+        return rows
+
+    def _unknown_box(self, box: Float32[ndarray, "4"], image_id: int) -> str:
+        number = self._starts[image_id + 1] - self._starts[image_id]
+        return (
+            f"{self._path}: a pair has the box {formats.to_xywh(box[None])[0]}, which is none of the {number} RoIs of "
+            f"{self._images.names[image_id]}; 'bbox' and 'knn_bbox_pair' belong to different runs"
+        )
+
+
+def _bits(boxes: Float32[ndarray, "n 4"]) -> Int64[ndarray, "n 2"]:
+    """The bits of each box as two whole numbers, which are compared four times as fast; -0 counts as 0."""
+    return np.ascontiguousarray(boxes + np.float32(0)).view(np.int64)

@@ -1,0 +1,287 @@
+"""The published files into the tables of a run, so that stage 3 can train on discoveries made elsewhere."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int64
+from numpy import ndarray
+
+from orl import files, tables
+from orl.datasets.image_table import ImageTable, require_own_sizes
+from orl.progress import progress_bar
+from orl.published_files import formats
+from orl.published_files.json_stream import collector_paused, elements, value
+from orl.published_files.listing import Listing, listing_of, listing_of_source, load_listing, rows_of, save_listing
+from orl.published_files.pair_matcher import Columns, PairMatcher
+from orl.published_files.row_order import RowOrder
+
+logger = logging.getLogger(__name__)
+
+SLACK_PX = 1
+"""How far a box may stick out of its image."""
+NEEDED_BY_STAGE_3 = ("rois", "correspondences")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedFiles:
+    """The files to read, at least one; a correspondence file repeats the neighbours.
+
+    Raises:
+        ValueError: if there is none.
+        FileNotFoundError: if one is not there.
+    """
+
+    proposals: Path | None = None
+    """`*_selective_search_proposal.json`."""
+    neighbours: Path | None = None
+    """`*_knn_instance.json`."""
+    correspondences: Path | None = None
+    """`*_correspondence.json`."""
+
+    def __post_init__(self) -> None:
+        given = [path for path in (self.proposals, self.neighbours, self.correspondences) if path is not None]
+        if not given:
+            raise ValueError("no file to read: give --proposals, --neighbours or --correspondences FILE")
+        for path in given:
+            if not path.is_file():
+                raise FileNotFoundError(f"no file at {path}; give the path of a published JSON file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunTables:
+    """Where tables are made, and how."""
+
+    folder: Path
+    """Folder of the run's tables of stage 2."""
+    shard_size: int = 256
+    """Images a shard."""
+    overwrite: bool = False
+    """Rebuild tables that were made from something else."""
+
+
+def read_published(files: PublishedFiles, images: ImageTable, source: Path, target: RunTables) -> list[str]:
+    """Make tables from published files; finished shards are kept.
+
+    The proposal file has no names. Its images are taken in the order of the other file given with it or read before,
+    else in that of the COCO JSON that the images come from, else in that of the run. The files hold no similarities:
+    the tables have NaN, and the order of neighbours and pairs is the file's, best first.
+
+    Args:
+        files: what to read.
+        images: the images of the run, which must be those of the files.
+        source: where the images come from, as given with --images.
+        target: the tables to make.
+
+    Returns:
+        The tables made: 'proposals', 'neighbours', 'rois', 'correspondences', as far as the files hold them.
+
+    Raises:
+        ValueError: if a file is of another format, damaged, or of other images, or the run's images were reduced.
+        StaleTableError: if a table was made from something else and `overwrite` is off.
+    """
+    _check_formats(files)
+    if files.proposals or files.correspondences:
+        require_own_sizes(images)
+    target.folder.mkdir(parents=True, exist_ok=True)
+    if named := files.correspondences or files.neighbours:
+        listing = _listing(files)
+        rows = rows_of(listing, images, named)
+        save_listing(listing, rows, images, target.folder, target.overwrite)
+    else:
+        listing = _listing_without_names(images, source, target.folder)
+        rows = rows_of(listing, images, source)
+    reader = _Reader(images=images, listing=listing, rows=rows, target=target)
+    if files.neighbours and files.correspondences:
+        _check_same_neighbours(files.neighbours, files.correspondences)
+    if files.proposals:
+        reader.boxes("proposals", files.proposals, formats.PROPOSALS, "bbox")
+    if files.neighbours or files.correspondences:
+        reader.neighbours(files)
+    if files.correspondences:
+        reader.boxes("rois", files.correspondences, formats.CORRESPONDENCES, "pseudo_annotations.bbox")
+        reader.correspondences(files.correspondences)
+    return _tell(target.folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reader:
+    """What all tables of one call share."""
+
+    images: ImageTable
+    listing: Listing
+    rows: Int64[ndarray, "n"]
+    target: RunTables
+    _digests: dict[Path, str] = field(default_factory=dict)
+
+    def boxes(self, name: str, path: Path, kind: str, key: str) -> None:
+        """Proposals or RoIs."""
+
+        def arrays() -> Iterator[ndarray]:
+            for place, item in enumerate(elements(path, key)):
+                found = formats.boxes_of(item, self._where(path, place))
+                if place < len(self.rows):
+                    self._check_inside(found, path, place)
+                if name == "rois":
+                    _check_rois(found, self._where(path, place))
+                yield found
+
+        self._build(name, path, kind, {}, arrays, lambda: _box_columns)
+
+    def neighbours(self, files: PublishedFiles) -> None:
+        path = files.neighbours or files.correspondences
+        assert path is not None
+        kind = formats.NEIGHBOURS if files.neighbours else formats.CORRESPONDENCES
+        info = value(path, "info")
+        if kind == formats.CORRESPONDENCES and isinstance(info, dict):  # which tells much more than of neighbours
+            info = {key: setting for key, setting in info.items() if key == "knn_image_num"}
+
+        def arrays() -> Iterator[ndarray]:
+            number = None
+            for place, item in enumerate(elements(path, "pseudo_annotations.knn_image_id")):
+                where = self._where(path, place)
+                found = formats.places_of(item, len(self.rows), where)
+                number = number or len(found)
+                if len(found) != number:
+                    raise ValueError(f"{where} has {len(found)} neighbours, and the images before it have {number}")
+                yield self.rows[found].astype(np.int32)[None]
+
+        self._build("neighbours", path, kind, {"info": info}, arrays, lambda: _neighbour_columns)
+
+    def correspondences(self, path: Path) -> None:
+        def arrays() -> Iterator[ndarray]:
+            for place, item in enumerate(elements(path, "pseudo_annotations.knn_bbox_pair")):
+                found = formats.pairs_of(item, self._where(path, place))
+                if not len(found):
+                    raise ValueError(f"{self._where(path, place)} has no pair; stage 3 needs one of every image")
+                yield found
+
+        inputs = {name: tables.load(self.target.folder / name).fingerprint for name in ("neighbours", "rois")}
+        inputs |= {"info": value(path, "info")}
+        columns = partial(PairMatcher, self.images, self.target.folder, path)
+        self._build("correspondences", path, formats.CORRESPONDENCES, inputs, arrays, columns)
+
+    def _build(
+        self,
+        name: str,
+        path: Path,
+        kind: str,
+        inputs: dict[str, Any],
+        arrays: Callable[[], Iterator[ndarray]],
+        columns: Callable[[], Callable[[slice, list[ndarray]], Columns]],
+    ) -> None:
+        """Make the missing shards of one table out of the arrays of the images."""
+        folder, size = self.target.folder / name, self.target.shard_size
+        inputs = {
+            "imported": kind,
+            "file_digest": self._digest(path),
+            "images": self.images.fingerprint,
+            "order": self.listing.fingerprint,
+            **inputs,
+        }
+        slices = tables.shard_slices(len(self.images), size)
+        missing = tables.begin(folder, {**inputs, "shard_size": size}, len(slices), self.target.overwrite)
+        if not missing:
+            logger.info("%s: up to date", name)
+            return
+        with collector_paused(), progress_bar(total=len(self.images), title=f"read {name}", unit="images") as bar:
+            in_rows = RowOrder(arrays(), self.rows, self.target.folder, str(path), bar.update)
+            make_columns = columns()
+            for index in missing:
+                tables.write_shard(folder, index, make_columns(slices[index], in_rows(slices[index])))
+
+    def _digest(self, path: Path) -> str:
+        if path not in self._digests:
+            self._digests[path] = files.file_digest(path)
+        return self._digests[path]
+
+    def _where(self, path: Path, place: int) -> str:
+        name = f" ({self.listing.names[place]})" if place < len(self.listing) else ""
+        return f"{path}: image {place}{name}"
+
+    def _check_inside(self, found: Float32[ndarray, "n 4"], path: Path, place: int) -> None:
+        """A box outside its image means that the file is of other images, or in another order."""
+        width, height = self.images.sizes_wh[self.rows[place]]
+        limits = np.array([width, height, width, height], dtype=np.float32) + SLACK_PX
+        outside = (found < -SLACK_PX).any(axis=1) | (found > limits).any(axis=1)
+        if outside.any():
+            box = formats.to_xywh(found[outside][:1])[0]
+            raise ValueError(
+                f"{self._where(path, place)} has {width}x{height} px, and its box {box} sticks out: the file is of "
+                "other images or in another order. A proposal file has no names: give the correspondence or neighbour "
+                "file with it, or the COCO JSON that it was made from as --images"
+            )
+
+
+def _check_formats(files: PublishedFiles) -> None:
+    given = {
+        formats.PROPOSALS: files.proposals,
+        formats.NEIGHBOURS: files.neighbours,
+        formats.CORRESPONDENCES: files.correspondences,
+    }
+    for kind, path in given.items():
+        if path is not None:
+            formats.format_of(path, [kind])
+
+
+def _listing(files: PublishedFiles) -> Listing:
+    """The images that the files name, in their order."""
+    paths = [path for path in (files.correspondences, files.neighbours) if path is not None]
+    listings = [listing_of(path) for path in paths]
+    if listings[0] != listings[-1]:
+        raise ValueError(f"{paths[0]} and {paths[1]} list different images; read them into two runs")
+    return listings[0]
+
+
+def _listing_without_names(images: ImageTable, source: Path, folder: Path) -> Listing:
+    """The images in the order of a file that names none."""
+    known = load_listing(images, folder)
+    order = "the files that were read before" if known else f"{source}"
+    logger.info("the proposal file names no images: they are taken in the order of %s", order)
+    return known or listing_of_source(source, images)
+
+
+def _check_same_neighbours(neighbours: Path, correspondences: Path) -> None:
+    key = "pseudo_annotations.knn_image_id"
+    for place, (one, other) in enumerate(zip(elements(neighbours, key), elements(correspondences, key))):
+        if one != other:
+            raise ValueError(
+                f"image {place} has the neighbours {one} in {neighbours} and {other} in {correspondences}, which "
+                "belong to different runs; leave the neighbour file out"
+            )
+
+
+def _check_rois(rois: Float32[ndarray, "n 4"], where: str) -> None:
+    """Stage 3 cuts an RoI out of every image."""
+    if not len(rois):
+        raise ValueError(f"{where} has no box; stage 3 needs one of every image")
+    empty = (rois[:, 2:] <= rois[:, :2]).any(axis=1)
+    if empty.any():
+        raise ValueError(
+            f"{where} has the empty box {formats.to_xywh(rois[empty][:1])[0]}, which nothing can be cut from"
+        )
+
+
+def _box_columns(images: slice, found: list[Float32[ndarray, "_ 4"]]) -> Columns:
+    counts = [len(part) for part in found]
+    image_ids = np.repeat(np.arange(images.start, images.stop, dtype=np.int32), counts)
+    return {"image_id": image_ids, "box": np.concatenate(found)}
+
+
+def _neighbour_columns(images: slice, found: list[ndarray]) -> Columns:
+    neighbour_ids = np.concatenate(found)
+    return {"neighbour_ids": neighbour_ids, "similarities": np.full(neighbour_ids.shape, np.nan, dtype=np.float32)}
+
+
+def _tell(folder: Path) -> list[str]:
+    """What there is now, and what stage 3 still needs."""
+    names = ("proposals", "neighbours", "rois", "correspondences")
+    found = [name for name in names if tables.finished_fingerprint(folder / name) is not None]
+    missing = [name for name in NEEDED_BY_STAGE_3 if name not in found]
+    if missing:
+        logger.info("stage 3 also needs %s: read a file with --correspondences", " and ".join(missing))
+    return found

@@ -1,0 +1,114 @@
+"""Which pairs of images the report shows, of several kinds, and what is known of each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from orl.datasets.image_table import ImageTable
+from orl.datasets.labels import NO_OBJECT, LabelledSplit, covered_classes
+from orl.figures.pair_selection import best_correspondences, extreme_pairs, random_pairs, ranked_neighbours
+from orl.figures.run_images import REBUILD, boxes_of, load_run_table
+from orl.report.sections.options import GalleryOptions, choose_images
+from orl.rundir import RunDir
+from orl.tables import Table
+
+KINDS = {
+    "top": "most similar",
+    "random": "drawn at random",
+    "lowest": "least similar that were kept",
+    "query": "of a query image",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownPair:
+    """An image, a neighbour, and the most similar correspondences of the two, best first."""
+
+    image_ids: tuple[int, int]
+    kinds: tuple[str, ...]
+    """Why it is shown: names of `KINDS`."""
+    boxes: Float[ndarray, "p 4"]
+    neighbour_boxes: Float[ndarray, "p 4"]
+    similarities: Float[ndarray, "p"]
+    """NaN where they are not known, as in an imported table."""
+    covered: tuple[str, str] | None = None
+    """The class of the object that each box of the best pair covers, '' for none; None where labels are not known."""
+
+    @property
+    def covers(self) -> tuple[str, ...]:
+        """Words for what the best pair covers: 'both' on an object, 'same' class, 'none' unless both are on one."""
+        if self.covered is None:
+            return ()
+        if not all(self.covered):
+            return ("none",)
+        return ("both", "same") if self.covered[0] == self.covered[1] else ("both",)
+
+
+def choose_pairs(
+    run: RunDir, images: ImageTable, options: GalleryOptions, labels: LabelledSplit | None
+) -> list[ShownPair]:
+    """The pairs to show, each once: the most similar first, and of all kinds that can be told.
+
+    The table of correspondences is read block by block, and of the RoIs only those of the images that are shown.
+
+    Raises:
+        FileNotFoundError: if stage 2 has not left the tables.
+        ValueError: if they are not of these images.
+    """
+    rois, correspondences = (load_run_table(run, name, images) for name in ("rois", "correspondences"))
+    kinds: dict[tuple[int, int], list[str]] = {}
+    for kind, pairs in _chosen(correspondences, len(images), options).items():
+        for pair in pairs:
+            if max(pair) >= len(images):
+                raise ValueError(
+                    f"{correspondences.folder} names image {max(pair)}, but there are {len(images):,} images; {REBUILD}"
+                )
+            kinds.setdefault(pair, []).append(kind)
+    rows = {} if labels is None else {name: row for row, name in enumerate(labels.names)}
+    found = []
+    for pair, own_kinds in kinds.items():
+        *roi_rows, similarities = best_correspondences(correspondences, *pair, options.num_boxes_per_pair)
+        boxes, neighbour_boxes = (boxes_of(rois, each, image_id) for each, image_id in zip(roi_rows, pair))
+        found.append(
+            ShownPair(
+                image_ids=pair,
+                kinds=tuple(own_kinds),
+                boxes=boxes,
+                neighbour_boxes=neighbour_boxes,
+                similarities=similarities,
+                covered=_covered(labels, rows, [images.names[each] for each in pair], (boxes[:1], neighbour_boxes[:1])),
+            )
+        )
+    return found
+
+
+def _chosen(correspondences: Table, num_images: int, options: GalleryOptions) -> dict[str, list[tuple[int, int]]]:
+    queries = choose_images(num_images, options.num_queries, options.seed)
+    generator = np.random.default_rng(options.seed)
+    by_query = [
+        (query, int(neighbour))
+        for query in queries
+        for neighbour in ranked_neighbours(correspondences, query)[0][: options.num_neighbours]
+    ]
+    drawn = {
+        "random": random_pairs(correspondences, num_images, options.num_random_pairs, generator),
+        "query": by_query,
+    }
+    top = extreme_pairs(correspondences, num_images, options.num_top_pairs, sign=1)
+    if not top or np.isnan(best_correspondences(correspondences, *top[0], 1)[2][0]):
+        return drawn
+    lowest = extreme_pairs(correspondences, num_images, options.num_lowest_pairs, sign=-1)
+    return {"top": top, "random": drawn["random"], "lowest": lowest, "query": by_query}
+
+
+def _covered(
+    labels: LabelledSplit | None, rows: Mapping[str, int], names: Sequence[str], boxes: Sequence[ndarray]
+) -> tuple[str, str] | None:
+    if labels is None or any(name not in rows for name in names):
+        return None
+    classes = [int(covered_classes(labels, rows[name], box)[0]) for name, box in zip(names, boxes)]
+    words = ["" if each == NO_OBJECT else labels.classes[each] for each in classes]
+    return words[0], words[1]

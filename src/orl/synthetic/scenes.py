@@ -1,0 +1,359 @@
+"""Images drawn by the package: scenes of textured objects of known class, box and mask, as a VOC devkit."""
+
+import json
+import math
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+from numpy import ndarray
+from PIL import Image, ImageDraw, ImageFilter
+
+from orl import boxes, files
+from orl.datasets.labels import ABSENT, IGNORED, PRESENT
+from orl.progress import progress_bar
+from orl.synthetic.shapes import KINDS, Kind, Polygon
+
+VERSION = 1
+CLASSES = tuple(sorted(KINDS))
+FINISHED, BEGUN = "scenes.json", "scenes.unfinished.json"
+FIRST_INDEX = {"trainval": 0, "test": 500_000}
+JPEG_QUALITY = 90
+MAX_NUM_OBJECTS = 4
+SIDE_FRACTIONS = (0.25, 0.6)
+MAX_IOU = 0.2
+MAX_COVERED_FRACTION = 0.55
+MAX_OUTSIDE_FRACTION = 0.1
+MAX_TURN_RAD = 0.35
+DIFFICULT_VISIBLE_FRACTION = 0.6
+DIFFICULT_SIDE_PX = 12
+SUPERSAMPLING = 3
+TEXTURE_UNIT_PX = 4
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One object as it is seen in the scene."""
+
+    number: int
+    """Its value in the mask, from 1."""
+    class_name: str
+    box: tuple[int, int, int, int]
+    """Around its visible pixels."""
+    visible_fraction: float
+    """Share of its pixels that are neither covered nor outside the image."""
+
+    @property
+    def difficult(self) -> bool:
+        """Too hidden or too small to be asked for."""
+        left, top, right, bottom = self.box
+        too_small = min(right - left, bottom - top) < DIFFICULT_SIDE_PX
+        return too_small or self.visible_fraction < DIFFICULT_VISIBLE_FRACTION
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A drawn image and all that is known of it."""
+
+    image: UInt8[ndarray, "h w 3"]
+    mask: UInt8[ndarray, "h w"]
+    """The number of the object at each pixel; 0 is the background."""
+    objects: tuple[SceneObject, ...]
+
+
+def draw_scene(seed: int, index: int, size_wh: tuple[int, int]) -> Scene:
+    """Draw one scene; it depends on nothing but the arguments.
+
+    One to four objects stand before a cluttered background. A class is a shape and a texture; colours,
+    size, place and a slight turn are random and tell nothing of it.
+
+    Args:
+        seed: which set of scenes.
+        index: which scene of the set.
+        size_wh: width and height in pixels.
+    """
+    generator = np.random.default_rng([seed, index])
+    canvas = _draw_background(generator, size_wh)
+    mask = np.zeros(canvas.shape[:2], dtype=np.uint8)
+    drawn = []
+    for number, place in enumerate(_choose_places(generator, size_wh), start=1):
+        class_name = CLASSES[generator.integers(len(CLASSES))]
+        num_pixels = _add_object(canvas, mask, number, KINDS[class_name], place, generator)
+        drawn.append((number, class_name, num_pixels))
+    canvas += generator.normal(0, generator.uniform(1, 4), canvas.shape).astype(np.float32)
+    objects = [_see_object(mask, *each) for each in drawn if (mask == each[0]).any()]
+    return Scene(np.clip(np.rint(canvas), 0, 255).astype(np.uint8), mask, tuple(objects))
+
+
+def draw_scenes(
+    folder: Path,
+    *,
+    num_trainval: int,
+    num_test: int,
+    size_wh: tuple[int, int] = (192, 144),
+    seed: int = 0,
+    quiet: bool = False,
+) -> None:
+    """Draw scenes in the layout of a VOC devkit, which `read_voc` reads; a finished drawing is left alone.
+
+    Args:
+        folder: where JPEGImages, Annotations, SegmentationObject and ImageSets/Main go.
+        num_trainval: scenes of the split 'trainval', at most 500,000.
+        num_test: scenes of the split 'test', at most 500,000.
+        size_wh: width and height of the images in pixels.
+        seed: other scenes for another seed.
+        quiet: show no progress bar.
+
+    Raises:
+        ValueError: if the folder holds anything else, such as scenes drawn with other settings.
+    """
+    counts = {"trainval": num_trainval, "test": num_test}
+    for split, count in counts.items():
+        if not 0 <= count <= FIRST_INDEX["test"]:
+            raise ValueError(f"num_{split} is {count}; it must be from 0 to {FIRST_INDEX['test']}")
+    if min(size_wh) < 32:
+        raise ValueError(f"scenes of {size_wh[0]}x{size_wh[1]} px are too small; draw at least 32x32 px")
+    settings = {"version": VERSION, "seed": seed, "size_wh": list(size_wh), "num_scenes": counts}
+    if _is_finished(folder, settings):
+        return
+    files.write_atomically(folder / BEGUN, json.dumps(settings))
+    for name in ("JPEGImages", "Annotations", "SegmentationObject", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    with progress_bar(total=num_trainval + num_test, title="draw scenes", unit="images", quiet=quiet) as bar:
+        for split, count in counts.items():
+            present: dict[str, Sequence[SceneObject]] = {}
+            for index in range(FIRST_INDEX[split], FIRST_INDEX[split] + count):
+                image_id = f"{index:06d}"
+                scene = draw_scene(seed, index, size_wh)
+                _write_scene(folder, image_id, scene)
+                present[image_id] = scene.objects
+                bar.update()
+            _write_lists(folder, split, present)
+    os.replace(folder / BEGUN, folder / FINISHED)
+
+
+def _is_finished(folder: Path, settings: dict[str, Any]) -> bool:
+    for name in (FINISHED, BEGUN):
+        if (folder / name).exists():
+            found = (folder / name).read_text()
+            if found != json.dumps(settings):
+                raise ValueError(
+                    f"{folder} holds scenes of other settings: {found}, now {json.dumps(settings)}; "
+                    "delete it or draw into another folder"
+                )
+            return name == FINISHED
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not empty and holds no drawn scenes; draw into another folder")
+    return False
+
+
+def _choose_places(generator: np.random.Generator, size_wh: tuple[int, int]) -> Float32[ndarray, "n 4"]:
+    """Squares to draw objects in, the largest first, so that a smaller one stands in front."""
+    short_side_px = min(size_wh)
+    num_objects = generator.integers(1, MAX_NUM_OBJECTS + 1)
+    sides_px = np.sort(generator.uniform(*SIDE_FRACTIONS, num_objects))[::-1] * short_side_px
+    places = np.zeros((0, 4), dtype=np.float32)
+    for side_px in sides_px:
+        for _ in range(20):
+            margin = side_px * (0.5 - MAX_OUTSIDE_FRACTION)
+            centre = generator.uniform(margin, np.array(size_wh) - margin)
+            place = np.concatenate([centre - side_px / 2, centre + side_px / 2]).astype(np.float32)[None]
+            if _stands_free(place, places):
+                places = np.concatenate([places, place])
+                break
+    return places
+
+
+def _stands_free(place: Float32[ndarray, "1 4"], places: Float32[ndarray, "n 4"]) -> bool:
+    overlaps = boxes.iou(place, places)[0]
+    areas, own_area = boxes.area(places), boxes.area(place)[0]
+    # From IoU = shared / (own + other - shared); no object may cover much of the smaller one or lie within it.
+    shared = overlaps * (areas + own_area) / (1 + overlaps)
+    covered_fraction = shared / np.minimum(areas, own_area)
+    return bool((overlaps <= MAX_IOU).all() and (covered_fraction <= MAX_COVERED_FRACTION).all())
+
+
+def _draw_background(generator: np.random.Generator, size_wh: tuple[int, int]) -> Float32[ndarray, "h w 3"]:
+    """Noise of several scales around a random colour, sometimes ruled, with specks and strokes over it."""
+    colour = generator.uniform(80, 170) + generator.normal(0, 22, 3)
+    canvas = np.full((size_wh[1], size_wh[0], 3), colour, dtype=np.float32)
+    for cells, strength in ((2, 18), (5, 8), (14, 4), (48, 4)):
+        canvas += _noise(generator, cells, size_wh, strength, 1)
+        canvas += _noise(generator, cells, size_wh, strength / 2, 3)
+    if generator.random() < 0.35:
+        angle, period_px = generator.uniform(0, math.pi), generator.uniform(6, 24)
+        y, x = np.mgrid[: size_wh[1], : size_wh[0]].astype(np.float32)
+        waves = np.sin((x * math.cos(angle) + y * math.sin(angle)) * (2 * math.pi / period_px))
+        canvas += (generator.uniform(3, 8) * waves)[:, :, None].astype(np.float32)
+    image = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
+    _draw_clutter(generator, image)
+    return np.array(image, dtype=np.float32)
+
+
+def _noise(
+    generator: np.random.Generator, cells: int, size_wh: tuple[int, int], strength: float, num_channels: int
+) -> Float32[ndarray, "h w c"]:
+    grid = generator.normal(0, strength, (num_channels, cells, cells + 1)).astype(np.float32)
+    planes = [np.asarray(Image.fromarray(plane).resize(size_wh, Image.Resampling.BICUBIC)) for plane in grid]
+    return np.stack(planes, axis=-1)
+
+
+def _draw_clutter(generator: np.random.Generator, image: Image.Image) -> None:
+    """Specks and strokes that are no object: too small, and each of its own form."""
+    draw, size_wh = ImageDraw.Draw(image), np.array(image.size)
+    for _ in range(generator.integers(6, 16)):
+        centre = generator.uniform(0, size_wh)
+        near = np.array(image.getpixel(tuple((0.999 * centre).astype(int).tolist())))
+        colour = tuple(np.clip(near + generator.normal(0, 35, 3), 0, 255).astype(int).tolist())
+        angles = np.sort(generator.uniform(0, 2 * math.pi, generator.integers(3, 8)))
+        radii = generator.uniform(0.015, 0.05, len(angles)) * size_wh.min()
+        points = centre + np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
+        if generator.random() < 0.3:
+            end = centre + generator.normal(0, 0.15, 2) * size_wh
+            draw.line([tuple(centre), tuple(end)], fill=colour, width=int(generator.integers(1, 3)))
+        else:
+            draw.polygon([tuple(point) for point in points.tolist()], fill=colour)
+
+
+def _add_object(
+    canvas: Float32[ndarray, "h w 3"],
+    mask: UInt8[ndarray, "h w"],
+    number: int,
+    kind: Kind,
+    place: Float32[ndarray, "4"],
+    generator: np.random.Generator,
+) -> int:
+    """Paint one object over canvas and mask; returns how many pixels it has, seen or not."""
+    side_px = float(place[2] - place[0])
+    half = math.ceil(side_px * 0.66)  # a square turned by MAX_TURN_RAD reaches 0.64 of its side
+    left, top = (int(edge) - half for edge in (place[:2] + place[2:]) / 2)
+    turn = generator.uniform(-MAX_TURN_RAD, MAX_TURN_RAD)
+    body = _cover(kind.body, kind.holes, side_px, turn, half)
+    accent = _cover(kind.accents, kind.holes, side_px, turn, half)
+    alpha = np.maximum(body, accent)
+    inside = _inside(canvas, left, top, 2 * half)
+    rows = slice(top + inside[0].start, top + inside[0].stop)
+    columns = slice(left + inside[1].start, left + inside[1].stop)
+    under = canvas[rows, columns]
+    pixels = _paint(kind, accent, side_px, turn, _choose_colours(generator, under.mean(axis=(0, 1))), generator)
+    shadow = np.roll(alpha, (3, 2), axis=(0, 1))
+    shadow = np.asarray(Image.fromarray((shadow * 255).astype(np.uint8)).filter(ImageFilter.BoxBlur(2)))
+    under *= 1 - (0.35 / 255) * shadow[inside][:, :, None].astype(np.float32)
+    under += alpha[inside][:, :, None] * (pixels[inside] - under)
+    mask[rows, columns][alpha[inside] >= 0.5] = number
+    return int((alpha >= 0.5).sum())
+
+
+def _inside(canvas: ndarray, left: int, top: int, side_px: int) -> tuple[slice, slice]:
+    """Rows and columns of a patch that fall on the canvas."""
+    height, width = canvas.shape[:2]
+    return slice(max(0, -top), min(side_px, height - top)), slice(max(0, -left), min(side_px, width - left))
+
+
+def _cover(
+    parts: Sequence[Polygon], holes: Sequence[Polygon], side_px: float, turn: float, half: int
+) -> Float32[ndarray, "s s"]:
+    """How much of each pixel of a patch the parts cover, in [0, 1]."""
+    image = Image.new("L", (2 * half * SUPERSAMPLING,) * 2)
+    draw = ImageDraw.Draw(image)
+    cosine, sine = math.cos(turn), math.sin(turn)
+    rotation = np.array([[cosine, sine], [-sine, cosine]]) * (side_px / 2 * SUPERSAMPLING)
+    for polygons, value in ((parts, 255), (holes, 0)):
+        for polygon in polygons:
+            corners = np.array(polygon) @ rotation + half * SUPERSAMPLING
+            draw.polygon([tuple(corner) for corner in corners.tolist()], fill=value)
+    return np.asarray(image.reduce(SUPERSAMPLING), dtype=np.float32) / 255
+
+
+def _paint(
+    kind: Kind,
+    accent: Float32[ndarray, "s s"],
+    side_px: float,
+    turn: float,
+    colours: Float32[ndarray, "3 3"],
+    generator: np.random.Generator,
+) -> Float32[ndarray, "s s 3"]:
+    """The colours of a patch: the texture, the accents over it, and light from one side."""
+    half = len(accent) // 2
+    offsets = np.arange(-half, half, dtype=np.float32) + 0.5
+    cosine, sine = math.cos(turn), math.sin(turn)
+    x = cosine * offsets[None, :] + sine * offsets[:, None]
+    y = cosine * offsets[:, None] - sine * offsets[None, :]
+    # Larger objects carry a coarser texture, as nearer ones do.
+    unit_px = TEXTURE_UNIT_PX * math.sqrt(side_px / 60)
+    blend = kind.texture(x / unit_px, y / unit_px)[:, :, None]
+    pixels = colours[0] + blend * (colours[1] - colours[0])
+    pixels += accent[:, :, None] * (colours[2] - pixels)
+    light = generator.uniform(-math.pi, 0)
+    shade = 1 + 0.3 * (offsets[None, :] * math.cos(light) + offsets[:, None] * math.sin(light)) / side_px
+    return (pixels * shade[:, :, None]).astype(np.float32)
+
+
+def _choose_colours(generator: np.random.Generator, background: Float32[ndarray, "3"]) -> Float32[ndarray, "3 3"]:
+    """Two colours of the texture and one of the accents, all well apart from the background."""
+    for _ in range(20):
+        first = generator.uniform(20, 245, 3)
+        lighter = generator.choice([-1, 1]) * generator.uniform(55, 95)
+        second = np.clip(first + lighter + generator.normal(0, 15, 3), 0, 255)
+        accent = generator.uniform(20, 245, 3)
+        colours = np.stack([first, second, accent]).astype(np.float32)
+        apart = np.linalg.norm(colours - background, axis=1)
+        if apart.min() > 70 and np.linalg.norm(first - second) > 80:
+            break
+    return colours
+
+
+def _see_object(mask: UInt8[ndarray, "h w"], number: int, class_name: str, num_pixels: int) -> SceneObject:
+    seen = mask == number
+    return SceneObject(number, class_name, _box_around(seen), float(seen.sum() / num_pixels))
+
+
+def _box_around(seen: Bool[ndarray, "h w"]) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _write_scene(folder: Path, image_id: str, scene: Scene) -> None:
+    image = Image.fromarray(scene.image)
+    image.save(folder / "JPEGImages" / f"{image_id}.jpg", quality=JPEG_QUALITY)
+    mask = Image.fromarray(scene.mask)
+    mask.putpalette([0, 0, 0, 224, 64, 64, 64, 160, 64, 64, 96, 224, 224, 192, 64])
+    mask.save(folder / "SegmentationObject" / f"{image_id}.png", compress_level=1)
+    (folder / "Annotations" / f"{image_id}.xml").write_bytes(_annotation(image_id, scene))
+
+
+def _annotation(image_id: str, scene: Scene) -> bytes:
+    """VOC's XML, whose boxes count pixels from 1 and include the last one."""
+    root = ET.Element("annotation")
+    ET.SubElement(root, "filename").text = f"{image_id}.jpg"
+    size = ET.SubElement(root, "size")
+    for name, value in zip(("height", "width", "depth"), scene.image.shape):
+        ET.SubElement(size, name).text = str(value)
+    ET.SubElement(root, "segmented").text = "1"
+    for each in scene.objects:
+        element = ET.SubElement(root, "object")
+        ET.SubElement(element, "name").text = each.class_name
+        ET.SubElement(element, "difficult").text = str(int(each.difficult))
+        box = ET.SubElement(element, "bndbox")
+        left, top, right, bottom = each.box
+        for name, value in (("xmin", left + 1), ("ymin", top + 1), ("xmax", right), ("ymax", bottom)):
+            ET.SubElement(box, name).text = str(value)
+    ET.indent(root)
+    return ET.tostring(root)
+
+
+def _write_lists(folder: Path, split: str, objects: dict[str, Sequence[SceneObject]]) -> None:
+    lists = folder / "ImageSets" / "Main"
+    (lists / f"{split}.txt").write_text("".join(f"{image_id}\n" for image_id in objects))
+    for class_name in CLASSES:
+        lines = []
+        for image_id, each in objects.items():
+            difficult = [o.difficult for o in each if o.class_name == class_name]
+            label = ABSENT if not difficult else IGNORED if all(difficult) else PRESENT
+            lines.append(f"{image_id} {label:2d}\n")
+        (lists / f"{class_name}_{split}.txt").write_text("".join(lines))

@@ -1,0 +1,233 @@
+"""Images held on the device that trains: views are cut there, a batch at a time, and no worker reads an image."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from numpy import ndarray
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from orl import memory
+from orl.datasets.decode import ImageError, load_image
+from orl.datasets.image_table import ImageTable
+from orl.datasets.packs import open_pack
+from orl.datasets.threads import side_by_side
+from orl.progress import progress_bar
+from orl.views.colour import ColourParameters
+from orl.views.crops import cut_boxes, whole_pixels
+from orl.views.cut import Sample, View
+from orl.views.view_datasets import GlobalViewSampler, Key, Loaded, ObjectViewSampler
+
+MAX_GATHERED_BYTES = 2**27
+"""Pixels that are cut at a time, as floats."""
+CUBIC_SHARPNESS = -0.5
+"""The free parameter of bicubic interpolation, as Pillow and torch's antialiased resizing have it."""
+
+
+class Placed(NamedTuple):
+    """Where a view is cut, and what is to happen to its colours; in a batch, every field has a leading dimension."""
+
+    image_id: Int[Tensor, "*n"] | int
+    box: Int[Tensor, "*n 4"] | Int[ndarray, "4"]
+    """xyxy, in whole pixels and inside the image."""
+    size_px: Int[Tensor, "*n"] | int
+    colours: ColourParameters
+
+
+class CachedViewDataset(Dataset[dict[str, Placed]]):
+    """Samples without pixels: workers draw where views lie, and `HeldImages.load` cuts a batch of them."""
+
+    def __init__(self, view_sampler: GlobalViewSampler | ObjectViewSampler) -> None:
+        self.view_sampler = view_sampler
+
+    def __len__(self) -> int:
+        return len(self.view_sampler.images)
+
+    def __getitem__(self, key: Key) -> dict[str, Placed]:
+        """The places of an image's views in an epoch: the same as those of `Samples`."""
+        sizes_wh = self.view_sampler.images.sizes_wh
+        return {
+            name: Placed(image_id, np.array(whole_pixels(box, sizes_wh[image_id])), size_px, colours)
+            for name, (image_id, box, size_px, colours) in self.view_sampler.place(key).items()
+        }
+
+
+def collate_placed(samples: Sequence[dict[str, Placed]]) -> dict[str, Placed]:
+    """A batch out of samples."""
+    return default_collate(list(samples))
+
+
+class ImageCache:
+    """All pixels of all images, one after another, on one device."""
+
+    def __init__(self, images: ImageTable, device: torch.device, *, workers: int = 1, quiet: bool = False) -> None:
+        """Read every image once.
+
+        Args:
+            images: of a pack as a rule, whose images are small and soon read.
+            device: where the pixels go, and where views are cut.
+            workers: threads that read.
+            quiet: show no progress bar.
+
+        Raises:
+            ValueError: if the pixels do not fit; tells how many there are, and how much is free.
+            ImageError: if an image cannot be read, or has another size than when it was scanned.
+        """
+        self.images = images
+        sizes = torch.tensor(images.sizes_wh, dtype=torch.int64)
+        counts = sizes.prod(dim=1)
+        _require_space(3 * int(counts.sum()), device)
+        self._starts = (counts.cumsum(0) - counts).tolist()
+        self._pixels = torch.empty((int(counts.sum()), 3), dtype=torch.uint8, device=device)
+        self._first_pixels = torch.tensor(self._starts, device=device)
+        self._widths = sizes[:, 0].to(device)
+        with progress_bar(total=len(images), title=f"hold images on {device}", unit="images", quiet=quiet) as bar:
+            side_by_side(self._read, range(len(images)), workers, bar.update)
+
+    def load(self, batch: dict[str, Placed]) -> Loaded:
+        """A batch with its views' pixels on the device."""
+        image_ids: Any = next(iter(batch.values())).image_id
+        return Loaded(self.cut(batch), [self.images.names[image_id] for image_id in image_ids.tolist()], [])
+
+    def cut(self, batch: dict[str, Placed]) -> Sample:
+        """The views of a batch, cut by antialiased bicubic interpolation.
+
+        On a CPU they are those that workers cut, bit for bit; elsewhere they are rounded from float32 after the same
+        two passes: a value in some hundreds differs by one grey level or, rarely, two.
+        """
+        cut = self._cut_one_by_one if self._pixels.device.type == "cpu" else self.cut_together
+        sample: Sample = {}
+        for name, (image_ids, boxes, sizes_px, colours) in batch.items():
+            sizes: Any = sizes_px
+            sample[name] = View(cut(image_ids, boxes, int(sizes[0])), colours)  # type: ignore[arg-type]
+        return sample
+
+    def _cut_one_by_one(
+        self, image_ids: Int[Tensor, "n"], boxes: Int[Tensor, "n 4"], size_px: int
+    ) -> UInt8[Tensor, "n 3 s s"]:
+        crops = []
+        for image_id, box in zip(image_ids.tolist(), boxes.numpy().astype(np.float32)):
+            width, height = self.images.sizes_wh[image_id]
+            start = self._starts[image_id]
+            image = self._pixels[start : start + width * height].view(height, width, 3).numpy()
+            crops.append(cut_boxes(image, box[None], size_px))
+        return torch.cat(crops)
+
+    def cut_together(
+        self, image_ids: Int[Tensor, "n"], boxes: Int[Tensor, "n 4"], size_px: int
+    ) -> UInt8[Tensor, "n 3 s s"]:
+        """Crops of many images in a few large operations, as a GPU wants them: resizing is two matrix products."""
+        sides = boxes[:, 2:] - boxes[:, :2]
+        num_together = max(1, MAX_GATHERED_BYTES // (12 * int(sides.max(dim=0).values.prod())))
+        device = self._pixels.device
+        parts = []
+        for rows in torch.arange(len(boxes)).split(num_together):
+            widest, highest = sides[rows].max(dim=0).values.tolist()
+            ids, places = image_ids[rows].to(device), boxes[rows].to(device)
+            gathered = self._gather(ids, places, widest, highest)
+            across = resize_weights(places[:, 2] - places[:, 0], widest, size_px)
+            down = resize_weights(places[:, 3] - places[:, 1], highest, size_px)
+            parts.append(_resize(gathered, across, down))
+        return torch.cat(parts).permute(0, 3, 1, 2)
+
+    def _gather(
+        self, image_ids: Int[Tensor, "n"], boxes: Int[Tensor, "n 4"], widest: int, highest: int
+    ) -> UInt8[Tensor, "n h w 3"]:
+        """The pixels of the boxes at the top left of frames of one size; the rest of a frame is of no meaning."""
+        left, top, right, bottom = (side[:, None] for side in boxes.unbind(dim=1))
+        columns = (left + torch.arange(widest, device=boxes.device)).minimum(right - 1)
+        rows = (top + torch.arange(highest, device=boxes.device)).minimum(bottom - 1)
+        row_starts = self._first_pixels[image_ids][:, None] + rows * self._widths[image_ids][:, None]
+        return self._pixels[row_starts[:, :, None] + columns[:, None, :]]
+
+    def _read(self, image_id: int) -> int:
+        path, (width, height) = self.images.path(image_id), self.images.sizes_wh[image_id]
+        image = load_image(path, None)
+        if image.shape[:2] != (height, width):
+            raise ImageError(path, f"has {image.shape[1]}x{image.shape[0]} px, and had {width}x{height} when scanned")
+        start = self._starts[image_id]
+        self._pixels[start : start + width * height] = torch.from_numpy(image).reshape(-1, 3).to(self._pixels.device)
+        return 1
+
+
+def resize_weights(sides_px: Int[Tensor, "n"], width_px: int, size_px: int) -> Float[Tensor, "n s w"]:
+    """What each pixel along a side adds to each pixel of the resized side: antialiased bicubic interpolation.
+
+    Args:
+        sides_px: sides of several boxes.
+        width_px: at least the longest side; what lies behind a side adds nothing.
+        size_px: what all sides are resized to.
+
+    Returns:
+        Weights that add up to 1 for every pixel of a resized side.
+    """
+    places = torch.arange(width_px, device=sides_px.device)
+    scale = (sides_px.double() / size_px)[:, None, None]
+    stretch = scale.clamp(min=1)
+    centre = (torch.arange(size_px, device=sides_px.device) + 0.5)[None, :, None] * scale
+    distance = ((places + 0.5 - centre) / stretch).abs()
+    near = (CUBIC_SHARPNESS + 2) * distance**3 - (CUBIC_SHARPNESS + 3) * distance**2 + 1
+    far = CUBIC_SHARPNESS * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+    weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
+    weights = weights * (places < sides_px[:, None, None])
+    return (weights / weights.sum(dim=2, keepdim=True)).float()
+
+
+def require_pack(images: ImageTable) -> None:
+    """Other images are read as small as their views allow, and so would give other views when they are held.
+
+    Raises:
+        ValueError: if the images are not in a pack.
+    """
+    if not images.packed:
+        raise ValueError(
+            f"only packed images are held, and {images.root} is no pack: make one with 'orl data pack', or leave "
+            "--cache at disk"
+        )
+
+
+def load_into_memory(images: ImageTable) -> None:
+    """Read a pack into memory before workers start: those that are forked share it, and no image is read from disk.
+
+    Raises:
+        ValueError: if the images are not in a pack, do not fit into the free memory, or a shard is missing or torn.
+    """
+    require_pack(images)
+    pack = open_pack(images.root)
+    if not pack.is_in_memory:
+        _require_space(pack.num_bytes, torch.device("cpu"))
+        pack.load_into_memory()
+
+
+def _resize(
+    frames: UInt8[Tensor, "n h w 3"], across: Float[Tensor, "n s w"], down: Float[Tensor, "n s h"]
+) -> UInt8[Tensor, "n s s 3"]:
+    """Along the rows first, rounded to whole values in between, as torch does it with bytes."""
+    n, height, width, _ = frames.shape
+    size_px = across.shape[1]
+    by_column = frames.transpose(1, 2).float().reshape(n, width, height * 3)
+    narrow = _whole_values(torch.bmm(across, by_column)).view(n, size_px, height, 3)
+    by_row = narrow.transpose(1, 2).reshape(n, height, size_px * 3)
+    return _whole_values(torch.bmm(down, by_row)).view(n, size_px, size_px, 3).to(torch.uint8)
+
+
+def _whole_values(values: Tensor) -> Tensor:
+    # Halves go up, as in the arithmetic of whole numbers.
+    return (values + 0.5).floor_().clamp_(0, 255)
+
+
+def _require_space(num_bytes: int, device: torch.device) -> None:
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        # What an earlier stage has left with torch is free too.
+        torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else memory.available_bytes()
+    if num_bytes > free:
+        where, instead = (str(device), "ram or disk") if on_gpu else ("memory", "disk")
+        raise ValueError(
+            f"the images need {num_bytes / 1e9:.2f} GB and {where} has {free / 1e9:.2f} GB free: take --cache "
+            f"{instead}, or a pack of a smaller --short-side"
+        )

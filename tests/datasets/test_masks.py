@@ -1,0 +1,79 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
+from orl.datasets.masks import compressed, decode_masks, encode_masks
+
+SIZE_WH = (30, 20)
+
+
+def random_masks(seed: int, count: int = 3, size_wh: tuple[int, int] = SIZE_WH) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return generator.random((count, size_wh[1], size_wh[0])) < generator.random()
+
+
+@given(st.integers(0, 10**6), st.integers(0, 4), st.integers(1, 40), st.integers(1, 40))
+def test_masks_survive_the_round_trip_and_are_pycocotools_rle(seed: int, count: int, width: int, height: int) -> None:
+    masks = random_masks(seed, count, (width, height))
+    rles = encode_masks(masks)
+    assert rles == [coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
+    np.testing.assert_array_equal(decode_masks(rles, (width, height)), masks)
+
+
+@given(st.integers(0, 10**6))
+def test_the_three_notations_are_one_mask(seed: int) -> None:
+    mask = random_masks(seed, 1)[0]
+    rle = encode_masks(mask[None])[0]
+    flat = mask.ravel(order="F")
+    counts, value = [], False
+    while len(flat):
+        run = int(np.argmax(flat != value)) if (flat != value).any() else len(flat)
+        counts.append(run)
+        flat, value = flat[run:], not value
+    uncompressed = {"size": [20, 30], "counts": counts}
+    assert compressed(uncompressed, SIZE_WH) == rle
+    assert compressed({"size": [20, 30], "counts": rle["counts"].decode()}, SIZE_WH) == rle
+    assert compressed(rle, SIZE_WH) == rle
+
+
+@given(st.lists(st.lists(st.floats(-3, 33), min_size=6, max_size=6), min_size=1, max_size=3))
+def test_polygons_are_filled_as_pycocotools_does(polygons: list[list[float]]) -> None:
+    expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, 20, 30)))
+    np.testing.assert_array_equal(decode_masks([polygons], SIZE_WH)[0], expected.astype(bool))
+
+
+def test_a_rectangle_and_a_square_are_one_object() -> None:
+    polygons = [[2, 3, 8, 3, 8, 7, 2, 7], [20, 10, 24, 10, 24, 14, 20, 14]]
+    expected = np.zeros((20, 30), dtype=bool)
+    expected[3:7, 2:8] = True
+    expected[10:14, 20:24] = True
+    np.testing.assert_array_equal(decode_masks([polygons], SIZE_WH)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ([], r"neither polygons nor RLE: \[\]"),
+        ("abc", "neither polygons nor RLE: 'abc'"),
+        ([[1, 2, 3, 4]], r"three corners or more, found \[1, 2, 3, 4\]"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "three corners or more"),
+        ([[1, 2, 3, 4, 5, "x"]], "what is no number"),
+        ({"size": [30, 20], "counts": [600]}, r"size \[30, 20\] is in an image of height and width \[20, 30\]"),
+        ({"size": [20, 30], "counts": [599]}, "mask of 599 pixels is in an image of 600"),
+        ({"size": [20, 30], "counts": [-1, 601]}, "neither text nor a list of runs"),
+        ({"size": [20, 30]}, "neither text nor a list of runs: None"),
+    ],
+)
+def test_damaged_masks_are_refused(segmentation: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compressed(segmentation, SIZE_WH)
+
+
+def test_a_compressed_mask_of_a_larger_image_is_refused() -> None:
+    rle = encode_masks(np.zeros((1, 50, 60), dtype=bool))[0]
+    with pytest.raises(ValueError, match="mask of 3000 pixels is in an image of 600"):
+        compressed({"size": [20, 30], "counts": rle["counts"]}, SIZE_WH)

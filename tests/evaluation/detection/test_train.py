@@ -1,0 +1,184 @@
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from lightning_fabric import Fabric
+from tests.evaluation.detection.small import SETTINGS, draw_images
+from tests.ports import free_port
+from torch.testing import assert_close
+from torchvision.models.detection._utils import Matcher
+
+from orl.evaluation.detection.configs import COCO, VOC, DetectSettings, plan_training
+from orl.evaluation.detection.datasets import DetectionDataset
+from orl.evaluation.detection.samples import TrainingRules
+from orl.evaluation.detection.train import Course, StepBatches, build_training_step, learning_rate, train_detector
+from orl.networks.backbones import Backbone, build_backbone
+from orl.processes import Processes, joined_processes
+from orl.training.fabric import launch_fabric
+from orl.training.interrupts import Stopped
+from orl.training.loop import Options
+from orl.training.supervised import Supervised
+
+
+def course(images: DetectionDataset, settings: DetectSettings = SETTINGS) -> Course:
+    plan = plan_training(settings, COCO)
+    rules = TrainingRules(short_sides_px=plan.short_sides_px, longest_px=120, masks=settings.masks)
+    return Course(images=images, settings=settings, plan=plan, rules=rules, seed=0)
+
+
+def backbone() -> Backbone:
+    torch.manual_seed(0)
+    return build_backbone("resnet10")
+
+
+def options(folder: Path, **others: Any) -> Options:
+    return Options(**{"folder": folder, "title": "detector", "workers": 0, "checkpoint_minutes": 60.0, **others})
+
+
+def test_every_step_of_1x_has_detectron2s_learning_rate() -> None:
+    at = learning_rate(plan_training(DetectSettings(), COCO)).at
+    lrs = np.array([at(step)["lr"] for step in range(90_000)])
+    assert_close(lrs[[0, 500, 999]], np.array([2e-5, 0.01001, 0.02 * (0.999 + 0.001 * 0.001)]), rtol=1e-12, atol=0)
+    assert (lrs[1000:60_000] == 0.02).all()
+    assert_close(lrs[60_000:80_000], np.full(20_000, 0.002))
+    assert_close(lrs[80_000:], np.full(10_000, 0.0002))
+    assert (np.diff(lrs[:1001]) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "protocol", "expected"),
+    [
+        (DetectSettings(schedule="2x"), COCO, {119_999: 0.02, 120_000: 0.002, 159_999: 0.002, 160_000: 0.0002}),
+        (DetectSettings(batch_size=8), COCO, {2000: 0.01, 119_999: 0.01, 120_000: 0.001, 160_000: 0.0001}),
+        (DetectSettings(), VOC, {0: 2e-5, 100: 0.02, 17_999: 0.02, 18_000: 0.002, 22_000: 0.0002}),
+    ],
+)
+def test_other_schedules_fall_at_their_own_milestones(
+    settings: DetectSettings, protocol: Any, expected: dict[int, float]
+) -> None:
+    at = learning_rate(plan_training(settings, protocol)).at
+    assert {step: at(step)["lr"] for step in expected} == pytest.approx(expected, rel=1e-12)
+
+
+def test_batches_run_on_over_the_ends_of_epochs() -> None:
+    keys = [key for batch in StepBatches(5, 2, 10, seed=3) for key in batch]
+    assert [epoch for epoch, _ in keys] == [0] * 5 + [1] * 5 + [2] * 5 + [3] * 5
+    for epoch in range(4):
+        assert [image for of, image in keys if of == epoch] == np.random.default_rng([3, epoch]).permutation(5).tolist()
+
+
+def test_batches_go_on_where_they_stopped_and_processes_share_them() -> None:
+    whole = list(StepBatches(5, 4, 6, seed=3))
+    resumed = StepBatches(5, 4, 6, seed=3)
+    resumed.first_step = 4
+    assert list(resumed) == whole[4:]
+    assert (len(resumed), resumed.steps_per_epoch * resumed.epochs) == (2, 6)
+    parts = [list(StepBatches(5, 4, 6, seed=3, rank=rank, num_processes=2)) for rank in range(2)]
+    assert [[*one, *other] for one, other in zip(*parts)] == [[*batch[0::2], *batch[1::2]] for batch in whole]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> DetectionDataset:
+    return draw_images(tmp_path_factory.mktemp("images"), 6)
+
+
+def trained(images: DetectionDataset, folder: Path, **others: Any) -> Supervised:
+    training_step = build_training_step(backbone(), course(images), Fabric(accelerator="cpu", devices=1))
+    train_detector(training_step, course(images), options(folder, **others), Processes())
+    return training_step
+
+
+class StoppedOnce:
+    """A probe that asks the run to stop, as Ctrl-C does."""
+
+    def __call__(self) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+
+def test_a_resumed_training_is_one_that_never_stopped(images: DetectionDataset, tmp_path: Path) -> None:
+    whole = trained(images, tmp_path / "whole").network.state_dict()
+    with pytest.raises(Stopped, match="after step 2 of 3"):
+        trained(images, tmp_path / "parts", probe=StoppedOnce(), probe_steps=2)
+    resumed = trained(images, tmp_path / "parts").network.state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
+    again = trained(images, tmp_path / "whole").network.state_dict()  # nothing is left but batch statistics
+    assert all(torch.equal(value, whole[name]) for name, value in again.items())
+    start = build_training_step(backbone(), course(images), Fabric(accelerator="cpu", devices=1)).network.state_dict()
+    still = {name for name, value in start.items() if torch.equal(value, whole[name])}
+    assert not [name for name in still if name.startswith("backbone.body")]
+
+
+def test_statistics_are_those_of_training_without_precise_ones(images: DetectionDataset, tmp_path: Path) -> None:
+    plain = course(images, replace(SETTINGS, precise_bn_iterations=0))
+    training_step = build_training_step(backbone(), plain, Fabric(accelerator="cpu", devices=1))
+    train_detector(training_step, plain, options(tmp_path / "plain"), Processes())
+    precise = trained(images, tmp_path / "precise").network.state_dict()
+    differing = {
+        name.rsplit(".", 1)[1]
+        for name, value in training_step.network.state_dict().items()
+        if not torch.equal(value, precise[name])
+    }
+    assert differing == {"running_mean", "running_var", "num_batches_tracked"}
+
+
+def even(training_step: Supervised) -> Supervised:
+    """Nothing is left to chance, and every image has as many anchors and proposals: losses are means of means."""
+    rpn, heads = training_step.network.rpn, training_step.network.roi_heads
+    rpn.fg_bg_sampler.batch_size_per_image = heads.fg_bg_sampler.batch_size_per_image = 10**6
+    rpn._post_nms_top_n = {"training": 10, "testing": 10}
+    heads.fg_bg_sampler.positive_fraction = 1.0
+    heads.proposal_matcher = Matcher(0.999, 0.999, allow_low_quality_matches=False)
+    return training_step
+
+
+def one_object(images: DetectionDataset) -> DetectionDataset:
+    """Images of different pixels, each with one object in the middle, where its mirror image has as many anchors."""
+    count, (width, height) = len(images), images.sizes_wh[0]
+    assert images.segmentations is not None
+    return replace(
+        images,
+        boxes=(np.array([[width / 4, height / 4, width * 3 / 4, height * 3 / 4]], dtype=np.float32),) * count,
+        box_classes=tuple(labels[:1] for labels in images.box_classes),
+        ignored=(np.array([False]),) * count,
+        segmentations=tuple(masks[:1] for masks in images.segmentations),
+    )
+
+
+def train_evenly(fabric: Fabric, images: DetectionDataset, folder: Path, processes: Processes) -> Supervised:
+    settings = replace(SETTINGS, short_sides_px=(64,), base_lr=0.02)
+    own = course(one_object(images), settings)
+    training_step = even(build_training_step(backbone(), own, fabric))
+    train_detector(training_step, own, options(folder), processes)
+    return training_step
+
+
+def one_of_two(rank: int, port: int, images: DetectionDataset, folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1"
+    )
+    os.environ["MASTER_PORT"] = str(port)
+    device = torch.device("cpu")
+    with joined_processes(device) as processes:
+        training_step = train_evenly(launch_fabric(device, "64-true", processes), images, folder, processes)
+        torch.save(training_step.network.state_dict(), folder / f"{rank}.pt")
+
+
+def test_two_processes_train_the_detector_of_one(images: DetectionDataset, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    together = tmp_path / "together"
+    together.mkdir()
+    fabric = launch_fabric(torch.device("cpu"), "64-true", Processes())
+    expected = train_evenly(fabric, images, alone, Processes()).network.state_dict()
+    multiprocessing.spawn(one_of_two, (free_port(), images, together), nprocs=2)
+    for rank in range(2):
+        found = torch.load(together / f"{rank}.pt")
+        for name, value in expected.items():
+            assert_close(found[name], value)

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from orl.figures.figure_files import FileOptions, check_file_options, check_suffix, figure_file, save_figure
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("a.jpg", r"a\.jpg ends in \.jpg; .*\.png, \.svg, \.pdf"), ("a", "a has no suffix")]
+)
+def test_an_unknown_suffix_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_suffix(Path(name))
+    with pytest.raises(ValueError, match=message):
+        save_figure(Figure(), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dpi": 29}, "dpi must be from 30 to 600, not 29"),
+        ({"dpi": 601}, "dpi must be from 30 to 600, not 601"),
+        ({"pdf": True, "svg": True}, "--pdf and --svg are both given"),
+        ({"pdf": True, "to": Path("a.svg")}, r"--pdf does not go with --to a\.svg; leave one out"),
+        ({"svg": True, "to": Path("a.png")}, r"--svg does not go with --to a\.png; leave one out"),
+        ({"to": Path("x.gif")}, r"x\.gif ends in \.gif"),
+    ],
+)
+def test_options_that_contradict_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_file_options(FileOptions(**options))
+
+
+def test_the_file_is_the_one_asked_for_or_one_in_the_folder_in_the_format_asked_for() -> None:
+    folder = Path("run/figures")
+    assert figure_file(FileOptions(), folder, "pairs") == folder / "pairs.png"
+    assert figure_file(FileOptions(pdf=True), folder, "pairs") == folder / "pairs.pdf"
+    assert figure_file(FileOptions(svg=True), folder, "pairs") == folder / "pairs.svg"
+    for options in (FileOptions(to=Path("b.PDF"), pdf=True), FileOptions(to=Path("b.PDF"))):
+        check_file_options(options)
+        assert figure_file(options, folder, "pairs") == Path("b.PDF")

@@ -1,0 +1,105 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from tests.figures.conftest import NUM_IMAGES, write_images, write_table, write_tables
+
+from orl.cli import main
+from orl.datasets.image_table import load_images
+from orl.figures import neighbour_figure as neighbours
+from orl.figures.neighbour_figure import NeighbourOptions, NeighbourRow, draw_neighbour_rows, neighbour_sheet
+from orl.rundir import RunDir
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> RunDir:
+    """A run with the tables of stage 2 and nothing else."""
+    run = RunDir(tmp_path / "run")
+    write_images(run, tmp_path / "images")
+    write_tables(run)
+    return run
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that were made, instead of files."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(neighbours, "save_figure", lambda figure, path: figures.append(figure))
+    return figures
+
+
+def test_per_image_stands_before_its_neighbours_with_their_similarity(found: RunDir, drawn: list[Figure]) -> None:
+    assert (
+        neighbour_sheet(found, NeighbourOptions(image="image_4.png", neighbours=2)) == found.figures / "neighbours.png"
+    )
+    (figure,) = drawn
+    images = load_images(found.images)
+    told = [text.get_text() for text in figure.texts[:-1]]
+    # The neighbours of every image are the first others, of 0.9, 0.8 and 0.7.
+    assert told == ["image_4.png", "", images.names[0], "0.900", "image_1.png", "0.800"]
+    assert [axes.get_title() for axes in figure.axes] == ["query", "neighbour 1", "neighbour 2"]
+    assert [len(axes.patches) for axes in figure.axes] == [1, 0, 0]
+
+
+def test_images_are_drawn_at_random_by_the_seed(found: RunDir, drawn: list[Figure]) -> None:
+    for seed in (0, 0, 1):
+        neighbour_sheet(found, NeighbourOptions(images=3, neighbours=1, seed=seed))
+    names = [[text.get_text() for text in figure.texts[:-1:4]] for figure in drawn]
+    assert names[0] == names[1] != names[2]
+    images = load_images(found.images)
+    order = np.random.default_rng(0).permutation(NUM_IMAGES)[:3]
+    assert names[0] == [images.names[image_id] for image_id in order]
+
+
+def test_more_neighbours_than_there_are_is_all_of_them(found: RunDir, drawn: list[Figure]) -> None:
+    neighbour_sheet(found, NeighbourOptions(images=1, neighbours=50))
+    assert len(drawn[0].axes) == 4
+
+
+def test_images_of_any_shape_keep_it_and_unknown_similarities_are_dashes() -> None:
+    shapes = [(20, 80), (80, 20), (30, 40)]
+    images = tuple(np.zeros((*shape, 3), dtype=np.uint8) for shape in shapes)
+    row = NeighbourRow(names=("a", "b", "c"), images=images, similarities=(float("nan"), 0.5))
+    figure = draw_neighbour_rows([row, row])
+    sizes = [axes.get_position(original=True).size * figure.get_size_inches() for axes in figure.axes]
+    for (width, height), shape in zip(sizes, shapes * 2):
+        assert width / height == pytest.approx(shape[1] / shape[0])
+    assert [text.get_text() for text in figure.texts[:6]] == ["a", "", "b", "–", "c", "0.500"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": 0}, "images must be at least 1, not 0"),
+        ({"neighbours": 0}, "neighbours must be at least 1, not 0"),
+        ({"seed": -1}, "seed must be at least 0, not -1"),
+        ({"dpi": 1000}, "dpi must be from 30 to 600, not 1000"),
+        ({"image": "image_44.png"}, r"did you mean image_4\.png"),
+    ],
+)
+def test_options_that_make_no_figure_are_refused(found: RunDir, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        neighbour_sheet(found, NeighbourOptions(**options))
+
+
+def test_a_table_of_other_images_and_a_missing_one_are_refused(found: RunDir) -> None:
+    shutil.rmtree(found.table("neighbours"))
+    with pytest.raises(FileNotFoundError, match="has no table of neighbours yet; make it with 'orl discover"):
+        neighbour_sheet(found, NeighbourOptions())
+    columns = {"neighbour_ids": np.zeros((2, 1), np.int32), "similarities": np.zeros((2, 1), np.float32)}
+    write_table(found, "neighbours", columns)
+    with pytest.raises(ValueError, match="neighbours has 2 rows, but there are 6 images; rebuild it with"):
+        neighbour_sheet(found, NeighbourOptions())
+
+
+def test_the_command_line_draws_the_same_each_time(found: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    contents = []
+    for _ in range(2):
+        assert main(["figures", "neighbours", str(found.root), "--pdf", "--dpi", "40", "--images", "2"]) == 0
+        contents.append((found.figures / "neighbours.pdf").read_bytes())
+    assert contents[0] == contents[1]
+    assert capsys.readouterr().out.endswith(f"figure: {found.figures / 'neighbours.pdf'}\n")
+    assert main(["figures", "neighbours", str(found.root / "nowhere")]) == 1
+    assert "no run at" in capsys.readouterr().err

@@ -1,0 +1,280 @@
+import errno
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.reference.discovery import match_by_loops, neighbours_by_loops
+
+from orl import provenance, tables
+from orl.config import DiscoverConfig, RunConfig
+from orl.datasets.decode import load_image
+from orl.datasets.image_table import ImageTable
+from orl.discovery.nearest_neighbours import unit_rows
+from orl.discovery.proposal_filter import filter_proposals
+from orl.networks.backbones import build_backbone, load_backbone, pool, save_backbone
+from orl.networks.mlp import load_projector, mlp, save_projector
+from orl.pipeline import discover as module
+from orl.pipeline.discover import discover
+from orl.rundir import RunDir
+from orl.views.augment import normalise
+from orl.views.crops import cut_boxes
+
+NUM_IMAGES = 7
+TABLES = ("embeddings", "neighbours", "proposals", "rois", "roi_embeddings", "correspondences")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
+    """Images of coloured rectangles; the last one is of one colour."""
+    root = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for index in range(NUM_IMAGES):
+        pixels = np.full((72, 96, 3), generator.integers(0, 256, 3), dtype=np.uint8)
+        for _ in range(0 if index == NUM_IMAGES - 1 else 5):
+            left, top = generator.integers(0, 60), generator.integers(0, 40)
+            pixels[top : top + 32, left : left + 36] = generator.integers(0, 256, 3)
+        Image.fromarray(pixels).save(root / f"{index}.png")
+    names = tuple(f"{index}.png" for index in range(NUM_IMAGES))
+    return ImageTable(root=root, names=names, sizes_wh=((96, 72),) * NUM_IMAGES, digests=names)
+
+
+def new_config(out: Path, **changes: object) -> RunConfig:
+    settings = {"num_neighbours": 3, "embed_px": 32, "roi_embed_px": 32, "min_side": 0.2, "top_fraction": 0.25}
+    config = DiscoverConfig(**(settings | {"shard_size": 2} | changes))
+    return RunConfig(images=Path("images"), out=out, workers=0, device="cpu", discover=config)
+
+
+def stage_1(out: Path, seed: int = 0) -> None:
+    """What stage 1 leaves, with random weights."""
+    torch.manual_seed(seed)
+    run = RunDir(out)
+    save_backbone(build_backbone("resnet10"), run.backbone("stage1"))
+    save_projector(mlp(512, 16, 8), run.projector("stage1"))
+
+
+def contents(out: Path) -> dict[str, np.ndarray]:
+    found = {}
+    for name in TABLES:
+        table = tables.load(RunDir(out).table(name))
+        found |= {f"{name}.{column}": table.column(column) for column in table.column_names}
+    return found
+
+
+def assert_same(one: Path, other: Path) -> None:
+    first, second = contents(one), contents(other)
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name], err_msg=name)
+
+
+def rebuilt_by(config: RunConfig, images: ImageTable) -> list[str]:
+    """The tables whose files a discovery makes again."""
+
+    def times() -> dict[str, int]:
+        return {name: (RunDir(config.out).table(name) / "00000.arrow").stat().st_mtime_ns for name in TABLES}
+
+    before = times()
+    discover(config, images)
+    return [name for name, time in times().items() if time != before[name]]
+
+
+@pytest.fixture(scope="module")
+def whole(images: ImageTable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stage 2 that went through in one shard."""
+    out = tmp_path_factory.mktemp("whole")
+    stage_1(out)
+    assert discover(new_config(out, shard_size=100), images)
+    return out
+
+
+def test_rois_are_the_filtered_proposals_of_each_image(images: ImageTable, whole: Path) -> None:
+    run = RunDir(whole)
+    proposals, rois = tables.load(run.table("proposals")), tables.load(run.table("rois"))
+    for image in range(NUM_IMAGES):
+        found = proposals.column("box")[proposals.column("image_id") == image]
+        expected = filter_proposals(np.array(found), (96, 72), min_side_px=0.2 * 72)
+        np.testing.assert_array_equal(rois.column("box")[rois.column("image_id") == image], expected)
+
+
+def test_per_image_of_one_colour_has_itself_as_roi(whole: Path) -> None:
+    rois = tables.load(RunDir(whole).table("rois"))
+    assert rois.column("box")[rois.column("image_id") == NUM_IMAGES - 1].tolist() == [[0, 0, 96, 72]]
+
+
+def test_embeddings_are_the_networks_of_each_crop_alone(images: ImageTable, whole: Path) -> None:
+    run = RunDir(whole)
+    backbone, projector = load_backbone(run.backbone("stage1")), load_projector(run.projector("stage1"))
+    rois = tables.load(run.table("rois"))
+
+    def view(image: int, box: np.ndarray) -> torch.Tensor:
+        return normalise(cut_boxes(load_image(images.path(int(image))), box[None], 32))
+
+    with torch.no_grad():
+        alone = [pool(backbone(view(image, box))) for image, box in zip(rois.column("image_id"), rois.column("box"))]
+        # Short side 72, of which the centre crop of 224 after a resize to 256 takes 63.
+        centre = np.array([16.5, 4.5, 79.5, 67.5], dtype=np.float32)
+        rows = [projector(pool(backbone(view(image, centre)))) for image in range(NUM_IMAGES)]
+    for name, expected in (("roi_embeddings", alone), ("embeddings", rows)):
+        found = torch.from_numpy(tables.load(run.table(name)).column("embedding").astype(np.float32))
+        # Stored in half precision: values up to 1 in steps of 2^-11.
+        torch.testing.assert_close(found, unit_rows(torch.cat(expected).numpy()), atol=6e-4, rtol=0)
+
+
+def test_neighbours_and_correspondences_equal_the_recipe_as_loops(whole: Path) -> None:
+    run = RunDir(whole)
+    embeddings = unit_rows(tables.load(run.table("embeddings")).column("embedding")).double().numpy()
+    neighbour_ids, _ = neighbours_by_loops(embeddings, 3)
+    np.testing.assert_array_equal(tables.load(run.table("neighbours")).column("neighbour_ids"), neighbour_ids)
+
+    rois, roi_embeddings = tables.load(run.table("rois")), tables.load(run.table("roi_embeddings"))
+    vectors = unit_rows(roi_embeddings.column("embedding")).double().numpy()
+    rows = [np.flatnonzero(rois.column("image_id") == image) for image in range(NUM_IMAGES)]
+    expected = [
+        (image, neighbour, rows[image][i], rows[neighbour][j])
+        for image in range(NUM_IMAGES)
+        for neighbour in neighbour_ids[image]
+        for i, j in match_by_loops(vectors[rows[image]], vectors[rows[neighbour]], 0.25)
+    ]
+    table = tables.load(run.table("correspondences"))
+    columns = ("image_id", "neighbour_id", "roi", "neighbour_roi")
+    assert list(zip(*(table.column(column).tolist() for column in columns))) == expected
+    similarities = np.einsum("nd,nd->n", vectors[table.column("roi")], vectors[table.column("neighbour_roi")])
+    np.testing.assert_allclose(table.column("similarity"), similarities, atol=1e-6)
+
+
+@pytest.mark.parametrize("shard_size", [1, 3])
+def test_shards_of_any_size_give_the_same_tables(
+    images: ImageTable, whole: Path, tmp_path: Path, shard_size: int
+) -> None:
+    stage_1(tmp_path)
+    discover(new_config(tmp_path, shard_size=shard_size), images)
+    first, second = contents(tmp_path), contents(whole)
+    for name, values in first.items():
+        # Batches end elsewhere, and so sums are rounded elsewhere; neighbours and pairs must be the same ones.
+        if values.dtype.kind == "f":
+            np.testing.assert_allclose(values, second[name], atol=1e-3, err_msg=name)
+        else:
+            np.testing.assert_array_equal(values, second[name], err_msg=name)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_run_that_died_at_any_table_goes_on_to_the_same_tables(
+    images: ImageTable, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    for out in (straight, broken):
+        stage_1(out)
+    discover(new_config(straight), images)
+    write = tables.write_shard
+    written: list[Path] = []
+
+    def write_until(folder: Path, index: int, columns: dict) -> None:
+        if folder.name == name and index == 1:
+            raise OSError("No space left on device")
+        written.append(folder)
+        write(folder, index, columns)
+
+    monkeypatch.setattr(module.tables, "write_shard", write_until)
+    with pytest.raises(OSError, match="No space left"):
+        discover(new_config(broken), images)
+    monkeypatch.undo()
+    kept = {path: path.stat().st_mtime_ns for path in (broken / "discover").rglob("*.arrow")}
+    assert len(kept) == len(written)
+    assert discover(new_config(broken), images)
+    assert_same(straight, broken)
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items()), "a finished shard was made again"
+
+
+def test_a_finished_stage_does_nothing(images: ImageTable, whole: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*.arrow")}
+    assert not discover(new_config(whole, shard_size=100), images)
+    assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("*.arrow")}
+
+
+@pytest.mark.parametrize(
+    ("change", "stale"),
+    [
+        ({"num_neighbours": 2}, ["neighbours", "correspondences"]),
+        ({"min_side": 0.4}, ["rois", "roi_embeddings", "correspondences"]),
+        ({"roi_embed_px": 40}, ["roi_embeddings", "correspondences"]),
+        ({"top_fraction": 0.5}, ["correspondences"]),
+        ({"embed_px": 40}, ["embeddings", "neighbours", "correspondences"]),
+        ({"max_similarity": 0.9}, ["neighbours", "correspondences"]),
+        ({"neighbour_search": "faiss"}, ["neighbours", "correspondences"]),
+    ],
+)
+def test_a_changed_setting_makes_stale_what_depends_on_it_and_nothing_else(
+    images: ImageTable, whole: Path, tmp_path: Path, change: dict, stale: list[str]
+) -> None:
+    if change.get("neighbour_search") == "faiss":
+        pytest.importorskip("faiss")
+    out = tmp_path / "copy"
+    shutil.copytree(whole, out)
+    changed = new_config(out, shard_size=100, **change)
+    with pytest.raises(
+        provenance.StaleTableError, match=rf"{stale[0]} was made from something else.*{next(iter(change))}"
+    ):
+        discover(changed, images)
+    assert rebuilt_by(replace(changed, overwrite=True), images) == stale
+
+
+def test_another_backbone_makes_every_embedding_stale_and_no_proposal(
+    images: ImageTable, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(whole, out)
+    stage_1(out, seed=1)
+    with pytest.raises(provenance.StaleTableError, match=r"embeddings .*backbone: was"):
+        discover(new_config(out, shard_size=100), images)
+    rebuilt = rebuilt_by(replace(new_config(out, shard_size=100), overwrite=True), images)
+    assert rebuilt == ["embeddings", "neighbours", "roi_embeddings", "correspondences"]
+
+
+def test_per_image_of_another_content_makes_every_table_stale(images: ImageTable, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(whole, out)
+    edited = replace(images, digests=("edited", *images.digests[1:]))
+    with pytest.raises(provenance.StaleTableError, match=r"embeddings .*images: was"):
+        discover(new_config(out, shard_size=100), edited)
+    assert rebuilt_by(replace(new_config(out, shard_size=100), overwrite=True), edited) == list(TABLES)
+
+
+@pytest.mark.parametrize("name", ["proposals", "correspondences"])
+def test_a_full_disk_in_mid_shard_keeps_what_is_finished_and_goes_on(
+    images: ImageTable, whole: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage_1(tmp_path)
+    fsync = tables.os.fsync
+
+    def full_disk(file: int) -> None:
+        if f"{name}/.00002.arrow" in str(Path(f"/proc/self/fd/{file}").readlink()):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables.os, "fsync", full_disk)
+        with pytest.raises(OSError, match=rf"disk is full.*{name}/00002.arrow.*give the same command again"):
+            discover(new_config(tmp_path), images)
+    folder = RunDir(tmp_path).table(name)
+    assert sorted(path.name for path in folder.iterdir()) == ["00000.arrow", "00001.arrow", provenance.MANIFEST]
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "discover").rglob("*.arrow")}
+    assert discover(new_config(tmp_path), images)
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items()), "a finished shard was made again"
+
+
+def test_a_network_that_has_diverged_is_refused(images: ImageTable, tmp_path: Path) -> None:
+    stage_1(tmp_path)
+    projector = mlp(512, 16, 8)
+    torch.nn.init.constant_(next(projector.parameters()), torch.nan)
+    save_projector(projector, RunDir(tmp_path).projector("stage1"))
+    with pytest.raises(ValueError, match="not finite: it has diverged"):
+        discover(new_config(tmp_path), images)
+
+
+def test_without_stage_1_the_way_is_told(images: ImageTable, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no backbone at .*stage1"):
+        discover(new_config(tmp_path), images)

@@ -1,0 +1,230 @@
+"""Every image-level method as stage 1: it trains, goes on where it was stopped, and two processes are as one."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from tests.ports import free_port
+
+from orl.config import METHOD_FIELDS, ImageMethod, MethodConfig, RunConfig, TrainConfig, ViewConfig, differences
+from orl.datasets.image_table import load_images
+from orl.networks.backbones import load_backbone
+from orl.pipeline.pretrain import pretrain_images
+from orl.pipeline.run import run_all, run_pretrain
+from orl.processes import joined_processes
+from orl.recipes import METHODS, RECIPES, demo, with_method
+from orl.rundir import RunDir
+from orl.synthetic.scenes import draw_scenes
+from orl.training.ssl_step import SSLStep
+
+CONTRASTIVE: tuple[ImageMethod, ...] = ("mocov2", "simclr", "densecl", "selfemd")
+SHORT = TrainConfig(
+    epochs=2,
+    batch_size=4,
+    warmup_epochs=1.0,
+    hidden_features=32,
+    projection_features=16,
+    views=ViewConfig(size_px=64, area_range=(0.2, 1.0), blur_sigma_px=(0.1, 1.0)),
+)
+NUM_STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    draw_scenes(folder, num_trainval=12, num_test=8, size_wh=(96, 72), seed=0, quiet=True)
+    return folder
+
+
+def small(scenes: Path, out: Path, method: ImageMethod) -> RunConfig:
+    config = with_method(replace(demo(scenes, out), workers=0, stage1=SHORT, stage3=SHORT), method)
+    return replace(config, device="cpu", discover=replace(config.discover, embed_px=32, roi_embed_px=32))
+
+
+def rows(config: RunConfig) -> list[dict[str, float]]:
+    return [json.loads(line) for line in RunDir(config.out).metrics("stage1").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("method", CONTRASTIVE)
+def test_a_stopped_training_goes_on_to_the_same_bits(
+    method: ImageMethod, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = (small(scenes, tmp_path / name, method) for name in ("whole", "stopped"))
+    run_pretrain(whole, "stage1")
+    check = SSLStep._check
+
+    def broken(self: SSLStep, measured: dict[str, float]) -> None:
+        if next(steps) == 4:
+            raise RuntimeError("the machine fails after a forward pass")
+        check(self, measured)
+
+    steps = iter(range(1, NUM_STEPS + 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(SSLStep, "_check", broken)
+        with pytest.raises(RuntimeError, match="the machine fails"):
+            run_pretrain(stopped, "stage1")
+    run_pretrain(stopped, "stage1")
+    names = ("backbone.safetensors", "projector.safetensors")
+    for name in names:
+        one, other = (RunDir(config.out).stage("stage1") / name for config in (whole, stopped))
+        assert one.read_bytes() == other.read_bytes(), name
+    assert [row["loss"] for row in rows(whole)] == [row["loss"] for row in rows(stopped)]
+    assert len(rows(whole)) == NUM_STEPS
+
+
+def double(config: RunConfig) -> RunConfig:
+    return replace(config, precision="64-true", stage1=replace(config.stage1, epochs=1))
+
+
+def one_of_two(rank: int, port: int, scenes: Path, folder: Path) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank))
+    os.environ.update(LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
+    torch.set_num_threads(1)
+    with joined_processes(torch.device("cpu")) as processes:
+        for method in CONTRASTIVE:
+            config = double(small(scenes, folder / method, method))
+            pretrain_images(config, load_images(RunDir(folder / "one").images), processes)
+
+
+def test_two_processes_train_every_method_as_one(scenes: Path, tmp_path: Path) -> None:
+    alone = [double(small(scenes, tmp_path / f"one-{method}", method)) for method in CONTRASTIVE]
+    for config in alone:
+        run_pretrain(config, "stage1")
+    (tmp_path / "one").mkdir()
+    RunDir(tmp_path / "one").images.write_bytes(RunDir(alone[0].out).images.read_bytes())
+    multiprocessing.spawn(one_of_two, (free_port(), scenes, tmp_path), nprocs=2)
+    for method, config in zip(CONTRASTIVE, alone):
+        together = replace(config, out=tmp_path / method)
+        for before, after in zip(rows(config), rows(together), strict=True):
+            for name in ("loss", "gradient_norm"):
+                # They are logged with seven digits.
+                assert after[name] == pytest.approx(before[name], rel=1e-6), (method, name)
+        one, two = (load_backbone(RunDir(each.out).backbone("stage1")) for each in (config, together))
+        for (name, weight), other in zip(one.named_parameters(), two.parameters(), strict=True):
+            torch.testing.assert_close(other, weight, rtol=1e-5, atol=1e-7, msg=f"{method} {name}")
+
+
+def test_orl_takes_any_method_as_its_stage_1(scenes: Path, tmp_path: Path) -> None:
+    config = small(scenes, tmp_path / "run", "mocov2")
+    assert run_all(replace(config, discover=replace(config.discover, num_neighbours=3))) is not None
+    assert RunDir(config.out).backbone("stage3").exists()
+
+
+def test_the_coco_settings_are_those_of_the_papers() -> None:
+    configs = {name: with_method(RECIPES["coco"](Path("images"), Path("run")), name) for name in METHODS}
+    assert {config.stage1.epochs for config in configs.values()} == {800}
+    assert all(config.stage3 == configs["byol"].stage3 for config in configs.values())
+    for name in ("mocov2", "densecl"):
+        stage1, method = configs[name].stage1, configs[name].method
+        assert (stage1.batch_size, stage1.base_lr, stage1.warmup_epochs, stage1.weight_decay) == (256, 0.3, 0, 1e-4)
+        assert (stage1.ema_momentum, stage1.ema_rises, stage1.optimiser) == (0.999, False, "sgd")
+        assert (method.queue_size, method.temperature, method.num_groups) == (65_536, 0.2, 8)
+        assert (stage1.hidden_features, stage1.projection_features) == (2048, 128)
+        assert (stage1.views.area_range, stage1.views.jitter) == ((0.2, 1.0), (0.4, 0.4, 0.4, 0.1))
+        assert (stage1.views.blur_probabilities, stage1.views.solarise_probabilities) == ((0.5, 0.5), (0.0, 0.0))
+    assert configs["densecl"].method.dense_weight == 0.5
+    stage1 = configs["simclr"].stage1
+    assert (stage1.batch_size, stage1.base_lr * 2, stage1.warmup_epochs, stage1.weight_decay) == (512, 0.6, 10, 1e-6)
+    assert (stage1.optimiser, configs["simclr"].method.temperature, stage1.join_views) == ("lars", 0.1, True)
+    assert (stage1.hidden_features, stage1.projection_features) == (2048, 128)
+    assert stage1.views.jitter == (0.8, 0.8, 0.8, 0.2)
+    assert stage1.views.blur_probabilities == (0.5, 0.5)
+    assert configs["selfemd"].stage1 == configs["byol"].stage1 == configs["byol"].stage3
+
+
+def test_what_no_method_sets_is_kept_when_the_method_changes() -> None:
+    config = demo(Path("images"), Path("run"))
+    own = {"epochs": 3, "probe_epochs": 1, "checkpoint_minutes": 1.5, "accumulation_steps": 2}
+    changed = replace(config.stage1, **own, views=replace(config.stage1.views, size_px=32))
+    start = replace(config, stage1=changed)
+    for first in METHODS:
+        for second in METHODS:
+            found = with_method(with_method(start, first), second).stage1
+            assert {name: getattr(found, name) for name in own} == own
+            assert found.views.size_px == 32
+    assert with_method(with_method(start, "densecl"), "byol").stage1 == changed
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_recipe_takes_every_method_and_starts_stage_3_from_it_where_it_can(name: ImageMethod) -> None:
+    for recipe in RECIPES.values():
+        start = recipe(Path("images"), Path("run"))
+        warm = with_method(start, name).objects.warm_start
+        assert warm == (start.objects.warm_start and name in ("byol", "selfemd"))
+
+
+def test_parts_of_a_batch_are_free_but_for_simclr_whose_negatives_they_hold() -> None:
+    for name in METHODS:
+        config = with_method(demo(Path("images"), Path("run")), name)
+        parts = replace(config, stage1=replace(config.stage1, accumulation_steps=2))
+        changed = ["stage1.accumulation_steps: was 1, now 2"] if name == "simclr" else []
+        assert differences(config, parts) == changed
+
+
+def test_a_method_is_set_once_and_what_was_changed_after_it_stays() -> None:
+    config = with_method(demo(Path("images"), Path("run")), "simclr")
+    changed = replace(config, stage1=replace(config.stage1, base_lr=0.7))
+    assert with_method(changed, "simclr") == changed
+    assert with_method(changed, "byol").stage1 == config.stage3
+
+
+@pytest.mark.parametrize("name", METHOD_FIELDS)
+def test_a_method_needs_its_own_settings_and_refuses_others(name: ImageMethod) -> None:
+    values = {"temperature": 0.1, "queue_size": 8, "num_groups": 2, "dense_weight": 0.5}
+    values |= {"regularisation": 0.1, "num_iterations": 3}
+    needed = {key: values[key] for key in METHOD_FIELDS[name]}
+    MethodConfig(name=name, **needed)
+    for key in values:
+        if key in needed:
+            with pytest.raises(ValueError, match=rf"{name} needs {key}: --stage1 {name} sets them"):
+                MethodConfig(name=name, **{other: value for other, value in needed.items() if other != key})
+        else:
+            with pytest.raises(ValueError, match=f"{key} has no effect on method {name}"):
+                MethodConfig(name=name, **needed, **{key: values[key]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"num_groups": 3}, r"the 4 images that pass at once on 1 processes cannot be split into 3 equal groups"),
+        ({"num_groups": 4}, r"into 4 equal groups of two or more"),
+        ({"queue_size": 10}, r"a queue of 10 keys is no multiple of the batch of 4"),
+    ],
+)
+def test_groups_and_queues_that_do_not_fit_the_batch_are_refused_at_once(
+    changes: dict[str, int], complaint: str, scenes: Path, tmp_path: Path
+) -> None:
+    config = small(scenes, tmp_path / "run", "mocov2")
+    with pytest.raises(ValueError, match=complaint):
+        run_pretrain(replace(config, method=replace(config.method, **changes)), "stage1")
+    assert not RunDir(config.out).config.exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "complaint"),
+    [
+        ("mocov2", {"stage1": replace(SHORT, join_views=True)}, "join_views has no effect on method mocov2"),
+        ("mocov2", {"warm": True}, "warm_start needs a stage 1 whose projector is that of stage 3"),
+        (
+            "byol",
+            {"warm": True, "stage1": replace(SHORT, hidden_features=8)},
+            r"with \(8, 16\) and \(32, 16\) features",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(
+    method: ImageMethod, changes: dict, complaint: str, scenes: Path, tmp_path: Path
+) -> None:
+    config = small(scenes, tmp_path, method)
+    objects = replace(config.objects, warm_start=changes.pop("warm", False))
+    with pytest.raises(ValueError, match=complaint):
+        replace(config, objects=objects, **changes)
+
+
+def test_a_self_emd_without_a_dense_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match="dense_weight must be above 0"):
+        MethodConfig(name="selfemd", dense_weight=0.0, regularisation=0.1, num_iterations=3)

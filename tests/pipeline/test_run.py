@@ -1,0 +1,120 @@
+"""What every command does to a run's folder before it begins, and how a run is looked at elsewhere."""
+
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from orl import provenance
+from orl.config import RunConfig, load_config
+from orl.networks.backbones import build_backbone, save_backbone
+from orl.pipeline import run as run_module
+from orl.pipeline.run import prepare, run_demo
+from orl.processes import Processes
+from orl.recipes import demo
+from orl.rundir import RunDir, read_record
+from orl.synthetic.scenes import draw_scenes
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """A run of a few images, named from the folder that they lie in."""
+    draw_scenes(tmp_path / "scenes", num_trainval=4, num_test=1, size_wh=(64, 48), quiet=True)
+    monkeypatch.chdir(tmp_path)
+    config = replace(demo(Path("scenes"), Path("run")), workers=0)
+    return replace(config, discover=replace(config.discover, num_neighbours=2))
+
+
+def test_images_are_found_again_from_any_folder(config: RunConfig, tmp_path: Path, monkeypatch) -> None:
+    prepare(config)
+    assert load_config(RunDir(config.out).config).images == tmp_path / "scenes"
+    prepare(config)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    begun = load_config(tmp_path / "run" / "config.yaml")
+    assert len(prepare(replace(begun, out=tmp_path / "run"))) == 4
+
+
+def test_a_command_that_was_started_as_a_module_is_told_as_it_is_typed(config: RunConfig, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/orl/__main__.py", "run", "demo", "--out", "a b"])
+    prepare(config)
+    assert read_record(RunDir(config.out))["command"] == "orl run demo --out 'a b'"
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_gpu", "used"),
+    [("cuda", False, "cpu"), ("cuda", True, "cuda"), ("auto", True, "cuda"), ("cpu", True, "cpu")],
+)
+def test_the_report_of_a_gpus_run_is_written_where_there_is_none(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch, asked: str, has_gpu: bool, used: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    assert run_module._gallery_options(replace(config, device=asked)).device == used
+
+
+def test_a_refused_setting_is_not_kept(config: RunConfig) -> None:
+    prepare(config)
+    kept = RunDir(config.out).config.read_bytes()
+    with pytest.raises(ValueError, match=r"discover\.max_similarity: was None, now 0\.95"):
+        prepare(replace(config, discover=replace(config.discover, max_similarity=0.95)))
+    assert RunDir(config.out).config.read_bytes() == kept
+    prepare(config)
+
+
+def test_judges_may_be_added_and_images_may_be_lost_more_often(config: RunConfig) -> None:
+    prepare(config)
+    shots = replace(config.evaluation, shots=(1, 2))
+    prepare(replace(config, evaluation=shots, scan=replace(config.scan, max_rejected_fraction=0.5)))
+    with pytest.raises(ValueError, match=r"transfer\.shots: was \[1, 2\], now \[4\]"):
+        prepare(replace(config, evaluation=replace(config.evaluation, shots=(4,))))
+
+
+def test_weights_to_start_from_are_not_for_going_on(config: RunConfig, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_backbone(build_backbone("resnet10"), tmp_path / "given.safetensors")
+    prepare(config)
+    provenance.claim(RunDir(config.out).stage("stage1"), {"seed": 0})
+    kept = RunDir(config.out).config.read_bytes()
+    with pytest.raises(ValueError, match=r"stage 1 of run began with random weights, and --init-from is given"):
+        prepare(replace(config, init_from=Path("given.safetensors")))
+    assert RunDir(config.out).config.read_bytes() == kept
+
+
+@pytest.mark.parametrize("proposals", ["opencv", "file", "faiss"])
+def test_what_stage_2_lacks_is_told_before_stage_1(config: RunConfig, monkeypatch, proposals: str) -> None:
+    for name in ("cv2", "faiss"):
+        monkeypatch.setitem(sys.modules, name, None)
+    changes: dict = {
+        "opencv": {"proposals": "opencv"},
+        "file": {"proposals": "file", "proposals_file": Path("typo.json")},
+        "faiss": {"neighbour_search": "faiss"},
+    }[proposals]
+    asked = replace(config, discover=replace(config.discover, **changes))
+    told = {"opencv": "orl\\[opencv", "file": r"no file of boxes at typo\.json", "faiss": "FAISS is not installed"}
+    with pytest.raises((ImportError, FileNotFoundError), match=told[proposals]):
+        prepare(asked, "stage1", discovers=True)
+    assert not RunDir(config.out).config.exists()
+
+
+def test_boxes_that_were_moved_are_the_same_boxes(config: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "boxes.json").write_text("{}")
+    own = replace(config.discover, proposals="file", proposals_file=Path("boxes.json"))
+    prepare(replace(config, discover=own))
+    (tmp_path / "boxes.json").rename(tmp_path / "moved.json")
+    prepare(replace(config, discover=replace(own, proposals_file=Path("moved.json"))))
+    with pytest.raises(ValueError, match=r"discover\.proposals: was file, now grid"):
+        prepare(replace(config, discover=replace(config.discover, proposals="grid")))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_process_alone_draws_the_demo(config: RunConfig, monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    drawn: list[Path] = []
+    monkeypatch.setattr(run_module, "draw_scenes", lambda folder, **_: drawn.append(folder))
+    monkeypatch.setattr(run_module, "joined_processes", lambda device: nullcontext(Processes(rank=rank)))
+    with pytest.raises(FileNotFoundError, match="no images at" if rank == 0 else "no image table at"):
+        run_demo(replace(config, images=Path("nothing")))
+    assert drawn == [Path("nothing")] * (rank == 0)

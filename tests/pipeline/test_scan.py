@@ -1,0 +1,117 @@
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.datasets.packs import draw_images, pack
+
+from orl import provenance
+from orl.config import DiscoverConfig, RunConfig
+from orl.datasets import validation as images_scan
+from orl.datasets.image_table import load_images
+from orl.datasets.packs import PackedImage, open_pack, shard_path
+from orl.pipeline.scan import scan
+from orl.provenance import StaleTableError
+from orl.rundir import RunDir
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return draw_images(tmp_path / "images")
+
+
+def config(images: Path, out: Path) -> RunConfig:
+    return RunConfig(images=images, out=out, workers=1, discover=DiscoverConfig(num_neighbours=4))
+
+
+@pytest.fixture(params=["files", "pack"])
+def source(request: pytest.FixtureRequest, images: Path, tmp_path: Path) -> Path:
+    return images if request.param == "files" else pack(images, tmp_path / "pack", short_side=40)
+
+
+def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("an image was read again")
+
+    monkeypatch.setattr(images_scan, "_scan_image", fail)
+    monkeypatch.setattr(images_scan, "check_pack", lambda *_, **__: fail())
+
+
+def test_a_scan_is_taken_over_while_nothing_has_changed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(source, tmp_path / "run")
+    images = scan(settings)
+    assert len(images) == 7
+    with monkeypatch.context() as patch:
+        forbid_reading(patch)
+        assert scan(settings) == images
+        with pytest.raises(AssertionError, match="an image was read again"):
+            scan(replace(settings, overwrite=True))
+    assert load_images(tmp_path / "run" / "images.parquet") == images
+
+
+def test_a_pack_that_was_torn_since_is_noticed(images: Path, tmp_path: Path) -> None:
+    folder = pack(images, tmp_path / "pack")
+    settings = config(folder, tmp_path / "run")
+    assert isinstance(scan(settings).path(0), PackedImage)
+    path = shard_path(folder, 0, "pixels")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"00000.pixels is torn"):
+        scan(settings)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"lacks shard 00000.pixels"):
+        scan(settings)
+
+
+def test_a_run_of_other_pixels_is_refused_and_a_moved_pack_is_not(images: Path, tmp_path: Path) -> None:
+    folders = [pack(images, tmp_path / f"pack{side}", short_side=side) for side in (40, 36)]
+    table = scan(config(folders[0], tmp_path / "run"))
+    for other in (folders[1], images):
+        with pytest.raises(StaleTableError, match="have changed: 7 usable before, 7 now, 0 added or removed"):
+            scan(config(other, tmp_path / "run"))
+    moved = folders[0].rename(tmp_path / "moved")
+    found = scan(config(moved, tmp_path / "run"))
+    assert found.fingerprint == table.fingerprint
+    assert found.root == moved
+    assert open_pack(moved).names == found.names
+
+
+def test_a_run_that_trains_goes_on_without_a_few_images_and_takes_no_others(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = Path(shutil.copytree(images, tmp_path / "own"))
+    settings = config(root, tmp_path / "run")
+    table = scan(settings)
+    whole = (root / table.names[2]).read_bytes()
+    (root / table.names[2]).write_bytes(whole[:100])
+    settings = replace(settings, scan=replace(settings.scan, max_rejected_fraction=0.2))
+    with pytest.raises(StaleTableError, match="have changed: 7 usable before, 6 now"):
+        scan(settings)
+    provenance.claim(RunDir(settings.out).stage("stage1"), {"images": table.fingerprint})
+    assert scan(settings) == table
+    assert f"1 of the 7 images of this run are gone or cannot be read any more, such as {table.names[2]}" in caplog.text
+    moved = root.rename(tmp_path / "moved")
+    assert scan(replace(settings, images=moved)) == replace(table, root=moved)
+    moved.rename(root)
+    with pytest.raises(StaleTableError):
+        scan(replace(settings, scan=replace(settings.scan, max_rejected_fraction=0.1)))
+    (root / table.names[2]).write_bytes(whole)
+    assert scan(settings) == table
+    shutil.copy(root / table.names[0], root / table.names[1])
+    with pytest.raises(StaleTableError):
+        scan(settings)
+
+
+def test_per_image_that_was_put_in_anothers_place_with_its_old_time_is_noticed(images: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(images, tmp_path / "own"))
+    settings = config(root, tmp_path / "run")
+    table = scan(settings)
+    time.sleep(0.05)
+    shutil.copy(root / table.names[0], tmp_path / "other")
+    os.utime(tmp_path / "other", (1e9, 1e9))
+    os.replace(tmp_path / "other", root / table.names[1])
+    with pytest.raises(StaleTableError):
+        scan(settings)

@@ -1,0 +1,98 @@
+import itertools
+import json
+import sys
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orl.published_files import json_stream as stream
+from orl.published_files.json_stream import elements, keys_in, value
+
+Write = Callable[[str, object], Path]
+DOCUMENT = {
+    "info": {"n": 3},
+    "images": {"file_name": ["a", 'b"x":[', "]"], "id": [7, 8, 9]},
+    "x": {"bbox": [[1], [], 2.5]},
+}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(DOCUMENT)))
+def test_a_list_is_found_in_any_order_of_keys(write: Write, order: tuple[str, ...]) -> None:
+    path = write("any", {key: DOCUMENT[key] for key in order})
+    assert list(elements(path, "x.bbox")) == [[1], [], 2.5]
+    assert list(elements(path, "images.file_name")) == ["a", 'b"x":[', "]"]
+    assert value(path, "images.id") == [7, 8, 9]
+    assert value(path, "info") == {"n": 3}
+    assert set(keys_in(path)) == {"info", "n", "images", "file_name", "id", "x", "bbox"}
+
+
+def test_whole_numbers_stay_whole_and_others_are_doubles(write: Write) -> None:
+    found = list(elements(write("any", '{"a": [1, 1.0, -2.5e1, 0.1, 9007199254740993]}'), "a"))
+    assert found == [1, 1.0, -25.0, 0.1, 9007199254740993]
+    assert [type(each) for each in found] == [int, float, float, float, int]
+
+
+def test_what_is_not_there_is_nothing(write: Write) -> None:
+    path = write("any", DOCUMENT)
+    assert list(elements(path, "bbox")) == []
+    assert value(path, "images.size") is None
+
+
+@pytest.mark.parametrize("length", [1, 3, 7, 64, 1000])
+def test_a_key_across_two_parts_of_a_scan_is_found(write: Write, monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    monkeypatch.setattr(stream, "SCAN_BYTES", length)
+    assert keys_in(write("any", '{"images" : 1, "pseudo_annotations"\n: {"knn_bbox_pair": "no\\"key\\": 3"}}')) == [
+        *("images", "pseudo_annotations", "knn_bbox_pair")
+    ]
+
+
+@pytest.mark.parametrize("cut", range(11, 40, 3))
+def test_a_file_that_is_cut_off_tells_after_which_image(write: Write, cut: int) -> None:
+    whole = '{"bbox": [[[1, 2, 3, 4]], [[5, 6, 7, 8]], [[9, 1, 2, 3]]]}'
+    num_before = whole[:cut].count("]]")
+    read: list = []
+    with pytest.raises(
+        ValueError, match=rf"cut\.json is cut off after {num_before} whole images of 'bbox'.*whole file"
+    ):
+        read.extend(elements(write("cut", whole[:cut]), "bbox"))
+    assert read == json.loads(whole)["bbox"][:num_before]
+
+
+def test_a_cut_before_the_end_of_a_whole_value_is_told(write: Write) -> None:
+    with pytest.raises(ValueError, match=r"cut off before the end of 'images\.id'"):
+        value(write("cut", '{"images": {"id": [1, 2'), "images.id")
+
+
+@pytest.mark.parametrize(
+    "wrong", ["NaN", "Infinity", "-Infinity", "1e999", "0x1", "1,,2", "True", "123456789012345678901"]
+)
+def test_what_is_not_json_is_shown_with_the_number_of_images_before(write: Write, wrong: str) -> None:
+    path = write("wrong", f'{{"bbox": [[[1, 2]], [[3, {wrong}]]]}}')
+    with pytest.raises(ValueError, match=rf"is not JSON after 1 whole images of 'bbox'.*{wrong[:4]}.*NaN"):
+        list(elements(path, "bbox"))
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file at .*none\.json"):
+        keys_in(tmp_path / "none.json")
+
+
+def test_without_ijson_the_way_is_told(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ijson", None)
+    with pytest.raises(ImportError, match="pip install 'ijson"):
+        list(elements(write("any", DOCUMENT), "x.bbox"))
+
+
+def test_memory_is_that_of_per_image_and_not_of_the_file(tmp_path: Path) -> None:
+    path, image = tmp_path / "large.json", json.dumps([[100, 200, 300, 400]] * 200)
+    path.write_text('{"bbox": [' + ", ".join([image] * 1000) + "]}")
+    assert path.stat().st_size > 4e6
+    tracemalloc.start()
+    try:
+        assert sum(len(element) for element in elements(path, "bbox")) == 200_000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1e6

@@ -1,0 +1,198 @@
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.figures.conftest import write_images, write_json, write_results, write_stages, write_tables
+from tests.report.browsing import prefer, resize
+from tests.report.test_report import Reader
+
+from orl.cli import main
+from orl.config import save_config
+from orl.datasets.image_table import load_images, save_images
+from orl.recipes import demo
+from orl.report.compared.facts import runs_section
+from orl.report.compared.runs import read_runs, shared_images
+from orl.report.comparison import compare_runs
+from orl.report.sections.options import GalleryOptions
+from orl.rundir import RunDir
+
+SMALL = GalleryOptions(num_attention_images=2, attention_side_px=64, num_queries=2)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[RunDir]:
+    """Two finished runs on the same images, which differ in an epoch, a seed and their scores; and one just begun."""
+    found = [RunDir(tmp_path / "runs" / name) for name in ("first", "second $x$", "begun")]
+    write_images(found[0], tmp_path / "images")
+    save_images(load_images(found[0].images), found[1].images)
+    for seed, run in enumerate(found[:2]):
+        write_tables(run)
+        write_stages(run)
+        write_results(run)
+        config = demo(tmp_path / "images", run.root)
+        save_config(replace(config, seed=seed, stage3=replace(config.stage3, epochs=3 + seed)), run.config)
+    for task, mean_ap in {"svm": 0.31, "knn": 0.1}.items():
+        write_json(found[1].evaluation(task, "stage3"), {"mean_ap": mean_ap, "per_class_ap": {"cat": mean_ap}})
+    score = json.loads(found[1].discovery_score.read_text())
+    write_json(found[1].discovery_score, score | {"object_fraction": 0.5, "object_fraction_interval_95": [0.4, 0.6]})
+    found[2].root.mkdir()
+    write_json(found[2].record, {"recipe": "quick", "machine": "another", "stages": {}})
+    return found
+
+
+def comparison_of(runs: list[RunDir], tmp_path: Path) -> tuple[str, Reader]:
+    path = compare_runs([run.root for run in runs], tmp_path / "compare.html", SMALL)
+    text = path.read_text()
+    return text, Reader(text)
+
+
+def row_of(reader: Reader, name: str) -> str:
+    """What stands after the name of a row, up to the next letter."""
+    return re.search(re.escape(name) + r"([^A-Za-z]*)", reader.text)[1]
+
+
+def test_settings_that_differ_are_told_and_no_others(runs, tmp_path):
+    _, reader = comparison_of(runs, tmp_path)
+    table = reader.text[reader.text.index("All others are the same") : reader.text.index("Each backbone is frozen")]
+    assert "stage3.epochs34" in table
+    assert "seed01" in table
+    assert re.findall(r"stage1\.\w+|discover\.\w+|out\b", table) == []
+    assert "begun has left no settings." in reader.text
+
+
+def test_a_commit_with_local_changes_says_so(runs):
+    write_json(runs[2].record, {"git": "0123456789abcdef with local changes"})
+    _, markup = runs_section(read_runs([run.root for run in runs]))
+    assert "<code>0123456789ab with local changes</code>" in markup
+
+
+def test_the_best_of_every_column_is_marked(runs, tmp_path):
+    text, reader = comparison_of(runs, tmp_path)
+    best = re.findall(r'<b class="best">([^<]*)</b>', text)
+    assert best[:2] == ["20.7", "31.0"]  # kNN of the first run, SVM of the second
+    assert "50.0" in best
+    assert "40.0 to 60.0" in reader.text
+    assert row_of(reader, "first: Stage 3, objects").startswith("25.720.7")
+    assert row_of(reader, "second $x$: Stage 3, objects").startswith("31.010.0")
+
+
+def test_results_on_other_sets_are_not_mixed(runs, tmp_path):
+    path = runs[1].evaluation("svm", "stage3")
+    write_json(path, {"mean_ap": 0.9, "per_class_ap": {"cat": 0.9}, "data": "sets/other", "size_px": 96})
+    text, reader = comparison_of(runs, tmp_path)
+    assert "mAP on other, 96 px" in reader.text
+    best = re.findall(r'<b class="best">([^<]*)</b>', text)
+    assert best[:3] == ["25.7", "20.7", "90.0"]
+
+
+def test_results_on_other_splits_of_one_set_are_not_mixed(runs, tmp_path):
+    splits = {"train_split": "train", "test_split": "val"}
+    for task in ("svm", "low-shot"):
+        path = runs[1].evaluation(task, "stage3")
+        found = (
+            json.loads(path.read_text()) if path.exists() else {"shots": [1], "mean_ap": {"1": 0.3}, "std": {"1": 0.1}}
+        )
+        write_json(path, {**found, "data": "sets/VOC2007", **splits})
+    _, reader = comparison_of(runs, tmp_path)
+    assert "VOC2007, train to val" in reader.text
+
+
+def test_runs_with_the_same_images_are_shown_on_the_same_images(runs, tmp_path):
+    _, reader = comparison_of(runs, tmp_path)
+    assert "All runs have the same 6 images." in reader.text
+    maps = [each["alt"] for tag, each in reader.tags if tag == "img" and "heat map" in each["alt"]]
+    assert len(maps) == 2 * 2
+    assert sum("heat map of second $x$, stage 3" in alt for alt in maps) == 2
+    pairs = [each["aria-label"] for tag, each in reader.tags if tag == "svg" and "similarity" in str(each)]
+    assert len(pairs) == 2 * 2
+    ids = [each["id"] for tag, each in reader.tags if tag == "image"]
+    assert len(set(ids)) == len(ids)
+    assert {each["href"].removeprefix("#") for tag, each in reader.tags if tag == "use"} <= set(ids)
+
+
+def test_runs_with_other_images_are_compared_by_what_they_have(runs, tmp_path):
+    images = load_images(runs[1].images)
+    other = replace(images, digests=tuple(f"other {digest}" for digest in images.digests[:5]) + images.digests[5:])
+    save_images(other, runs[1].images)
+    _, reader = comparison_of(runs, tmp_path)
+    assert "The runs share 1 images, and each has others" in reader.text
+    assert shared_images(read_runs([run.root for run in runs])) == [(5, 5)]
+    save_images(replace(images, digests=tuple(f"other {digest}" for digest in images.digests)), runs[1].images)
+    _, reader = comparison_of(runs, tmp_path)
+    assert "The runs share no images" in reader.text
+    assert not any("heat map" in each["alt"] for tag, each in reader.tags if tag == "img")
+    assert "Loss of stage 1: first from 2 to 1.03; second $x$ from 2 to 1.03." in reader.text
+
+
+def test_what_a_run_lacks_is_said_and_the_rest_is_shown(runs, tmp_path):
+    text, reader = comparison_of(runs, tmp_path)
+    for told in (
+        "No backbone of begun has been scored.",
+        "Discovery of begun has not been scored.",
+        "begun has left no backbone yet.",
+        "No training of stage 1 in begun.",
+        "No training of stage 3 in begun.",
+        "Not all ran on the same machine: their times cannot be compared.",
+    ):
+        assert told in reader.text
+    assert reader.open == []
+    assert "1 h 6 min" in reader.text
+    assert len(text) < 20e6
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    for name in ("a/run", "b/run", "b/other"):
+        (tmp_path / name).mkdir(parents=True)
+    found = read_runs([tmp_path / name for name in ("a/run", "b/run", "b/other")])
+    assert [each.label for each in found] == ["a/run", "b/run", "b/other"]
+    assert [each.label for each in read_runs([tmp_path / "a/run", tmp_path / "b/other"])] == ["run", "other"]
+
+
+def test_what_cannot_be_compared_is_refused(runs, tmp_path):
+    with pytest.raises(ValueError, match="first is given twice"):
+        read_runs([runs[0].root, runs[0].root / ".." / "first"])
+    with pytest.raises(ValueError, match="two runs or more, not 1"):
+        read_runs([runs[0].root])
+    with pytest.raises(FileNotFoundError, match=r"no run at .*nowhere"):
+        read_runs([runs[0].root, tmp_path / "nowhere"])
+    with pytest.raises(ValueError, match=r"page\.pdf is to hold a page"):
+        compare_runs([run.root for run in runs], tmp_path / "page.pdf", SMALL)
+
+
+def test_the_command_compares_several_runs_and_reports_on_one(runs, tmp_path, capsys, caplog):
+    roots = [str(run.root) for run in runs[:2]]
+    assert main(["report", *roots]) == 0
+    assert capsys.readouterr().out == f"comparison: {runs[0].report.with_name('compare.html')}\n"
+    assert main(["report", *roots, "--out", str(tmp_path / "c.html")]) == 0
+    assert (tmp_path / "c.html").read_text() == runs[0].report.with_name("compare.html").read_text()
+    assert main(["report", roots[0], "--out", str(tmp_path / "d.html")]) == 1
+    assert main(["report"]) == 1
+    told = capsys.readouterr().err
+    assert "is the file of a comparison, and one run is given" in told
+    assert "no run is given" in told
+
+
+def test_the_comparison_opens_in_a_browser_and_asks_for_nothing(runs, tmp_path, session):
+    path = compare_runs([run.root for run in runs], tmp_path / "compare.html", SMALL)
+    resize(session, 360, 740)
+    prefer(session, "light")
+    for kind in ("browser", "performance"):
+        session.get_log(kind)
+    session.get(path.as_uri())
+    assert session.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in session.get_log("performance")]
+    asked = [each["params"]["request"]["url"] for each in events if each["method"] == "Network.requestWillBeSent"]
+    assert [url[:60] for url in asked if not url.startswith("data:")] == [path.as_uri()[:60]]
+    assert session.execute_script("return document.documentElement.scrollWidth") <= 360
+    session.execute_script("document.querySelector('.zoom').click()")
+    assert session.execute_script("return document.querySelector('dialog').open")
+
+
+def test_a_lift_of_nothing_is_a_number(runs, tmp_path):
+    score = json.loads(runs[0].discovery_score.read_text())
+    write_json(runs[0].discovery_score, score | {"lift": 0.0})
+    _, reader = comparison_of(runs, tmp_path)
+    # The second run's score has no lift: the row ends with a dash.
+    assert "34.6––0.00second $x$" in reader.text

@@ -1,0 +1,82 @@
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from tests.training.small import NUM_STEPS, batches, view_sampler
+
+from orl.datasets.image_table import ImageTable
+from orl.training.loader import MAX_KILLED, BatchReader, read_from_files
+from orl.views.view_datasets import Loaded, ViewDataset
+
+
+class Killing(ViewDataset):
+    """Samples whose worker kills itself at one image, as often as there are marks in a folder."""
+
+    def __init__(self, images: ImageTable, kill_at: tuple[int, int], marks: Path) -> None:
+        super().__init__(view_sampler(images))
+        self.kill_at, self.marks = kill_at, marks
+
+    def __getitem__(self, key: tuple[int, int]) -> Loaded:
+        if key == self.kill_at and (marks := sorted(self.marks.iterdir())):
+            marks[0].unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(key)
+
+
+def marks(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for index in range(count):
+        (folder / str(index)).touch()
+    return folder
+
+
+def test_a_killed_worker_is_replaced_and_no_batch_is_lost_or_changed(
+    images: ImageTable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = batches()
+    killing = Killing(images, list(data)[3][1], marks(tmp_path / "marks", 1))
+    found = list(BatchReader(read_from_files(killing), data, 2, pin_memory=False))
+    expected = list(BatchReader(read_from_files(ViewDataset(view_sampler(images))), batches(), 0, pin_memory=False))
+    assert len(found) == len(expected) == NUM_STEPS
+    for ours, theirs in zip(found, expected):
+        assert ours.files == theirs.files
+        assert torch.equal(ours.views["view_1"].crop, theirs.views["view_1"].crop)
+        assert torch.equal(ours.views["view_2"].colours.hue, theirs.views["view_2"].colours.hue)
+    assert "a process that reads images was killed" in caplog.text
+
+
+def test_workers_that_are_killed_again_and_again_stop_the_run(images: ImageTable, tmp_path: Path) -> None:
+    killing = Killing(images, next(iter(batches()))[0], marks(tmp_path / "marks", 9))
+    with pytest.raises(RuntimeError, match=rf"killed {MAX_KILLED + 1} times .*try fewer than --workers 1"):
+        list(BatchReader(read_from_files(killing), batches(), 1, pin_memory=False))
+
+
+def test_batches_begin_at_the_first_step(images: ImageTable) -> None:
+    data = batches()
+    data.first_step = 4
+    names = [images.names[image_id] for _, image_id in list(batches())[4]]
+    reader = BatchReader(read_from_files(ViewDataset(view_sampler(images))), data, 0, pin_memory=False)
+    found = list(reader)
+    assert len(found) == NUM_STEPS - 4
+    assert found[0].files == names
+    assert reader.waited_s > 0
+
+
+def test_a_reader_that_is_closed_gives_the_signals_back(images: ImageTable) -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    loaded = BatchReader(read_from_files(ViewDataset(view_sampler(images))), batches(), 0, pin_memory=False).__iter__()
+    next(loaded)
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+    loaded.close()
+    assert signal.getsignal(signal.SIGCHLD) == before
+
+
+def test_an_error_that_is_no_killed_worker_is_passed_on(images: ImageTable) -> None:
+    class Broken(ViewDataset):
+        def __getitem__(self, key: tuple[int, int]) -> Loaded:
+            raise RuntimeError("a mistake of ours")
+
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        list(BatchReader(read_from_files(Broken(view_sampler(images))), batches(), 1, pin_memory=False))

@@ -1,0 +1,154 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import ks_2samp
+from tests.reference.crops import cut
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import functional as TF
+
+from orl.views.crops import centre_box, cut_boxes, random_resized_crop
+
+RATIOS = (3 / 4, 4 / 3)
+
+
+def image(width: int, height: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def box(*values: float) -> np.ndarray:
+    return np.array(values, dtype=np.float32)
+
+
+def test_cutting_at_the_same_size_copies_the_pixels() -> None:
+    whole = image(60, 50)
+    crop = cut_boxes(whole, box(10, 20, 26, 36)[None], 16)[0]
+    np.testing.assert_array_equal(crop.permute(1, 2, 0), whole[20:36, 10:26])
+
+
+def test_the_reference_equals_torchvisions_crop_and_resize() -> None:
+    whole = image(90, 70)
+    ours = cut(whole, box(13, 7, 76, 59), 24)
+    theirs = TF.resized_crop(Image.fromarray(whole), 7, 13, 52, 63, [24, 24], TF.InterpolationMode.BICUBIC)
+    np.testing.assert_array_equal(ours, np.asarray(theirs))
+
+
+def test_a_box_outside_the_image_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[40.0, 0.0, 50.0, 10.0\] lies outside its image of 40x30 px"):
+        cut_boxes(image(40, 30), box(40, 0, 50, 10)[None], 8)
+
+
+SHAPES_WH = [(60, 50), (50, 60), (24, 24), (24, 60), (90, 24), (10, 7), (2, 3), (1, 1), (1, 70), (90, 1), (90, 70)]
+
+
+def rows_then_columns(crop: np.ndarray, size_px: int) -> np.ndarray:
+    """Pillow's antialiased bicubic in the order that its versions share."""
+    rows = Image.fromarray(crop).resize((size_px, crop.shape[0]), Image.Resampling.BICUBIC)
+    return np.asarray(rows.resize((size_px, size_px), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("size_px", [24, 64])
+@pytest.mark.parametrize("size_wh", SHAPES_WH)
+def test_boxes_cut_together_equal_pillows_up_to_rounding(size_wh: tuple[int, int], size_px: int) -> None:
+    whole = image(90, 70)
+    # At the top left, at the bottom right, in between.
+    lefts, tops = ((0, rest, rest // 2) for rest in (90 - size_wh[0], 70 - size_wh[1]))
+    boxes = np.array([[x, y, x + size_wh[0], y + size_wh[1]] for x, y in zip(lefts, tops)], dtype=np.float32)
+    found = cut_boxes(whole, boxes, size_px)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    for crop, (left, top, right, bottom) in zip(found, boxes.astype(int)):
+        difference = crop.permute(1, 2, 0).numpy() - rows_then_columns(whole[top:bottom, left:right], size_px).astype(
+            int
+        )
+        # Both round to whole grey levels twice; the second time can widen a difference of the first.
+        assert abs(difference).max() <= 2
+        assert abs(difference).mean() <= 0.02
+
+
+@pytest.mark.parametrize("size_wh", [(600, 450), (450, 600), (300, 900), (2000, 1500)])
+def test_boxes_cut_together_equal_pillows_single_cut_up_to_rounding_on_a_smooth_image(
+    size_wh: tuple[int, int],
+) -> None:
+    y, x = np.mgrid[: size_wh[1], : size_wh[0]]
+    waves = [128 + 90 * np.sin(x / 40 + phase) * np.cos(y / 25 - phase) for phase in range(3)]
+    whole = np.stack(waves, axis=-1).astype(np.uint8)
+    boxes = np.array([[0, 0, *size_wh], [17, 5, 240, 299], [90.4, 33.7, 290.5, 150.2]], dtype=np.float32)
+    for crop, one in zip(cut_boxes(whole, boxes, 224), boxes):
+        difference = abs(crop.permute(1, 2, 0).numpy() - cut(whole, one, 224).astype(int))
+        assert difference.max() <= 2
+        assert (difference > 1).mean() <= 1e-3
+        assert difference.mean() <= 0.02
+
+
+def test_boxes_cut_together_are_rounded_and_ended_at_the_image_as_a_single_one() -> None:
+    whole = image(40, 30)
+    boxes = np.stack([box(-5, -5, 45, 35), box(10.1, 5.2, 10.2, 5.3), box(9.6, 3.4, 17.6, 11.4)])
+    found = cut_boxes(whole, boxes, 8).permute(0, 2, 3, 1).numpy()
+    assert abs(found[0] - cut(whole, boxes[0], 8).astype(int)).max() <= 1
+    np.testing.assert_array_equal(found[1], np.tile(whole[5:6, 10:11], (8, 8, 1)))
+    np.testing.assert_array_equal(found[2], whole[3:11, 10:18])
+
+
+def test_no_boxes_give_no_crops() -> None:
+    assert cut_boxes(image(40, 30), np.zeros((0, 4), np.float32), 8).shape == (0, 3, 8, 8)
+
+
+def test_per_image_in_another_layout_or_that_may_not_be_written_gives_the_same_crops() -> None:
+    whole, boxes = image(40, 30), box(3, 2, 30, 20)[None]
+    locked = whole.copy()
+    locked.setflags(write=False)
+    for same in (locked, np.asfortranarray(whole), np.repeat(whole, 2, axis=1)[:, ::2]):
+        torch.testing.assert_close(cut_boxes(same, boxes, 8), cut_boxes(whole, boxes, 8), rtol=0, atol=0)
+
+
+def test_one_of_several_boxes_outside_the_image_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[0.0, 30.0, 5.0, 40.0\] lies outside its image of 40x30 px"):
+        cut_boxes(image(40, 30), np.stack([box(0, 0, 5, 5), box(0, 30, 5, 40)]), 8)
+
+
+def test_centre_box_known_answer() -> None:
+    np.testing.assert_array_equal(centre_box((100, 60), 40, 20), [30, 20, 70, 40])
+
+
+@pytest.mark.parametrize("size_wh", [(320, 200), (200, 320), (700, 100)])
+@pytest.mark.parametrize("area_range", [(0.08, 1.0), (0.2, 1.0)])
+def test_random_crops_are_distributed_as_torchvisions(
+    size_wh: tuple[int, int], area_range: tuple[float, float]
+) -> None:
+    generator, count = np.random.default_rng(0), 3000
+    ours = np.stack([random_resized_crop(size_wh, area_range, RATIOS, generator) for _ in range(count)]).astype(int)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        image = torch.zeros(3, size_wh[1], size_wh[0])
+        drawn = [RandomResizedCrop.get_params(image, list(area_range), list(RATIOS)) for _ in range(count)]
+    theirs = np.array([[left, top, left + width, top + height] for top, left, height, width in drawn])
+    # The largest gap between the distribution functions of two samples of 3,000 is below 0.05 but for one in 1,000.
+    for edge in range(4):
+        assert ks_2samp(ours[:, edge], theirs[:, edge]).statistic < 0.05
+    for measure in (areas, aspect_ratios):
+        assert ks_2samp(measure(ours), measure(theirs)).statistic < 0.05
+
+
+def areas(found: np.ndarray) -> np.ndarray:
+    return (found[:, 2] - found[:, 0]) * (found[:, 3] - found[:, 1])
+
+
+def aspect_ratios(found: np.ndarray) -> np.ndarray:
+    return (found[:, 2] - found[:, 0]) / (found[:, 3] - found[:, 1])
+
+
+def test_random_crops_lie_inside_and_obey_area_and_shape() -> None:
+    generator = np.random.default_rng(1)
+    for _ in range(300):
+        left, top, right, bottom = random_resized_crop((100, 80), (0.3, 0.6), RATIOS, generator)
+        assert 0 <= left < right <= 100
+        assert 0 <= top < bottom <= 80
+        # Sides are rounded to whole pixels.
+        assert 0.28 < (right - left) * (bottom - top) / 8000 < 0.62
+        assert 0.72 < (right - left) / (bottom - top) < 1.39
+
+
+def test_per_image_that_no_shape_fits_gives_its_centre() -> None:
+    np.testing.assert_allclose(
+        random_resized_crop((400, 30), (0.9, 1.0), RATIOS, np.random.default_rng(0)), [180, 0, 220, 30]
+    )

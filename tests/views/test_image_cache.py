@@ -1,0 +1,212 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.datasets.packs import draw_images, pack
+from torch.utils.data import DataLoader
+
+from orl import memory
+from orl.datasets.decode import ImageError, load_image
+from orl.datasets.image_table import ImageTable
+from orl.datasets.packs import open_pack
+from orl.datasets.sources import find_images
+from orl.datasets.validation import scan_images
+from orl.views import image_cache as held
+from orl.views.colour import ColourDistribution
+from orl.views.crops import cut_boxes, whole_pixels
+from orl.views.image_cache import CachedViewDataset, ImageCache, collate_placed, load_into_memory, resize_weights
+from orl.views.view_datasets import GlobalViewSampler, ObjectTable, ObjectViewSampler, ViewDataset, ViewRules, collate
+
+CPU = torch.device("cpu")
+RULES = ViewRules(
+    size_px=32,
+    area_range=(0.05, 1.0),
+    aspect_ratio_range=(3 / 4, 4 / 3),
+    colours=(ColourDistribution(), ColourDistribution()),
+)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
+    root = tmp_path_factory.mktemp("set")
+    folder = pack(draw_images(root / "images"), root / "pack", short_side=45)
+    return scan_images(*find_images(folder), min_side_px=32, max_pixels=10**6, workers=1, quiet=True)[0]
+
+
+@pytest.fixture(scope="module")
+def images_held(images: ImageTable) -> ImageCache:
+    return ImageCache(images, CPU, workers=2, quiet=True)
+
+
+def view_samplers(images: ImageTable) -> list[GlobalViewSampler | ObjectViewSampler]:
+    """Of stage 1, and of stage 3 with one RoI an image that corresponds with that of the next image."""
+    count = len(images)
+    pairs = np.stack([np.arange(count), (np.arange(count) + 1) % count], axis=1)
+    objects = ObjectTable(
+        rois=np.tile(np.array([[3, 4, 30, 40]], np.float32), (count, 1)),
+        roi_starts=np.arange(count + 1),
+        roi_image_ids=np.arange(count),
+        pairs=pairs,
+        pair_groups=[np.array([[index, index + 1]]) for index in range(count)],
+    )
+    return [GlobalViewSampler(images, RULES, 3), ObjectViewSampler(images, RULES, objects, 16, seed=3)]
+
+
+def test_a_jpeg_pack_gives_the_same_views_from_disk_and_held(tmp_path: Path) -> None:
+    folder = pack(draw_images(tmp_path / "images"), tmp_path / "jpeg", format="jpeg")
+    images = scan_images(*find_images(folder), min_side_px=32, max_pixels=10**6, workers=1, quiet=True)[0]
+    # Views so small that images in files would be read at a fraction of their size.
+    view_sampler = GlobalViewSampler(images, replace(RULES, size_px=8), 3)
+    places = collate_placed([CachedViewDataset(view_sampler)[(0, image_id)] for image_id in range(7)])
+    expected = collate([ViewDataset(view_sampler)[(0, image_id)] for image_id in range(7)])
+    for name, view in ImageCache(images, CPU, quiet=True).cut(places).items():
+        assert torch.equal(view.crop, expected.views[name].crop)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_cut_from_held_images_is_the_one_that_workers_cut_from_disk(
+    images: ImageTable, images_held: ImageCache, stage: int, workers: int
+) -> None:
+    view_sampler = view_samplers(images)[stage]
+    batches = [[(epoch, image_id) for image_id in (4, 0, 6)] for epoch in range(4)]
+    from_disk = DataLoader(ViewDataset(view_sampler), batch_sampler=batches, collate_fn=collate, num_workers=workers)
+    placed = DataLoader(
+        CachedViewDataset(view_sampler), batch_sampler=batches, collate_fn=collate_placed, num_workers=workers
+    )
+    for expected, places in zip(from_disk, placed, strict=True):
+        loaded = images_held.load(places)
+        assert loaded.files == expected.files
+        assert loaded.unreadable == []
+        assert loaded.views.keys() == expected.views.keys()
+        for name, view in expected.views.items():
+            assert torch.equal(loaded.views[name].crop, view.crop)
+            for found, wanted in zip(loaded.views[name].colours, view.colours, strict=True):
+                assert torch.equal(torch.as_tensor(found), torch.as_tensor(wanted))
+
+
+def test_a_pack_held_in_memory_gives_the_samples_of_the_disk(images: ImageTable) -> None:
+    samples = ViewDataset(view_samplers(images)[1])
+    open_pack.cache_clear()
+    from_disk = [samples[(0, image_id)].views for image_id in range(len(samples))]
+    load_into_memory(images)
+    assert open_pack(images.root)._held
+    for image_id, expected in enumerate(from_disk):
+        for name, view in samples[(0, image_id)].views.items():
+            assert torch.equal(view.crop, expected[name].crop)
+    open_pack.cache_clear()
+
+
+@pytest.mark.parametrize("size_px", [8, 32, 90])
+def test_crops_cut_together_are_those_cut_one_by_one_but_for_a_grey_level_here_and_there(
+    images: ImageTable, images_held: ImageCache, size_px: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(0)
+    image_ids = generator.integers(len(images), size=40).tolist()
+    boxes = []
+    for image_id in image_ids:
+        width, height = images.sizes_wh[image_id]
+        sides = np.sort(generator.uniform(0, (width, height), (2, 2)), axis=0)
+        boxes.append(whole_pixels(sides.reshape(4).astype(np.float32), (width, height)))
+    expected = torch.cat(
+        [
+            cut_boxes(load_image(images.path(image_id)), np.array([box], np.float32), size_px)
+            for image_id, box in zip(image_ids, boxes)
+        ]
+    )
+    for num_bytes in (2**28, 100_000):
+        monkeypatch.setattr(held, "MAX_GATHERED_BYTES", num_bytes)
+        found = images_held.cut_together(torch.tensor(image_ids), torch.tensor(boxes), size_px)
+        difference = (found.int() - expected.int()).abs()
+        # torch resizes bytes with weights of 15 bits, and rounds ties of the first pass another way.
+        assert difference.max() <= 2
+        assert (difference > 0).float().mean() < 0.01
+        assert (difference > 1).float().mean() < 1e-4
+
+
+def test_noise_that_overshoots_is_cut_together_as_one_by_one(tmp_path: Path) -> None:
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 2, (60, 70, 3), dtype=np.uint8) * 255
+    Image.fromarray(pixels).save(tmp_path / "noise.png")
+    table = ImageTable(root=tmp_path, names=("noise.png",), sizes_wh=((70, 60),), digests=("",))
+    image = ImageCache(table, CPU, quiet=True)
+    for box in ([0, 0, 70, 60], [5, 7, 26, 50], [10, 10, 11, 11]):
+        found = image.cut_together(torch.tensor([0]), torch.tensor([box]), 24)
+        expected = cut_boxes(pixels, np.array([box], np.float32), 24)
+        assert (found.int() - expected.int()).abs().max() <= 1
+    # The frame of a small box at the end of the last image reaches beyond all pixels.
+    boxes = torch.tensor([[0, 0, 70, 60], [60, 50, 70, 60]])
+    corner = image.cut_together(torch.tensor([0, 0]), boxes, 24)[1]
+    assert (corner.int() - cut_boxes(pixels, boxes[1:].float().numpy(), 24)[0].int()).abs().max() <= 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 60), st.integers(0, 30), st.integers(1, 50))
+def test_weights_are_those_of_torchs_resizing(side: int, further: int, size_px: int) -> None:
+    weights = resize_weights(torch.tensor([side]), side + further, size_px)[0]
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(size_px))
+    assert not weights[:, side:].any()
+    # Each pixel alone, as one row: what it adds to every place.
+    rows = torch.eye(side)[None, None]
+    resized = torch.nn.functional.interpolate(rows, (side, size_px), mode="bicubic", antialias=True)[0, 0].T
+    # torch computes its weights in float32, from rounded places.
+    torch.testing.assert_close(weights[:, :side], resized, atol=2e-5, rtol=1e-4)
+
+
+def test_weights_by_hand_for_half_the_size() -> None:
+    # Pixel 0 of 2 lies at 1 of 4: distances 0.25, 0.25, 0.75 and 1.25 of a pixel of the result.
+    near, middle, far = (1.5 * d**3 - 2.5 * d**2 + 1 for d in (0.25, 0.75, 0.0))
+    beyond = -0.5 * (1.25**3 - 5 * 1.25**2 + 8 * 1.25 - 4)
+    whole = 2 * near + middle + beyond
+    expected = torch.tensor([near, near, middle, beyond]) / whole
+    assert far == 1
+    torch.testing.assert_close(resize_weights(torch.tensor([4]), 4, 2)[0, 0], expected)
+
+
+def test_images_that_do_not_fit_are_refused_with_both_numbers(
+    images: ImageTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: 10_000)
+    expected = r"the images need 0.00 GB and memory has 0.00 GB free: take --cache disk, or a pack of a smaller"
+    with pytest.raises(ValueError, match=expected):
+        ImageCache(images, CPU, quiet=True)
+    with pytest.raises(ValueError, match=expected):
+        load_into_memory(images)
+
+
+def test_a_pack_that_is_held_needs_no_room_again(images: ImageTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_into_memory(images)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 10)
+    load_into_memory(images)
+
+
+def test_images_in_files_are_not_held_in_memory(tmp_path: Path) -> None:
+    table = ImageTable(root=tmp_path, names=(), sizes_wh=(), digests=())
+    with pytest.raises(ValueError, match=r"is no pack: make one with 'orl data pack', or leave --cache at disk"):
+        load_into_memory(table)
+
+
+def test_per_image_of_another_size_is_refused(images: ImageTable) -> None:
+    sizes = ((9, 9), *images.sizes_wh[1:])
+    other = ImageTable(root=images.root, names=images.names, sizes_wh=sizes, digests=images.digests, packed="pixels")
+    with pytest.raises(ImageError, match=r"has 56x45 px, and had 9x9 when"):
+        ImageCache(other, CPU, quiet=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_cuts_within_a_grey_level(images: ImageTable, images_held: ImageCache) -> None:
+    on_gpu = ImageCache(images, torch.device("cuda"), quiet=True)
+    batch = collate_placed(
+        [CachedViewDataset(view_samplers(images)[1])[(0, image_id)] for image_id in range(len(images))]
+    )
+    expected = images_held.cut(batch)
+    for name, view in on_gpu.cut(batch).items():
+        assert view.crop.device.type == "cuda"
+        assert (view.crop.cpu().int() - expected[name].crop.int()).abs().max() <= 1

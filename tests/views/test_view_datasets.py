@@ -1,0 +1,233 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from orl.datasets.image_table import ImageTable, load_images, save_images
+from orl.views.colour import ColourDistribution
+from orl.views.crops import cut_boxes
+from orl.views.view_datasets import (
+    EpochBatchSampler,
+    GlobalViewSampler,
+    ObjectTable,
+    ObjectViewSampler,
+    ViewDataset,
+    ViewRules,
+    collate,
+)
+
+PLAIN = ColourDistribution(flip_probability=0, jitter_probability=0, gray_probability=0, blur_probability=0)
+RULES = ViewRules(size_px=16, area_range=(0.2, 1.0), aspect_ratio_range=(3 / 4, 4 / 3), colours=(PLAIN, PLAIN))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
+    """Four images, each a ramp that tells the place of a pixel, in a colour that tells the image."""
+    root = tmp_path_factory.mktemp("images")
+    for index in range(4):
+        pixels = np.zeros((40, 60, 3), dtype=np.uint8)
+        pixels[..., 0] = np.arange(60) * 4
+        pixels[..., 1] = np.arange(40)[:, None] * 6
+        pixels[..., 2] = index * 60
+        Image.fromarray(pixels).save(root / f"{index}.png")
+    names = tuple(f"{index}.png" for index in range(4))
+    return ImageTable(root=root, names=names, sizes_wh=((60, 40),) * 4, digests=names)
+
+
+@pytest.fixture(scope="module")
+def objects() -> ObjectTable:
+    """Two RoIs an image; image i corresponds with image i + 1 (one pair) and with image i + 2 (two pairs)."""
+    rois = np.tile(np.array([[0, 0, 30, 40], [20, 0, 60, 30]], dtype=np.float32), (4, 1))
+    pairs, groups = [], []
+    for image in range(4):
+        one, two = 2 * ((image + 1) % 4), 2 * ((image + 2) % 4)
+        start = len(pairs)
+        pairs += [[2 * image, one + 1], [2 * image + 1, two], [2 * image, two + 1]]
+        groups.append(np.array([[start, start + 1], [start + 1, start + 3]]))
+    return ObjectTable(
+        rois=rois,
+        roi_starts=np.arange(0, 9, 2),
+        roi_image_ids=np.repeat(np.arange(4), 2),
+        pairs=np.array(pairs),
+        pair_groups=groups,
+    )
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(one[name][0], other[name][0]) and one[name][1] == other[name][1] for name in one
+    )
+
+
+def test_a_sample_depends_on_seed_epoch_and_image_alone(images: ImageTable, objects: ObjectTable) -> None:
+    data, again = (ViewDataset(ObjectViewSampler(images, RULES, objects, 8, seed=3)) for _ in range(2))
+    first = data[(5, 1)].views
+    data[(0, 2)]
+    assert same(data[(5, 1)].views, first)
+    assert same(again[(5, 1)].views, first)
+    assert not same(data[(6, 1)].views, first)
+    assert not same(data[(5, 2)].views, first)
+    assert not same(ViewDataset(ObjectViewSampler(images, RULES, objects, 8, seed=4))[(5, 1)].views, first)
+
+
+def test_stage_3_sees_the_same_global_views_as_stage_1(images: ImageTable, objects: ObjectTable) -> None:
+    alone = ViewDataset(GlobalViewSampler(images, RULES, 3))[(1, 2)].views
+    with_objects = ViewDataset(ObjectViewSampler(images, RULES, objects, 8, 3))[(1, 2)].views
+    assert same(alone, {name: with_objects[name] for name in ("view_1", "view_2")})
+
+
+def test_views_have_their_sizes(images: ImageTable, objects: ObjectTable) -> None:
+    sample = ViewDataset(ObjectViewSampler(images, RULES, objects, 8, seed=0))[(0, 0)].views
+    sides = {name: crop.shape for name, (crop, _) in sample.items()}
+    assert sides == {f"view_{i}": (3, 16, 16) for i in (1, 2)} | {
+        f"{pair}_{i}": (3, 8, 8) for pair in ("intra", "inter") for i in (1, 2)
+    }
+
+
+def cut(image: np.ndarray, roi: np.ndarray) -> np.ndarray:
+    """An RoI at 16 px, for which no image here is read reduced."""
+    return cut_boxes(image, roi[None], 16)[0].numpy()
+
+
+def test_intra_pair_is_an_roi_and_a_jittered_copy(images: ImageTable, objects: ObjectTable) -> None:
+    data = ViewDataset(ObjectViewSampler(images, RULES, objects, 16, seed=0))
+    image = np.asarray(Image.open(images.path(1)))
+    cuts = [cut(image, roi) for roi in objects.rois[2:4]]
+    taken, num_moved = set(), 0
+    for epoch in range(20):
+        sample = data[(epoch, 1)].views
+        matches = [index for index, crop in enumerate(cuts) if np.array_equal(sample["intra_1"][0].numpy(), crop)]
+        assert len(matches) == 1
+        taken |= set(matches)
+        assert (sample["intra_2"][0][2] == 60).all(), "the copy is of the same image"
+        num_moved += not torch.equal(sample["intra_1"][0], sample["intra_2"][0])
+    assert taken == {0, 1}
+    # A box at the image's edge may have no copy that fits; most have one.
+    assert num_moved > 10
+
+
+def test_without_jitter_both_views_of_the_intra_pair_are_one_box(images: ImageTable, objects: ObjectTable) -> None:
+    view_sampler = ObjectViewSampler(images, RULES, objects, 16, seed=0, jitter_min_iou=1.0)
+    for epoch in range(10):
+        placed = view_sampler.place((epoch, 1))
+        np.testing.assert_array_equal(placed["intra_1"].box, placed["intra_2"].box)
+
+
+def test_inter_pair_joins_the_two_boxes_of_a_correspondence(images: ImageTable, objects: ObjectTable) -> None:
+    data = ViewDataset(ObjectViewSampler(images, RULES, objects, 16, seed=0))
+    rows = [np.asarray(Image.open(images.path(index))) for index in range(4)]
+    expected = {}
+    for number in range(3):
+        own, other = objects.pairs[number]
+        expected[number] = [cut(rows[objects.roi_image_ids[roi]], objects.rois[roi]) for roi in (own, other)]
+    counts = dict.fromkeys(expected, 0)
+    for epoch in range(200):
+        sample = data[(epoch, 0)].views
+        found = [
+            number
+            for number, (own, other) in expected.items()
+            if np.array_equal(sample["inter_1"][0].numpy(), own) and np.array_equal(sample["inter_2"][0].numpy(), other)
+        ]
+        assert len(found) == 1
+        counts[found[0]] += 1
+    # First a neighbour at random, then one of its correspondences: 1/2, 1/4, 1/4.
+    assert counts[0] == pytest.approx(100, abs=25)
+    assert counts[1] == pytest.approx(50, abs=22)
+    assert counts[2] == pytest.approx(50, abs=22)
+
+
+def test_every_epoch_takes_every_image_once_in_another_order() -> None:
+    batches = list(EpochBatchSampler(num_images=12, batch_size=4, epochs=2, seed=0))
+    assert [len(batch) for batch in batches] == [4] * 6
+    for epoch in range(2):
+        keys = [key for batch in batches[3 * epoch : 3 * epoch + 3] for key in batch]
+        assert {key[0] for key in keys} == {epoch}
+        assert sorted(key[1] for key in keys) == list(range(12))
+    assert [key[1] for key in batches[0]] != [key[1] for key in batches[3]]
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 6])
+def test_batches_from_a_step_on_are_the_rest_of_all(step: int) -> None:
+    everything = list(EpochBatchSampler(num_images=13, batch_size=4, epochs=2, seed=1))
+    rest = EpochBatchSampler(num_images=13, batch_size=4, epochs=2, seed=1)
+    rest.first_step = step
+    assert list(rest) == everything[step:]
+    assert len(rest) == len(everything) - step
+
+
+def test_a_batch_larger_than_the_images_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"batch of 512 needs as many images, and there are 400.*batch-size"):
+        EpochBatchSampler(num_images=400, batch_size=512, epochs=1, seed=0)
+
+
+def test_the_parts_of_the_processes_make_up_each_batch() -> None:
+    whole = list(EpochBatchSampler(num_images=13, batch_size=4, epochs=2, seed=1))
+    parts = [list(EpochBatchSampler(13, 4, 2, 1, rank=rank, num_processes=2)) for rank in range(2)]
+    assert all(len(one) == len(other) == 2 for one, other in zip(*parts))
+    assert [sorted(one + other) for one, other in zip(*parts)] == [sorted(batch) for batch in whole]
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
+    with pytest.raises(ValueError, match="batch of 8 cannot be shared evenly by 3 processes"):
+        EpochBatchSampler(num_images=400, batch_size=8, epochs=1, seed=0, num_processes=3)
+
+
+def copied(images: ImageTable, folder: Path, unreadable: list[int]) -> ImageTable:
+    """The same images elsewhere, some of them emptied."""
+    for index in range(len(images)):
+        content = b"" if index in unreadable else images.path(index).read_bytes()
+        (folder / images.names[index]).write_bytes(content)
+    return ImageTable(root=folder, names=images.names, sizes_wh=images.sizes_wh, digests=images.digests)
+
+
+def test_another_image_takes_the_place_of_an_unreadable_one_and_both_are_known(
+    images: ImageTable, tmp_path: Path
+) -> None:
+    data = ViewDataset(GlobalViewSampler(copied(images, tmp_path, unreadable=[2]), RULES, seed=0))
+    found, again = data[(7, 2)], data[(7, 2)]
+    assert (str(tmp_path / "2.png"), "empty: 0 bytes") in found.unreadable
+    assert same(found.views, again.views)
+    assert any(same(found.views, data[(7, other)].views) for other in (0, 1, 3))
+    whole = collate([data[(7, 2)], data[(7, 0)]])
+    assert whole.views["view_1"].crop.shape == (2, 3, 16, 16)
+    assert whole.unreadable == found.unreadable
+    assert whole.files == [found.files[0], "0.png"]
+    assert found.files[0] != "2.png"
+
+
+def test_when_no_image_can_be_read_there_are_reasons_and_no_views(images: ImageTable, tmp_path: Path) -> None:
+    data = ViewDataset(GlobalViewSampler(copied(images, tmp_path, unreadable=[0, 1, 2, 3]), RULES, seed=0))
+    found = data[(0, 0)]
+    assert found.views == {}
+    assert {reason for _, reason in found.unreadable} == {"empty: 0 bytes"}
+    assert collate([found]).views == {}
+
+
+def test_per_image_that_changed_its_size_is_unreadable(images: ImageTable, tmp_path: Path) -> None:
+    changed = copied(images, tmp_path, unreadable=[])
+    Image.new("RGB", (20, 30)).save(tmp_path / "1.png")
+    found = ViewDataset(GlobalViewSampler(changed, RULES, seed=0))[(0, 1)]
+    assert "has 20x30 px, and had 60x40 when the images were scanned" in found.unreadable[0][1]
+
+
+def test_the_image_table_goes_to_disk_and_back(images: ImageTable, tmp_path: Path) -> None:
+    save_images(images, tmp_path / "images.parquet")
+    assert load_images(tmp_path / "images.parquet") == images
+
+
+def test_a_moved_folder_keeps_its_fingerprint_and_an_edited_image_does_not(images: ImageTable) -> None:
+    values = {"names": images.names, "sizes_wh": images.sizes_wh}
+    moved = ImageTable(root=Path("elsewhere"), digests=images.digests, **values)
+    edited = ImageTable(root=images.root, digests=("other", *images.digests[1:]), **values)
+    assert moved.fingerprint == images.fingerprint
+    assert edited.fingerprint != images.fingerprint
+
+
+def test_files_that_are_no_image_table_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no image table"):
+        load_images(tmp_path / "images.parquet")
+    (tmp_path / "images.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="is not an image table"):
+        load_images(tmp_path / "images.parquet")
