@@ -132,7 +132,7 @@ def test_a_backbone_file_judged_alone_scores_as_in_the_run(
     result = tmp_path / "result.json"
     backbone = RunDir(finished).backbone("stage3")
     given = ["--backbone", str(backbone), "--data", str(scenes), "--size-px", "32", "--out", str(result)]
-    assert main(["evaluation", task, *given, "--device", "cpu"]) == 0
+    assert main(["evaluate", task, *given, "--device", "cpu"]) == 0
     expected = json.loads(RunDir(finished).evaluation(task, "stage3").read_text())["mean_ap"]
     assert json.loads(result.read_text())["mean_ap"] == expected
     assert f"mAP {100 * expected:.2f}" in capsys.readouterr().out
@@ -311,12 +311,12 @@ def test_a_changed_image_makes_the_run_stale(
         (["discover", "demo", "--images", "{scenes}", "--out", "{out}"], "no backbone at"),
         (["pretrain", "demo", *SMALL, "--method", "orl", "--images", "{scenes}", "--out", "{out}"], "no table at"),
         (["pretrain", "--method", "simsiam"], "or selfemd or orl, not 'simsiam'"),
-        (["evaluation", "svm", "--backbone", "{none}", "--data", "{scenes}"], "nothing at"),
+        (["evaluate", "svm", "--backbone", "{none}", "--data", "{scenes}"], "nothing at"),
         (
-            ["evaluation", "svm", "--backbone", "{text}", "--data", "{scenes}"],
+            ["evaluate", "svm", "--backbone", "{text}", "--data", "{scenes}"],
             "is a text file and not a file of weights",
         ),
-        (["evaluation", "svm", "--backbone", "{none}", "--data", "{empty}"], "nothing at"),
+        (["evaluate", "svm", "--backbone", "{none}", "--data", "{empty}"], "nothing at"),
         (["report", "{empty}"], "no run at"),
     ],
 )
@@ -354,7 +354,7 @@ def test_a_config_file_is_a_start_and_its_errors_are_told(
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     usage = capsys.readouterr().out
-    for command in ("demo", "run", "pretrain", "discover", "evaluation", "report", "figures", "exchange"):
+    for command in ("demo", "run", "pretrain", "discover", "evaluate", "report", "figures", "published-files"):
         assert command in usage
         assert main([command, "--help"]) == 0
         assert "--" in capsys.readouterr().out

@@ -46,7 +46,7 @@ def test_every_judge_writes_its_result_and_tells_its_score(
     sets: Path, tmp_path: Path, task: str, data: str, options: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "result.json"
-    given = ["evaluation", task, *RANDOM, "--data", str(sets / data), "--out", str(out), *options]
+    given = ["evaluate", task, *RANDOM, "--data", str(sets / data), "--out", str(out), *options]
     assert main(given) == 0
     assert told in capsys.readouterr().out
     result = json.loads(out.read_text())
@@ -61,7 +61,7 @@ def test_every_judge_writes_its_result_and_tells_its_score(
 
 
 def test_all_judges_end_in_one_table(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["evaluation", "all", *RANDOM, "--voc07", str(sets / "scenes"), "--classes", str(sets / "classes")]
+    given = ["evaluate", "all", *RANDOM, "--voc07", str(sets / "scenes"), "--classes", str(sets / "classes")]
     given += ["--out", str(tmp_path), "--voc.size-px", "32", "--knn.k", "3", "--low-shot.shots", "1"]
     given += ["--linear.batch-size", "8", "--linear.epochs", "1", "--linear.size-px", "32"]
     assert main(given) == 0
@@ -104,7 +104,7 @@ def test_what_is_wrong_is_told_in_one_line_before_the_long_part(
     before = {*tmp_path.iterdir()}
     if given[0] != "all":
         given += ["--out", str(tmp_path / "out.json")]
-    assert main(["evaluation", *given, "--architecture", "resnet10", "--device", "cpu"]) == 1
+    assert main(["evaluate", *given, "--architecture", "resnet10", "--device", "cpu"]) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("orl: ")]
     assert told in lines[-1]
     assert {*tmp_path.iterdir()} == before

@@ -152,7 +152,7 @@ class TrainConfig:
 class DiscoverConfig:
     """Stage 2."""
 
-    backbone: Path | None = None
+    feature_extractor: Path | None = None
     """Weights that images and RoIs are looked at with, in place of stage 1's: a file or folder, of any CNN."""
     architecture: str | None = None
     """What those weights are of, if the file does not tell: 'mobilenet_v3_large', 'timm/efficientnet_lite0'."""
@@ -198,7 +198,7 @@ class DiscoverConfig:
                 f"proposals {self.proposals!r} and proposals_file {self.proposals_file} do not go together: "
                 "boxes of your own need --discover.proposals file and --discover.proposals-file FILE"
             )
-        if self.architecture is not None and self.backbone is None:
+        if self.architecture is not None and self.feature_extractor is None:
             raise ValueError(
                 f"architecture {self.architecture!r} has no effect without --discover.feature-extractor FILE"
             )
@@ -330,7 +330,7 @@ class RunConfig:
     @property
     def needs_stage1(self) -> bool:
         """Whether stage 2 looks with stage 1's weights or stage 3 starts from them."""
-        return self.discover.backbone is None or self.objects.warm_start
+        return self.discover.feature_extractor is None or self.objects.warm_start
 
 
 FREE_FIELDS = frozenset(
@@ -348,7 +348,9 @@ FREE_TRAIN_FIELDS = frozenset({"checkpoint_minutes", "keep_checkpoints", "probe_
 
 A batch in more parts has other batch statistics, but it is the way out when memory is short. SimCLR has fewer negatives
 then, so there it is not free."""
-ADDED_FIELDS = frozenset({"eval_data", "transfer.shots", "split", "discover.backbone", "discover.architecture"})
+ADDED_FIELDS = frozenset(
+    {"eval_data", "evaluation.shots", "split", "discover.feature_extractor", "discover.architecture"}
+)
 """Settings, by dotted names, that add to the results where there was none, and change none; contents are compared."""
 
 

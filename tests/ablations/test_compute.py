@@ -53,7 +53,7 @@ def test_equal_compute_counts_all_three_stages_and_is_rounded_up(config: RunConf
 
 
 def test_equal_compute_leaves_out_the_stage_1_that_weights_from_outside_make_needless(config: RunConfig) -> None:
-    outside = replace(config, discover=replace(config.discover, backbone=Path("strong.pth")))
+    outside = replace(config, discover=replace(config.discover, feature_extractor=Path("strong.pth")))
     assert epochs_of_equal_compute(outside) == 31
     warm = replace(outside, objects=replace(outside.objects, warm_start=True))
     assert epochs_of_equal_compute(warm) == 51, "stage 3 starts from it all the same"
@@ -74,5 +74,5 @@ def test_stage_3_owes_stage_1_its_start_or_its_pairs_or_nothing(
 ) -> None:
     used = dict(zip(("global_weight", "intra_weight", "inter_weight"), weights))
     objects = replace(config.objects, warm_start=warm, **used)
-    found = replace(config, objects=objects, discover=replace(config.discover, backbone=outside))
+    found = replace(config, objects=objects, discover=replace(config.discover, feature_extractor=outside))
     assert uses_stage1(found) is owes

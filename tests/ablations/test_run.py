@@ -151,7 +151,7 @@ def test_a_run_with_weights_from_outside_trains_stage_1_only_where_stage_3_start
 ) -> None:
     save_backbone(build_backbone("resnet18"), tmp_path / "strong.safetensors")
     config = small(scenes, tmp_path / "run")
-    discover = replace(config.discover, backbone=tmp_path / "strong.safetensors")
+    discover = replace(config.discover, feature_extractor=tmp_path / "strong.safetensors")
     run_all(replace(config, eval_data=None, discover=discover, objects=replace(config.objects, warm_start=warm)))
     run = RunDir(config.out)
     assert run.backbone("stage1").exists() is warm

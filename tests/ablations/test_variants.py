@@ -68,7 +68,8 @@ def test_a_warm_start_is_held_against_byol_that_starts_there_and_sees_as_many_im
 
 def test_priors_are_random_weights_stage_1_and_weights_from_outside(base: Base) -> None:
     found = {
-        variant.label: variant.config.discover.backbone for variant in ABLATIONS["feature_extractor"].variants(base)
+        variant.label: variant.config.discover.feature_extractor
+        for variant in ABLATIONS["feature_extractor"].variants(base)
     }
     assert found == {
         "random weights": Path("random.safetensors"),
@@ -80,10 +81,11 @@ def test_priors_are_random_weights_stage_1_and_weights_from_outside(base: Base) 
 
 
 def test_stage_1_is_the_prior_of_its_arm_also_where_the_base_looks_with_other_weights(base: Base) -> None:
-    discover = replace(base.config.discover, backbone=Path("other.pth"), architecture="resnet18")
+    discover = replace(base.config.discover, feature_extractor=Path("other.pth"), architecture="resnet18")
     found = ABLATIONS["feature_extractor"].variants(replace(base, config=replace(base.config, discover=discover)))
     told = {
-        variant.label: (variant.config.discover.backbone, variant.config.discover.architecture) for variant in found
+        variant.label: (variant.config.discover.feature_extractor, variant.config.discover.architecture)
+        for variant in found
     }
     assert told["stage 1"] == (None, None)
     assert told["random weights"] == (Path("random.safetensors"), None)

@@ -95,7 +95,7 @@ def test_what_stage_2_looked_with_takes_the_place_of_a_stage_1_that_is_not_there
     config = demo(images=drawn.root.parent / "scenes", out=drawn.root)
     outside = drawn.root.parent / "outside.safetensors"
     drawn.backbone("stage1").rename(outside)
-    discover = replace(config.discover, backbone=outside)
+    discover = replace(config.discover, feature_extractor=outside)
     save_config(replace(config, discover=discover), drawn.config)
     _, scores = attention_figure(drawn, SMALL)
     assert scores is not None

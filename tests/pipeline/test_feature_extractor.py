@@ -58,7 +58,7 @@ def test_stage_1s_own_network_from_elsewhere_finds_the_same(scenes: Path, tmp_pa
     run_discover(first)
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(RunDir(first.out).stage("stage1"), elsewhere)
-    second = small(scenes, tmp_path / "second", backbone=elsewhere / "backbone.safetensors")
+    second = small(scenes, tmp_path / "second", feature_extractor=elsewhere / "backbone.safetensors")
     run_discover(second)
     for name, values in columns(first).items():
         np.testing.assert_array_equal(columns(second)[name], values, err_msg=name)
@@ -67,7 +67,7 @@ def test_stage_1s_own_network_from_elsewhere_finds_the_same(scenes: Path, tmp_pa
 def test_a_run_without_stage_1_goes_on_from_a_network_from_outside(
     scenes: Path, mobilenet: Path, tmp_path: Path
 ) -> None:
-    config = small(scenes, tmp_path / "run", backbone=mobilenet)
+    config = small(scenes, tmp_path / "run", feature_extractor=mobilenet)
     report = run_all(config)
     assert report is not None
     assert report.exists()
@@ -102,7 +102,7 @@ def test_the_command_line_takes_a_file_and_the_name_of_its_network(
     save_file({"stem": torch.ones(3)}, tmp_path / "odd.safetensors")
     options = ["discover", "demo", "--images", str(scenes), "--out", str(tmp_path / "run"), "--device", "cpu"]
     options += ["--discover.num-neighbours", "3"]
-    assert main([*options, "--backbone", str(tmp_path / "odd.safetensors")]) == 1
+    assert main([*options, "--feature-extractor", str(tmp_path / "odd.safetensors")]) == 1
     assert "--architecture" in capsys.readouterr().err
     assert main([*options, "--architecture", "mobilenet_v3_small"]) != 0
     capsys.readouterr()
@@ -116,17 +116,17 @@ def test_a_refused_prior_changes_nothing_and_the_same_weights_elsewhere_are_take
     run_discover(own)
     before = RunDir(own.out).config.read_bytes()
     with pytest.raises(ValueError, match="are embedded with other weights than"):
-        run_discover(small(scenes, own.out, backbone=mobilenet))
+        run_discover(small(scenes, own.out, feature_extractor=mobilenet))
     assert RunDir(own.out).config.read_bytes() == before
     run_discover(own)
 
-    outside = small(scenes, tmp_path / "outside", backbone=mobilenet)
+    outside = small(scenes, tmp_path / "outside", feature_extractor=mobilenet)
     run_discover(outside)
     moved = shutil.copy(mobilenet, tmp_path / "moved.pth")
-    run_discover(small(scenes, outside.out, backbone=Path(moved)))
+    run_discover(small(scenes, outside.out, feature_extractor=Path(moved)))
     Path(moved).unlink()
     # Stage 3 does not look at it any more.
-    run_pretrain(small(scenes, outside.out, backbone=Path(moved)), "stage3")
+    run_pretrain(small(scenes, outside.out, feature_extractor=Path(moved)), "stage3")
 
 
 def test_results_lie_beside_the_weights_that_they_are_of(scenes: Path, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_results_lie_beside_the_weights_that_they_are_of(scenes: Path, tmp_path:
     save_backbone(build_backbone("resnet10"), run.backbone("stage1"))
     options = ["--data", str(scenes), "--train-split", "trainval", "--test-split", "test", "--size-px", "32"]
     options += ["--k", "2", "--workers", "1", "--device", "cpu"]
-    assert main(["evaluation", "knn", "--backbone", str(run.root), *options]) == 0
+    assert main(["evaluate", "knn", "--backbone", str(run.root), *options]) == 0
     assert [path.name for path in (run.stage("stage1") / "backbone_transfer").glob("*.json")] == [
         f"knn_{scenes.name}.json"
     ]

@@ -62,12 +62,12 @@ def test_published_files_are_read_trained_on_and_written(
 ) -> None:
     out = tmp_path / "mine"
     options = ["--correspondences", str(files["correspondences"]), f"--proposals={files['proposals']}"]
-    assert main(["exchange", "read", "demo", "--images", str(scenes), "--out", str(out), *options, *SMALL]) == 0
+    assert main(["published-files", "read", "demo", "--images", str(scenes), "--out", str(out), *options, *SMALL]) == 0
     assert f"correspondences: {out / 'discover/correspondences'}" in capsys.readouterr().out
     assert json.loads(RunDir(out).record.read_text())["stages"]["exchange"]["state"] == "done"
     assert main(["pretrain", "--method", "orl", "--out", str(out)]) == 0
     assert RunDir(out).backbone("stage3").exists()
-    assert main(["exchange", "write", str(out), "--to", str(tmp_path / "to")]) == 0
+    assert main(["published-files", "write", str(out), "--to", str(tmp_path / "to")]) == 0
     assert f"file: {tmp_path / 'to/mine_correspondence.json'}" in capsys.readouterr().out
     kinds = {
         "proposals": "selective_search_proposal",
@@ -96,14 +96,14 @@ def test_published_files_are_read_trained_on_and_written(
 def test_a_wrong_call_is_answered_in_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["exchange", *arguments]) == 1
+    assert main(["published-files", *arguments]) == 1
     assert message in capsys.readouterr().err
 
 
 def test_help_tells_of_both_ways(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["exchange", "--help"]) == 0
+    assert main(["published-files", "--help"]) == 0
     told = capsys.readouterr().out
     assert "orl published-files write RUN --to DIR" in told
     assert "--correspondences FILE" in told
-    assert main(["exchange", "read", "--help"]) == 0
+    assert main(["published-files", "read", "--help"]) == 0
     assert "--neighbours FILE" in capsys.readouterr().out

@@ -293,14 +293,14 @@ def test_attention_is_scored_where_objects_are_known(run):
 
 def test_a_run_that_looks_with_other_weights_has_no_stage_1_to_wait_for(run):
     config = demo(Path("images"), run.root)
-    save_config(replace(config, discover=replace(config.discover, backbone=Path("prior.pth"))), run.config)
+    save_config(replace(config, discover=replace(config.discover, feature_extractor=Path("prior.pth"))), run.config)
     shutil.rmtree(run.stage("stage1"))
     _, reader = report_of(run)
     assert "Stage 1 has" not in reader.text
     assert "Loss of stage 3 from 6" in reader.text
     assert "What stage 2 looked with cannot be loaded: " in reader.text, "nor drawn"
     save_backbone(build_backbone("resnet18"), run.root / "prior.safetensors")
-    discover = replace(config.discover, backbone=run.root / "prior.safetensors")
+    discover = replace(config.discover, feature_extractor=run.root / "prior.safetensors")
     save_config(replace(config, discover=discover), run.config)
     _, reader = report_of(run)
     assert "cannot be loaded" not in reader.text

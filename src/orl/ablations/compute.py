@@ -20,7 +20,7 @@ def uses_pairs(config: RunConfig) -> bool:
 
 def uses_stage1(config: RunConfig) -> bool:
     """Whether the weights of stage 3 owe anything to stage 1: its own, or the pairs that it found."""
-    return config.objects.warm_start or (uses_pairs(config) and config.discover.backbone is None)
+    return config.objects.warm_start or (uses_pairs(config) and config.discover.feature_extractor is None)
 
 
 def stage3_pixels(config: RunConfig) -> int:

@@ -131,13 +131,16 @@ def feature_extractor(base: Base) -> list[Variant]:
     """What stage 2 looks with."""
     found = [
         base.variant(
-            "random weights", discover={"backbone": random_feature_extractor(base.config), "architecture": None}
+            "random weights",
+            discover={"feature_extractor": random_feature_extractor(base.config), "architecture": None},
         ),
-        base.variant("stage 1", discover={"backbone": None, "architecture": None}),
+        base.variant("stage 1", discover={"feature_extractor": None, "architecture": None}),
     ]
     if base.outside is not None:
         found.append(
-            base.variant(f"outside: {base.outside.stem}", discover={"backbone": base.outside, "architecture": None})
+            base.variant(
+                f"outside: {base.outside.stem}", discover={"feature_extractor": base.outside, "architecture": None}
+            )
         )
     return found
 

@@ -47,10 +47,10 @@ def command_pretrain(arguments: Sequence[str]) -> None:
 def command_discover(arguments: Sequence[str]) -> None:
     """Stage 2: neighbours, proposals, RoIs and correspondences, with the network of stage 1.
 
-    Or with any other CNN's weights: `--backbone FILE`, and `--architecture NAME` if the file does not tell what they
+    Or with any other CNN's weights: `--feature-extractor FILE`, and `--architecture NAME` if the file does not say what they
     are of.
     """
-    for option in ("backbone", "architecture"):
+    for option in ("feature-extractor", "architecture"):
         value, arguments = take_path(arguments, f"--{option}")
         if value is not None:
             arguments = [*arguments, f"--discover.{option}", str(value)]

@@ -144,7 +144,7 @@ def _load_networks(
         return {
             label: _load(source, config, seed) for label, source in zip(labels or backbones, backbones, strict=True)
         }
-    feature_extractor = config.discover.backbone
+    feature_extractor = config.discover.feature_extractor
     if feature_extractor is None:
         first = {"stage 1": load_for_views(run.backbone("stage1"))}
     else:

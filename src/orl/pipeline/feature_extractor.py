@@ -37,7 +37,7 @@ def load_feature_extractor(config: RunConfig) -> FeatureExtractor:
         FileNotFoundError: if there is none.
         ValueError: if it cannot be read safely, or is no network that gives feature maps.
     """
-    source = config.discover.backbone
+    source = config.discover.feature_extractor
     if source is not None:
         return _outside_feature_extractor(weights_file(source), config.discover.architecture)
     run = RunDir(config.out)

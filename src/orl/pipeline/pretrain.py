@@ -108,7 +108,7 @@ def _check_looked_with(config: RunConfig) -> None:
     run = RunDir(config.out)
     backbone, inputs = run.backbone("stage1"), provenance.read_inputs(run.table("embeddings")) or {}
     looked_with = inputs.get("backbone")
-    if config.discover.backbone is not None or looked_with is None or not backbone.exists():
+    if config.discover.feature_extractor is not None or looked_with is None or not backbone.exists():
         return
     if looked_with != files.file_digest(backbone):
         raise ValueError(

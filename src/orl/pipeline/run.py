@@ -80,7 +80,7 @@ def run_all(config: RunConfig, begin: Callable[[], None] | None = None) -> Path 
             with _recorded(config, "stage1", processes):
                 pretrain_images(config, images, processes, probe)
         elif processes.is_first:
-            logger.info("stage 1 is left out: stage 2 looks with %s", config.discover.backbone)
+            logger.info("stage 1 is left out: stage 2 looks with %s", config.discover.feature_extractor)
         with _recorded(config, "discover", processes):
             discover(config, images, processes)
             if processes.is_first:
@@ -213,7 +213,7 @@ def prepare(config: RunConfig, *trained: str, discovers: bool = False, num_proce
         FileNotFoundError: if there is no file of weights to start from.
     """
     run = RunDir(config.out)
-    if discovers and config.discover.backbone is not None:
+    if discovers and config.discover.feature_extractor is not None:
         _check_feature_extractor(config, run)
     if run.config.exists() and not config.overwrite:
         begun, now = (_found_from_anywhere(each) for each in (load_config(run.config), config))
@@ -221,8 +221,10 @@ def prepare(config: RunConfig, *trained: str, discovers: bool = False, num_proce
         same = begun.discover
         if same.proposals == now.discover.proposals == "file":
             same = replace(same, proposals_file=now.discover.proposals_file)
-        if now.discover.backbone is not None:
-            same = replace(same, backbone=now.discover.backbone, architecture=now.discover.architecture)
+        if now.discover.feature_extractor is not None:
+            same = replace(
+                same, feature_extractor=now.discover.feature_extractor, architecture=now.discover.architecture
+            )
         changed = differences(replace(begun, discover=same), now)
         if changed:
             raise ValueError(
@@ -265,7 +267,9 @@ def _found_from_anywhere(config: RunConfig) -> RunConfig:
         images=_whole(config.images),
         eval_data=_whole(config.eval_data),
         init_from=_whole(config.init_from),
-        discover=replace(found, backbone=_whole(found.backbone), proposals_file=_whole(found.proposals_file)),
+        discover=replace(
+            found, feature_extractor=_whole(found.feature_extractor), proposals_file=_whole(found.proposals_file)
+        ),
         overwrite=False,
     )
 
@@ -300,7 +304,7 @@ def _check_feature_extractor(config: RunConfig, run: RunDir) -> None:
         return
     if inputs.get("backbone") != feature_extractor.backbone_digest:
         raise ValueError(
-            f"the images of {run.root} are embedded with other weights than {config.discover.backbone}; take another "
+            f"the images of {run.root} are embedded with other weights than {config.discover.feature_extractor}; take another "
             "--out, or look again with --overwrite"
         )
 

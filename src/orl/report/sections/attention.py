@@ -50,7 +50,7 @@ def _load_backbones(run: RunDir) -> tuple[dict[str, nn.Module], list[Html]]:
     backbones: dict[str, nn.Module] = {}
     notes = []
     config = readable_config(run)
-    looks_with = None if config is None else config.discover.backbone
+    looks_with = None if config is None else config.discover.feature_extractor
     if config is not None and looks_with is not None:
         try:
             backbones["the prior"] = load_for_views(looks_with, config.discover.architecture)

@@ -103,7 +103,7 @@ def _trained_facts(run: RunDir) -> Html:
             ("stage3", "ORL", config.stage3),
         )
     }
-    looks_with = config.discover.backbone
+    looks_with = config.discover.feature_extractor
     if not config.needs_stage1:
         trained["Stage 1"] = f"left out: stage 2 looks with {looks_with}"
     elif looks_with is not None:
