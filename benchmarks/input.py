@@ -30,15 +30,15 @@ from orl.datasets.image_table import ImageTable
 from orl.datasets.sources import find_images
 from orl.memory import keep_freed_memory
 from orl.views.augment import augment
-from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD, JITTER_ORDERS, ColourDistribution, draw_colours
+from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD, JITTER_ORDERS, ColourDistribution, sample_colours
 from orl.views.cut import ViewBox, ViewBoxes, cut_views
-from orl.views.view_datasets import ViewRules, sample_global_views
+from orl.views.view_samplers import ViewDistribution, sample_global_views
 
 SEED = 0
 CPU = torch.device("cpu")
 COLOURS = (ColourDistribution(), ColourDistribution(blur_probability=0.1, solarise_probability=0.2))
 """Of BYOL's two views."""
-RULES = ViewRules(size_px=224, area_range=(0.08, 1.0), aspect_ratio_range=(3 / 4, 4 / 3), colours=COLOURS)
+RULES = ViewDistribution(size_px=224, area_range=(0.08, 1.0), aspect_ratio_range=(3 / 4, 4 / 3), colours=COLOURS)
 ROI_PX = 96
 JPEG_QUALITY = 97
 """With it an image of 640 x 480 px takes about 110 kB; COCO's take 160 kB on average."""
@@ -131,7 +131,7 @@ def six_views(images: ImageTable, image_id: int) -> ViewBoxes:
     """Where the views of a sample of stage 3 lie; RoIs are drawn at random, four in the image itself."""
     view_boxes = two_views(images, image_id)
     for index, box in enumerate(random_rois(images.sizes_wh[image_id], 4)):
-        colours = draw_colours(COLOURS[index % 2], np.random.default_rng(random.randrange(10**6)))
+        colours = sample_colours(COLOURS[index % 2], np.random.default_rng(random.randrange(10**6)))
         view_boxes[f"roi_{index}"] = ViewBox(image_id, box, ROI_PX, colours)
     return view_boxes
 
@@ -224,7 +224,7 @@ def agreement(images: ImageTable, place: Callable[[ImageTable, int], ViewBoxes])
         image = Image.open(images.path(image_id)).convert("RGB")
         view_boxes = place(images, image_id)
         for name, (crop, colours) in cut_views(images, view_boxes).items():
-            cut_only = draw_colours(unchanged, np.random.default_rng(image_id))
+            cut_only = sample_colours(unchanged, np.random.default_rng(image_id))
             for differences, changes in zip(found.values(), (cut_only, colours._replace(blur_sigma_px=0.0), colours)):
                 ours = augment(crop[None], type(colours)(*(torch.tensor([value]) for value in changes)), CPU)[0]
                 levels = (ours - by_pillow(image, view_boxes[name]._replace(colours=changes))) * 255

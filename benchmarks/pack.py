@@ -26,7 +26,8 @@ from orl.pipeline.pack import PackOptions, pack_images
 from orl.views.colour import ColourDistribution
 from orl.views.crops import cut_boxes
 from orl.views.cut import largest_reduction
-from orl.views.view_datasets import GlobalViewSampler, ViewDataset, ViewRules
+from orl.views.view_dataset import ViewDataset
+from orl.views.view_samplers import GlobalViewSampler, ViewDistribution
 
 SEED = 0
 JPEG_QUALITY = 90
@@ -106,7 +107,9 @@ def table(source: Path) -> ImageTable:
 def samples(images: ImageTable, view_px: int) -> ViewDataset:
     """Two views of each image, as stage 1 cuts them."""
     colours = (ColourDistribution(), ColourDistribution())
-    rules = ViewRules(size_px=view_px, area_range=(0.08, 1.0), aspect_ratio_range=(3 / 4, 4 / 3), colours=colours)
+    rules = ViewDistribution(
+        size_px=view_px, area_range=(0.08, 1.0), aspect_ratio_range=(3 / 4, 4 / 3), colours=colours
+    )
     return ViewDataset(GlobalViewSampler(images, rules, SEED))
 
 
@@ -119,7 +122,7 @@ def agreement(from_pack: ViewDataset, from_folder: ViewDataset) -> dict[str, Any
     differences, num_equal, num_reduced = [], 0, 0
     for image_id in range(len(from_folder)):
         ours, theirs = (source[(0, image_id)].views for source in (from_pack, from_folder))
-        num_reduced += largest_reduction(from_folder.view_sampler.place((0, image_id)).values()) > 1
+        num_reduced += largest_reduction(from_folder.view_sampler.sample_boxes((0, image_id)).values()) > 1
         for name, view in theirs.items():
             differences.append((ours[name].crop.int() - view.crop.int()).abs().float().mean().item())
             num_equal += torch.equal(ours[name].crop, view.crop)
@@ -137,7 +140,7 @@ def _require_whole_images(from_pack: ViewDataset, from_folder: ViewDataset) -> N
     for image_id in range(len(images)):
         image = load_image(images.path(image_id))
         views = from_pack[(0, image_id)].views
-        for name, (_, box, size_px, _) in from_folder.view_sampler.place((0, image_id)).items():
+        for name, (_, box, size_px, _) in from_folder.view_sampler.sample_boxes((0, image_id)).items():
             if not torch.equal(views[name].crop, cut_boxes(image, box[None], size_px)[0]):
                 raise RuntimeError(f"{name} of {images.names[image_id]} is not the same out of the pack and the file")
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from orl.datasets.decode import ImageError, load_image
+from orl.datasets.loader_workers import ignore_interrupts
 from orl.datasets.packs import PackedImage
 from orl.networks.backbones import Backbone, pool
 from orl.networks.fuse_batch_norm import fuse_batch_norm
 from orl.progress import progress_bar
 from orl.views.augment import normalise
 from orl.views.crops import centre_box, cut_boxes
-from orl.views.view_datasets import ignore_interrupts
 
 BATCH_SIZE = 64
 CPU_BATCH_SIZE = 16

@@ -19,11 +19,12 @@ from orl.embed import embed_images
 from orl.networks.backbones import build_backbone
 from orl.views.colour import ColourDistribution
 from orl.views.crops import cut_boxes
-from orl.views.view_datasets import GlobalViewSampler, ViewDataset, ViewRules
+from orl.views.view_dataset import ViewDataset
+from orl.views.view_samplers import GlobalViewSampler, ViewDistribution
 
 LIMITS = {"min_side_px": 32, "max_pixels": 1_000_000, "workers": 1, "quiet": True}
 # Views of more than half an image's side: no image of these is read at half its size.
-RULES = ViewRules(
+RULES = ViewDistribution(
     size_px=32,
     area_range=(0.2, 1.0),
     aspect_ratio_range=(3 / 4, 4 / 3),
@@ -79,10 +80,10 @@ def test_samples_of_a_pack_are_those_of_the_files(images: Path, whole: Path) -> 
 
 
 def test_pixels_are_cut_from_the_whole_image_where_a_file_is_read_reduced(images: Path, whole: Path) -> None:
-    small = ViewRules(size_px=8, area_range=(0.5, 1.0), aspect_ratio_range=(1, 1), colours=RULES.colours)
+    small = ViewDistribution(size_px=8, area_range=(0.5, 1.0), aspect_ratio_range=(1, 1), colours=RULES.colours)
     view_sampler = GlobalViewSampler(table(whole), small, seed=3)
     views = ViewDataset(view_sampler)[(0, 0)].views
-    for name, view_box in view_sampler.place((0, 0)).items():
+    for name, view_box in view_sampler.sample_boxes((0, 0)).items():
         expected = cut_boxes(load_image(images / "0.png"), view_box.box[None], 8)[0]
         assert torch.equal(views[name].crop, expected)
         assert not torch.equal(

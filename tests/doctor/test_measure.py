@@ -122,8 +122,8 @@ def test_each_image_corresponds_to_the_next() -> None:
     found = FoundRois(np.zeros((5, 4), np.float32), np.array([0, 0, 1, 2, 2], np.int32))
     table = object_table(found, 3)
     assert table.roi_starts.tolist() == [0, 2, 3, 5]
-    assert table.pairs.tolist() == [[0, 2], [2, 3], [3, 0]]
-    assert [groups.tolist() for groups in table.pair_groups] == [[[0, 1]], [[1, 2]], [[2, 3]]]
+    assert table.correspondences.tolist() == [[0, 2], [2, 3], [3, 0]]
+    assert [groups.tolist() for groups in table.neighbour_slices] == [[[0, 1]], [[1, 2]], [[2, 3]]]
 
 
 def test_another_process_gives_its_result_or_its_error() -> None:

@@ -19,7 +19,7 @@ from orl.recipes import demo
 from orl.rundir import RunDir
 from orl.views.augment import augment, normalise
 from orl.views.crops import cut_boxes
-from orl.views.view_datasets import ViewDataset, collate
+from orl.views.view_dataset import ViewDataset, collate_views
 
 OBJECT_VIEWS = ["view_1", "view_2", "intra_1", "intra_2", "inter_1", "inter_2"]
 
@@ -55,7 +55,7 @@ def test_the_views_are_those_that_training_gets(found: RunDir) -> None:
     view_sampler = build_view_sampler(settings, "stage3", images)
     sample = read_sample(view_sampler, (2, 3), RunImages(found, images, 110))
     assert list(sample.views) == OBJECT_VIEWS
-    view_boxes = view_sampler.place((2, 3))
+    view_boxes = view_sampler.sample_boxes((2, 3))
     assert sample.names == tuple(images.names[view_boxes[name].image_id] for name in ("view_1", "inter_2"))
     assert [sample.boxes[name][0] for name in OBJECT_VIEWS] == [0, 0, 0, 0, 0, 1]
     for name, (_, box) in sample.boxes.items():
@@ -71,7 +71,7 @@ def test_without_colour_changes_a_view_is_its_crop_but_for_gray_and_flips(found:
     plain = 0
     for image_id in range(NUM_IMAGES):
         sample = read_sample(view_sampler, (0, image_id), images)
-        for name, view_box in view_sampler.place((0, image_id)).items():
+        for name, view_box in view_sampler.sample_boxes((0, image_id)).items():
             crop = cut_boxes(images.whole(image_id), view_box.box[None], view_box.size_px)[0]
             if view_box.colours.gray:
                 continue
@@ -85,7 +85,7 @@ def test_normalising_a_shown_view_again_gives_what_the_network_got(found: RunDir
     images = load_images(found.images)
     view_sampler = build_view_sampler(config_of(found), "stage1", images)
     sample = read_sample(view_sampler, (1, 0), RunImages(found, images, 110))
-    view = collate([ViewDataset(view_sampler)[1, 0]]).views["view_1"]
+    view = collate_views([ViewDataset(view_sampler)[1, 0]]).views["view_1"]
     network_input = augment(view.crop, view.colours, torch.device("cpu"))
     again = normalise(torch.from_numpy(sample.views["view_1"]).permute(2, 0, 1)[None])
     # Shown are whole grey levels: half of one is lost, over the smallest deviation.

@@ -12,7 +12,7 @@ from orl.config import RunConfig, TrainConfig, ViewConfig, differences
 from orl.datasets import decode
 from orl.networks.backbones import build_backbone, load_backbone, save_backbone
 from orl.networks.device import compute_device
-from orl.pipeline.assemble import peak_lr, view_rules
+from orl.pipeline.assemble import peak_lr, view_distribution
 from orl.pipeline.pack import PackOptions, pack_images
 from orl.pipeline.run import run_discover, run_pretrain
 from orl.pipeline.view_samplers import object_table
@@ -40,8 +40,8 @@ def test_the_object_table_groups_correspondences_by_image_and_neighbour(tmp_path
     }
     found = object_table(write_table(tmp_path / "rois", rois), write_table(tmp_path / "pairs", pairs), 3)
     assert found.roi_starts.tolist() == [0, 2, 3, 4]
-    assert found.pairs.tolist() == [[0, 2], [1, 2], [1, 3], [2, 3], [3, 0], [3, 2]]
-    assert [group.tolist() for group in found.pair_groups] == [[[0, 2], [2, 3]], [[3, 4]], [[4, 5], [5, 6]]]
+    assert found.correspondences.tolist() == [[0, 2], [1, 2], [1, 3], [2, 3], [3, 0], [3, 2]]
+    assert [group.tolist() for group in found.neighbour_slices] == [[[0, 2], [2, 3]], [[3, 4]], [[4, 5], [5, 6]]]
     assert found.rois[3].tolist() == [12, 13, 14, 15]
 
 
@@ -55,18 +55,18 @@ def test_two_images_with_one_common_neighbour_do_not_run_into_one_group(tmp_path
         "similarity": np.ones(3, dtype=np.float32),
     }
     found = object_table(write_table(tmp_path / "rois", rois), write_table(tmp_path / "pairs", pairs), 3)
-    assert [group.tolist() for group in found.pair_groups] == [[[0, 1]], [[1, 2]], [[2, 3]]]
+    assert [group.tolist() for group in found.neighbour_slices] == [[[0, 1]], [[1, 2]], [[2, 3]]]
 
 
 def test_the_papers_views_are_byols() -> None:
-    rules = view_rules(coco(Path("images"), Path("run")).stage1.views)
+    rules = view_distribution(coco(Path("images"), Path("run")).stage1.views)
     assert (rules.size_px, rules.area_range) == (224, (0.08, 1.0))
     assert rules.colours[0] == ColourDistribution()
     assert rules.colours[1] == ColourDistribution(blur_probability=0.1, solarise_probability=0.2)
 
 
 def test_jitter_is_of_brightness_contrast_saturation_and_hue() -> None:
-    rules = view_rules(ViewConfig(jitter=(0.1, 0.2, 0.3, 0.4)))
+    rules = view_distribution(ViewConfig(jitter=(0.1, 0.2, 0.3, 0.4)))
     for colours in rules.colours:
         assert (colours.brightness, colours.contrast, colours.saturation, colours.hue) == (0.1, 0.2, 0.3, 0.4)
 

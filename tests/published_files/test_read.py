@@ -89,8 +89,8 @@ def test_stage_3_takes_the_tables(
     ]
     rois, pairs = (tables.load(tmp_path / "run" / name) for name in ("rois", "correspondences"))
     objects = object_table(rois, pairs, len(images))
-    assert [len(groups) for groups in objects.pair_groups] == [3] * len(images)
-    drawn = [objects.pairs[start:end] for groups in objects.pair_groups for start, end in groups]
+    assert [len(groups) for groups in objects.neighbour_slices] == [3] * len(images)
+    drawn = [objects.correspondences[start:end] for groups in objects.neighbour_slices for start, end in groups]
     assert [len(part) for part in drawn] == [2] * 3 * len(images)
     document = documents["correspondences"]
     expected = pairs_by_name(document)[images.names[4]][2:4]

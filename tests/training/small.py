@@ -18,13 +18,15 @@ from orl.schedules import ema_momentum, warmup_cosine
 from orl.training.loader import read_from_files
 from orl.training.loop import Options, Schedules, train
 from orl.training.ssl_step import SSLStep
+from orl.views.batch_sampler import EpochBatchSampler
 from orl.views.colour import ColourDistribution
-from orl.views.view_datasets import EpochBatchSampler, GlobalViewSampler, ViewDataset, ViewRules
+from orl.views.view_dataset import ViewDataset
+from orl.views.view_samplers import GlobalViewSampler, ViewDistribution
 
 NUM_IMAGES, BATCH_SIZE, EPOCHS = 8, 4, 3
 NUM_STEPS = EPOCHS * NUM_IMAGES // BATCH_SIZE
 COLOURS = (ColourDistribution(blur_sigma_px=(0.1, 0.5)), ColourDistribution(solarise_probability=0.5))
-RULES = ViewRules(size_px=32, area_range=(0.2, 1.0), aspect_ratio_range=(0.75, 1.33), colours=COLOURS)
+RULES = ViewDistribution(size_px=32, area_range=(0.2, 1.0), aspect_ratio_range=(0.75, 1.33), colours=COLOURS)
 
 
 def small_images(root: Path) -> ImageTable:

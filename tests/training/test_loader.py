@@ -8,7 +8,7 @@ from tests.training.small import NUM_STEPS, batches, view_sampler
 
 from orl.datasets.image_table import ImageTable
 from orl.training.loader import MAX_KILLED, BatchReader, read_from_files
-from orl.views.view_datasets import Loaded, ViewDataset
+from orl.views.view_dataset import LoadedViews, ViewDataset
 
 
 class Killing(ViewDataset):
@@ -18,7 +18,7 @@ class Killing(ViewDataset):
         super().__init__(view_sampler(images))
         self.kill_at, self.marks = kill_at, marks
 
-    def __getitem__(self, key: tuple[int, int]) -> Loaded:
+    def __getitem__(self, key: tuple[int, int]) -> LoadedViews:
         if key == self.kill_at and (marks := sorted(self.marks.iterdir())):
             marks[0].unlink()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -75,7 +75,7 @@ def test_a_reader_that_is_closed_gives_the_signals_back(images: ImageTable) -> N
 
 def test_an_error_that_is_no_killed_worker_is_passed_on(images: ImageTable) -> None:
     class Broken(ViewDataset):
-        def __getitem__(self, key: tuple[int, int]) -> Loaded:
+        def __getitem__(self, key: tuple[int, int]) -> LoadedViews:
             raise RuntimeError("a mistake of ours")
 
     with pytest.raises(RuntimeError, match="a mistake of ours"):

@@ -25,7 +25,7 @@ from orl.schedules import warmup_cosine
 from orl.training.interrupts import Stopped
 from orl.training.loader import read_from_files
 from orl.training.loop import train
-from orl.views.view_datasets import Loaded, ViewDataset
+from orl.views.view_dataset import LoadedViews, ViewDataset
 
 
 class Interrupting(ViewDataset):
@@ -34,7 +34,7 @@ class Interrupting(ViewDataset):
     interrupt_at: tuple[int, int] | None = None
     signal_number = signal.SIGINT
 
-    def __getitem__(self, key: tuple[int, int]) -> Loaded:
+    def __getitem__(self, key: tuple[int, int]) -> LoadedViews:
         if key == self.interrupt_at:
             os.kill(os.getpid(), self.signal_number)
         return super().__getitem__(key)

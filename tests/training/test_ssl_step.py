@@ -31,7 +31,7 @@ from orl.training.loader import read_from_files
 from orl.training.loop import train
 from orl.training.training_step import NotFiniteError
 from orl.views.cut import Sample
-from orl.views.view_datasets import Loaded, ViewDataset, collate
+from orl.views.view_dataset import LoadedViews, ViewDataset, collate_views
 
 CPU = torch.device("cpu")
 
@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def views(images: ImageTable) -> Sample:
     samples = ViewDataset(view_sampler(images))
-    return collate([samples[key] for key in next(iter(batches()))]).views
+    return collate_views([samples[key] for key in next(iter(batches()))]).views
 
 
 def double() -> Fabric:
@@ -207,7 +207,7 @@ class Signalling(ViewDataset):
 
     signal_at: tuple[int, int] | None = None
 
-    def __getitem__(self, key: tuple[int, int]) -> Loaded:
+    def __getitem__(self, key: tuple[int, int]) -> LoadedViews:
         if key == self.signal_at:
             os.kill(os.getpid(), signal.SIGTERM)
         return super().__getitem__(key)

@@ -22,7 +22,7 @@ from orl.views.augment import (
     normalise,
     solarise,
 )
-from orl.views.colour import JITTER_ORDERS, ColourDistribution, ColourParameters, draw_colours
+from orl.views.colour import JITTER_ORDERS, ColourDistribution, ColourParameters, sample_colours
 
 CPU = torch.device("cpu")
 # In compiled loops, as a CPU takes it, and on whole batches, as a GPU does.
@@ -161,7 +161,7 @@ def test_each_image_is_changed_by_its_own_draw_only(way: Way) -> None:
 
 
 def drawn(distribution: ColourDistribution, count: int, seed: int) -> ColourParameters:
-    draws = [draw_colours(distribution, np.random.default_rng([seed, index])) for index in range(count)]
+    draws = [sample_colours(distribution, np.random.default_rng([seed, index])) for index in range(count)]
     return ColourParameters(*(torch.tensor(column) for column in zip(*draws)))
 
 
@@ -322,7 +322,7 @@ def test_factors_fill_the_ranges_of_their_method(method: str) -> None:
 
 def test_chances_are_obeyed() -> None:
     distribution = ColourDistribution(solarise_probability=0.2, blur_probability=0.1)
-    draws = [draw_colours(distribution, np.random.default_rng(index)) for index in range(4000)]
+    draws = [sample_colours(distribution, np.random.default_rng(index)) for index in range(4000)]
     fractions = {
         "flip": (np.mean([draw.flip for draw in draws]), 0.5),
         "gray": (np.mean([draw.gray for draw in draws]), 0.2),

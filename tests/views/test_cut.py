@@ -13,11 +13,11 @@ from orl.datasets.decode import ImageError, load_image
 from orl.datasets.image_table import ImageTable
 from orl.synthetic.scenes import draw_scene
 from orl.views import cut as views_module
-from orl.views.colour import ColourDistribution, draw_colours
+from orl.views.colour import ColourDistribution, sample_colours
 from orl.views.crops import cut_boxes
 from orl.views.cut import ViewBox, cut_views, largest_reduction
 
-COLOURS = draw_colours(ColourDistribution(), np.random.default_rng(0))
+COLOURS = sample_colours(ColourDistribution(), np.random.default_rng(0))
 
 
 def place(image_id: int, box: tuple[float, ...], size_px: int) -> ViewBox:

@@ -18,11 +18,12 @@ from orl.datasets.validation import scan_images
 from orl.views import image_cache as held
 from orl.views.colour import ColourDistribution
 from orl.views.crops import cut_boxes, whole_pixels
-from orl.views.image_cache import CachedViewDataset, ImageCache, collate_placed, load_into_memory, resize_weights
-from orl.views.view_datasets import GlobalViewSampler, ObjectTable, ObjectViewSampler, ViewDataset, ViewRules, collate
+from orl.views.image_cache import ImageCache, ViewBoxDataset, collate_view_boxes, load_into_memory, resize_weights
+from orl.views.view_dataset import ViewDataset, collate_views
+from orl.views.view_samplers import GlobalViewSampler, ObjectTable, ObjectViewSampler, ViewDistribution
 
 CPU = torch.device("cpu")
-RULES = ViewRules(
+RULES = ViewDistribution(
     size_px=32,
     area_range=(0.05, 1.0),
     aspect_ratio_range=(3 / 4, 4 / 3),
@@ -50,8 +51,8 @@ def view_samplers(images: ImageTable) -> list[GlobalViewSampler | ObjectViewSamp
         rois=np.tile(np.array([[3, 4, 30, 40]], np.float32), (count, 1)),
         roi_starts=np.arange(count + 1),
         roi_image_ids=np.arange(count),
-        pairs=pairs,
-        pair_groups=[np.array([[index, index + 1]]) for index in range(count)],
+        correspondences=pairs,
+        neighbour_slices=[np.array([[index, index + 1]]) for index in range(count)],
     )
     return [GlobalViewSampler(images, RULES, 3), ObjectViewSampler(images, RULES, objects, 16, seed=3)]
 
@@ -61,8 +62,8 @@ def test_a_jpeg_pack_gives_the_same_views_from_disk_and_held(tmp_path: Path) -> 
     images = scan_images(*find_images(folder), min_side_px=32, max_pixels=10**6, workers=1, quiet=True)[0]
     # Views so small that images in files would be read at a fraction of their size.
     view_sampler = GlobalViewSampler(images, replace(RULES, size_px=8), 3)
-    places = collate_placed([CachedViewDataset(view_sampler)[(0, image_id)] for image_id in range(7)])
-    expected = collate([ViewDataset(view_sampler)[(0, image_id)] for image_id in range(7)])
+    places = collate_view_boxes([ViewBoxDataset(view_sampler)[(0, image_id)] for image_id in range(7)])
+    expected = collate_views([ViewDataset(view_sampler)[(0, image_id)] for image_id in range(7)])
     for name, view in ImageCache(images, CPU, quiet=True).cut(places).items():
         assert torch.equal(view.crop, expected.views[name].crop)
 
@@ -74,9 +75,11 @@ def test_a_batch_cut_from_held_images_is_the_one_that_workers_cut_from_disk(
 ) -> None:
     view_sampler = view_samplers(images)[stage]
     batches = [[(epoch, image_id) for image_id in (4, 0, 6)] for epoch in range(4)]
-    from_disk = DataLoader(ViewDataset(view_sampler), batch_sampler=batches, collate_fn=collate, num_workers=workers)
+    from_disk = DataLoader(
+        ViewDataset(view_sampler), batch_sampler=batches, collate_fn=collate_views, num_workers=workers
+    )
     placed = DataLoader(
-        CachedViewDataset(view_sampler), batch_sampler=batches, collate_fn=collate_placed, num_workers=workers
+        ViewBoxDataset(view_sampler), batch_sampler=batches, collate_fn=collate_view_boxes, num_workers=workers
     )
     for expected, places in zip(from_disk, placed, strict=True):
         loaded = images_held.load(places)
@@ -120,7 +123,7 @@ def test_crops_cut_together_are_those_cut_one_by_one_but_for_a_grey_level_here_a
     )
     for num_bytes in (2**28, 100_000):
         monkeypatch.setattr(held, "MAX_GATHERED_BYTES", num_bytes)
-        found = images_held.cut_together(torch.tensor(image_ids), torch.tensor(boxes), size_px)
+        found = images_held.cut_batch(torch.tensor(image_ids), torch.tensor(boxes), size_px)
         difference = (found.int() - expected.int()).abs()
         # torch resizes bytes with weights of 15 bits, and rounds ties of the first pass another way.
         assert difference.max() <= 2
@@ -137,12 +140,12 @@ def test_noise_that_overshoots_is_cut_together_as_one_by_one(tmp_path: Path) -> 
     table = ImageTable(root=tmp_path, names=("noise.png",), sizes_wh=((70, 60),), digests=("",))
     image = ImageCache(table, CPU, quiet=True)
     for box in ([0, 0, 70, 60], [5, 7, 26, 50], [10, 10, 11, 11]):
-        found = image.cut_together(torch.tensor([0]), torch.tensor([box]), 24)
+        found = image.cut_batch(torch.tensor([0]), torch.tensor([box]), 24)
         expected = cut_boxes(pixels, np.array([box], np.float32), 24)
         assert (found.int() - expected.int()).abs().max() <= 1
     # The frame of a small box at the end of the last image reaches beyond all pixels.
     boxes = torch.tensor([[0, 0, 70, 60], [60, 50, 70, 60]])
-    corner = image.cut_together(torch.tensor([0, 0]), boxes, 24)[1]
+    corner = image.cut_batch(torch.tensor([0, 0]), boxes, 24)[1]
     assert (corner.int() - cut_boxes(pixels, boxes[1:].float().numpy(), 24)[0].int()).abs().max() <= 1
 
 
@@ -203,8 +206,8 @@ def test_per_image_of_another_size_is_refused(images: ImageTable) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_cuts_within_a_grey_level(images: ImageTable, images_held: ImageCache) -> None:
     on_gpu = ImageCache(images, torch.device("cuda"), quiet=True)
-    batch = collate_placed(
-        [CachedViewDataset(view_samplers(images)[1])[(0, image_id)] for image_id in range(len(images))]
+    batch = collate_view_boxes(
+        [ViewBoxDataset(view_samplers(images)[1])[(0, image_id)] for image_id in range(len(images))]
     )
     expected = images_held.cut(batch)
     for name, view in on_gpu.cut(batch).items():

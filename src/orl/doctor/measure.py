@@ -30,14 +30,22 @@ from orl.embed import BATCH_SIZE, CPU_BATCH_SIZE, embed_boxes
 from orl.memory import keep_freed_memory, peak_resident_bytes
 from orl.networks.backbones import build_backbone, pool
 from orl.networks.fuse_batch_norm import fuse_batch_norm
-from orl.pipeline.assemble import Method, build_image_method, build_optimiser, build_orl, stage_settings, view_rules
+from orl.pipeline.assemble import (
+    Method,
+    build_image_method,
+    build_optimiser,
+    build_orl,
+    stage_settings,
+    view_distribution,
+)
 from orl.pipeline.proposal_tables import proposer
 from orl.pipeline.shards import proposal_filter
 from orl.processes import Processes, local_device
 from orl.synthetic.scenes import draw_scenes
 from orl.training.fabric import is_out_of_memory, launch_fabric
 from orl.training.ssl_step import SSLStep
-from orl.views.view_datasets import GlobalViewSampler, ObjectTable, ObjectViewSampler, ViewDataset, collate
+from orl.views.view_dataset import ViewDataset, collate_views
+from orl.views.view_samplers import GlobalViewSampler, ObjectTable, ObjectViewSampler
 
 STEP_PIXELS = {"cpu": 300_000, "cuda": 9_600_000}
 """Pixels of all views of the larger batch that is measured: seconds on two cores, and enough to fill a GPU."""
@@ -213,7 +221,7 @@ def measured_batches(pixels_per_image: int, device_type: str, most: int) -> tupl
 def _view_sampler(
     config: RunConfig, stage: str, images: ImageTable, found: FoundRois | None
 ) -> GlobalViewSampler | ObjectViewSampler:
-    rules = view_rules(stage_settings(config, stage).views)
+    rules = view_distribution(stage_settings(config, stage).views)
     if stage == "stage1" or found is None:
         return GlobalViewSampler(images, rules, config.seed)
     return ObjectViewSampler(images, rules, object_table(found, len(images)), config.objects.roi_size_px, config.seed)
@@ -238,8 +246,8 @@ def object_table(found: FoundRois, num_table_images: int) -> ObjectTable:
         rois=found.boxes,
         roi_starts=starts,
         roi_image_ids=found.image_ids,
-        pairs=np.stack([firsts, np.roll(firsts, -1)], axis=1),
-        pair_groups=[np.array([[image_id, image_id + 1]]) for image_id in range(num_table_images)],
+        correspondences=np.stack([firsts, np.roll(firsts, -1)], axis=1),
+        neighbour_slices=[np.array([[image_id, image_id + 1]]) for image_id in range(num_table_images)],
     )
 
 
@@ -270,7 +278,7 @@ def _find_rois(config: RunConfig, images: ImageTable, folder: Path) -> tuple[flo
 
 def _steps(ssl_step: SSLStep, samples: ViewDataset, batch_size: int) -> tuple[int, float]:
     """Peak bytes and median seconds of a few steps, after one that is not counted."""
-    views = collate([samples[(0, place % len(samples))] for place in range(batch_size)]).views
+    views = collate_views([samples[(0, place % len(samples))] for place in range(batch_size)]).views
     _forget_peak(ssl_step.fabric.device)
     steps, at = iter(range(1, NUM_STEPS + 2)), {"lr": 1e-3, "ema_momentum": 0.99}
 

@@ -26,8 +26,10 @@ from orl.figures.run_images import RunImages, find_image
 from orl.figures.sheets import fitted
 from orl.rundir import TRAINED_STAGES, RunDir
 from orl.views.augment import augment
+from orl.views.batch_sampler import SampleKey
 from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
-from orl.views.view_datasets import GlobalViewSampler, Key, ObjectViewSampler, ViewDataset, collate
+from orl.views.view_dataset import ViewDataset, collate_views
+from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
 
 IMAGE_IN, TILE_IN, GAP_IN, TITLE_IN, NAME_IN, CAPTION_IN = (1.74, 1.3), 1.3, 0.08, 0.26, 0.2, 0.2
 NAME_PT = 8
@@ -97,7 +99,7 @@ def view_sheet(
     return path
 
 
-def read_sample(view_sampler: GlobalViewSampler | ObjectViewSampler, key: Key, images: RunImages) -> SampleViews:
+def read_sample(view_sampler: GlobalViewSampler | ObjectViewSampler, key: SampleKey, images: RunImages) -> SampleViews:
     """The views of an image in an epoch, cut and coloured as in training.
 
     Args:
@@ -108,10 +110,10 @@ def read_sample(view_sampler: GlobalViewSampler | ObjectViewSampler, key: Key, i
     Raises:
         ValueError: if an image cannot be read.
     """
-    view_boxes = view_sampler.place(key)
+    view_boxes = view_sampler.sample_boxes(key)
     image_ids = list(dict.fromkeys(view_box.image_id for view_box in view_boxes.values()))
     small = [images.small(image_id) for image_id in image_ids]
-    batch = collate([ViewDataset(view_sampler)[key]]).views
+    batch = collate_views([ViewDataset(view_sampler)[key]]).views
     return SampleViews(
         names=tuple(view_sampler.images.names[image_id] for image_id in image_ids),
         images=tuple(image for image, _ in small),

@@ -21,7 +21,7 @@ from orl.schedules import ema_momentum, warmup_cosine
 from orl.training.lars import LARS, lars_groups
 from orl.training.loop import Schedules
 from orl.views.colour import ColourDistribution
-from orl.views.view_datasets import ViewRules
+from orl.views.view_samplers import ViewDistribution
 from orl.weights.importing import import_weights
 from orl.weights.loading import weights_file
 
@@ -129,7 +129,7 @@ def build_schedules(settings: TrainConfig, steps_per_epoch: int) -> Schedules:
     return Schedules(at=at, num_warmup_steps=num_warmup_steps)
 
 
-def view_rules(views: ViewConfig) -> ViewRules:
+def view_distribution(views: ViewConfig) -> ViewDistribution:
     """How views are cut and coloured, out of the settings."""
     brightness, contrast, saturation, hue = views.jitter
     distributions = [
@@ -144,7 +144,7 @@ def view_rules(views: ViewConfig) -> ViewRules:
         )
         for view in range(2)
     ]
-    return ViewRules(
+    return ViewDistribution(
         size_px=views.size_px,
         area_range=views.area_range,
         aspect_ratio_range=ASPECT_RATIO_RANGE,

@@ -29,8 +29,10 @@ from orl.training.fabric import launch_fabric
 from orl.training.loader import Source, cut_on_device, read_from_files
 from orl.training.loop import Options, train
 from orl.training.ssl_step import SSLStep
-from orl.views.image_cache import CachedViewDataset, ImageCache, load_into_memory, require_pack
-from orl.views.view_datasets import EpochBatchSampler, GlobalViewSampler, ObjectViewSampler, ViewDataset
+from orl.views.batch_sampler import EpochBatchSampler
+from orl.views.image_cache import ImageCache, ViewBoxDataset, load_into_memory, require_pack
+from orl.views.view_dataset import ViewDataset
+from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
 from orl.weights.loading import weights_file
 
 logger = logging.getLogger(__name__)
@@ -174,7 +176,7 @@ def _source(config: RunConfig, view_sampler: GlobalViewSampler | ObjectViewSampl
     if config.cache == "device":
         require_pack(view_sampler.images)
         images = ImageCache(view_sampler.images, device, workers=config.workers)
-        return cut_on_device(CachedViewDataset(view_sampler), images)
+        return cut_on_device(ViewBoxDataset(view_sampler), images)
     if config.cache == "ram":
         load_into_memory(view_sampler.images)
     return read_from_files(ViewDataset(view_sampler))

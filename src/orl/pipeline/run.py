@@ -43,7 +43,8 @@ from orl.report.sections.options import Annotations, GalleryOptions
 from orl.rundir import TRAINED_STAGES, RunDir, record_run, record_stage
 from orl.synthetic.scenes import draw_scenes
 from orl.training.interrupts import Stopped
-from orl.views.view_datasets import EpochBatchSampler, GlobalViewSampler, ObjectViewSampler
+from orl.views.batch_sampler import EpochBatchSampler
+from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
 from orl.weights.loading import weights_file
 
 logger = logging.getLogger(__name__)

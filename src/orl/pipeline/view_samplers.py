@@ -7,9 +7,9 @@ from numpy import ndarray
 from orl import tables
 from orl.config import RunConfig
 from orl.datasets.image_table import ImageTable
-from orl.pipeline.assemble import view_rules
+from orl.pipeline.assemble import view_distribution
 from orl.rundir import RunDir
-from orl.views.view_datasets import GlobalViewSampler, ObjectTable, ObjectViewSampler
+from orl.views.view_samplers import GlobalViewSampler, ObjectTable, ObjectViewSampler
 
 
 def build_view_sampler(config: RunConfig, stage: str, images: ImageTable) -> GlobalViewSampler | ObjectViewSampler:
@@ -20,7 +20,7 @@ def build_view_sampler(config: RunConfig, stage: str, images: ImageTable) -> Glo
         ValueError: if stage 2 ran on another image list, or is not finished since something before it has changed.
     """
     if stage == "stage1":
-        return GlobalViewSampler(images, view_rules(config.stage1.views), config.seed)
+        return GlobalViewSampler(images, view_distribution(config.stage1.views), config.seed)
     run, settings = RunDir(config.out), config.objects
     rois, correspondences = (tables.load(run.table(name)) for name in ("rois", "correspondences"))
     for table in (rois, correspondences):
@@ -28,7 +28,7 @@ def build_view_sampler(config: RunConfig, stage: str, images: ImageTable) -> Glo
     tables.check_origins(correspondences)
     return ObjectViewSampler(
         images,
-        view_rules(config.stage3.views),
+        view_distribution(config.stage3.views),
         object_table(rois, correspondences, len(images)),
         settings.roi_size_px,
         config.seed,
@@ -45,8 +45,8 @@ def object_table(rois: tables.Table, correspondences: tables.Table, num_images: 
         rois=np.array(rois.column("box"), dtype=np.float32),
         roi_starts=tables.row_starts(roi_image_ids, num_images),
         roi_image_ids=roi_image_ids,
-        pairs=np.stack([correspondences.column("roi"), correspondences.column("neighbour_roi")], axis=1),
-        pair_groups=_pair_groups(image_ids, neighbour_ids, num_images),
+        correspondences=np.stack([correspondences.column("roi"), correspondences.column("neighbour_roi")], axis=1),
+        neighbour_slices=_pair_groups(image_ids, neighbour_ids, num_images),
     )
 
 

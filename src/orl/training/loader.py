@@ -9,8 +9,10 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from orl.views.image_cache import CachedViewDataset, ImageCache, collate_placed
-from orl.views.view_datasets import EpochBatchSampler, Loaded, ViewDataset, collate, ignore_interrupts
+from orl.datasets.loader_workers import ignore_interrupts
+from orl.views.batch_sampler import EpochBatchSampler
+from orl.views.image_cache import ImageCache, ViewBoxDataset, collate_view_boxes
+from orl.views.view_dataset import LoadedViews, ViewDataset, collate_views
 
 logger = logging.getLogger(__name__)
 
@@ -28,17 +30,17 @@ class Source:
 
     samples: Dataset[Any]
     collate: Callable[[Sequence[Any]], Any]
-    finish: Callable[[Any], Loaded]
+    finish: Callable[[Any], LoadedViews]
 
 
 def read_from_files(samples: ViewDataset) -> Source:
     """Workers read images and cut views; nothing is left to do."""
-    return Source(samples=samples, collate=collate, finish=lambda batch: batch)
+    return Source(samples=samples, collate=collate_views, finish=lambda batch: batch)
 
 
-def cut_on_device(samples: CachedViewDataset, images: ImageCache) -> Source:
+def cut_on_device(samples: ViewBoxDataset, images: ImageCache) -> Source:
     """Workers say where views lie; they are cut where the images are held."""
-    return Source(samples=samples, collate=collate_placed, finish=images.load)
+    return Source(samples=samples, collate=collate_view_boxes, finish=images.load)
 
 
 class BatchReader:
@@ -53,7 +55,7 @@ class BatchReader:
         self.waited_s = 0.0
         """Seconds spent waiting for the newest batch."""
 
-    def __iter__(self) -> Generator[Loaded, None, None]:
+    def __iter__(self) -> Generator[LoadedViews, None, None]:
         """Give batch after batch.
 
         Raises:
@@ -79,7 +81,7 @@ class BatchReader:
                     "a process that reads images was killed (%s); new ones go on at step %d", error, step + 1
                 )
 
-    def _timed(self) -> Iterator[Loaded]:
+    def _timed(self) -> Iterator[LoadedViews]:
         started = time.monotonic()
         with _ChildrenEndQuietly(self._loader()) as loaded:
             while True:

@@ -18,7 +18,8 @@ from orl.training.metrics import MetricsLog, WandbMode
 from orl.training.progress_log import ProgressLog
 from orl.training.training_step import NotFiniteError, TrainingStep
 from orl.training.unreadable import UNREADABLE, UnreadableImages
-from orl.views.view_datasets import EpochBatchSampler, Loaded
+from orl.views.batch_sampler import EpochBatchSampler
+from orl.views.view_dataset import LoadedViews
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ def _common_step(step: int, processes: Processes, folder: Path) -> int:
     return step
 
 
-def _note_unreadable(unreadable: UnreadableImages, batch: Loaded, step: int, processes: Processes) -> None:
+def _note_unreadable(unreadable: UnreadableImages, batch: LoadedViews, step: int, processes: Processes) -> None:
     """Write down what could not be read for this step; too much of it stops all processes."""
     parts = processes.gather(len(batch.unreadable), int(not batch.views))
     if not any(number for number, _ in parts):
@@ -158,7 +159,7 @@ class _NotFiniteRunError(RuntimeError):
 
 
 @contextmanager
-def _explained(step: int, batch: Loaded, options: Options, processes: Processes) -> Iterator[None]:
+def _explained(step: int, batch: LoadedViews, options: Options, processes: Processes) -> Iterator[None]:
     """Say why a step cannot be done, and what to do about it."""
     try:
         yield

@@ -77,7 +77,7 @@ class ColourParameters(NamedTuple):
     solarise: Bool[Tensor, "*n"] | bool
 
 
-def draw_colours(distribution: ColourDistribution, generator: np.random.Generator) -> ColourParameters:
+def sample_colours(distribution: ColourDistribution, generator: np.random.Generator) -> ColourParameters:
     """One draw; always the same number of random numbers, so that settings do not shift later draws."""
     chance = generator.random(5)
     factors = generator.uniform(-1, 1, size=4)

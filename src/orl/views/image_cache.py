@@ -16,10 +16,12 @@ from orl.datasets.image_table import ImageTable
 from orl.datasets.packs import open_pack
 from orl.datasets.threads import side_by_side
 from orl.progress import progress_bar
+from orl.views.batch_sampler import SampleKey
 from orl.views.colour import ColourParameters
 from orl.views.crops import cut_boxes, whole_pixels
 from orl.views.cut import Sample, View
-from orl.views.view_datasets import GlobalViewSampler, Key, Loaded, ObjectViewSampler
+from orl.views.view_dataset import LoadedViews
+from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
 
 MAX_GATHERED_BYTES = 2**27
 """Pixels that are cut at a time, as floats."""
@@ -27,7 +29,7 @@ CUBIC_SHARPNESS = -0.5
 """The free parameter of bicubic interpolation, as Pillow and torch's antialiased resizing have it."""
 
 
-class Placed(NamedTuple):
+class PixelViewBox(NamedTuple):
     """Where a view is cut, and what is to happen to its colours; in a batch, every field has a leading dimension."""
 
     image_id: Int[Tensor, "*n"] | int
@@ -37,7 +39,7 @@ class Placed(NamedTuple):
     colours: ColourParameters
 
 
-class CachedViewDataset(Dataset[dict[str, Placed]]):
+class ViewBoxDataset(Dataset[dict[str, PixelViewBox]]):
     """Samples without pixels: workers draw where views lie, and `HeldImages.load` cuts a batch of them."""
 
     def __init__(self, view_sampler: GlobalViewSampler | ObjectViewSampler) -> None:
@@ -46,16 +48,16 @@ class CachedViewDataset(Dataset[dict[str, Placed]]):
     def __len__(self) -> int:
         return len(self.view_sampler.images)
 
-    def __getitem__(self, key: Key) -> dict[str, Placed]:
+    def __getitem__(self, key: SampleKey) -> dict[str, PixelViewBox]:
         """The places of an image's views in an epoch: the same as those of `Samples`."""
         sizes_wh = self.view_sampler.images.sizes_wh
         return {
-            name: Placed(image_id, np.array(whole_pixels(box, sizes_wh[image_id])), size_px, colours)
-            for name, (image_id, box, size_px, colours) in self.view_sampler.place(key).items()
+            name: PixelViewBox(image_id, np.array(whole_pixels(box, sizes_wh[image_id])), size_px, colours)
+            for name, (image_id, box, size_px, colours) in self.view_sampler.sample_boxes(key).items()
         }
 
 
-def collate_placed(samples: Sequence[dict[str, Placed]]) -> dict[str, Placed]:
+def collate_view_boxes(samples: Sequence[dict[str, PixelViewBox]]) -> dict[str, PixelViewBox]:
     """A batch out of samples."""
     return default_collate(list(samples))
 
@@ -87,18 +89,18 @@ class ImageCache:
         with progress_bar(total=len(images), title=f"hold images on {device}", unit="images", quiet=quiet) as bar:
             side_by_side(self._read, range(len(images)), workers, bar.update)
 
-    def load(self, batch: dict[str, Placed]) -> Loaded:
+    def load(self, batch: dict[str, PixelViewBox]) -> LoadedViews:
         """A batch with its views' pixels on the device."""
         image_ids: Any = next(iter(batch.values())).image_id
-        return Loaded(self.cut(batch), [self.images.names[image_id] for image_id in image_ids.tolist()], [])
+        return LoadedViews(self.cut(batch), [self.images.names[image_id] for image_id in image_ids.tolist()], [])
 
-    def cut(self, batch: dict[str, Placed]) -> Sample:
+    def cut(self, batch: dict[str, PixelViewBox]) -> Sample:
         """The views of a batch, cut by antialiased bicubic interpolation.
 
         On a CPU they are those that workers cut, bit for bit; elsewhere they are rounded from float32 after the same
         two passes: a value in some hundreds differs by one grey level or, rarely, two.
         """
-        cut = self._cut_one_by_one if self._pixels.device.type == "cpu" else self.cut_together
+        cut = self._cut_one_by_one if self._pixels.device.type == "cpu" else self.cut_batch
         sample: Sample = {}
         for name, (image_ids, boxes, sizes_px, colours) in batch.items():
             sizes: Any = sizes_px
@@ -116,7 +118,7 @@ class ImageCache:
             crops.append(cut_boxes(image, box[None], size_px))
         return torch.cat(crops)
 
-    def cut_together(
+    def cut_batch(
         self, image_ids: Int[Tensor, "n"], boxes: Int[Tensor, "n 4"], size_px: int
     ) -> UInt8[Tensor, "n 3 s s"]:
         """Crops of many images in a few large operations, as a GPU wants them: resizing is two matrix products."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from orl.datasets.classified import ClassifiedImages
+from orl.datasets.loader_workers import ignore_interrupts
 from orl.evaluation.classification.accuracy import Accuracy
 from orl.evaluation.classification.levels import LEVELS, LevelHead, feature_levels, level_channels
 from orl.evaluation.classification.samples import TestImages, collate_test
@@ -19,7 +20,6 @@ from orl.networks.sync_bn import sync_batch_norm
 from orl.processes import Processes
 from orl.progress import progress_bar
 from orl.views.augment import augment, normalise
-from orl.views.view_datasets import ignore_interrupts
 from orl.weights.for_views import Renormalised
 
 HEAD = "pooled"

@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 from orl import tables
 from orl.datasets.classified import ClassifiedImages
 from orl.datasets.decode import ImageError, load_image
+from orl.datasets.loader_workers import ignore_interrupts
 from orl.embed import BATCH_SIZE, CPU_BATCH_SIZE, Encode, centre_crop_boxes
 from orl.progress import progress_bar
 from orl.views.augment import normalise
 from orl.views.crops import cut_boxes
-from orl.views.view_datasets import ignore_interrupts
 
 SHARD_SIZE = 2048
 MAX_UNREADABLE_FRACTION = 0.1

@@ -12,10 +12,11 @@ from torch.utils.data import Dataset
 from orl.datasets.classified import ClassifiedImages
 from orl.datasets.decode import ImageError, load_image
 from orl.embed import CENTRE_FRACTION
-from orl.views.colour import ColourDistribution, draw_colours
+from orl.views.batch_sampler import SampleKey
+from orl.views.colour import ColourDistribution, sample_colours
 from orl.views.crops import centre_box, cut_boxes, random_resized_crop
 from orl.views.cut import View
-from orl.views.view_datasets import Key, Loaded, replacements
+from orl.views.view_dataset import LoadedViews, image_and_replacements
 
 AREA_RANGE, ASPECT_RATIO_RANGE = (0.08, 1.0), (3 / 4, 4 / 3)
 
@@ -43,7 +44,7 @@ def training_colours(jitter: float) -> ColourDistribution:
     )
 
 
-class TrainingImages(Dataset[Loaded]):
+class TrainingImages(Dataset[LoadedViews]):
     """A random crop of an image and its class; another image takes the place of one that cannot be read."""
 
     def __init__(self, images: ClassifiedImages, rules: Rules, seed: int) -> None:
@@ -52,18 +53,18 @@ class TrainingImages(Dataset[Loaded]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: Key) -> Loaded:
+    def __getitem__(self, key: SampleKey) -> LoadedViews:
         """`image` and `label` of an image in an epoch."""
         unreadable: list[tuple[str, str]] = []
-        for row in replacements(key, self.seed, len(self)):
+        for row in image_and_replacements(key, self.seed, len(self)):
             try:
                 view = self._draw(key[0], row)
             except ImageError as error:
                 unreadable.append((str(error.path), error.reason))
             else:
                 label = int(self.images.labels[row])
-                return Loaded({"image": view, "label": label}, [self.images.names[row]], unreadable)
-        return Loaded({}, [], unreadable)
+                return LoadedViews({"image": view, "label": label}, [self.images.names[row]], unreadable)
+        return LoadedViews({}, [], unreadable)
 
     def _draw(self, epoch: int, row: int) -> View:
         generator = np.random.default_rng([self.seed, epoch, row])
@@ -71,7 +72,7 @@ class TrainingImages(Dataset[Loaded]):
         height, width, _ = image.shape
         box = random_resized_crop((width, height), AREA_RANGE, ASPECT_RATIO_RANGE, generator)
         crop = cut_boxes(image, box[None], self.rules.size_px)[0].contiguous()
-        return View(crop, draw_colours(self.rules.colours, generator))
+        return View(crop, sample_colours(self.rules.colours, generator))
 
 
 class TestImages(Dataset["tuple[UInt8[Tensor, '3 s s'], int] | tuple[str, str]"]):

@@ -22,7 +22,8 @@ from orl.training.loader import Source
 from orl.training.loop import Options, Schedules, train
 from orl.training.supervised import Supervised
 from orl.training.unreadable import UNREADABLE, UnreadableImages
-from orl.views.view_datasets import EpochBatchSampler, collate
+from orl.views.batch_sampler import EpochBatchSampler
+from orl.views.view_dataset import collate_views
 
 MAX_UNREADABLE_FRACTION = 0.01
 """Of the images to learn from and of those to be scored, before the judge stops."""
@@ -115,7 +116,7 @@ def train_and_score(
     training_step = Supervised(fabric, network, optimise(network), losses, seed=place.seed)
     rules = Rules(size_px=course.size_px, colours=training_colours(course.jitter))
     samples = TrainingImages(train_images, rules, place.seed)
-    source = Source(samples=samples, collate=collate, finish=lambda batch: batch)
+    source = Source(samples=samples, collate=collate_views, finish=lambda batch: batch)
     options = _options(course, place, len(train_images))
     train(training_step, source, batches, course.schedules(batches.steps_per_epoch), options, processes)
     counts, unreadable = score_images(

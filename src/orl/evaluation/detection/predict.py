@@ -12,6 +12,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.transform import resize_boxes
 
+from orl.datasets.loader_workers import ignore_interrupts
 from orl.datasets.masks import encode_masks
 from orl.evaluation.detection.configs import DetectSettings
 from orl.evaluation.detection.datasets import DetectionDataset
@@ -20,7 +21,6 @@ from orl.evaluation.detection.model import in_unit_range
 from orl.evaluation.detection.samples import ResizedImages
 from orl.processes import Processes
 from orl.progress import progress_bar
-from orl.views.view_datasets import ignore_interrupts
 
 NUM_PASTED = 16
 """Masks that are pasted into an image at a time: as floats they take four bytes for each of its pixels."""

@@ -20,7 +20,8 @@ from torch.utils.data import Dataset
 from orl import boxes
 from orl.datasets.decode import ImageError, image_size, load_image
 from orl.evaluation.detection.datasets import DetectionDataset
-from orl.views.view_datasets import Key, Loaded, replacements
+from orl.views.batch_sampler import SampleKey
+from orl.views.view_dataset import LoadedViews, image_and_replacements
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class TrainingRules:
     """Whether masks are learnt."""
 
 
-class TrainingSamples(Dataset[Loaded]):
+class TrainingSamples(Dataset[LoadedViews]):
     """Training images; another one takes the place of one that cannot be read."""
 
     def __init__(self, images: DetectionDataset, rules: TrainingRules, seed: int) -> None:
@@ -43,17 +44,17 @@ class TrainingSamples(Dataset[Loaded]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: Key) -> Loaded:
+    def __getitem__(self, key: SampleKey) -> LoadedViews:
         """The sample of an image in an epoch: `image` and `target`."""
         unreadable: list[tuple[str, str]] = []
-        for row in replacements(key, self.seed, len(self)):
+        for row in image_and_replacements(key, self.seed, len(self)):
             try:
                 views = self._draw(key[0], row)
             except ImageError as error:
                 unreadable.append((str(error.path), error.reason))
             else:
-                return Loaded(views, [self.images.names[row]], unreadable)
-        return Loaded({}, [], unreadable)
+                return LoadedViews(views, [self.images.names[row]], unreadable)
+        return LoadedViews({}, [], unreadable)
 
     def _draw(self, epoch: int, row: int) -> dict[str, Any]:
         images, rules = self.images, self.rules
@@ -92,13 +93,13 @@ class ResizedImages(Dataset["tuple[int, UInt8[Tensor, '3 h w'] | str]"]):
         return row, resize_image(image, resized_size(image.shape[:2], self.short_side_px, self.longest_px))
 
 
-def collate_detection(loaded: Sequence[Loaded]) -> Loaded:
+def collate_detection(loaded: Sequence[LoadedViews]) -> LoadedViews:
     """A batch out of samples: lists, since images differ in size and in the number of their objects."""
     views: list[Any] = [one.views for one in loaded]
     joined: dict[str, Any] = {}
     if all(views):
         joined = {"images": [view["image"] for view in views], "targets": [view["target"] for view in views]}
-    return Loaded(
+    return LoadedViews(
         joined,
         [name for one in loaded for name in one.files],
         [row for one in loaded for row in one.unreadable],

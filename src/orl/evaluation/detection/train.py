@@ -22,7 +22,7 @@ from orl.schedules import warmup_step_decay
 from orl.training.loader import BatchReader, Source
 from orl.training.loop import Options, Schedules, train
 from orl.training.supervised import Supervised
-from orl.views.view_datasets import EpochBatchSampler, Key
+from orl.views.batch_sampler import EpochBatchSampler, SampleKey
 
 MAX_UNREADABLE_FRACTION = 0.01
 """Of the training images, which may turn out unreadable before training stops; others take their places."""
@@ -48,7 +48,7 @@ class StepBatches(EpochBatchSampler):
     def steps_per_epoch(self) -> int:
         return self.num_steps
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         for step in range(self.first_step, self.num_steps):
             places = range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.num_processes)
             keys = [divmod(place, self.num_images) for place in places]

@@ -7,7 +7,7 @@ import numpy as np
 
 from orl.datasets.labels import LabelledSplit
 from orl.datasets.object_regions import ObjectRegions
-from orl.views.view_datasets import GlobalViewSampler, ObjectViewSampler
+from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
 
 
 @dataclass(frozen=True, kw_only=True)

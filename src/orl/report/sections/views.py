@@ -18,7 +18,7 @@ from orl.report.sections.options import GalleryOptions, choose_images
 from orl.report.style import colour_class
 from orl.report.thumbnails import Album
 from orl.rundir import RunDir
-from orl.views.view_datasets import GlobalViewSampler, ObjectViewSampler
+from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
 
 MAX_BYTES = 20_000
 DPI = 110
@@ -61,7 +61,7 @@ def _sample_figure(
     name = album.images.names[image_id]
     try:
         sample = read_sample(view_sampler, key, images)
-        placed = view_sampler.place(key)
+        placed = view_sampler.sample_boxes(key)
         ids = list(dict.fromkeys(each.image_id for each in placed.values()))
         order = {view: index for index, view in enumerate(sample.views)}
         cells = [

@@ -5,21 +5,14 @@ import pytest
 import torch
 from PIL import Image
 
-from orl.datasets.image_table import ImageTable, load_images, save_images
+from orl.datasets.image_table import ImageTable
 from orl.views.colour import ColourDistribution
 from orl.views.crops import cut_boxes
-from orl.views.view_datasets import (
-    EpochBatchSampler,
-    GlobalViewSampler,
-    ObjectTable,
-    ObjectViewSampler,
-    ViewDataset,
-    ViewRules,
-    collate,
-)
+from orl.views.view_dataset import ViewDataset, collate_views
+from orl.views.view_samplers import GlobalViewSampler, ObjectTable, ObjectViewSampler, ViewDistribution
 
 PLAIN = ColourDistribution(flip_probability=0, jitter_probability=0, gray_probability=0, blur_probability=0)
-RULES = ViewRules(size_px=16, area_range=(0.2, 1.0), aspect_ratio_range=(3 / 4, 4 / 3), colours=(PLAIN, PLAIN))
+RULES = ViewDistribution(size_px=16, area_range=(0.2, 1.0), aspect_ratio_range=(3 / 4, 4 / 3), colours=(PLAIN, PLAIN))
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +43,8 @@ def objects() -> ObjectTable:
         rois=rois,
         roi_starts=np.arange(0, 9, 2),
         roi_image_ids=np.repeat(np.arange(4), 2),
-        pairs=np.array(pairs),
-        pair_groups=groups,
+        correspondences=np.array(pairs),
+        neighbour_slices=groups,
     )
 
 
@@ -111,7 +104,7 @@ def test_intra_pair_is_an_roi_and_a_jittered_copy(images: ImageTable, objects: O
 def test_without_jitter_both_views_of_the_intra_pair_are_one_box(images: ImageTable, objects: ObjectTable) -> None:
     view_sampler = ObjectViewSampler(images, RULES, objects, 16, seed=0, jitter_min_iou=1.0)
     for epoch in range(10):
-        placed = view_sampler.place((epoch, 1))
+        placed = view_sampler.sample_boxes((epoch, 1))
         np.testing.assert_array_equal(placed["intra_1"].box, placed["intra_2"].box)
 
 
@@ -120,7 +113,7 @@ def test_inter_pair_joins_the_two_boxes_of_a_correspondence(images: ImageTable, 
     rows = [np.asarray(Image.open(images.path(index))) for index in range(4)]
     expected = {}
     for number in range(3):
-        own, other = objects.pairs[number]
+        own, other = objects.correspondences[number]
         expected[number] = [cut(rows[objects.roi_image_ids[roi]], objects.rois[roi]) for roi in (own, other)]
     counts = dict.fromkeys(expected, 0)
     for epoch in range(200):
@@ -136,42 +129,6 @@ def test_inter_pair_joins_the_two_boxes_of_a_correspondence(images: ImageTable, 
     assert counts[0] == pytest.approx(100, abs=25)
     assert counts[1] == pytest.approx(50, abs=22)
     assert counts[2] == pytest.approx(50, abs=22)
-
-
-def test_every_epoch_takes_every_image_once_in_another_order() -> None:
-    batches = list(EpochBatchSampler(num_images=12, batch_size=4, epochs=2, seed=0))
-    assert [len(batch) for batch in batches] == [4] * 6
-    for epoch in range(2):
-        keys = [key for batch in batches[3 * epoch : 3 * epoch + 3] for key in batch]
-        assert {key[0] for key in keys} == {epoch}
-        assert sorted(key[1] for key in keys) == list(range(12))
-    assert [key[1] for key in batches[0]] != [key[1] for key in batches[3]]
-
-
-@pytest.mark.parametrize("step", [1, 3, 5, 6])
-def test_batches_from_a_step_on_are_the_rest_of_all(step: int) -> None:
-    everything = list(EpochBatchSampler(num_images=13, batch_size=4, epochs=2, seed=1))
-    rest = EpochBatchSampler(num_images=13, batch_size=4, epochs=2, seed=1)
-    rest.first_step = step
-    assert list(rest) == everything[step:]
-    assert len(rest) == len(everything) - step
-
-
-def test_a_batch_larger_than_the_images_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"batch of 512 needs as many images, and there are 400.*batch-size"):
-        EpochBatchSampler(num_images=400, batch_size=512, epochs=1, seed=0)
-
-
-def test_the_parts_of_the_processes_make_up_each_batch() -> None:
-    whole = list(EpochBatchSampler(num_images=13, batch_size=4, epochs=2, seed=1))
-    parts = [list(EpochBatchSampler(13, 4, 2, 1, rank=rank, num_processes=2)) for rank in range(2)]
-    assert all(len(one) == len(other) == 2 for one, other in zip(*parts))
-    assert [sorted(one + other) for one, other in zip(*parts)] == [sorted(batch) for batch in whole]
-
-
-def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch of 8 cannot be shared evenly by 3 processes"):
-        EpochBatchSampler(num_images=400, batch_size=8, epochs=1, seed=0, num_processes=3)
 
 
 def copied(images: ImageTable, folder: Path, unreadable: list[int]) -> ImageTable:
@@ -190,7 +147,7 @@ def test_another_image_takes_the_place_of_an_unreadable_one_and_both_are_known(
     assert (str(tmp_path / "2.png"), "empty: 0 bytes") in found.unreadable
     assert same(found.views, again.views)
     assert any(same(found.views, data[(7, other)].views) for other in (0, 1, 3))
-    whole = collate([data[(7, 2)], data[(7, 0)]])
+    whole = collate_views([data[(7, 2)], data[(7, 0)]])
     assert whole.views["view_1"].crop.shape == (2, 3, 16, 16)
     assert whole.unreadable == found.unreadable
     assert whole.files == [found.files[0], "0.png"]
@@ -202,7 +159,7 @@ def test_when_no_image_can_be_read_there_are_reasons_and_no_views(images: ImageT
     found = data[(0, 0)]
     assert found.views == {}
     assert {reason for _, reason in found.unreadable} == {"empty: 0 bytes"}
-    assert collate([found]).views == {}
+    assert collate_views([found]).views == {}
 
 
 def test_per_image_that_changed_its_size_is_unreadable(images: ImageTable, tmp_path: Path) -> None:
@@ -210,24 +167,3 @@ def test_per_image_that_changed_its_size_is_unreadable(images: ImageTable, tmp_p
     Image.new("RGB", (20, 30)).save(tmp_path / "1.png")
     found = ViewDataset(GlobalViewSampler(changed, RULES, seed=0))[(0, 1)]
     assert "has 20x30 px, and had 60x40 when the images were scanned" in found.unreadable[0][1]
-
-
-def test_the_image_table_goes_to_disk_and_back(images: ImageTable, tmp_path: Path) -> None:
-    save_images(images, tmp_path / "images.parquet")
-    assert load_images(tmp_path / "images.parquet") == images
-
-
-def test_a_moved_folder_keeps_its_fingerprint_and_an_edited_image_does_not(images: ImageTable) -> None:
-    values = {"names": images.names, "sizes_wh": images.sizes_wh}
-    moved = ImageTable(root=Path("elsewhere"), digests=images.digests, **values)
-    edited = ImageTable(root=images.root, digests=("other", *images.digests[1:]), **values)
-    assert moved.fingerprint == images.fingerprint
-    assert edited.fingerprint != images.fingerprint
-
-
-def test_files_that_are_no_image_table_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no image table"):
-        load_images(tmp_path / "images.parquet")
-    (tmp_path / "images.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match="is not an image table"):
-        load_images(tmp_path / "images.parquet")
