@@ -32,7 +32,7 @@ from orl.datasets.sources import find_images
 from orl.discovery.matching import match_rois
 from orl.discovery.proposal_filter import filter_proposals
 from orl.embed import embed_boxes
-from orl.networks.backbones import Backbone, build_backbone, load_backbone, pool
+from orl.networks.backbones import Backbone, build_backbone, pool, read_backbone_file
 from orl.networks.fuse_batch_norm import fuse_batch_norm
 from orl.views.augment import IMAGENET_MEAN, IMAGENET_STD
 
@@ -121,7 +121,7 @@ def draw_rois(size_hw: Sequence[int], num_rois: int, generator: np.random.Genera
 def frozen_backbone(name: str) -> Backbone:
     """A backbone with random weights by its name, or with trained ones from a file."""
     torch.manual_seed(SEED)
-    backbone = load_backbone(Path(name)) if name.endswith(WEIGHTS) else build_backbone(name)
+    backbone = read_backbone_file(Path(name)) if name.endswith(WEIGHTS) else build_backbone(name)
     return backbone.eval().requires_grad_(False)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torchvision
 
-from orl.networks.backbones import load_backbone
+from orl.networks.backbones import read_backbone_file
 from orl.pipeline.run import run_all
 from orl.recipes import RECIPES
 
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     config = replace(config, stage1=replace(config.stage1, **given), stage3=replace(config.stage3, **given))
     report = run_all(config)
 
-    backbone = load_backbone(options.out / "stage3" / "backbone.safetensors")  # images in, feature maps out
+    backbone = read_backbone_file(options.out / "stage3" / "backbone.safetensors")  # images in, feature maps out
     print(f"report: {report}")
     print(f"backbone: {backbone.name}, {backbone.num_channels} channels")
     network = getattr(torchvision.models, backbone.name, None)

@@ -10,7 +10,7 @@ from orl.config import RunConfig
 from orl.datasets.image_table import load_images
 from orl.datasets.sources import read_labels
 from orl.evaluation.evaluated_backbone import RANDOM, load_evaluated_backbone
-from orl.networks.backbones import load_backbone
+from orl.networks.backbones import read_backbone_file
 from orl.pipeline.scan import scan
 from orl.published_files.own_boxes import boxes_from_file
 from orl.recipes import demo
@@ -45,7 +45,7 @@ def test_images_without_labels_have_no_labelled_boxes(config: RunConfig, tmp_pat
 
 def test_the_random_prior_is_what_is_judged_as_random_weights(config: RunConfig) -> None:
     state = torch.get_rng_state()
-    own = load_backbone(random_feature_extractor(config)).state_dict()
+    own = read_backbone_file(random_feature_extractor(config)).state_dict()
     judged = load_evaluated_backbone(RANDOM, config.network.backbone, config.seed).network.state_dict()
     assert all(torch.equal(own[name], judged[name]) for name in judged)
     assert torch.equal(torch.get_rng_state(), state), "nothing else is drawn differently for it"

@@ -137,7 +137,7 @@ def test_safetensors_hold_all_weights_and_say_what_they_are(tmp_path: Path) -> N
     assert about["architecture"] == "resnet10"
     assert (about["mean"], about["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     assert about["source_digest"] == hashlib.sha256(source.read_bytes()).hexdigest()[:16]
-    assert backbones.load_backbone(written[0]).name == "resnet10"
+    assert backbones.read_backbone_file(written[0]).name == "resnet10"
 
 
 def test_features_of_real_images_are_the_same_in_torchvision_and_timm(tmp_path: Path, real_data: Path) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from orl.networks.backbones import build_backbone, load_backbone, pool, save_backbone
+from orl.networks.backbones import build_backbone, pool, read_backbone_file, save_backbone
 from orl.networks.mlp import load_projector, mlp, save_projector
 from orl.networks.online_target import Encoder, make_target, update_target
 
@@ -60,7 +60,7 @@ def test_backbone_names_are_torchvisions_and_its_features_too(tmp_path) -> None:
     backbone = build_backbone("resnet18").eval()
     save_backbone(backbone, tmp_path / "b.safetensors")
     theirs = resnet18().eval()
-    missing = theirs.load_state_dict(load_backbone(tmp_path / "b.safetensors").state_dict(), strict=False)
+    missing = theirs.load_state_dict(read_backbone_file(tmp_path / "b.safetensors").state_dict(), strict=False)
     assert missing.missing_keys == ["fc.weight", "fc.bias"]
     assert missing.unexpected_keys == []
     theirs.fc = nn.Identity()
@@ -71,7 +71,7 @@ def test_backbone_names_are_torchvisions_and_its_features_too(tmp_path) -> None:
 def test_loading_a_backbone_leaves_the_random_state_alone(tmp_path) -> None:
     save_backbone(build_backbone("resnet10"), tmp_path / "b.safetensors")
     before = torch.random.get_rng_state()
-    load_backbone(tmp_path / "b.safetensors")
+    read_backbone_file(tmp_path / "b.safetensors")
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -86,13 +86,13 @@ def test_files_that_are_no_backbone_are_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="no backbone is called 'resnet19'"):
         build_backbone("resnet19")
     with pytest.raises(FileNotFoundError, match="no backbone at"):
-        load_backbone(tmp_path / "missing.safetensors")
+        read_backbone_file(tmp_path / "missing.safetensors")
     (tmp_path / "torn.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(ValueError, match=r"torn.safetensors is not a whole safetensors file"):
-        load_backbone(tmp_path / "torn.safetensors")
+        read_backbone_file(tmp_path / "torn.safetensors")
     save_projector(mlp(2, 2, 2), tmp_path / "p.safetensors")
     with pytest.raises(ValueError, match=r"was not written by orl as a backbone \(first keys 0.bias"):
-        load_backbone(tmp_path / "p.safetensors")
+        read_backbone_file(tmp_path / "p.safetensors")
     with pytest.raises(FileNotFoundError, match="no projector at"):
         load_projector(tmp_path / "missing.safetensors")
     save_backbone(build_backbone("resnet10"), tmp_path / "b.safetensors")
@@ -101,4 +101,4 @@ def test_files_that_are_no_backbone_are_refused(tmp_path) -> None:
     whole = (tmp_path / "b.safetensors").read_bytes()
     (tmp_path / "short.safetensors").write_bytes(whole[:-100])
     with pytest.raises(ValueError, match=r"short.safetensors is not a whole safetensors file"):
-        load_backbone(tmp_path / "short.safetensors")
+        read_backbone_file(tmp_path / "short.safetensors")

@@ -15,7 +15,7 @@ from orl.datasets.decode import load_image
 from orl.datasets.image_table import ImageTable
 from orl.discovery.nearest_neighbours import unit_rows
 from orl.discovery.proposal_filter import filter_proposals
-from orl.networks.backbones import build_backbone, load_backbone, pool, save_backbone
+from orl.networks.backbones import build_backbone, pool, read_backbone_file, save_backbone
 from orl.networks.mlp import load_projector, mlp, save_projector
 from orl.pipeline import discover as module
 from orl.pipeline.discover import discover
@@ -107,7 +107,7 @@ def test_per_image_of_one_colour_has_itself_as_roi(whole: Path) -> None:
 
 def test_embeddings_are_the_networks_of_each_crop_alone(images: ImageTable, whole: Path) -> None:
     run = RunDir(whole)
-    backbone, projector = load_backbone(run.backbone("stage1")), load_projector(run.projector("stage1"))
+    backbone, projector = read_backbone_file(run.backbone("stage1")), load_projector(run.projector("stage1"))
     rois = tables.load(run.table("rois"))
 
     def view(image: int, box: np.ndarray) -> torch.Tensor:

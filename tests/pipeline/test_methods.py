@@ -12,7 +12,7 @@ from tests.ports import free_port
 
 from orl.config import METHOD_FIELDS, ImageMethod, MethodConfig, RunConfig, TrainConfig, ViewConfig, differences
 from orl.datasets.image_table import load_images
-from orl.networks.backbones import load_backbone
+from orl.networks.backbones import read_backbone_file
 from orl.pipeline.pretrain import pretrain_images
 from orl.pipeline.run import run_all, run_pretrain
 from orl.processes import joined_processes
@@ -103,7 +103,7 @@ def test_two_processes_train_every_method_as_one(scenes: Path, tmp_path: Path) -
             for name in ("loss", "gradient_norm"):
                 # They are logged with seven digits.
                 assert after[name] == pytest.approx(before[name], rel=1e-6), (method, name)
-        one, two = (load_backbone(RunDir(each.out).backbone("stage1")) for each in (config, together))
+        one, two = (read_backbone_file(RunDir(each.out).backbone("stage1")) for each in (config, together))
         for (name, weight), other in zip(one.named_parameters(), two.parameters(), strict=True):
             torch.testing.assert_close(other, weight, rtol=1e-5, atol=1e-7, msg=f"{method} {name}")
 

@@ -10,7 +10,7 @@ import torch
 from orl import files, provenance, tables
 from orl.config import RunConfig, TrainConfig, ViewConfig, differences
 from orl.datasets import decode
-from orl.networks.backbones import build_backbone, load_backbone, save_backbone
+from orl.networks.backbones import build_backbone, read_backbone_file, save_backbone
 from orl.networks.device import compute_device
 from orl.pipeline.assemble import peak_lr, view_distribution
 from orl.pipeline.pack import PackOptions, pack_images
@@ -156,7 +156,7 @@ def test_stage_3_starts_from_stage_1_where_it_is_asked_to(
     found = start_of(monkeypatch)
     config = replace(trained, objects=replace(trained.objects, warm_start=warm), overwrite=True)
     run_pretrain(config, "stage3")
-    before = load_backbone(RunDir(config.out).backbone("stage1")).state_dict()
+    before = read_backbone_file(RunDir(config.out).backbone("stage1")).state_dict()
     same = [torch.equal(found[f"backbone.{name}"], weight) for name, weight in before.items()]
     assert all(same) if warm else not all(same)
     inputs = json.loads((RunDir(config.out).stage("stage3") / provenance.MANIFEST).read_text())["inputs"]

@@ -10,7 +10,7 @@ from tests.weights import foreign
 from tests.weights.foreign import LAYOUTS, feature_map_of, known_resnet, trunk
 
 from orl.methods.orl import ORL
-from orl.networks.backbones import build_backbone, load_backbone, save_backbone
+from orl.networks.backbones import build_backbone, read_backbone_file, save_backbone
 from orl.networks.mlp import load_projector, mlp
 from orl.networks.online_target import Encoder
 from orl.weights.importing import import_weights, write_imported
@@ -157,7 +157,7 @@ def test_what_is_imported_is_written_and_read_back(tmp_path: Path) -> None:
     imported = import_weights(source)
     written = write_imported(imported, tmp_path / "out", source)
     assert [path.name for path in written] == ["backbone.safetensors", "projector.safetensors", "predictor.safetensors"]
-    assert_same_weights(load_backbone(written[0]), trunk(known_resnet()))
+    assert_same_weights(read_backbone_file(written[0]), trunk(known_resnet()))
     for path, head in zip(written[1:], (file.projector, file.predictor), strict=True):
         assert_same_weights(load_projector(path), head.state_dict())
 
@@ -177,11 +177,11 @@ def test_files_that_are_there_are_replaced_only_when_asked(tmp_path: Path) -> No
     write_imported(import_weights(source), tmp_path / "out", source)
     with pytest.raises(ValueError, match=r"backbone\.safetensors is there already.*--overwrite"):
         write_imported(import_weights(other), tmp_path / "out", other)
-    assert_same_weights(load_backbone(tmp_path / "out" / "backbone.safetensors"), trunk(known_resnet()))
+    assert_same_weights(read_backbone_file(tmp_path / "out" / "backbone.safetensors"), trunk(known_resnet()))
     write_imported(import_weights(other), tmp_path / "out", other, overwrite=True)
     # The heads of the backbone that was replaced are gone with it.
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["backbone.safetensors"]
-    assert_same_weights(load_backbone(tmp_path / "out" / "backbone.safetensors"), trunk(known_resnet(seed=1)))
+    assert_same_weights(read_backbone_file(tmp_path / "out" / "backbone.safetensors"), trunk(known_resnet(seed=1)))
 
 
 def test_the_path_is_in_the_message(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.transforms._presets import ImageClassification
 
 from orl.export.export import Format, export
-from orl.networks.backbones import load_backbone as read_own
+from orl.networks.backbones import read_backbone_file
 from orl.synthetic.scenes import draw_scene
 from orl.weights.loading import FeatureMaps, load_backbone, weights_file
 from orl.weights.transform import Transform
@@ -50,7 +50,7 @@ def test_a_hub_folder_comes_back_also_where_timm_calls_it_by_another_name(tmp_pa
 def test_a_run_gives_its_last_stage_or_the_one_that_is_asked_for(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     images = drawn_images()
-    first, last = (read_own(run.backbone(stage))(images) for stage in ("stage1", "stage3"))
+    first, last = (read_backbone_file(run.backbone(stage))(images) for stage in ("stage1", "stage3"))
     torch.testing.assert_close(load_backbone(run.root)(images), last, **CLOSE)
     torch.testing.assert_close(load_backbone(run.root, stage="stage1")(images), first, **CLOSE)
     torch.testing.assert_close(load_backbone(run.backbone("stage1"))(images), first, **CLOSE)

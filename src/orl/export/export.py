@@ -11,7 +11,7 @@ from orl.export.mmdet import mmdet_files
 from orl.export.model_card import Origin, read_origin
 from orl.export.onnx import onnx_files
 from orl.export.torch_files import safetensors_files, timm_files, torchvision_files
-from orl.networks.backbones import Backbone, load_backbone
+from orl.networks.backbones import Backbone, read_backbone_file
 from orl.weights.find_backbone import find_backbone
 
 Format = Literal["torchvision", "timm", "detectron2", "mmdet", "onnx", "safetensors", "hub-folder"]
@@ -55,7 +55,7 @@ def export(source: Path, to: Format, out: Path, *, stage: str | None = None, ove
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give a folder for the exported files")
     backbone_file = find_backbone(source, stage)
-    contents = WRITERS[to](load_backbone(backbone_file), read_origin(backbone_file))
+    contents = WRITERS[to](read_backbone_file(backbone_file), read_origin(backbone_file))
     present = [name for name in contents if (out / name).exists()]
     if present and not overwrite:
         raise ValueError(f"{out} holds {', '.join(present)} already; give another folder, or overwrite them")

@@ -92,7 +92,7 @@ def network_digest(weights: str, name: str, seen: Any = None) -> str:
     return provenance.fingerprint({"weights": weights, "network": name, "seen": seen})
 
 
-def load_backbone(path: Path) -> Backbone:
+def read_backbone_file(path: Path) -> Backbone:
     """Read what `save_backbone` wrote, in evaluation mode.
 
     Raises:

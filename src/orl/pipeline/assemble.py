@@ -13,7 +13,7 @@ from orl.methods.mocov2 import MoCoV2
 from orl.methods.orl import ORL, TERMS
 from orl.methods.selfemd import SelfEMD
 from orl.methods.simclr import SimCLR
-from orl.networks.backbones import Backbone, build_backbone, load_backbone
+from orl.networks.backbones import Backbone, build_backbone, read_backbone_file
 from orl.networks.mlp import conv1x1, load_projector, mlp, moco_mlp, simclr_mlp
 from orl.networks.online_target import Encoder
 from orl.rundir import RunDir
@@ -86,7 +86,7 @@ def build_orl(config: RunConfig) -> ORL:
     run, settings, objects = RunDir(config.out), config.stage3, config.objects
     encoder = _encoder(_start_backbone(config), settings, mlp)
     if objects.warm_start:
-        encoder = Encoder(load_backbone(run.backbone("stage1")), load_projector(run.projector("stage1")))
+        encoder = Encoder(read_backbone_file(run.backbone("stage1")), load_projector(run.projector("stage1")))
     weights = {"global": objects.global_weight, "intra": objects.intra_weight, "inter": objects.inter_weight}
     predictors: dict[str, nn.Module] = {term: _predictor(settings) for term in TERMS}
     return ORL(encoder, predictors, weights, join_views=settings.join_views)

@@ -7,7 +7,7 @@ from torch import nn
 
 from orl import files
 from orl.config import RunConfig
-from orl.networks.backbones import Backbone, load_backbone
+from orl.networks.backbones import Backbone, read_backbone_file
 from orl.networks.fuse_batch_norm import fuse_batch_norm
 from orl.networks.mlp import load_projector
 from orl.networks.online_target import Encoder
@@ -47,7 +47,7 @@ def load_feature_extractor(config: RunConfig) -> FeatureExtractor:
             f"no backbone at {path}; train stage 1 with 'orl pretrain', or look with other weights: --backbone FILE"
         )
     return FeatureExtractor(
-        encoder=Encoder(fuse_batch_norm(load_backbone(path)), load_projector(projector)).eval(),
+        encoder=Encoder(fuse_batch_norm(read_backbone_file(path)), load_projector(projector)).eval(),
         backbone_digest=files.file_digest(path),
         projector_digest=files.file_digest(projector),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from orl.config import RunConfig, load_config
 from orl.datasets.image_table import ImageTable, load_images
-from orl.networks.backbones import Backbone, load_backbone
+from orl.networks.backbones import Backbone, read_backbone_file
 from orl.report.results import BACKBONES, read_json
 from orl.rundir import RunDir
 
@@ -36,7 +36,7 @@ class ComparedRun:
         Raises:
             ValueError: if its file is torn.
         """
-        return None if self.last_stage is None else load_backbone(self.run.backbone(self.last_stage))
+        return None if self.last_stage is None else read_backbone_file(self.run.backbone(self.last_stage))
 
     @property
     def last_label(self) -> str:

@@ -12,7 +12,7 @@ from orl.datasets.decode import ImageError, load_image
 from orl.datasets.object_regions import ObjectRegions
 from orl.evaluation.localisation import score_backbones
 from orl.figures.attention import REDUCTIONS, THRESHOLD, Reduction, attention_map
-from orl.networks.backbones import load_backbone
+from orl.networks.backbones import read_backbone_file
 from orl.report import html as page
 from orl.report.heat_maps import colour_scale, maps_figure
 from orl.report.html import Html
@@ -58,7 +58,7 @@ def _load_backbones(run: RunDir) -> tuple[dict[str, nn.Module], list[Html]]:
             notes.append(page.missing(f"What stage 2 looked with cannot be loaded: {error}"))
     for stage, label in trained_stages(run).items():
         try:
-            backbones[label] = load_backbone(run.backbone(stage))
+            backbones[label] = read_backbone_file(run.backbone(stage))
         except (FileNotFoundError, ValueError) as error:
             notes.append(not_there(run, f"{label.capitalize()} has left no backbone yet", error))
     return backbones, notes
