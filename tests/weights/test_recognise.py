@@ -6,13 +6,13 @@ from tests.weights.foreign import LAYOUTS, Weights, below, head, known_resnet, t
 from torch import nn
 from torchvision.models import resnet152, resnext50_32x4d
 
-from orl.weights.convert import Imported, convert, infer_architecture, numbered_layers, shapes_of
-from orl.weights.opening import Opened
+from orl.weights.convert import ImportedWeights, convert, infer_architecture, numbered_layers, shapes_of
+from orl.weights.opening import OpenedFile
 from orl.weights.recognise import from_sequential, recognise
 
 
-def imported(weights: Weights, expected: str | None = None) -> Imported:
-    return convert(recognise(Opened(weights, (), ())), expected)
+def imported(weights: Weights, expected: str | None = None) -> ImportedWeights:
+    return convert(recognise(OpenedFile(weights, (), ())), expected)
 
 
 def without(weights: Weights, *starts: str) -> Weights:

@@ -19,7 +19,7 @@ from orl.processes import num_processes
 from orl.progress import progress_bar
 from orl.provenance import MANIFEST
 from orl.rundir import RunDir, record_stage
-from orl.weights.loading import weights_file
+from orl.weights.find import find_weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def _check(name: str, ablation: Ablation, config: RunConfig, options: AblationOp
         raise ValueError(f"study stages compares ORL with BYOL, and stage 1 is by {config.method.name}; leave it BYOL")
     # What the last arm alone would tell after hours.
     if options.outside is not None:
-        weights_file(options.outside)
+        find_weights_file(options.outside)
     if (name == "proposals" or not options.trains) and read_labels(config.images, config.split) is None:
         raise ValueError(
             f"study {name} needs to know the objects of its images, and {config.images} has no labels; give a VOC "

@@ -7,8 +7,9 @@ import torch
 
 from orl import files
 from orl.networks.backbones import Backbone, build_backbone, network_digest
-from orl.weights.for_views import Renormalised, load_for_views
-from orl.weights.loading import weights_file
+from orl.weights.architectures import ImageNetInputBackbone
+from orl.weights.find import find_weights_file
+from orl.weights.loading import load_eval_network
 
 RANDOM = Path("random")
 """In place of a file of weights: none."""
@@ -20,7 +21,7 @@ class EvaluatedBackbone:
     """A network that a judge looks at."""
 
     label: str
-    network: Backbone | Renormalised
+    network: Backbone | ImageNetInputBackbone
     """Normalised images `(N, 3, H, W)` to feature maps `(N, num_channels, h, w)`, in evaluation mode."""
     digest: str
     """Of the weights, the network that they are put into, and how it wants its images."""
@@ -46,9 +47,9 @@ def load_evaluated_backbone(backbone: Path, architecture: str | None = None, see
         ValueError: if the weights cannot be opened safely, or are of no network that is known.
     """
     if backbone != RANDOM:
-        network = load_for_views(backbone, architecture)
+        network = load_eval_network(backbone, architecture)
         return EvaluatedBackbone(
-            label=str(backbone), network=network, digest=_digest(files.file_digest(weights_file(backbone)), network)
+            label=str(backbone), network=network, digest=_digest(files.file_digest(find_weights_file(backbone)), network)
         )
     name = architecture or RANDOM_ARCHITECTURE
     with torch.random.fork_rng(devices=[]):
@@ -59,7 +60,7 @@ def load_evaluated_backbone(backbone: Path, architecture: str | None = None, see
     )
 
 
-def _digest(weights: str, network: Backbone | Renormalised) -> str:
-    if not isinstance(network, Renormalised):
+def _digest(weights: str, network: Backbone | ImageNetInputBackbone) -> str:
+    if not isinstance(network, ImageNetInputBackbone):
         return network_digest(weights, network.name)
     return network_digest(weights, network.name, (network.factor.tolist(), network.shift.tolist()))

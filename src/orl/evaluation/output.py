@@ -9,7 +9,7 @@ from typing import Any
 from orl import files, provenance
 from orl.evaluation.evaluated_backbone import RANDOM, RANDOM_ARCHITECTURE
 from orl.training.fabric import Precision
-from orl.weights.loading import weights_file
+from orl.weights.find import find_weights_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,5 +92,5 @@ def results_folder(backbone: Path, architecture: str | None = None) -> Path:
     """
     if backbone == RANDOM:
         return Path("evaluation") / f"random_{architecture or RANDOM_ARCHITECTURE}"
-    path = weights_file(backbone)
+    path = find_weights_file(backbone)
     return path.with_name(f"{path.stem}_transfer")

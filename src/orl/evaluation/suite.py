@@ -22,7 +22,7 @@ from orl.evaluation.output import EvaluationOutput
 from orl.evaluation.voc_dataset import VocDataset
 from orl.processes import Processes
 from orl.training.interrupts import Stopped
-from orl.weights.loading import weights_file
+from orl.weights.find import find_weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +59,11 @@ class Candidates:
         """See that they are there, before one of them is judged for hours.
 
         Raises:
-            FileNotFoundError, ValueError: as `weights_file`.
+            FileNotFoundError, ValueError: as `find_weights_file`.
         """
         for backbone in self.backbones:
             if backbone != RANDOM:
-                weights_file(backbone)
+                find_weights_file(backbone)
 
     def load(self, backbone: Path) -> EvaluatedBackbone:
         """One of them."""

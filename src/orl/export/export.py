@@ -12,7 +12,7 @@ from orl.export.model_card import Origin, read_origin
 from orl.export.onnx import onnx_files
 from orl.export.torch_files import safetensors_files, timm_files, torchvision_files
 from orl.networks.backbones import Backbone, read_backbone_file
-from orl.weights.find_backbone import find_backbone
+from orl.weights.find import find_weights_file
 
 Format = Literal["torchvision", "timm", "detectron2", "mmdet", "onnx", "safetensors", "hub-folder"]
 
@@ -54,7 +54,7 @@ def export(source: Path, to: Format, out: Path, *, stage: str | None = None, ove
         raise ValueError(f"no form is called {to!r}; there are {', '.join(get_args(Format))}")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give a folder for the exported files")
-    backbone_file = find_backbone(source, stage)
+    backbone_file = find_weights_file(source, stage)
     contents = WRITERS[to](read_backbone_file(backbone_file), read_origin(backbone_file))
     present = [name for name in contents if (out / name).exists()]
     if present and not overwrite:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import SafetensorError, safe_open
 
 from orl import files
 from orl.datasets.image_table import load_images
-from orl.networks.backbones import Backbone, network_digest
+from orl.networks.backbones import Backbone, network_digest, read_notes
 from orl.rundir import TRAINED_STAGES, RunDir, read_record
 from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
 
@@ -62,7 +61,7 @@ def read_origin(backbone_file: Path) -> Origin:
     Raises:
         ValueError: if a file of the run is damaged.
     """
-    digest, notes = files.file_digest(backbone_file), _notes(backbone_file)
+    digest, notes = files.file_digest(backbone_file), read_notes(backbone_file)
     folder = backbone_file.resolve().parent
     run = RunDir(folder.parent)
     if folder.name not in TRAINED_STAGES or not (run.config.exists() or run.record.exists()):
@@ -95,8 +94,8 @@ def write_card(backbone: Backbone, origin: Origin, how_to_load: str, about: str,
         f"{'Pre-trained without labels, and written' if origin.stage else 'Written'} by orl {version('orl')}.",
         f"## How to load\n\n```python\n{how_to_load}\n```\n\n{about}",
         "Images are red, green, blue in [0, 1], less the mean "
-        f"{list(IMAGENET_MEAN)}, over the deviation {list(IMAGENET_STD)}. For one embedding an image: short side to 256 "
-        "px, centre crop of 224 px, mean over all positions.",
+        f"{list(IMAGENET_MEAN)}, over the std {list(IMAGENET_STD)}. For one embedding an image: short side to 256 px, "
+        "centre crop of 224 px, mean over all positions.",
         f"## Training\n\n{_training(backbone, origin)}",
         f"## Scores\n\n{_scores(origin)}",
         f"## Limits\n\n{_limits(origin)}",
@@ -182,7 +181,7 @@ def _limits(origin: Origin) -> str:
 
 def _read_scores(run: RunDir) -> dict[tuple[str, str], Json]:
     digests = {
-        stage: network_digest(files.file_digest(path), _notes(path).get("backbone", ""))
+        stage: network_digest(files.file_digest(path), read_notes(path).get("backbone", ""))
         for stage in TRAINED_STAGES
         if (path := run.backbone(stage)).exists()
     }
@@ -223,12 +222,3 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             f"{path} holds no settings but {content!r}; restore it, or export the backbone.safetensors alone"
         )
     return content
-
-
-def _notes(backbone_file: Path) -> dict[str, str]:
-    try:
-        with safe_open(backbone_file, framework="np") as file:
-            about = json.loads((file.metadata() or {}).get("orl", "{}"))
-    except (SafetensorError, OSError, ValueError):
-        return {}  # a file that is not ours is refused where its weights are read
-    return {key: str(value) for key, value in about.items()} if isinstance(about, dict) else {}

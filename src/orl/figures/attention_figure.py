@@ -27,7 +27,7 @@ from orl.networks.backbones import build_backbone
 from orl.networks.device import compute_device
 from orl.progress import progress_bar
 from orl.rundir import RunDir
-from orl.weights.for_views import load_for_views
+from orl.weights.loading import load_eval_network
 
 RANDOM = "random"
 LARGEST_SIDE_PX = 448
@@ -146,15 +146,15 @@ def _load_networks(
         }
     feature_extractor = config.discover.feature_extractor
     if feature_extractor is None:
-        first = {"stage 1": load_for_views(run.backbone("stage1"))}
+        first = {"stage 1": load_eval_network(run.backbone("stage1"))}
     else:
-        first = {"the prior": load_for_views(feature_extractor, config.discover.architecture)}
-    return {**first, "stage 3": load_for_views(run.backbone("stage3"))}
+        first = {"the prior": load_eval_network(feature_extractor, config.discover.architecture)}
+    return {**first, "stage 3": load_eval_network(run.backbone("stage3"))}
 
 
 def _load(source: str, config: RunConfig, seed: int) -> nn.Module:
     if source != RANDOM:
-        return load_for_views(Path(source))
+        return load_eval_network(Path(source))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_backbone(config.network.backbone).eval()

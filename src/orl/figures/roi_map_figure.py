@@ -26,7 +26,7 @@ from orl.progress import progress_bar
 from orl.rundir import RunDir
 from orl.tables import Table
 from orl.views.crops import whole_pixels
-from orl.weights.for_views import load_for_views
+from orl.weights.loading import load_eval_network
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def _embedded(
 ) -> Float[ndarray, "n d"]:
     assert options.backbone is not None
     device = compute_device(options.device)
-    network = load_for_views(options.backbone).to(device)
+    network = load_eval_network(options.backbone).to(device)
     own = np.unique(image_ids)
     with progress_bar(total=len(own), title="embed RoIs", unit="images") as bar:
         parts = embed_boxes(

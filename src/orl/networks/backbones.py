@@ -93,34 +93,48 @@ def network_digest(weights: str, name: str, seen: Any = None) -> str:
 
 
 def read_backbone_file(path: Path) -> Backbone:
-    """Read what `save_backbone` wrote, in evaluation mode.
+    """Read the file that `save_backbone` wrote; return the backbone in evaluation mode.
 
     Raises:
         FileNotFoundError: if the file is missing.
-        ValueError: if it is torn, foreign, or lacks weights.
+        ValueError: if the file is damaged, comes from another program, or lacks weights.
     """
     if not path.exists():
         raise FileNotFoundError(f"no backbone at {path}; give the path of a backbone.safetensors")
     try:
         with safe_open(path, framework="pt") as file:
-            about = _about(file.metadata())
+            notes = _notes(file.metadata())
             weights: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-    if about.get("kind") != "backbone":
-        raise ValueError(f"{path} was not written by orl as a backbone (first keys {', '.join(list(weights)[:3])})")
+        raise ValueError(
+            f"{path} is not a complete safetensors file ({error}); 'orl import' converts files of other projects"
+        ) from error
+    if notes.get("kind") != "backbone":
+        raise ValueError(
+            f"{path} was not written by orl as a backbone (first keys {', '.join(list(weights)[:3])}); 'orl import' "
+            "converts files of other projects"
+        )
     with torch.random.fork_rng(devices=[]):
-        backbone = build_backbone(about["backbone"])
+        backbone = build_backbone(notes["backbone"])
     try:
         backbone.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit a {about['backbone']}: {error}") from error
+        raise ValueError(f"{path} does not fit a {notes['backbone']}: {error}") from error
     return backbone.eval()
 
 
-def _about(metadata: Mapping[str, str] | None) -> dict[str, str]:
+def read_notes(path: Path) -> dict[str, Any]:
+    """Return the notes in the header of a file that `save_backbone` wrote; an empty dictionary for any other file."""
     try:
-        about = json.loads((metadata or {}).get("orl", "{}"))
+        with safe_open(path, framework="np") as file:
+            return _notes(file.metadata())
+    except (SafetensorError, OSError, ValueError):
+        return {}
+
+
+def _notes(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    try:
+        notes = json.loads((metadata or {}).get("orl", "{}"))
     except ValueError:
         return {}
-    return about if isinstance(about, dict) else {}
+    return notes if isinstance(notes, dict) else {}

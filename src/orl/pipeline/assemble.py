@@ -22,8 +22,8 @@ from orl.training.lars import LARS, lars_groups
 from orl.training.loop import Schedules
 from orl.views.colour import ColourDistribution
 from orl.views.view_samplers import ViewDistribution
+from orl.weights.find import find_weights_file
 from orl.weights.importing import import_weights
-from orl.weights.loading import weights_file
 
 Method = BYOL | MoCoV2 | SimCLR | DenseCL | SelfEMD | ORL
 Value = TypeVar("Value")
@@ -161,7 +161,7 @@ def load_start(config: RunConfig) -> Backbone | None:
     """
     if config.init_from is None:
         return None
-    start = import_weights(weights_file(config.init_from)).backbone
+    start = import_weights(find_weights_file(config.init_from)).backbone
     if start.name != config.network.backbone:
         raise ValueError(
             f"--init-from {config.init_from} holds a {start.name}, and --network.backbone is {config.network.backbone}"

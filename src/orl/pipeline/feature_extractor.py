@@ -12,8 +12,8 @@ from orl.networks.fuse_batch_norm import fuse_batch_norm
 from orl.networks.mlp import load_projector
 from orl.networks.online_target import Encoder
 from orl.rundir import RunDir
-from orl.weights.for_views import load_for_views
-from orl.weights.loading import weights_file
+from orl.weights.find import find_weights_file
+from orl.weights.loading import load_eval_network
 
 NO_PROJECTOR = "none: pooled features"
 """In place of a projector's digest."""
@@ -39,7 +39,7 @@ def load_feature_extractor(config: RunConfig) -> FeatureExtractor:
     """
     source = config.discover.feature_extractor
     if source is not None:
-        return _outside_feature_extractor(weights_file(source), config.discover.architecture)
+        return _outside_feature_extractor(find_weights_file(source), config.discover.architecture)
     run = RunDir(config.out)
     path, projector = run.backbone("stage1"), run.projector("stage1")
     if not path.exists():
@@ -54,7 +54,7 @@ def load_feature_extractor(config: RunConfig) -> FeatureExtractor:
 
 
 def _outside_feature_extractor(path: Path, architecture: str | None) -> FeatureExtractor:
-    network = load_for_views(path, architecture)
+    network = load_eval_network(path, architecture)
     backbone: nn.Module = fuse_batch_norm(network) if isinstance(network, Backbone) else network
     projector = path.with_name("projector.safetensors")
     has_projector = projector.exists()

@@ -33,7 +33,7 @@ from orl.views.batch_sampler import EpochBatchSampler
 from orl.views.image_cache import ImageCache, ViewBoxDataset, load_into_memory, require_pack
 from orl.views.view_dataset import ViewDataset
 from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
-from orl.weights.loading import weights_file
+from orl.weights.find import find_weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -207,4 +207,4 @@ def _inputs(config: RunConfig, settings: TrainConfig, images: ImageTable) -> dic
         "seed": config.seed,
         "precision": config.precision,
     }
-    return inputs | ({"init_from": files.file_digest(weights_file(config.init_from))} if config.init_from else {})
+    return inputs | ({"init_from": files.file_digest(find_weights_file(config.init_from))} if config.init_from else {})

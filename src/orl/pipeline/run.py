@@ -45,7 +45,7 @@ from orl.synthetic.scenes import draw_scenes
 from orl.training.interrupts import Stopped
 from orl.views.batch_sampler import EpochBatchSampler
 from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
-from orl.weights.loading import weights_file
+from orl.weights.find import find_weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -284,7 +284,7 @@ def _whole(path: SomePath) -> SomePath:
 
 def _check_start(config: RunConfig, run: RunDir) -> None:
     """Refuse to go on with a training from other weights than it began with."""
-    asked = files.file_digest(weights_file(config.init_from)) if config.init_from else None
+    asked = files.file_digest(find_weights_file(config.init_from)) if config.init_from else None
     for stage, label in TRAINED_STAGES.items():
         inputs = provenance.read_inputs(run.stage(stage))
         if config.overwrite or inputs is None:

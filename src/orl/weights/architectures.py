@@ -1,7 +1,6 @@
-"""Networks from outside as feature maps: torchvision's and timm's convolutional networks, to serve as a prior."""
+"""Convolutional networks of torchvision and timm, cut before the pooling so that they give feature maps."""
 
 import contextlib
-import json
 import re
 from collections import OrderedDict
 from functools import lru_cache
@@ -16,34 +15,33 @@ from torchvision.models import DenseNet, MNASNet, RegNet, ResNet, ShuffleNetV2, 
 
 from orl.networks.backbones import BUILDERS, Backbone, build_backbone
 from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
-from orl.weights.convert import Shapes, as_single_precision, convert, shape_differences, shapes_of, with_counts
-from orl.weights.names import from_efficientnet_lite0
-from orl.weights.opening import Opened, Weights, open_weights
-from orl.weights.recognise import recognise, unwrapped
+from orl.weights.convert import Shapes, as_float32, shape_differences, shapes_of, with_batch_counts
+from orl.weights.opening import Weights
 
-Triple = tuple[float, float, float]
+ChannelValues = tuple[float, float, float]
+"""One number each for red, green and blue."""
 
-FILES = ("model.safetensors", "pytorch_model.bin")
-"""The weights in a folder of the Hugging Face hub, the first that is there."""
-CLASSIFIERS = ("classifier.", "fc.", "head.")
-"""What the names of the classifier's weights begin with in torchvision."""
-UNCUT = ("googlenet", "inception_v3")
-"""Networks of torchvision with other classifiers on the way, and with other normalised images."""
+TORCHVISION_CLASSIFIERS = ("classifier.", "fc.", "head.")
+"""Prefixes of the classifier's weights in torchvision."""
+UNSUPPORTED = ("googlenet", "inception_v3")
+"""Networks of torchvision with auxiliary classifiers and with another normalisation of images."""
 EXAMPLES = "such as resnet50, mobilenet_v3_large (torchvision's) or timm/efficientnet_lite0"
 
 
-class OutsideBackbone(nn.Module):
-    """Images in, feature map out: `(N, 3, H, W)` to `(N, num_channels, h, w)`."""
+class ExternalBackbone(nn.Module):
+    """A network of torchvision or timm: images `(N, 3, H, W)` to feature maps `(N, num_channels, h, w)`."""
 
-    def __init__(self, network: nn.Module, name: str, num_channels: int, mean: Triple, std: Triple) -> None:
-        """Hold a network.
+    def __init__(
+        self, network: nn.Module, name: str, num_channels: int, mean: ChannelValues, std: ChannelValues
+    ) -> None:
+        """Wrap a network.
 
         Args:
             network: images to feature map.
             name: 'torchvision/...' or 'timm/...'.
-            num_channels: of the feature map.
-            mean: which its images, in [0, 1], have subtracted.
-            std: by which they are divided then.
+            num_channels: channels of the feature map.
+            mean: mean by which the network expects its images, in [0, 1], to be normalised.
+            std: standard deviation of that normalisation.
         """
         super().__init__()
         self.network, self.name, self.num_channels = network, name, num_channels
@@ -53,8 +51,25 @@ class OutsideBackbone(nn.Module):
         return self.network(images)
 
 
+class ImageNetInputBackbone(nn.Module):
+    """An external network behind a change of normalisation: takes images normalised by ImageNet's mean and std."""
+
+    factor: Tensor
+    shift: Tensor
+
+    def __init__(self, network: ExternalBackbone) -> None:
+        super().__init__()
+        self.network, self.name, self.num_channels = network, network.name, network.num_channels
+        mean, std = torch.tensor(network.mean), torch.tensor(network.std)
+        self.register_buffer("factor", (torch.tensor(IMAGENET_STD) / std).view(3, 1, 1))
+        self.register_buffer("shift", ((torch.tensor(IMAGENET_MEAN) - mean) / std).view(3, 1, 1))
+
+    def forward(self, views: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c i j"]:
+        return self.network(views * self.factor + self.shift)
+
+
 class _TimmFeatures(nn.Module):
-    """A network of timm up to its pooling, under timm's own names below 'network'."""
+    """A network of timm up to its pooling; its weights have timm's names below 'network.'."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -64,16 +79,16 @@ class _TimmFeatures(nn.Module):
         return self.network.forward_features(images)
 
 
-def build_architecture(name: str) -> Backbone | OutsideBackbone:
-    """A network by name, with random weights, in evaluation mode.
+def build_architecture(name: str) -> Backbone | ExternalBackbone:
+    """Build a network by name, with random weights, in evaluation mode.
 
     Args:
-        name: a backbone of ours; a convolutional network of torchvision, bare or after 'torchvision/'; or one of
-            timm after 'timm/'.
+        name: a backbone of orl; a convolutional network of torchvision, with or without the prefix 'torchvision/';
+            or a network of timm with the prefix 'timm/'.
 
     Raises:
-        ValueError: if there is none of this name, or it gives no feature map, as a transformer.
-        ModuleNotFoundError: if timm is asked for and not installed.
+        ValueError: if no network has this name, or the network gives no feature map (a transformer).
+        ModuleNotFoundError: if the name is timm's and timm is not installed.
     """
     family, _, model = name.rpartition("/")
     if family not in ("", "torchvision", "timm"):
@@ -84,71 +99,67 @@ def build_architecture(name: str) -> Backbone | OutsideBackbone:
         return build_backbone(model).eval() if model in BUILDERS else _build_torchvision(model).eval()
 
 
-def load_outside(path: Path, architecture: str | None = None) -> Backbone | OutsideBackbone:
-    """A network with the weights of a file, in evaluation mode; the classifier is left out.
+def fill_external(name: str, weights: Weights) -> ExternalBackbone:
+    """Build a network of torchvision or timm with the given weights; weights of a classifier are left out.
 
     Args:
-        path: a file of weights, or a folder of the Hugging Face hub with one.
-        architecture: its name, as `build_architecture` takes it. Without one it is found out, from the names and
-            shapes of the weights, a config.json beside the file, or the name of the file.
+        name: as for `build_architecture`.
+        weights: under the names that torchvision or timm gives them.
 
     Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if it cannot be opened without running code, if its architecture is not known, or if the weights
-            do not fit it all.
+        ValueError: if a weight is missing, unknown, of another shape or not finite.
     """
-    file = _file_of(path)
-    opened = open_weights(file)
-    weights = unwrapped(opened.weights)
-    try:
-        if architecture is None and "_conv_stem.weight" in weights:
-            renamed = {from_efficientnet_lite0(name): value for name, value in weights.items()}
-            return _fill(build_architecture("timm/tf_efficientnet_lite0"), renamed)
-        backbone = _load(opened, weights, file, architecture)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
-    _update_normalisation(backbone, file)
+    backbone = build_architecture(name)
+    assert isinstance(backbone, ExternalBackbone)
+    network = backbone.network.network if isinstance(backbone.network, _TimmFeatures) else backbone.network
+    kept = {key: value for key, value in weights.items() if not key.startswith(_classifier_prefixes(backbone.network))}
+    differences = shape_differences(shapes_of(kept), shapes_of(network.state_dict()))
+    if differences:
+        raise ValueError(
+            f"its weights are not those of {backbone.name}: {len(differences)} differ ({'; '.join(differences[:3])}); "
+            "give the right name with --architecture"
+        )
+    network.load_state_dict(with_batch_counts(as_float32(kept, [])))
     return backbone
 
 
-def _load(opened: Opened, weights: Weights, file: Path, architecture: str | None) -> Backbone | OutsideBackbone:
-    if architecture is not None and architecture.removeprefix("torchvision/") in BUILDERS:
-        return convert(recognise(opened), architecture.removeprefix("torchvision/")).backbone
-    if architecture is not None:
-        return _fill(build_architecture(architecture), weights)
-    try:
-        return convert(recognise(opened)).backbone
-    except ValueError as error:
-        name = _from_config(file) or _from_shapes(weights) or _from_file_name(file)
-        if name is None:
-            raise ValueError(
-                f"its architecture is not known; give it with --architecture, {EXAMPLES}. As a ResNet: {error}"
-            ) from error
-    return _fill(build_architecture(name), weights)
+def architecture_from_shapes(weights: Weights) -> str | None:
+    """Return the name of torchvision's network whose weights, without the classifier, have these names and shapes."""
+    found = {name: shape for name, shape in shapes_of(weights).items() if not name.startswith(TORCHVISION_CLASSIFIERS)}
+    for model in torchvision.models.list_models(module=torchvision.models, exclude=UNSUPPORTED):
+        if found == _shapes_of_torchvision(model):
+            return f"torchvision/{model}"
+    return None
 
 
-def _file_of(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    found = next((path / name for name in FILES if (path / name).exists()), None)
-    if found is None:
-        raise FileNotFoundError(f"no {' or '.join(FILES)} in the folder {path}; give the file of weights")
-    return found
+def architecture_from_file_name(file: Path) -> str | None:
+    """Return the longest network name that a file name begins with, as in 'mobilenet_v3_large-8738ca79.pth'."""
+    names = [f"torchvision/{name}" for name in torchvision.models.list_models(module=torchvision.models)]
+    with contextlib.suppress(ModuleNotFoundError):
+        names += [f"timm/{name}" for name in _import_timm().list_models()]
+    models = {name: name.partition("/")[2] for name in names}
+    # A file named as a backbone of orl was already refused as one; no other network fits it.
+    fitting = [
+        name
+        for name, model in models.items()
+        if model not in BUILDERS and re.match(rf"{re.escape(model)}(?![a-zA-Z0-9])", file.name)
+    ]
+    return max(fitting, key=lambda name: len(models[name]), default=None)
 
 
-def _build_torchvision(model: str) -> OutsideBackbone:
-    if model not in torchvision.models.list_models(module=torchvision.models, exclude=UNCUT):
+def _build_torchvision(model: str) -> ExternalBackbone:
+    if model not in torchvision.models.list_models(module=torchvision.models, exclude=UNSUPPORTED):
         raise ValueError(
             f"torchvision has no network called {model!r}; give one {EXAMPLES}, for timm's with 'timm/' before it"
         )
-    network = _cut(torchvision.models.get_model(model, weights=None), model).eval()
+    network = _without_pooling(torchvision.models.get_model(model, weights=None), model).eval()
     with torch.no_grad():
         num_channels = network(torch.zeros(1, 3, 64, 64)).shape[1]
-    return OutsideBackbone(network, f"torchvision/{model}", num_channels, IMAGENET_MEAN, IMAGENET_STD)
+    return ExternalBackbone(network, f"torchvision/{model}", num_channels, IMAGENET_MEAN, IMAGENET_STD)
 
 
-def _cut(network: nn.Module, model: str) -> nn.Sequential:
-    """A network of torchvision up to its pooling; the weights keep their names."""
+def _without_pooling(network: nn.Module, model: str) -> nn.Sequential:
+    """Cut a network of torchvision before its pooling; the weights keep their names."""
     parts = OrderedDict(network.named_children())
     if isinstance(network, ResNet):
         kept = [name for name in parts if name not in ("avgpool", "fc")]
@@ -161,27 +172,28 @@ def _cut(network: nn.Module, model: str) -> nn.Sequential:
     elif "features" in parts and not isinstance(network, SwinTransformer):
         kept = ["features"]
     else:
-        raise ValueError(f"{model} gives no feature map that orl knows how to take; give a ResNet or one {EXAMPLES}")
+        raise ValueError(f"{model} gives no feature map that orl can take; give a ResNet or one {EXAMPLES}")
     cut = nn.Sequential(OrderedDict((name, parts[name]) for name in kept))
     if isinstance(network, DenseNet):
-        # Its last ReLU is a function there and no part.
+        # The last ReLU of a DenseNet is a function call in torchvision, not a module.
         cut.append(nn.ReLU(inplace=True))
     return cut
 
 
-def _build_timm(model: str) -> OutsideBackbone:
+def _build_timm(model: str) -> ExternalBackbone:
     timm = _import_timm()
     if not timm.is_model(model):
         raise ValueError(f"timm has no network called {model!r}; timm.list_models() in Python lists its names")
     network = timm.create_model(model, num_classes=0, global_pool="").eval()
-    about = network.pretrained_cfg
+    pretrained_config = network.pretrained_cfg
     features = _TimmFeatures(network)
     with torch.no_grad():
-        # Not a feature map: tokens of a transformer, or channels last.
-        feature_map = features(torch.zeros(1, *about["input_size"]))
+        feature_map = features(torch.zeros(1, *pretrained_config["input_size"]))
+    # Transformers give tokens, or a map with the channels last.
     if not isinstance(feature_map, Tensor) or feature_map.ndim != 4 or feature_map.shape[1] != network.num_features:
         raise ValueError(f"timm's {model} gives no feature map (a transformer?); give a convolutional network of timm")
-    return OutsideBackbone(features, f"timm/{model}", network.num_features, about["mean"], about["std"])
+    mean, std = pretrained_config["mean"], pretrained_config["std"]
+    return ExternalBackbone(features, f"timm/{model}", network.num_features, mean, std)
 
 
 def _import_timm() -> Any:
@@ -192,81 +204,20 @@ def _import_timm() -> Any:
     return timm
 
 
-def _fill(backbone: Backbone | OutsideBackbone, weights: Weights) -> Backbone | OutsideBackbone:
-    """Put the weights of a file into a network, all but the classifier's."""
-    assert isinstance(backbone, OutsideBackbone)
-    holder = backbone.network.network if isinstance(backbone.network, _TimmFeatures) else backbone.network
-    classifiers = _classifiers(backbone.network)
-    kept = {name: value for name, value in weights.items() if not name.startswith(classifiers)}
-    wrong = shape_differences(shapes_of(kept), shapes_of(holder.state_dict()))
-    if wrong:
-        raise ValueError(
-            f"its weights are not those of {backbone.name}: {len(wrong)} differ ({'; '.join(wrong[:3])}); give the "
-            "right name with --architecture"
-        )
-    holder.load_state_dict(with_counts(as_single_precision(kept, [])))
-    return backbone
-
-
-def _classifiers(network: nn.Module) -> tuple[str, ...]:
+def _classifier_prefixes(network: nn.Module) -> tuple[str, ...]:
     if isinstance(network, _TimmFeatures):
-        # Some have two, of which one was distilled.
-        about = network.network.pretrained_cfg.get("classifier") or ()
-        return tuple(f"{part}." for part in ((about,) if isinstance(about, str) else about))
-    return CLASSIFIERS
-
-
-def _from_shapes(weights: Weights) -> str | None:
-    """The network of torchvision with these names and shapes, the classifier's left out."""
-    found = {name: shape for name, shape in shapes_of(weights).items() if not name.startswith(CLASSIFIERS)}
-    for model in torchvision.models.list_models(module=torchvision.models, exclude=UNCUT):
-        if found == _shapes_of_torchvision(model):
-            return f"torchvision/{model}"
-    return None
+        # A distilled network has two classifiers.
+        names = network.network.pretrained_cfg.get("classifier") or ()
+        return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
+    return TORCHVISION_CLASSIFIERS
 
 
 @lru_cache(maxsize=128)
 def _shapes_of_torchvision(model: str) -> Shapes:
-    """Empty for those that cannot be cut, and for RegNets, which compute with tensors while they are built."""
+    """Return names and shapes; none for networks that cannot be cut, or that compute while they are built (RegNet)."""
     try:
         with torch.device("meta"):
             network = torchvision.models.get_model(model, weights=None)
-        return shapes_of(_cut(network, model).state_dict())
+        return shapes_of(_without_pooling(network, model).state_dict())
     except (ValueError, NotImplementedError):
         return {}
-
-
-def _config_beside(file: Path) -> dict[str, Any]:
-    """The config.json of the Hugging Face hub that lies beside the weights of a network of timm; empty for none."""
-    try:
-        about = json.loads((file.parent / "config.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return about if isinstance(about, dict) else {}
-
-
-def _from_config(file: Path) -> str | None:
-    name = _config_beside(file).get("architecture")
-    return f"timm/{name}" if isinstance(name, str) else None
-
-
-def _update_normalisation(backbone: Backbone | OutsideBackbone, file: Path) -> None:
-    """Weights of one architecture differ in how their images were normalised; the config beside them says how."""
-    about = _config_beside(file).get("pretrained_cfg")
-    if isinstance(backbone, OutsideBackbone) and isinstance(about, dict) and {"mean", "std"} <= set(about):
-        backbone.mean, backbone.std = tuple(about["mean"]), tuple(about["std"])
-
-
-def _from_file_name(file: Path) -> str | None:
-    """The longest name of a network that the file's name begins with, as in 'mobilenet_v3_large-8738ca79.pth'."""
-    names = [f"torchvision/{name}" for name in torchvision.models.list_models(module=torchvision.models)]
-    with contextlib.suppress(ModuleNotFoundError):
-        names += [f"timm/{name}" for name in _import_timm().list_models()]
-    models = {name: name.partition("/")[2] for name in names}
-    # What is named as a backbone of ours and was refused as one is no other network.
-    fitting = [
-        name
-        for name, model in models.items()
-        if model not in BUILDERS and re.match(rf"{re.escape(model)}(?![a-zA-Z0-9])", file.name)
-    ]
-    return max(fitting, key=lambda name: len(models[name]), default=None)

@@ -13,7 +13,7 @@ from orl.networks.backbones import BUILDERS, Backbone, build_backbone
 from orl.networks.mlp import build_mlp
 from orl.weights.names import from_detectron2
 from orl.weights.opening import Weights
-from orl.weights.recognise import Recognised
+from orl.weights.recognise import RecognisedWeights
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -29,7 +29,7 @@ COUNT = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportedWeights:
     """What a file of another program gave, in evaluation mode."""
 
     layout: str
@@ -41,7 +41,7 @@ class Imported:
     """What was left out or changed, one sentence each."""
 
 
-def convert(found: Recognised, expected: str | None = None) -> Imported:
+def convert(found: RecognisedWeights, expected: str | None = None) -> ImportedWeights:
     """Build the networks that these weights are of, with them.
 
     Args:
@@ -53,11 +53,11 @@ def convert(found: Recognised, expected: str | None = None) -> Imported:
             number, or not real.
     """
     notes: list[str] = []
-    weights = as_single_precision(found.backbone, notes)
+    weights = as_float32(found.backbone, notes)
     name = infer_architecture(shapes_of(weights), expected)
     with torch.random.fork_rng(devices=[]):
         backbone = build_backbone(name)
-    backbone.load_state_dict(with_counts(weights))
+    backbone.load_state_dict(with_batch_counts(weights))
     projector = _build_head(found.projector, backbone.num_channels, "projector", notes)
     predictor = _build_head(found.predictor, None, "predictor", notes)
     if found.layout.translate is from_detectron2:
@@ -66,10 +66,10 @@ def convert(found: Recognised, expected: str | None = None) -> Imported:
             "are those trained with STRIDE_IN_1X1 False, on RGB images"
         )
     notes += _about_left_out(found)
-    return Imported(found.layout.name, backbone.eval(), projector, predictor, tuple(dict.fromkeys(notes)))
+    return ImportedWeights(found.layout.name, backbone.eval(), projector, predictor, tuple(dict.fromkeys(notes)))
 
 
-def as_single_precision(weights: Weights, notes: list[str]) -> Weights:
+def as_float32(weights: Weights, notes: list[str]) -> Weights:
     """Weights in float32, of numbers only; a change is added to the notes.
 
     Raises:
@@ -168,7 +168,7 @@ def _blocks(shapes: Shapes) -> str:
     return f"{', '.join(str(counts[layer]) for layer in sorted(counts)) or 'no'} {kind} blocks"
 
 
-def with_counts(weights: Weights) -> Weights:
+def with_batch_counts(weights: Weights) -> Weights:
     """With one count of batches for every batch normalisation: 0 where there is none, as in Detectron2."""
     counted = {name: value for name, value in weights.items() if not name.endswith(COUNT)}
     for name in list(counted):
@@ -186,8 +186,8 @@ def _build_head(weights: Weights, num_inputs: int | None, what: str, notes: list
     if not weights:
         return None
     try:
-        numbered = numbered_layers(as_single_precision(weights, notes))
-        layers = build_mlp(_with_affine(with_counts(numbered)))
+        numbered = numbered_layers(as_float32(weights, notes))
+        layers = build_mlp(_with_affine(with_batch_counts(numbered)))
         _check_sizes(layers, num_inputs)
     except ValueError as error:
         notes.append(f"its {what} was left out: {error}")
@@ -234,7 +234,7 @@ def _check_sizes(layers: Iterable[nn.Module], num_inputs: int | None) -> None:
             raise ValueError(f"layer {number} takes {layer.num_features} numbers and is given {num_inputs}")
 
 
-def _about_left_out(found: Recognised) -> list[str]:
+def _about_left_out(found: RecognisedWeights) -> list[str]:
     averages = found.layout.averages
     average = [name for name in found.left_out if averages and name.startswith(averages)]
     others = Counter(name.removeprefix(found.layout.backbone).partition(".")[0] for name in found.left_out)

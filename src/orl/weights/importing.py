@@ -5,12 +5,12 @@ from pathlib import Path
 
 from orl.networks.backbones import save_backbone
 from orl.networks.mlp import save_projector
-from orl.weights.convert import Imported, convert
+from orl.weights.convert import ImportedWeights, convert
 from orl.weights.opening import open_weights
 from orl.weights.recognise import recognise
 
 
-def import_weights(path: Path, expected: str | None = None) -> Imported:
+def import_weights(path: Path, expected: str | None = None) -> ImportedWeights:
     """Read a ResNet's weights as another program wrote them.
 
     Args:
@@ -29,7 +29,7 @@ def import_weights(path: Path, expected: str | None = None) -> Imported:
         raise ValueError(f"{path}: {error}") from error
 
 
-def write_imported(imported: Imported, folder: Path, source: Path, overwrite: bool = False) -> list[Path]:
+def write_imported(imported: ImportedWeights, folder: Path, source: Path, overwrite: bool = False) -> list[Path]:
     """Write `backbone.safetensors`, and `projector.safetensors` and `predictor.safetensors` where there is one.
 
     The backbone's file notes the layout, and the source's name and digest.

@@ -1,26 +1,36 @@
-"""One line from any weights to a network that gives feature maps: runs, exports, files of other projects."""
+"""Weights from any source to a network that gives feature maps: runs, exports, files of other projects."""
 
 import importlib
+import json
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d, StochasticDepth
 
-from orl.weights.architectures import OutsideBackbone, load_outside
-from orl.weights.find_backbone import find_backbone
+from orl.networks.backbones import BUILDERS, Backbone, read_backbone_file, read_notes
+from orl.weights.architectures import (
+    EXAMPLES,
+    ExternalBackbone,
+    ImageNetInputBackbone,
+    architecture_from_file_name,
+    architecture_from_shapes,
+    fill_external,
+)
+from orl.weights.convert import as_float32, convert
+from orl.weights.find import find_weights_file
+from orl.weights.names import from_efficientnet_lite0
+from orl.weights.opening import OpenedFile, open_weights
+from orl.weights.recognise import recognise, strip_wrappers
 from orl.weights.transform import Transform
-
-HUB_FILES = ("config.json", "model.safetensors")
-WEIGHTS = (".pth", ".pkl", ".safetensors")
-"""How files of weights that are exported end."""
 
 
 class FeatureMaps(nn.Sequential):
-    """Images in, feature map out: `(N, 3, H, W)` to `(N, num_channels, h, w)`.
+    """Images to feature maps: `(N, 3, H, W)` to `(N, num_channels, h, w)`.
 
-    Of a ResNet the parts are conv1 to layer4 under torchvision's names, so that torchvision's `BackboneWithFPN` takes
-    it; of another network there is one part, `body`.
+    The parts of a ResNet are conv1 to layer4 under torchvision's names, so that torchvision's `BackboneWithFPN` takes
+    it. Any other network is one part, `body`.
     """
 
     def __init__(
@@ -29,35 +39,34 @@ class FeatureMaps(nn.Sequential):
         super().__init__(parts)
         self.name = name
         self.num_channels = num_channels
-        self.out_channels = num_channels  # what torchvision's detectors ask a backbone without FPN for
+        self.out_channels = num_channels  # torchvision's detectors read it from a backbone without FPN
         self.transform = transform
 
 
 def load_backbone(
     source: str | Path, *, stage: str | None = None, architecture: str | None = None, frozen: bool = True
 ) -> FeatureMaps:
-    """A network from images to feature maps, for a detector or any other use.
+    """Load a network from images to feature maps, for a detector or any other use.
 
     Args:
-        source: folder of a run; anything that `orl export` writes, but ONNX; or weights of another project: what
+        source: folder of a run; any output of `orl export` but ONNX; or weights of another project: a file that
             `orl import` reads, or a CNN of torchvision or timm.
-        stage: 'stage1' or 'stage3' of a run; the last that is finished if not given.
-        architecture: what network the weights are of, where that cannot be seen from them: a name of ours, of
-            torchvision or of timm.
-        frozen: for features that stay as they are, also where a detector around it is trained: in evaluation mode, no
-            gradients, batch statistics held by `FrozenBatchNorm2d`, no dropout. That changes features by float
-            rounding. Else all weights can be trained, and it is in training mode.
+        stage: 'stage1' or 'stage3' of a run; the last finished stage if not given.
+        architecture: name of the network (of orl, torchvision or timm) where the weights do not show it.
+        frozen: keep features as they are, also while a detector around the network is trained: evaluation mode, no
+            gradients, `FrozenBatchNorm2d`, no dropout. Features change by float rounding. Otherwise all weights are
+            trainable and the network is in training mode.
 
     Returns:
-        The network, with `name`, `num_channels` and `transform`: a Pillow image, or bytes, or floats in [0, 1], to a
-        normalised tensor.
+        The network, with `name`, `num_channels` and `transform`. The transform takes a Pillow image, bytes, or floats
+        in [0, 1], and gives a normalised tensor.
 
     Raises:
-        FileNotFoundError: if there is nothing, or the run has not come so far.
-        ValueError: if the weights cannot be opened safely, or are of no network that is known.
+        FileNotFoundError: if the source does not exist, or the run has not finished the stage.
+        ValueError: if the weights cannot be opened safely, or fit no known network.
     """
-    network = load_outside(weights_file(Path(source), stage), architecture)
-    if isinstance(network, OutsideBackbone):
+    network = load_network(Path(source), architecture, stage)
+    if isinstance(network, ExternalBackbone):
         parts = OrderedDict[str, nn.Module](body=network)
         transform = Transform(mean=network.mean, std=network.std)
     else:
@@ -66,71 +75,117 @@ def load_backbone(
     loaded = FeatureMaps(parts, name=network.name, num_channels=network.num_channels, transform=transform)
     if not frozen:
         return loaded.requires_grad_(True).train()
-    _hold_batch_statistics(loaded)
-    _hold_dropout(loaded)
+    _freeze_batch_norm(loaded)
+    _disable_dropout(loaded)
     return loaded.requires_grad_(False).eval()
 
 
-def weights_file(source: Path, stage: str | None = None) -> Path:
-    """The file of weights that a run, an export or a path stands for.
+def load_eval_network(source: Path, architecture: str | None = None) -> Backbone | ImageNetInputBackbone:
+    """Load a network that takes images normalised by ImageNet's mean and std, in evaluation mode.
 
     Args:
-        source: as `load_backbone` takes it.
-        stage: 'stage1' or 'stage3' of a run; the last that is finished if not given.
+        source: as for `load_backbone`.
+        architecture: as for `load_backbone`.
 
     Raises:
-        FileNotFoundError: if there is nothing, or the run has not come so far.
-        ValueError: if it is ONNX, or a stage is asked of what has none.
+        FileNotFoundError: if the source does not exist, or holds no weights.
+        ValueError: if the weights cannot be opened safely, or fit no known network.
     """
-    if source.suffix == ".onnx":
-        raise ValueError(
-            f"{source} is a graph for inference, without the weights as they were trained: run it with onnxruntime, or "
-            "load the run that it was exported from"
-        )
-    if all((source / name).exists() for name in HUB_FILES):
-        if stage is not None:
-            raise ValueError(f"{source} is one exported backbone, of which no {stage!r} can be asked; leave it out")
-        return source / HUB_FILES[1]
-    if (source / "config.json").exists() and (source / "pytorch_model.bin").exists() and stage is None:
-        return source / "pytorch_model.bin"
-    exported = _only_weights(source)
-    if exported is not None and stage is None:
-        return exported
-    if source.is_file() and stage is None:
-        return source
-    return find_backbone(source, stage)
+    network = load_network(source, architecture)
+    return ImageNetInputBackbone(network).eval() if isinstance(network, ExternalBackbone) else network
 
 
-def _only_weights(folder: Path) -> Path | None:
-    """The backbone in a folder that 'orl import' or 'orl export' filled."""
-    own = folder / "backbone.safetensors"
-    if own.exists():
-        return own
-    found = [path for path in folder.glob("*.*") if path.suffix in WEIGHTS] if folder.is_dir() else []
-    return found[0] if len(found) == 1 else None
+def load_network(
+    source: Path, architecture: str | None = None, stage: str | None = None
+) -> Backbone | ExternalBackbone:
+    """Load a network in evaluation mode, without its classifier; images are normalised as its `mean` and `std` say.
+
+    Args:
+        source: as for `load_backbone`.
+        architecture: as for `build_architecture`. If not given, it is inferred from the names and shapes of the
+            weights, a config.json beside the file, or the file name.
+        stage: as for `load_backbone`.
+
+    Raises:
+        FileNotFoundError: if the source does not exist, or holds no weights.
+        ValueError: if the file cannot be opened without running code, its architecture cannot be inferred, or a
+            weight does not fit.
+    """
+    file = find_weights_file(source, stage)
+    if read_notes(file).get("kind") == "backbone":
+        return _read_own(file, architecture)
+    opened = open_weights(file)
+    try:
+        network = _load_foreign(opened, file, architecture)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    config = _config_beside(file).get("pretrained_cfg")
+    if isinstance(network, ExternalBackbone) and isinstance(config, dict) and {"mean", "std"} <= set(config):
+        # Weights of one architecture may differ in how their images were normalised.
+        network.mean, network.std = tuple(config["mean"]), tuple(config["std"])
+    return network
 
 
-def _hold_batch_statistics(network: nn.Module) -> None:
-    """Put torchvision's frozen normalisation, which has no training mode, in the place of torch's."""
+def _read_own(file: Path, architecture: str | None) -> Backbone:
+    backbone = read_backbone_file(file)
+    as_float32(backbone.state_dict(), [])  # refuses weights that are not finite
+    if architecture is not None and architecture.removeprefix("torchvision/") != backbone.name:
+        raise ValueError(f"{file}: its backbone is a {backbone.name}, and not a {architecture}")
+    return backbone
+
+
+def _load_foreign(opened: OpenedFile, file: Path, architecture: str | None) -> Backbone | ExternalBackbone:
+    weights = strip_wrappers(opened.weights)
+    if architecture is None and "_conv_stem.weight" in weights:
+        renamed = {from_efficientnet_lite0(name): value for name, value in weights.items()}
+        return fill_external("timm/tf_efficientnet_lite0", renamed)
+    if architecture is not None and architecture.removeprefix("torchvision/") in BUILDERS:
+        return convert(recognise(opened), architecture.removeprefix("torchvision/")).backbone
+    if architecture is not None:
+        return fill_external(architecture, weights)
+    try:
+        return convert(recognise(opened)).backbone
+    except ValueError as error:
+        configured = _config_beside(file).get("architecture")
+        name = f"timm/{configured}" if isinstance(configured, str) else architecture_from_shapes(weights)
+        name = name or architecture_from_file_name(file)
+        if name is None:
+            raise ValueError(
+                f"its architecture is not known; give it with --architecture, {EXAMPLES}. As a ResNet: {error}"
+            ) from error
+    return fill_external(name, weights)
+
+
+def _config_beside(file: Path) -> dict[str, Any]:
+    """Return the Hugging Face hub's config.json beside weights of a timm network; an empty dictionary if none."""
+    try:
+        config = json.loads((file.parent / "config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _freeze_batch_norm(network: nn.Module) -> None:
+    """Replace batch normalisation by torchvision's frozen one, which has no training mode."""
     for module in list(network.modules()):
         for key, part in module.named_children():
             if type(part) is nn.BatchNorm2d:
                 module.add_module(key, _frozen(part))
     left = [part for part in network.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     if any(type(part).__module__.startswith("timm.") for part in left):
-        # timm's normalisation holds an activation too, and timm knows how to keep it.
+        # timm's normalisation includes an activation, which only timm's own function preserves.
         importlib.import_module("timm.layers").freeze_batch_norm_2d(network)
 
 
 def _frozen(norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:
     frozen = FrozenBatchNorm2d(norm.num_features, eps=norm.eps)
     weights = {name: value for name, value in norm.state_dict().items() if name != "num_batches_tracked"}
-    # Weights that a normalisation without them stands for are ones and zeros, as the frozen one has from the start.
+    # Without affine weights the frozen one keeps its initial ones and zeros.
     frozen.load_state_dict(weights, strict=False)
     return frozen
 
 
-def _hold_dropout(network: nn.Module) -> None:
+def _disable_dropout(network: nn.Module) -> None:
     for part in network.modules():
         if isinstance(part, nn.Dropout | nn.Dropout2d | StochasticDepth):
             part.p = 0.0

@@ -70,7 +70,7 @@ DICTIONARIES = (
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedFile:
     """What a file holds."""
 
     weights: Weights
@@ -101,7 +101,7 @@ class _PlainDict:
         return {}
 
 
-def open_weights(path: Path) -> Opened:
+def open_weights(path: Path) -> OpenedFile:
     """The tensors of a file and their names; by its content, whatever its name ends with.
 
     Opens what torch wrote (with weights only), safetensors, and Detectron2's pickles of numpy arrays.
@@ -128,7 +128,7 @@ def open_weights(path: Path) -> Opened:
     _check_not_quantised(path, inner)
     if not weights:
         raise ValueError(f"{path} holds no tensors; its entries are {', '.join(map(str, list(content)[:6])) or 'none'}")
-    return Opened(weights, tuple(map(str, content)), unpacked)
+    return OpenedFile(weights, tuple(map(str, content)), unpacked)
 
 
 def _reader(path: Path, start: bytes) -> Callable[[Path], Any]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orl.weights.names import from_detectron2
-from orl.weights.opening import Opened, Weights
+from orl.weights.opening import OpenedFile, Weights
 
 SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 """A ResNet's parts by their number in `nn.Sequential(*resnet.children())`, where 2 and 3 are ReLU and pooling."""
@@ -132,7 +132,7 @@ LAYOUTS = (
 
 
 @dataclass(frozen=True)
-class Recognised:
+class RecognisedWeights:
     """The weights of a file, by part."""
 
     layout: Layout
@@ -145,24 +145,24 @@ class Recognised:
     """Names of the weights that belong to no part."""
 
 
-def recognise(opened: Opened) -> Recognised:
+def recognise(opened: OpenedFile) -> RecognisedWeights:
     """Find out which program wrote a file, and sort its weights by part.
 
     Raises:
         ValueError: if no layout fits; the message names the nearest one and the file's first names.
     """
-    weights = unwrapped(opened.weights)
+    weights = strip_wrappers(opened.weights)
     layout = next((layout for layout in LAYOUTS if _fits(layout, weights)), None) or _wherever(opened, weights)
     if layout is None:
         raise ValueError(_nearest(weights))
     return _sort(layout, weights)
 
 
-def unwrapped(weights: Weights) -> Weights:
+def strip_wrappers(weights: Weights) -> Weights:
     """Without what DistributedDataParallel and torch.compile put before every name."""
     for wrapper in WRAPPERS:
         if all(name.startswith(wrapper) for name in weights):
-            return unwrapped(_below(weights, wrapper))
+            return strip_wrappers(_below(weights, wrapper))
     return weights
 
 
@@ -186,7 +186,7 @@ def _translated(layout: Layout, name: str) -> str | None:
         return None
 
 
-def _wherever(opened: Opened, weights: Weights) -> Layout | None:
+def _wherever(opened: OpenedFile, weights: Weights) -> Layout | None:
     """A ResNet under any one prefix, as of a LightningModule that calls it as it likes."""
     for translate, stem, block in NAMINGS:
         ends = [name.removesuffix(block) for name in weights if name.endswith(block)]
@@ -200,7 +200,7 @@ def _wherever(opened: Opened, weights: Weights) -> Layout | None:
     return None
 
 
-def _sort(layout: Layout, weights: Weights) -> Recognised:
+def _sort(layout: Layout, weights: Weights) -> RecognisedWeights:
     projector = _below(weights, layout.projector) if layout.projector else {}
     predictor = _below(weights, layout.predictor) if layout.predictor else {}
     backbone: Weights = {}
@@ -213,7 +213,7 @@ def _sort(layout: Layout, weights: Weights) -> Recognised:
             left_out.append(name)
         else:
             backbone[ours] = value
-    return Recognised(layout, backbone, projector, predictor, tuple(left_out))
+    return RecognisedWeights(layout, backbone, projector, predictor, tuple(left_out))
 
 
 def _untranslatable(layout: Layout, name: str) -> str | None:

@@ -7,8 +7,7 @@ from torchvision.models import resnet50
 from orl.evaluation.classification.classifier import level_heads
 from orl.evaluation.classification.levels import LevelHead, feature_levels, level_channels, pool_level
 from orl.networks.backbones import build_backbone
-from orl.weights.architectures import build_architecture
-from orl.weights.for_views import Renormalised
+from orl.weights.architectures import ImageNetInputBackbone, build_architecture
 
 
 def test_the_levels_of_resnet_50_at_224_px_have_the_published_sizes() -> None:
@@ -56,6 +55,6 @@ def test_other_sizes_are_pooled_to_about_9000_numbers_and_never_enlarged() -> No
 
 
 def test_levels_of_a_network_that_is_no_resnet_are_refused() -> None:
-    network = Renormalised(build_architecture("mobilenet_v3_small"))
+    network = ImageNetInputBackbone(build_architecture("mobilenet_v3_small"))
     with pytest.raises(ValueError, match=r"known of ResNets only, and this is torchvision/mobilenet_v3_small"):
         level_heads(network, 3, 64)

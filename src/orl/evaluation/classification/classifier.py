@@ -20,7 +20,7 @@ from orl.networks.sync_bn import sync_batch_norm
 from orl.processes import Processes
 from orl.progress import progress_bar
 from orl.views.augment import augment, normalise
-from orl.weights.for_views import Renormalised
+from orl.weights.architectures import ImageNetInputBackbone
 
 HEAD = "pooled"
 """Of the classifier on pooled features."""
@@ -30,7 +30,7 @@ TEST_BATCH_SIZE = 64
 class Classifier(nn.Module):
     """Normalised images to the scores of each head: `(N, 3, H, W)` to `{name: (N, classes)}`."""
 
-    def __init__(self, backbone: Backbone | Renormalised, heads: nn.ModuleDict, *, is_frozen: bool) -> None:
+    def __init__(self, backbone: Backbone | ImageNetInputBackbone, heads: nn.ModuleDict, *, is_frozen: bool) -> None:
         """Join a backbone and its heads.
 
         Args:
@@ -71,7 +71,7 @@ def pooled_head(num_channels: int, num_classes: int) -> nn.ModuleDict:
     return nn.ModuleDict({HEAD: linear(num_channels, num_classes)})
 
 
-def level_heads(backbone: Backbone | Renormalised, num_classes: int, size_px: int) -> nn.ModuleDict:
+def level_heads(backbone: Backbone | ImageNetInputBackbone, num_classes: int, size_px: int) -> nn.ModuleDict:
     """A head for each feature level.
 
     Raises:

@@ -20,7 +20,7 @@ from orl.report.sections.frames import Image, not_there, readable_config, traine
 from orl.report.sections.options import GalleryOptions, choose_images
 from orl.report.thumbnails import Album
 from orl.rundir import RunDir
-from orl.weights.for_views import load_for_views
+from orl.weights.loading import load_eval_network
 
 MEASURES = {"pointing": "Peak on an object (%)", "overlap": "Best overlap (%)", "inside": "Map inside objects (%)"}
 YARDSTICKS = {"even": "an even map", "centre": "a map that falls from the middle"}
@@ -53,7 +53,7 @@ def _load_backbones(run: RunDir) -> tuple[dict[str, nn.Module], list[Html]]:
     looks_with = None if config is None else config.discover.feature_extractor
     if config is not None and looks_with is not None:
         try:
-            backbones["the prior"] = load_for_views(looks_with, config.discover.architecture)
+            backbones["the prior"] = load_eval_network(looks_with, config.discover.architecture)
         except (OSError, ValueError, ImportError) as error:
             notes.append(page.missing(f"What stage 2 looked with cannot be loaded: {error}"))
     for stage, label in trained_stages(run).items():
