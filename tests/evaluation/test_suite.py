@@ -11,7 +11,7 @@ import torch
 from tests.ports import free_port
 from torch import multiprocessing
 
-from orl.evaluation.classification.configs import SemiSettings
+from orl.evaluation.classification.configs import SemiConfig
 from orl.evaluation.configs import JudgeSettings, Sets
 from orl.evaluation.evaluated_backbone import RANDOM, EvaluatedBackbone
 from orl.evaluation.output import EvaluationOutput, finished, write_result
@@ -82,7 +82,7 @@ def test_no_set_at_all_is_refused() -> None:
 
 
 def test_one_list_for_two_shares_is_refused() -> None:
-    settings = JudgeSettings(semi=SemiSettings(list=Path("1percent.txt")))
+    settings = JudgeSettings(semi=SemiConfig(list=Path("1percent.txt")))
     with pytest.raises(ValueError, match=r"1percent\.txt lists one share.*--imagenet-10percent"):
         plan(Sets(imagenet=HERE), settings)
 

@@ -9,9 +9,9 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from orl.cli.options import finish
-from orl.evaluation.classification.configs import LinearSettings, SemiSettings
+from orl.evaluation.classification.configs import LinearConfig, SemiConfig
 from orl.evaluation.configs import JudgeSettings, KnnSettings, LowShotSettings, Sets, SvmSettings, VocSettings
-from orl.evaluation.detection.configs import DetectSettings
+from orl.evaluation.detection.configs import DetectionConfig
 
 if TYPE_CHECKING:
     from orl.evaluation.evaluated_backbone import EvaluatedBackbone
@@ -136,7 +136,7 @@ def _class_tasks() -> Tasks:
     """On images of one class each, by a training."""
 
     def linear(
-        what: OmitArgPrefixes[Trained], settings: OmitArgPrefixes[LinearSettings], cached_features: bool = False
+        what: OmitArgPrefixes[Trained], settings: OmitArgPrefixes[LinearConfig], cached_features: bool = False
     ) -> None:
         """A linear layer on frozen features: ImageNet, Places205, iNaturalist 2018 or own class folders.
 
@@ -157,7 +157,7 @@ def _class_tasks() -> Tasks:
         task = "linear-levels" if settings.levels else "linear"
         _judge(task, what, lambda subject, place, all_: run_linear(subject, what.data, settings, place, all_))
 
-    def semi(what: OmitArgPrefixes[Trained], settings: OmitArgPrefixes[SemiSettings]) -> None:
+    def semi(what: OmitArgPrefixes[Trained], settings: OmitArgPrefixes[SemiConfig]) -> None:
         """All weights trained on 1% or 10% of the labels; top-1 and top-5."""
         from orl.evaluation.evaluations import run_semi
 
@@ -172,7 +172,7 @@ def _detection_tasks() -> Tasks:
 
     def detect(
         what: OmitArgPrefixes[Trained],
-        settings: OmitArgPrefixes[DetectSettings],
+        settings: OmitArgPrefixes[DetectionConfig],
         train_split: str = "train2017",
         val_split: str = "val2017",
     ) -> None:
@@ -193,7 +193,7 @@ def _detection_tasks() -> Tasks:
 
     def detect_voc(
         what: OmitArgPrefixes[Trained],
-        settings: OmitArgPrefixes[DetectSettings],
+        settings: OmitArgPrefixes[DetectionConfig],
         more_train: tuple[Path, ...] = (),
         train_split: str = "trainval",
         test_split: str = "test",
@@ -254,9 +254,9 @@ def _judge_images(
     _judge_alone(task, what, lambda subject, place: judge(subject, images, settings, place))
 
 
-def _check_estimated(settings: LinearSettings) -> None:
+def _check_estimated(settings: LinearConfig) -> None:
     """Refuse options that the fast estimate would leave out."""
-    own = LinearSettings(dataset=settings.dataset, size_px=settings.size_px)
+    own = LinearConfig(dataset=settings.dataset, size_px=settings.size_px)
     idle = [field.name for field in fields(own) if getattr(settings, field.name) != getattr(own, field.name)]
     if idle:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in idle)

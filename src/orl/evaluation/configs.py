@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from orl.evaluation.classification.configs import LinearSettings, SemiSettings
-from orl.evaluation.detection.configs import DetectSettings
+from orl.evaluation.classification.configs import LinearConfig, SemiConfig
+from orl.evaluation.detection.configs import DetectionConfig
 
 SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
 
@@ -86,11 +86,11 @@ class JudgeSettings:
     """Linear SVMs from few images."""
     knn: KnnSettings = field(default_factory=KnnSettings)
     """Nearest neighbours."""
-    linear: LinearSettings = field(default_factory=LinearSettings)
+    linear: LinearConfig = field(default_factory=LinearConfig)
     """A linear layer on frozen features; its data set is that of the path."""
-    semi: SemiSettings = field(default_factory=SemiSettings)
+    semi: SemiConfig = field(default_factory=SemiConfig)
     """All weights on a share of the labels; of which share and list is that of the sets."""
-    detect: DetectSettings = field(default_factory=DetectSettings)
+    detect: DetectionConfig = field(default_factory=DetectionConfig)
     """Detectors."""
     detect_splits: tuple[str, str] = ("train2017", "val2017")
     """Splits of COCO to learn from and to score."""

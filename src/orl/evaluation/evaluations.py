@@ -8,12 +8,12 @@ from typing import Any
 
 from orl.datasets.class_folders import read_pair
 from orl.evaluation.average_precision import unseen_classes
-from orl.evaluation.classification.configs import LinearSettings, SemiSettings
+from orl.evaluation.classification.configs import LinearConfig, SemiConfig
 from orl.evaluation.classification.linear import evaluate_linear
 from orl.evaluation.classification.linear_estimate import estimate_linear
 from orl.evaluation.classification.semi import evaluate_semi
 from orl.evaluation.configs import KnnSettings, LowShotSettings, SvmSettings
-from orl.evaluation.detection.configs import DetectSettings
+from orl.evaluation.detection.configs import DetectionConfig
 from orl.evaluation.detection.datasets import read_coco_detection, read_voc_detection
 from orl.evaluation.detection.evaluate import evaluate_detection, evaluate_voc_detection
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
@@ -76,21 +76,21 @@ def run_knn(subject: EvaluatedBackbone, images: VocDataset, settings: KnnSetting
 
 
 def run_linear(
-    subject: EvaluatedBackbone, data: Path, settings: LinearSettings, place: EvaluationOutput, processes: Processes
+    subject: EvaluatedBackbone, data: Path, settings: LinearConfig, place: EvaluationOutput, processes: Processes
 ) -> Result | None:
     """A linear layer on frozen features, with ImageNet's, Places205's or iNaturalist's epochs; `judge_linear`."""
     train, val = read_pair(data, settings.dataset)
     return evaluate_linear(subject, train, val, settings, place, processes)
 
 
-def run_estimate(subject: EvaluatedBackbone, data: Path, settings: LinearSettings, place: EvaluationOutput) -> Result:
+def run_estimate(subject: EvaluatedBackbone, data: Path, settings: LinearConfig, place: EvaluationOutput) -> Result:
     """The fast estimate of the linear score, from features that are computed once; `estimate_linear`."""
     train, val = read_pair(data, settings.dataset)
     return estimate_linear(subject, train, val, place, dataset=settings.dataset, size_px=settings.size_px)
 
 
 def run_semi(
-    subject: EvaluatedBackbone, data: Path, settings: SemiSettings, place: EvaluationOutput, processes: Processes
+    subject: EvaluatedBackbone, data: Path, settings: SemiConfig, place: EvaluationOutput, processes: Processes
 ) -> Result | None:
     """All weights trained on a share of the labels; `judge_semi`."""
     train, val = read_pair(data, settings.dataset)
@@ -101,7 +101,7 @@ def run_detect(
     subject: EvaluatedBackbone,
     data: Path,
     splits: tuple[str, str],
-    settings: DetectSettings,
+    settings: DetectionConfig,
     place: EvaluationOutput,
     processes: Processes,
 ) -> Result | None:
@@ -115,7 +115,7 @@ def run_detect_voc(
     train_data: tuple[Path, ...],
     test_data: Path,
     splits: tuple[str, str],
-    settings: DetectSettings,
+    settings: DetectionConfig,
     place: EvaluationOutput,
     processes: Processes,
 ) -> Result | None:

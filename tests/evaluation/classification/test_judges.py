@@ -18,7 +18,7 @@ from tests.ports import free_port
 from orl.datasets.classified import ClassifiedImages
 from orl.evaluation.classification import schedule as course_module
 from orl.evaluation.classification.classifier import hold_unreached
-from orl.evaluation.classification.configs import LinearSettings, SemiSettings, class_deviations
+from orl.evaluation.classification.configs import LinearConfig, SemiConfig, class_deviations
 from orl.evaluation.classification.linear import build_optimiser as build_linear_optimiser
 from orl.evaluation.classification.linear import evaluate_linear, linear_course
 from orl.evaluation.classification.samples import AREA_RANGE, ASPECT_RATIO_RANGE, TestImages, training_colours
@@ -31,8 +31,8 @@ from orl.provenance import StaleTableError
 from orl.training.interrupts import Stopped
 from orl.training.supervised import Supervised
 
-LINEAR = LinearSettings(dataset="folder", epochs=6, batch_size=6, base_lr=2.0, size_px=32, jitter=0.0)
-SEMI = SemiSettings(dataset="folder", fraction=0.5, epochs=4, batch_size=6, backbone_lr=0.05, head_lr=0.5, size_px=32)
+LINEAR = LinearConfig(dataset="folder", epochs=6, batch_size=6, base_lr=2.0, size_px=32, jitter=0.0)
+SEMI = SemiConfig(dataset="folder", fraction=0.5, epochs=4, batch_size=6, backbone_lr=0.05, head_lr=0.5, size_px=32)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def rates(folder: Path) -> list[float]:
     [("imagenet", 28, (8, 16, 24)), ("places205", 14, (4, 8, 12)), ("inat18", 84, (24, 48, 72))],
 )
 def test_the_rate_of_every_step_is_that_of_the_recipe(dataset: Any, epochs: int, falls: tuple[int, ...]) -> None:
-    course, steps_per_epoch = linear_course(LinearSettings(dataset=dataset)), 7
+    course, steps_per_epoch = linear_course(LinearConfig(dataset=dataset)), 7
     at = course.schedules(steps_per_epoch).at
     assert (course.epochs, course.batch_size) == (epochs, 256)
     for step in range(epochs * steps_per_epoch):
@@ -71,7 +71,7 @@ def test_the_rate_of_every_step_is_that_of_the_recipe(dataset: Any, epochs: int,
 
 
 def test_the_semi_supervised_rates_of_every_step_are_those_of_the_recipe(subject: EvaluatedBackbone) -> None:
-    settings, steps_per_epoch = SemiSettings(), 50
+    settings, steps_per_epoch = SemiConfig(), 50
     at = semi_course(settings).schedules(steps_per_epoch).at
     for step in range(20 * steps_per_epoch):
         epoch = step // steps_per_epoch
@@ -89,7 +89,7 @@ def test_the_semi_supervised_rates_of_every_step_are_those_of_the_recipe(subject
 def test_the_linear_layer_has_the_optimiser_of_the_recipe(subject: EvaluatedBackbone) -> None:
     heads = torch.nn.ModuleDict({"pooled": torch.nn.Linear(512, 3)})
     frozen = course_module.Classifier(copy.deepcopy(subject.network), heads, is_frozen=True)
-    optimiser = build_linear_optimiser(frozen, LinearSettings())
+    optimiser = build_linear_optimiser(frozen, LinearConfig())
     (group,) = optimiser.param_groups
     assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (0.01, 0.9, True, 1e-4)
     assert [weight.shape for weight in group["params"]] == [(3, 512), (3,)]
@@ -98,7 +98,7 @@ def test_the_linear_layer_has_the_optimiser_of_the_recipe(subject: EvaluatedBack
 def test_training_crops_are_those_of_the_recipe() -> None:
     """RandomResizedCrop of 8% to 100% and 3:4 to 4:3, mirrored in half of the cases, jitter of 0.4 without hue."""
     assert (AREA_RANGE, ASPECT_RATIO_RANGE) == ((0.08, 1.0), (3 / 4, 4 / 3))
-    colours = training_colours(LinearSettings().jitter)
+    colours = training_colours(LinearConfig().jitter)
     assert (colours.brightness, colours.contrast, colours.saturation, colours.hue) == (0.4, 0.4, 0.4, 0.0)
     assert (colours.flip_probability, colours.jitter_probability) == (0.5, 1.0)
     assert (colours.gray_probability, colours.blur_probability, colours.solarise_probability) == (0, 0, 0)
@@ -175,15 +175,15 @@ def test_weights_that_no_feature_comes_from_are_held() -> None:
 
 
 def test_a_set_of_other_classes_than_the_published_one_departs() -> None:
-    assert class_deviations(LinearSettings(dataset="imagenet"), 1000) == []
-    assert class_deviations(LinearSettings(dataset="inat18"), 8142) == []
-    assert class_deviations(LinearSettings(dataset="folder"), 7) == []
-    assert class_deviations(SemiSettings(), 100) == ["100 classes, not 1,000"]
+    assert class_deviations(LinearConfig(dataset="imagenet"), 1000) == []
+    assert class_deviations(LinearConfig(dataset="inat18"), 8142) == []
+    assert class_deviations(LinearConfig(dataset="folder"), 7) == []
+    assert class_deviations(SemiConfig(), 100) == ["100 classes, not 1,000"]
 
 
 def test_weights_decay_by_the_share_of_the_labels() -> None:
-    assert [weight_decay(SemiSettings(fraction=fraction)) for fraction in (0.01, 0.1)] == [0.0, 1e-4]
-    assert weight_decay(SemiSettings(weight_decay=0.5)) == 0.5
+    assert [weight_decay(SemiConfig(fraction=fraction)) for fraction in (0.01, 0.1)] == [0.0, 1e-4]
+    assert weight_decay(SemiConfig(weight_decay=0.5)) == 0.5
 
 
 def test_a_linear_layer_learns_and_leaves_the_backbone_to_the_bit(
@@ -378,7 +378,7 @@ def test_a_batch_that_is_larger_than_the_images_is_refused_before_anything(
 ) -> None:
     where = place(tmp_path)
     with pytest.raises(ValueError, match=r"a batch of 256 needs as many images, and there are 24.*--batch-size"):
-        evaluate_linear(subject, *images, LinearSettings(dataset="folder"), where, Processes())
+        evaluate_linear(subject, *images, LinearConfig(dataset="folder"), where, Processes())
     assert not where.folder.exists()
 
 

@@ -6,12 +6,12 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from orl.evaluation.detection.configs import DetectSettings
+from orl.evaluation.detection.configs import DetectionConfig
 from orl.evaluation.detection.datasets import DetectionDataset
 from orl.synthetic.scenes import CLASSES, draw_scene
 
 SIZE_WH = (96, 72)
-SETTINGS = DetectSettings(
+SETTINGS = DetectionConfig(
     batch_size=4,
     iterations=3,
     warmup_iterations=1,

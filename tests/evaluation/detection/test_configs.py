@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from orl.evaluation.detection.configs import COCO, VOC, DetectSettings, plan_training
+from orl.evaluation.detection.configs import COCO, VOC, DetectionConfig, plan_training
 
-PROTOCOL = DetectSettings()
+PROTOCOL = DetectionConfig()
 
 
 def test_1x_is_detectron2s() -> None:
@@ -16,7 +16,7 @@ def test_1x_is_detectron2s() -> None:
 
 
 def test_2x_has_twice_the_steps_and_milestones_and_the_same_warm_up() -> None:
-    plan = plan_training(DetectSettings(schedule="2x"), COCO)
+    plan = plan_training(DetectionConfig(schedule="2x"), COCO)
     assert (plan.num_steps, plan.milestones, plan.num_warmup_steps) == (180_000, (120_000, 160_000), 1000)
 
 
@@ -37,21 +37,21 @@ def test_voc_is_mocos() -> None:
 def test_another_batch_scales_all_of_it(
     batch_size: int, lr: float, steps: int, milestones: tuple[int, ...], warmup: int
 ) -> None:
-    plan = plan_training(DetectSettings(batch_size=batch_size), COCO)
+    plan = plan_training(DetectionConfig(batch_size=batch_size), COCO)
     assert (plan.lr, plan.num_steps, plan.milestones, plan.num_warmup_steps) == (lr, steps, milestones, warmup)
 
 
 def test_fewer_steps_shrink_milestones_and_warm_up_and_more_leave_the_warm_up() -> None:
-    short = plan_training(DetectSettings(iterations=900), COCO)
+    short = plan_training(DetectionConfig(iterations=900), COCO)
     assert (short.num_steps, short.milestones, short.num_warmup_steps) == (900, (600, 800), 10)
-    long = plan_training(DetectSettings(iterations=135_000), COCO)
+    long = plan_training(DetectionConfig(iterations=135_000), COCO)
     assert (long.milestones, long.num_warmup_steps) == ((90_000, 120_000), 1000)
-    halved = plan_training(DetectSettings(iterations=900, batch_size=8), COCO)
+    halved = plan_training(DetectionConfig(iterations=900, batch_size=8), COCO)
     assert (halved.milestones, halved.num_warmup_steps, halved.lr) == ((600, 800), 10, 0.01)
 
 
 def test_what_is_set_goes_before_the_protocol() -> None:
-    plan = plan_training(DetectSettings(warmup_iterations=0, short_sides_px=(96,), base_lr=0.1, iterations=10), VOC)
+    plan = plan_training(DetectionConfig(warmup_iterations=0, short_sides_px=(96,), base_lr=0.1, iterations=10), VOC)
     assert (plan.num_warmup_steps, plan.short_sides_px, plan.lr) == (0, (96,), 0.1)
 
 

@@ -15,7 +15,7 @@ from tests.ports import free_port
 from torch import multiprocessing, nn
 
 from orl.evaluation.detection import evaluate as judge
-from orl.evaluation.detection.configs import COCO, DetectSettings, plan_training
+from orl.evaluation.detection.configs import COCO, DetectionConfig, plan_training
 from orl.evaluation.detection.datasets import DetectionDataset
 from orl.evaluation.detection.detections import Detections
 from orl.evaluation.detection.evaluate import evaluate_detection, evaluate_voc_detection
@@ -181,14 +181,14 @@ def test_coco_can_be_judged_by_boxes_alone(train: DetectionDataset, val: Detecti
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
-        (DetectSettings(), "1x"),
-        (DetectSettings(schedule="2x", batch_size=8), "2x"),
-        (DetectSettings(masks=False), "1x"),
-        (DetectSettings(iterations=90_000), "own settings, 90000 steps"),
-        (DetectSettings(base_lr=0.01), "own settings, 90000 steps"),
+        (DetectionConfig(), "1x"),
+        (DetectionConfig(schedule="2x", batch_size=8), "2x"),
+        (DetectionConfig(masks=False), "1x"),
+        (DetectionConfig(iterations=90_000), "own settings, 90000 steps"),
+        (DetectionConfig(base_lr=0.01), "own settings, 90000 steps"),
     ],
 )
-def test_only_the_protocol_has_the_protocols_name(settings: DetectSettings, name: str) -> None:
+def test_only_the_protocol_has_the_protocols_name(settings: DetectionConfig, name: str) -> None:
     assert judge._schedule(settings, plan_training(settings, COCO)) == name
 
 

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torchvision.models.detection import MaskRCNN
 
-from orl.evaluation.detection.configs import DetectSettings
+from orl.evaluation.detection.configs import DetectionConfig
 from orl.evaluation.detection.model import build_detector, in_unit_range, losses, sgd
 from orl.networks.backbones import Backbone, build_backbone
 
-SMALL = DetectSettings(num_channels=8, num_box_features=16, anchor_sizes_px=(8, 16, 32, 64, 128))
+SMALL = DetectionConfig(num_channels=8, num_box_features=16, anchor_sizes_px=(8, 16, 32, 64, 128))
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def backbone() -> Backbone:
 
 @pytest.fixture(scope="module")
 def protocol() -> nn.Module:
-    return build_detector(build_backbone("resnet50"), 80, DetectSettings())
+    return build_detector(build_backbone("resnet50"), 80, DetectionConfig())
 
 
 def norms(part: nn.Module) -> list[str]:
@@ -142,7 +142,7 @@ def test_the_terms_are_those_of_mask_rcnn(backbone: Backbone) -> None:
     assert_close(terms["loss_classifier"].item(), math.log(3), rtol=0.05, atol=0)
     assert_close(terms["loss_mask"].item(), math.log(2), rtol=0.05, atol=0)
     assert_close(terms["loss_objectness"].item(), math.log(2), rtol=0.05, atol=0)
-    boxes_only = DetectSettings(masks=False, num_channels=8, num_box_features=16, anchor_sizes_px=(8, 16, 32, 64, 128))
+    boxes_only = DetectionConfig(masks=False, num_channels=8, num_box_features=16, anchor_sizes_px=(8, 16, 32, 64, 128))
     terms, _ = losses(build_detector(backbone, 2, boxes_only), batch())
     assert set(terms) == {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
 

@@ -14,7 +14,7 @@ from tests.ports import free_port
 from torch.testing import assert_close
 from torchvision.models.detection._utils import Matcher
 
-from orl.evaluation.detection.configs import COCO, VOC, DetectSettings, plan_training
+from orl.evaluation.detection.configs import COCO, VOC, DetectionConfig, plan_training
 from orl.evaluation.detection.datasets import DetectionDataset
 from orl.evaluation.detection.samples import TrainingRules
 from orl.evaluation.detection.train import Course, StepBatches, build_training_step, learning_rate, train_detector
@@ -26,7 +26,7 @@ from orl.training.loop import Options
 from orl.training.supervised import Supervised
 
 
-def course(images: DetectionDataset, settings: DetectSettings = SETTINGS) -> Course:
+def course(images: DetectionDataset, settings: DetectionConfig = SETTINGS) -> Course:
     plan = plan_training(settings, COCO)
     rules = TrainingRules(short_sides_px=plan.short_sides_px, longest_px=120, masks=settings.masks)
     return Course(images=images, settings=settings, plan=plan, rules=rules, seed=0)
@@ -42,7 +42,7 @@ def options(folder: Path, **others: Any) -> Options:
 
 
 def test_every_step_of_1x_has_detectron2s_learning_rate() -> None:
-    at = learning_rate(plan_training(DetectSettings(), COCO)).at
+    at = learning_rate(plan_training(DetectionConfig(), COCO)).at
     lrs = np.array([at(step)["lr"] for step in range(90_000)])
     assert_close(lrs[[0, 500, 999]], np.array([2e-5, 0.01001, 0.02 * (0.999 + 0.001 * 0.001)]), rtol=1e-12, atol=0)
     assert (lrs[1000:60_000] == 0.02).all()
@@ -54,13 +54,13 @@ def test_every_step_of_1x_has_detectron2s_learning_rate() -> None:
 @pytest.mark.parametrize(
     ("settings", "protocol", "expected"),
     [
-        (DetectSettings(schedule="2x"), COCO, {119_999: 0.02, 120_000: 0.002, 159_999: 0.002, 160_000: 0.0002}),
-        (DetectSettings(batch_size=8), COCO, {2000: 0.01, 119_999: 0.01, 120_000: 0.001, 160_000: 0.0001}),
-        (DetectSettings(), VOC, {0: 2e-5, 100: 0.02, 17_999: 0.02, 18_000: 0.002, 22_000: 0.0002}),
+        (DetectionConfig(schedule="2x"), COCO, {119_999: 0.02, 120_000: 0.002, 159_999: 0.002, 160_000: 0.0002}),
+        (DetectionConfig(batch_size=8), COCO, {2000: 0.01, 119_999: 0.01, 120_000: 0.001, 160_000: 0.0001}),
+        (DetectionConfig(), VOC, {0: 2e-5, 100: 0.02, 17_999: 0.02, 18_000: 0.002, 22_000: 0.0002}),
     ],
 )
 def test_other_schedules_fall_at_their_own_milestones(
-    settings: DetectSettings, protocol: Any, expected: dict[int, float]
+    settings: DetectionConfig, protocol: Any, expected: dict[int, float]
 ) -> None:
     at = learning_rate(plan_training(settings, protocol)).at
     assert {step: at(step)["lr"] for step in expected} == pytest.approx(expected, rel=1e-12)

@@ -18,7 +18,7 @@ PROTOCOL_SIZE_PX = 224
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearSettings:
+class LinearConfig:
     """A linear layer on frozen features, by SGD."""
 
     dataset: Dataset = "imagenet"
@@ -42,7 +42,7 @@ class LinearSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SemiSettings:
+class SemiConfig:
     """All weights trained on a share of the labels, by SGD."""
 
     dataset: Dataset = "imagenet"
@@ -67,13 +67,13 @@ class SemiSettings:
     """Side of the views, pixels; test images are resized to 256/224 of it and cropped."""
 
 
-def class_deviations(settings: LinearSettings | SemiSettings, num_classes: int) -> list[str]:
+def class_deviations(settings: LinearConfig | SemiConfig, num_classes: int) -> list[str]:
     """What a set of a published layout is not, whose classes are fewer or more."""
     usual = NUM_CLASSES.get(settings.dataset, num_classes)
     return [] if num_classes == usual else [f"{num_classes:,} classes, not {usual:,}"]
 
 
-def check_settings(settings: LinearSettings | SemiSettings) -> None:
+def check_settings(settings: LinearConfig | SemiConfig) -> None:
     """Refuse what cannot be trained.
 
     Raises:

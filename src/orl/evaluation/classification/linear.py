@@ -14,7 +14,7 @@ from orl.evaluation.classification.configs import (
     LINEAR_MILESTONES,
     PROTOCOL_BATCH_SIZE,
     PROTOCOL_SIZE_PX,
-    LinearSettings,
+    LinearConfig,
     check_settings,
     class_deviations,
 )
@@ -28,7 +28,7 @@ def evaluate_linear(
     subject: EvaluatedBackbone,
     train: ClassifiedImages,
     val: ClassifiedImages,
-    settings: LinearSettings,
+    settings: LinearConfig,
     place: EvaluationOutput,
     processes: Processes,
 ) -> dict[str, Any] | None:
@@ -76,7 +76,7 @@ def evaluate_linear(
     return train_and_score(linear_course(settings), build, optimise, train, val, inputs, told, place, processes)
 
 
-def build_optimiser(network: Classifier, settings: LinearSettings) -> torch.optim.SGD:
+def build_optimiser(network: Classifier, settings: LinearConfig) -> torch.optim.SGD:
     """SGD with Nesterov's momentum for what is trained."""
     return torch.optim.SGD(
         weights_of(network),
@@ -87,7 +87,7 @@ def build_optimiser(network: Classifier, settings: LinearSettings) -> torch.opti
     )
 
 
-def linear_course(settings: LinearSettings) -> Course:
+def linear_course(settings: LinearConfig) -> Course:
     """The recipe: the rate divided by ten at three equally spaced epochs."""
     return Course(
         task="linear",
@@ -101,9 +101,9 @@ def linear_course(settings: LinearSettings) -> Course:
     )
 
 
-def protocol_deviations(settings: LinearSettings) -> list[str]:
+def protocol_deviations(settings: LinearConfig) -> list[str]:
     """What is not as in the protocol."""
-    protocol = LinearSettings(dataset=settings.dataset, levels=settings.levels)
+    protocol = LinearConfig(dataset=settings.dataset, levels=settings.levels)
     found = [] if settings.dataset != "folder" else ["own classes"]
     if settings.epochs not in (None, LINEAR_EPOCHS[settings.dataset]):
         found.append(f"{settings.epochs} epochs, not {LINEAR_EPOCHS[settings.dataset]}")

@@ -13,7 +13,7 @@ from orl.evaluation.classification.configs import (
     PROTOCOL_SIZE_PX,
     SEMI_FACTOR,
     SEMI_MILESTONES,
-    SemiSettings,
+    SemiConfig,
     check_settings,
     class_deviations,
 )
@@ -33,7 +33,7 @@ def evaluate_semi(
     subject: EvaluatedBackbone,
     train: ClassifiedImages,
     val: ClassifiedImages,
-    settings: SemiSettings,
+    settings: SemiConfig,
     place: EvaluationOutput,
     processes: Processes,
 ) -> dict[str, Any] | None:
@@ -81,7 +81,7 @@ def evaluate_semi(
     return train_and_score(semi_course(settings), build, optimise, part, val, inputs, told, place, processes)
 
 
-def find_part(train: ClassifiedImages, settings: SemiSettings, seed: int) -> ClassifiedImages:
+def find_part(train: ClassifiedImages, settings: SemiConfig, seed: int) -> ClassifiedImages:
     """The images whose labels are used: those listed, or else drawn.
 
     Raises:
@@ -100,7 +100,7 @@ def find_part(train: ClassifiedImages, settings: SemiSettings, seed: int) -> Cla
     return part
 
 
-def semi_course(settings: SemiSettings) -> Course:
+def semi_course(settings: SemiConfig) -> Course:
     """The recipe: the backbone's rate, divided by five after 12 and 16 of 20 epochs."""
     return Course(
         task="semi",
@@ -114,7 +114,7 @@ def semi_course(settings: SemiSettings) -> Course:
     )
 
 
-def build_optimiser(network: Classifier, settings: SemiSettings) -> torch.optim.SGD:
+def build_optimiser(network: Classifier, settings: SemiConfig) -> torch.optim.SGD:
     """SGD with a rate of its own for the classifier."""
     groups: list[dict[str, Any]] = [
         {"params": weights_of(network.backbone)},
@@ -125,16 +125,16 @@ def build_optimiser(network: Classifier, settings: SemiSettings) -> torch.optim.
     )
 
 
-def weight_decay(settings: SemiSettings) -> float:
+def weight_decay(settings: SemiConfig) -> float:
     """As set, or the protocol's for this share."""
     if settings.weight_decay is not None:
         return settings.weight_decay
     return 0.0 if settings.fraction <= SMALL_FRACTION else WEIGHT_DECAY
 
 
-def protocol_deviations(settings: SemiSettings) -> list[str]:
+def protocol_deviations(settings: SemiConfig) -> list[str]:
     """What is not as in the protocol."""
-    protocol = SemiSettings(fraction=settings.fraction)
+    protocol = SemiConfig(fraction=settings.fraction)
     found = [] if settings.dataset == "imagenet" else ["not ImageNet"]
     if settings.list is None:
         found.append("labels drawn by the seed, not SimCLR's list")

@@ -17,7 +17,7 @@ MAX_DETECTIONS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectSettings:
+class DetectionConfig:
     """A detector, its training and its test; what is not set is the protocol's, for COCO or for VOC."""
 
     schedule: Literal["1x", "2x"] = "1x"
@@ -89,7 +89,7 @@ class Plan:
     short_sides_px: tuple[int, ...]
 
 
-def plan_training(settings: DetectSettings, protocol: Protocol) -> Plan:
+def plan_training(settings: DetectionConfig, protocol: Protocol) -> Plan:
     """Scale a protocol to the schedule, the batch and the number of steps that are asked for.
 
     Learning rate in proportion to the batch; steps, milestones and warm-up in inverse proportion.
@@ -115,7 +115,7 @@ def plan_training(settings: DetectSettings, protocol: Protocol) -> Plan:
     )
 
 
-def check_settings(settings: DetectSettings) -> None:
+def check_settings(settings: DetectionConfig) -> None:
     """Refuse what cannot be trained.
 
     Raises:

@@ -13,7 +13,7 @@ import numpy as np
 from orl import provenance
 from orl.datasets.labelled_fingerprint import labelled_fingerprint
 from orl.evaluation.detection.coco_metrics import coco_scores
-from orl.evaluation.detection.configs import COCO, VOC, DetectSettings, Plan, Protocol, plan_training
+from orl.evaluation.detection.configs import COCO, VOC, DetectionConfig, Plan, Protocol, plan_training
 from orl.evaluation.detection.datasets import DetectionDataset, without_empty
 from orl.evaluation.detection.detections import Detections
 from orl.evaluation.detection.model import require_resnet
@@ -50,7 +50,7 @@ def evaluate_detection(
     subject: EvaluatedBackbone,
     train: DetectionDataset,
     val: DetectionDataset,
-    settings: DetectSettings,
+    settings: DetectionConfig,
     place: EvaluationOutput,
     processes: Processes,
 ) -> Result | None:
@@ -88,7 +88,7 @@ def evaluate_voc_detection(
     subject: EvaluatedBackbone,
     train: DetectionDataset,
     test: DetectionDataset,
-    settings: DetectSettings,
+    settings: DetectionConfig,
     place: EvaluationOutput,
     processes: Processes,
 ) -> Result | None:
@@ -110,7 +110,7 @@ def _judge(
     subject: EvaluatedBackbone,
     train: DetectionDataset,
     val: DetectionDataset,
-    settings: DetectSettings,
+    settings: DetectionConfig,
     place: EvaluationOutput,
     processes: Processes,
 ) -> Result | None:
@@ -200,9 +200,9 @@ def _dataset_deviations(size: tuple[int, int, int], learnt: DetectionDataset, va
     return [f"{count:,} {part}, not {usual:,}" for count, part, usual in zip(own, parts, size) if count != usual]
 
 
-def _schedule(settings: DetectSettings, plan: Plan) -> str:
+def _schedule(settings: DetectionConfig, plan: Plan) -> str:
     """Its name where all else is the protocol's too, so that nothing else stands beside published scores."""
-    protocol = DetectSettings(schedule=settings.schedule, batch_size=settings.batch_size)
+    protocol = DetectionConfig(schedule=settings.schedule, batch_size=settings.batch_size)
     is_protocol = replace(settings, masks=protocol.masks) == protocol
     return settings.schedule if is_protocol else f"own settings, {plan.num_steps} steps"
 

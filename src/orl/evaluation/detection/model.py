@@ -25,7 +25,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
-from orl.evaluation.detection.configs import MAX_DETECTIONS, SGD_MOMENTUM, WEIGHT_DECAY, DetectSettings
+from orl.evaluation.detection.configs import MAX_DETECTIONS, SGD_MOMENTUM, WEIGHT_DECAY, DetectionConfig
 from orl.networks.backbones import Backbone
 from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
 
@@ -47,7 +47,7 @@ class Unresized(GeneralizedRCNNTransform):
         return image, target
 
 
-def build_detector(backbone: object, num_classes: int, settings: DetectSettings) -> FasterRCNN:
+def build_detector(backbone: object, num_classes: int, settings: DetectionConfig) -> FasterRCNN:
     """A detector whose backbone starts from these weights, and all else from torch's global generator.
 
     Args:
@@ -165,7 +165,7 @@ def _roi_pool(side: int) -> MultiScaleRoIAlign:
     return MultiScaleRoIAlign(featmap_names=["0", "1", "2", "3"], output_size=side, sampling_ratio=0)
 
 
-def _box_head(settings: DetectSettings) -> FastRCNNConvFCHead:
+def _box_head(settings: DetectionConfig) -> FastRCNNConvFCHead:
     channels = settings.num_channels
     size = (channels, BOX_SIDE, BOX_SIDE)
     layers, features = [channels] * NUM_BOX_CONVOLUTIONS, [settings.num_box_features]

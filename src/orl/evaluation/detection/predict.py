@@ -14,7 +14,7 @@ from torchvision.models.detection.transform import resize_boxes
 
 from orl.datasets.loader_workers import ignore_interrupts
 from orl.datasets.masks import encode_masks
-from orl.evaluation.detection.configs import DetectSettings
+from orl.evaluation.detection.configs import DetectionConfig
 from orl.evaluation.detection.datasets import DetectionDataset
 from orl.evaluation.detection.detections import Detections
 from orl.evaluation.detection.model import in_unit_range
@@ -29,7 +29,7 @@ NUM_PASTED = 16
 def predict(
     detector: FasterRCNN,
     images: DetectionDataset,
-    settings: DetectSettings,
+    settings: DetectionConfig,
     processes: Processes,
     *,
     workers: int,

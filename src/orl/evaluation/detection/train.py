@@ -11,7 +11,7 @@ from jaxtyping import Int
 from lightning_fabric import Fabric
 from numpy import ndarray
 
-from orl.evaluation.detection.configs import DECAY_FACTOR, WARMUP_FACTOR, DetectSettings, Plan
+from orl.evaluation.detection.configs import DECAY_FACTOR, WARMUP_FACTOR, DetectionConfig, Plan
 from orl.evaluation.detection.datasets import DetectionDataset
 from orl.evaluation.detection.model import build_detector, losses, sgd
 from orl.evaluation.detection.precise_bn import update_statistics
@@ -63,7 +63,7 @@ class Course:
     """All that decides what a detector learns, beside the weights that it starts from."""
 
     images: DetectionDataset
-    settings: DetectSettings
+    settings: DetectionConfig
     plan: Plan
     rules: TrainingRules
     seed: int
