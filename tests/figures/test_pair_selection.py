@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from tests.reference import figure_choices
 
 from orl import tables
-from orl.figures.correspondences import top_correspondences
 from orl.figures.pair_selection import (
     best_correspondences,
     extreme_pairs,
@@ -15,6 +14,7 @@ from orl.figures.pair_selection import (
     image_rows,
     random_pairs,
     ranked_neighbours,
+    top_correspondences,
 )
 
 NUM_IMAGES = 5

@@ -6,12 +6,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from orl.figures.pictures import as_jpeg, as_svg, encode_jpeg, panel
+from orl.figures.pictures import as_jpeg, as_svg, encode_jpeg, image_axes
 
 
 def red_figure() -> Figure:
     figure = Figure(figsize=(2, 1), dpi=50)
-    panel(figure, 0, 0, 1, 1).imshow(np.full((10, 20, 3), (255, 0, 0), dtype=np.uint8))
+    image_axes(figure, 0, 0, 1, 1).imshow(np.full((10, 20, 3), (255, 0, 0), dtype=np.uint8))
     return figure
 
 

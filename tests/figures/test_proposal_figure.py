@@ -2,7 +2,7 @@ import numpy as np
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from orl.figures.correspondences import PAIR_COLOURS
+from orl.figures.correspondence_figure import PAIR_COLOURS
 from orl.figures.proposal_figure import draw_boxes, draw_found_and_kept
 
 BOXES = np.array([[0, 0, 10, 10], [5, 5, 35, 25], [2, 2, 20, 20]], dtype=np.float32)

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from orl.figures.figure_files import save_figure
-from orl.figures.sheets import Picture, SheetOptions, Words, check_options, fitted, sheet_figure, thumbnail
+from orl.figures.sheets import Picture, SheetOptions, Words, check_options, sheet_figure, shorten_to_fit, thumbnail
 
 DPI = 50
 
@@ -97,21 +97,21 @@ def test_words_below_a_narrow_picture_have_room() -> None:
 
 
 def test_text_that_fits_is_kept_and_other_text_loses_its_beginning() -> None:
-    assert fitted("image.jpg", 3, 10) == "image.jpg"
-    short = fitted("a/folder/with/a/long/name/image.jpg", 1, 10)
+    assert shorten_to_fit("image.jpg", 3, 10) == "image.jpg"
+    short = shorten_to_fit("a/folder/with/a/long/name/image.jpg", 1, 10)
     assert short.startswith("…")
     assert short.endswith("image.jpg")
-    assert fitted("image.jpg", 0.01, 10) == ""
-    assert fitted("", 1, 10) == ""
-    assert fitted("a\nb\x00c", 3, 10) == "a?b?c"
+    assert shorten_to_fit("image.jpg", 0.01, 10) == ""
+    assert shorten_to_fit("", 1, 10) == ""
+    assert shorten_to_fit("a\nb\x00c", 3, 10) == "a?b?c"
 
 
 def test_a_shorter_text_would_not_fit_either_if_one_letter_were_added() -> None:
     name = "a/folder/with/a/long/name/image.jpg"
-    short = fitted(name, 1, 10)
+    short = shorten_to_fit(name, 1, 10)
     one_more = name[-len(short) :]
     assert short[1:] == one_more[1:]
-    assert fitted("…" + one_more, 1, 10) != "…" + one_more
+    assert shorten_to_fit("…" + one_more, 1, 10) != "…" + one_more
 
 
 def test_a_large_image_is_made_small_and_a_small_one_is_left_alone() -> None:

@@ -20,8 +20,8 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor, nn
 
-from orl.figures.pictures import TITLE_COLOUR, panel
-from orl.figures.sheets import fitted
+from orl.figures.pictures import TITLE_COLOUR, image_axes
+from orl.figures.sheets import shorten_to_fit
 from orl.networks.backbones import pool
 from orl.views.augment import normalise
 
@@ -130,9 +130,9 @@ def draw_attention_sheet(
             width = min(SHEET_CELL_IN, shown_in * image.shape[1] / image.shape[0])
             left_in = column * (SHEET_CELL_IN + SHEET_GAP_IN) + (SHEET_CELL_IN - width) / 2
             place = (left_in / width_in, top_in / height_in, width / width_in, shown_in / height_in)
-            axes = panel(figure, *place, "" if row else fitted(label, SHEET_CELL_IN, COLUMN_TITLE_PT))
+            axes = image_axes(figure, *place, "" if row else shorten_to_fit(label, SHEET_CELL_IN, COLUMN_TITLE_PT))
             if column:
-                lay_over(axes, image, maps[label][row], threshold)
+                overlay_heat_map(axes, image, maps[label][row], threshold)
             else:
                 axes.imshow(image)
         top_in -= SHEET_GAP_IN
@@ -148,7 +148,7 @@ def draw_attention_sheet(
     return figure
 
 
-def lay_over(axes: Axes, image: ndarray, attention: ndarray, threshold: float = THRESHOLD) -> None:
+def overlay_heat_map(axes: Axes, image: ndarray, attention: ndarray, threshold: float = THRESHOLD) -> None:
     """The map in colours over the image in grey, of one size, with the outline of a level."""
     axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255)
     axes.imshow(attention, cmap=COLOUR_MAP, vmin=0, vmax=1, alpha=OPACITY)

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from orl.figures.charts import LowShotLine, chart_label, draw_class_bars, draw_low_shot
-from orl.figures.curves import draw_curve_panels, read_metrics
+from orl.figures.curve_figure import draw_curve_panels, read_metrics
 from orl.figures.figure_files import FileOptions, check_file_options, figure_file, save_figure
+from orl.figures.score_figures import LowShotLine, chart_label, draw_class_bars, draw_low_shot
 from orl.rundir import TRAINED_STAGES, RunDir
 
 BACKBONES = {"random": "random weights", **TRAINED_STAGES}

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from matplotlib.axes import Axes
 
-from orl.figures.correspondences import PAIR_COLOURS, draw_joined_boxes, side_by_side
+from orl.figures.correspondence_figure import PAIR_COLOURS, draw_joined_boxes, side_by_side
 from orl.figures.pair_selection import (
     best_correspondences,
     extreme_pairs,

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from orl import files
-from orl.figures.pictures import rendered
+from orl.figures.pictures import render_pixels
 
 # Dates and versions stay out of the files, so that the same figure is the same bytes.
 METADATA: dict[str, dict[str, str | None]] = {
@@ -78,7 +78,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands for it
         if kind == ".png":
-            Image.fromarray(rendered(figure)).save(file, "PNG")
+            Image.fromarray(render_pixels(figure)).save(file, "PNG")
         else:
             # Publishers refuse the Type 3 fonts that Matplotlib embeds by default.
             with matplotlib.rc_context({"svg.hashsalt": "orl", "pdf.fonttype": 42}):

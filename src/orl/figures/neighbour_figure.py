@@ -15,9 +15,9 @@ from numpy import ndarray
 from orl import tables
 from orl.datasets.image_table import ImageTable
 from orl.figures.figure_files import FileOptions, check_file_options, figure_file, save_figure
-from orl.figures.pictures import TITLE_COLOUR, panel
+from orl.figures.pictures import TITLE_COLOUR, image_axes
 from orl.figures.run_images import REBUILD, RunImages, find_image, load_run_images
-from orl.figures.sheets import fitted
+from orl.figures.sheets import shorten_to_fit
 from orl.rundir import RunDir
 
 QUERY_COLOUR = "#e5484d"
@@ -115,11 +115,11 @@ def draw_neighbour_rows(rows: Sequence[NeighbourRow], dpi: int = 110) -> Figure:
             corner_in = left_in + (CELL_IN[0] - size_in[0]) / 2, bottom_in + (CELL_IN[1] - size_in[1]) / 2
             place = (*_shares(figure, *corner_in), *_shares(figure, *size_in))
             title = "" if index else "query" if column == 0 else f"neighbour {column}"
-            axes = panel(figure, *place, title)
+            axes = image_axes(figure, *place, title)
             axes.imshow(image)
             if column == 0:
                 _frame(axes, image)
-            for line, words in enumerate((fitted(name, CELL_IN[0], WORDS_PT), told[column])):
+            for line, words in enumerate((shorten_to_fit(name, CELL_IN[0], WORDS_PT), told[column])):
                 figure.text(*_shares(figure, left_in, bottom_in - (line + 0.85) * WORDS_IN), words, **look)
     figure.text(*_shares(figure, GAP_IN, 0.4 * WORDS_IN), NOTE, **look)
     return figure

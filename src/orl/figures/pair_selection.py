@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from orl.figures.correspondences import top_correspondences
 from orl.tables import Table
 
 IMAGES_PER_BLOCK = 4096
@@ -84,6 +83,37 @@ def extreme_pairs(
         if len(chosen) == num_pairs or num_seen <= pool_size:
             return [(int(pool[0][row]), int(pool[1][row])) for row in chosen]
         pool_size *= 8
+
+
+def top_correspondences(
+    image_ids: Int[ndarray, "n"],
+    neighbour_ids: Int[ndarray, "n"],
+    similarities: Float[ndarray, "n"],
+    num_pairs: int,
+) -> list[int]:
+    """The most similar pairs, one a query image and one for two images that are each other's neighbours.
+
+    Args:
+        image_ids: the query image of each row of the correspondence table.
+        neighbour_ids: the neighbour it was matched in.
+        similarities: cosine of the two RoIs.
+        num_pairs: how many to choose; fewer are returned when there are not as many query images.
+
+    Returns:
+        Rows of the table, most similar first; among equals the first row.
+    """
+    chosen: list[int] = []
+    seen_queries: set[int] = set()
+    seen_images: set[frozenset[int]] = set()
+    for row in np.argsort(-similarities, kind="stable"):
+        query, images = int(image_ids[row]), frozenset((int(image_ids[row]), int(neighbour_ids[row])))
+        if len(chosen) == num_pairs:
+            break
+        if query not in seen_queries and images not in seen_images:
+            chosen.append(int(row))
+            seen_queries.add(query)
+            seen_images.add(images)
+    return chosen
 
 
 def random_pairs(

@@ -29,7 +29,7 @@ class Picture:
     """Lines and words on white, which may be shown on black."""
 
 
-def panel(figure: Figure, left: float, bottom: float, width: float, height: float, title: str = "") -> Axes:
+def image_axes(figure: Figure, left: float, bottom: float, width: float, height: float, title: str = "") -> Axes:
     """A place for an image, without frame and ticks; where it lies in shares of the figure."""
     axes = figure.add_axes((left, bottom, width, height))
     axes.set_axis_off()
@@ -37,7 +37,7 @@ def panel(figure: Figure, left: float, bottom: float, width: float, height: floa
     return axes
 
 
-def rendered(figure: Figure) -> UInt8[ndarray, "h w 3"]:
+def render_pixels(figure: Figure) -> UInt8[ndarray, "h w 3"]:
     """The figure's pixels on white."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -46,7 +46,7 @@ def rendered(figure: Figure) -> UInt8[ndarray, "h w 3"]:
 
 def as_jpeg(figure: Figure) -> Picture:
     """For images: colour at full resolution, so that thin coloured lines stay sharp."""
-    pixels = rendered(figure)
+    pixels = render_pixels(figure)
     data = encode_jpeg(pixels, MAX_FIGURE_BYTES, subsampling=0)
     return Picture(uri=data_uri("image/jpeg", data), width_px=pixels.shape[1], height_px=pixels.shape[0])
 

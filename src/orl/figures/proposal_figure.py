@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from numpy import ndarray
 
 from orl import boxes as geometry
-from orl.figures.correspondences import GAP_FRACTION, PAIR_COLOURS
+from orl.figures.correspondence_figure import GAP_FRACTION, PAIR_COLOURS
 
 
 def draw_found_and_kept(

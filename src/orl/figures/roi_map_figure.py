@@ -58,7 +58,7 @@ def roi_map_figure(run: RunDir, options: RoiMapOptions) -> Path:
     """
     check_file_options(options)
     labels = _readable_labels(run)
-    figure = run_roi_map(run, options, labels)
+    figure = run_roi_map(run, options, labels, options.dpi)
     path = figure_file(options, run.figures, "roi_map")
     save_figure(figure, path)
     return path
@@ -76,7 +76,7 @@ def _readable_labels(run: RunDir) -> LabelledSplit | None:
         return None
 
 
-def run_roi_map(run: RunDir, options: RoiMapOptions, labels: LabelledSplit | None) -> Figure:
+def run_roi_map(run: RunDir, options: RoiMapOptions, labels: LabelledSplit | None, dpi: int = 110) -> Figure:
     """Draw the map of some of a run's RoIs, coloured by the classes of the objects they cover where these are known.
 
     Args:
@@ -108,11 +108,11 @@ def run_roi_map(run: RunDir, options: RoiMapOptions, labels: LabelledSplit | Non
     # The table is in the order of the images; thumbnails shall not be the first ones.
     order = np.random.default_rng([options.seed, 1]).permutation(len(places))
     shown = order[spread_out(places[order], options.thumbnails)].tolist()
-    run_images = RunImages(run, images, options.dpi)
+    run_images = RunImages(run, images, dpi)
     thumbnails = {index: _cut(run_images, int(image_ids[index]), boxes[index]) for index in shown}
     classes, names = _classes(labels, images, image_ids, boxes)
     caption = f"{len(places):,} of {rois.num_rows:,} RoIs, {whose}; t-SNE, seed {options.seed}: near is alike."
-    return draw_roi_map(places, thumbnails, classes, names, caption, options.dpi)
+    return draw_roi_map(places, thumbnails, classes, names, caption, dpi)
 
 
 def _stored(run: RunDir, rois: Table, drawn: Int[ndarray, "n"]) -> Float[ndarray, "n d"]:

@@ -16,7 +16,7 @@ from numpy import ndarray
 from PIL import Image
 
 from orl.figures.figure_files import FileOptions, check_file_options, figure_file, save_figure
-from orl.figures.pictures import TITLE_COLOUR, panel
+from orl.figures.pictures import TITLE_COLOUR, image_axes
 from orl.rundir import RunDir
 
 MAX_MEGAPIXELS = 60
@@ -125,7 +125,7 @@ def write_sheet(run: RunDir, options: SheetOptions, name: str, heading: str, pic
     return path
 
 
-def fitted(text: str, width_in: float, size_pt: float) -> str:
+def shorten_to_fit(text: str, width_in: float, size_pt: float) -> str:
     """The text if it fits, else as much of its end as fits, after an ellipsis: names of files differ there."""
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
     candidates = (text, *("…" + text[start:] for start in range(1, len(text))))
@@ -156,8 +156,8 @@ def _check_size(width_in: float, height_in: float, dpi: int) -> None:
 def _write_title(figure: Figure, title: str, source: str) -> None:
     width_in, height_in = figure.get_size_inches()
     space_in = width_in - 2 * MARGIN_IN
-    title = fitted(title, space_in, TITLE_PT)
-    source = fitted(source, space_in - _width_in(title, TITLE_PT) - GAP_IN, WORDS_PT)
+    title = shorten_to_fit(title, space_in, TITLE_PT)
+    source = shorten_to_fit(source, space_in - _width_in(title, TITLE_PT) - GAP_IN, WORDS_PT)
     look: dict[str, Any] = {"y": 1 - 1.6 * MARGIN_IN / height_in, "va": "baseline", "parse_math": False}
     figure.text(x=MARGIN_IN / width_in, s=title, fontsize=TITLE_PT, color=INK, **look)
     figure.text(x=1 - MARGIN_IN / width_in, s=source, fontsize=WORDS_PT, color=TITLE_COLOUR, ha="right", **look)
@@ -169,7 +169,7 @@ def _place(figure: Figure, picture: Picture, column_in: float, top_in: float) ->
     own_width_in, own_height_in = _size_in(picture)
     left_in, bottom_in = column_in + (CELL_IN - own_width_in) / 2, top_in - own_height_in
     place = (left_in / width_in, bottom_in / height_in, own_width_in / width_in, own_height_in / height_in)
-    picture.draw(panel(figure, *place))
+    picture.draw(image_axes(figure, *place))
     words_in = max(own_width_in, NARROWEST_WORDS_IN)
     for number, line in enumerate(picture.lines):
         y_in = bottom_in - (number + 0.62) * LINE_IN
@@ -182,7 +182,7 @@ def _write(figure: Figure, words: Words, left_in: float, width_in: float, y_in: 
     x_in = left_in + words.left * width_in
     space_in = (words.right - words.left) * width_in - AFTER_WORDS_IN - BADGE_IN * len(words.badges)
     look: dict[str, Any] = {"y": y_in / sheet_in[1], "fontsize": WORDS_PT, "va": "center", "parse_math": False}
-    text = fitted(words.text, space_in, WORDS_PT)
+    text = shorten_to_fit(words.text, space_in, WORDS_PT)
     figure.text(x=x_in / sheet_in[0], s=text, color=TITLE_COLOUR, **look)
     x_in += _width_in(text, WORDS_PT) + AFTER_WORDS_IN
     for badge, colour in words.badges:

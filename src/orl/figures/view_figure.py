@@ -19,11 +19,11 @@ from matplotlib.patches import Rectangle
 from numpy import ndarray
 from torch import Tensor
 
-from orl.figures.correspondences import PAIR_COLOURS
+from orl.figures.correspondence_figure import PAIR_COLOURS
 from orl.figures.figure_files import FileOptions, check_file_options, figure_file, save_figure
-from orl.figures.pictures import TITLE_COLOUR, panel
+from orl.figures.pictures import TITLE_COLOUR, image_axes
 from orl.figures.run_images import RunImages, find_image
-from orl.figures.sheets import fitted
+from orl.figures.sheets import shorten_to_fit
 from orl.rundir import TRAINED_STAGES, RunDir
 from orl.views.augment import augment
 from orl.views.batch_sampler import SampleKey
@@ -148,13 +148,13 @@ def draw_views(samples: Sequence[SampleViews], caption: str = "", dpi: int = 110
             title = ("image", "neighbour")[index] if row == 0 else ""
             _show_image(figure, (left_in, bottom_in), image, boxes, colours, title)
             look: dict[str, Any] = {"fontsize": NAME_PT, "color": TITLE_COLOUR, "parse_math": False}
-            name = fitted(sample.names[index], IMAGE_IN[0], NAME_PT)
+            name = shorten_to_fit(sample.names[index], IMAGE_IN[0], NAME_PT)
             figure.text(left_in / width_in, (bottom_in - 0.7 * NAME_IN) / height_in, name, **look)
         for column, (name, view) in enumerate(sample.views.items()):
             left_in = GAP_IN + IMAGE_IN[0] + GAP_IN + column * (TILE_IN + GAP_IN)
             place = (left_in / width_in, bottom_in / height_in, TILE_IN / width_in, TILE_IN / height_in)
             title = f"{name.replace('_', ' ')}, {view.shape[0]} px" if row == 0 else ""
-            axes = panel(figure, *place, title)
+            axes = image_axes(figure, *place, title)
             axes.imshow(view, interpolation="nearest", extent=(0, 1, 1, 0))
             frame = Rectangle((0, 0), 1, 1, fill=False, edgecolor=colours[name], linewidth=4, clip_on=True)
             axes.add_patch(frame)
@@ -176,7 +176,7 @@ def _show_image(
     width_in, height_in = figure.get_size_inches()
     bottom_in = corner_in[1] + IMAGE_IN[1] - size_in[1]
     place = (corner_in[0] / width_in, bottom_in / height_in, size_in[0] / width_in, size_in[1] / height_in)
-    axes = panel(figure, *place, title)
+    axes = image_axes(figure, *place, title)
     axes.imshow(image)
     for name, (x0, y0, x1, y1) in boxes.items():
         frame = Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colours[name], linewidth=1.5)

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 from PIL import Image
 
-from orl.figures.attention import COLOUR_MAP, OPACITY, lay_over
-from orl.figures.pictures import Picture, data_uri, encode_jpeg, panel, rendered
+from orl.figures.attention import COLOUR_MAP, OPACITY, overlay_heat_map
+from orl.figures.pictures import Picture, data_uri, encode_jpeg, image_axes, render_pixels
 from orl.report import html as page
 from orl.report.html import Html
 from orl.report.overlays import image_svg
@@ -61,5 +61,5 @@ def _laid_over(image: UInt8[ndarray, "h w 3"], attention: Float[ndarray, "h w"])
     figure = Figure(figsize=(size_wh[0] / DPI, size_wh[1] / DPI), dpi=DPI)
     small = np.asarray(Image.fromarray(image).resize(size_wh, Image.Resampling.LANCZOS))
     heat = np.asarray(Image.fromarray(attention.astype(np.float32)).resize(size_wh, Image.Resampling.BILINEAR))
-    lay_over(panel(figure, 0, 0, 1, 1), small, heat)
-    return rendered(figure)
+    overlay_heat_map(image_axes(figure, 0, 0, 1, 1), small, heat)
+    return render_pixels(figure)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from orl import boxes as geometry
-from orl.figures.correspondences import nested
+from orl.figures.correspondence_figure import nest_equal_boxes
 from orl.report.html import Html, markup
 from orl.report.style import colour_class
 from orl.report.thumbnails import Thumbnail
@@ -62,8 +62,10 @@ def pair_svg(
         alt: what it shows, in words.
     """
     shift = _width(image) + GAP
-    placed = nested((boxes * _scale(image)).astype(np.float32), NEST)
-    others = nested((neighbour_boxes * _scale(neighbour)).astype(np.float32), NEST) + np.array([shift, 0, shift, 0])
+    placed = nest_equal_boxes((boxes * _scale(image)).astype(np.float32), NEST)
+    others = nest_equal_boxes((neighbour_boxes * _scale(neighbour)).astype(np.float32), NEST) + np.array(
+        [shift, 0, shift, 0]
+    )
     paths = [
         _stroked(f"{_frame(box)}{_frame(other)}{_joining(box, other)}", index)
         for index, (box, other) in enumerate(zip(placed, others))

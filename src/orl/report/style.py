@@ -4,7 +4,7 @@ import base64
 import hashlib
 from importlib.resources import files
 
-from orl.figures.correspondences import PAIR_COLOURS
+from orl.figures.correspondence_figure import PAIR_COLOURS
 
 
 def read_part(name: str) -> str:

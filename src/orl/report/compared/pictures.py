@@ -7,7 +7,7 @@ import torch
 
 from orl.datasets.decode import ImageError, load_image
 from orl.figures.attention import attention_map
-from orl.figures.correspondences import similarity_text
+from orl.figures.correspondence_figure import similarity_text
 from orl.figures.pair_selection import best_correspondences, ranked_neighbours
 from orl.figures.run_images import boxes_of, load_run_table
 from orl.networks.backbones import Backbone

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orl.figures.charts import LowShotLine, chart_label, draw_class_bars, draw_low_shot
 from orl.figures.pictures import as_svg
+from orl.figures.score_figures import LowShotLine, chart_label, draw_class_bars, draw_low_shot
 from orl.report import html as page
 from orl.report.compared.runs import ComparedRun
 from orl.report.html import Html

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy import ndarray
 
-from orl.figures.curves import read_metrics
+from orl.figures.curve_figure import read_metrics
 from orl.report import html as page
 from orl.report.compared.runs import ComparedRun
 from orl.report.html import Html

@@ -8,7 +8,7 @@ import numpy as np
 
 from orl.datasets.decode import ImageError
 from orl.datasets.labels import LabelledSplit
-from orl.figures.correspondences import similarity_text
+from orl.figures.correspondence_figure import similarity_text
 from orl.report import html as page
 from orl.report.html import Html
 from orl.report.overlays import pair_svg

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy import ndarray
 
-from orl.figures.curves import loss_terms, read_metrics
+from orl.figures.curve_figure import loss_terms, read_metrics
 from orl.report import html as page
 from orl.report.html import Html
 from orl.report.results import how_to_go_on

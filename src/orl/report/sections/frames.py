@@ -4,9 +4,9 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from orl.config import RunConfig, load_config
-from orl.figures.charts import chart_label
-from orl.figures.curves import draw_curves
+from orl.figures.curve_figure import draw_curves
 from orl.figures.pictures import as_svg
+from orl.figures.score_figures import chart_label
 from orl.report import html as page
 from orl.report.html import Html
 from orl.report.results import how_to_go_on

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from orl.figures.charts import LowShotLine, draw_low_shot
 from orl.figures.pictures import as_svg
+from orl.figures.score_figures import LowShotLine, draw_low_shot
 from orl.report import html as page
 from orl.report.html import Html
 from orl.report.results import BACKBONES, read_low_shot

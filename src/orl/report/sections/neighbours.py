@@ -2,7 +2,7 @@
 
 from orl import tables
 from orl.datasets.decode import ImageError
-from orl.figures.correspondences import similarity_text
+from orl.figures.correspondence_figure import similarity_text
 from orl.report import html as page
 from orl.report.html import Html
 from orl.report.overlays import image_svg

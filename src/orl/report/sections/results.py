@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from orl.figures.charts import draw_class_bars
 from orl.figures.pictures import as_svg
+from orl.figures.score_figures import draw_class_bars
 from orl.report import html as page
 from orl.report.html import Html
 from orl.report.results import BACKBONES, TASKS, Scored, how_to_go_on, read_results

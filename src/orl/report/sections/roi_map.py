@@ -19,11 +19,9 @@ def roi_map_section(run: RunDir, options: GalleryOptions, labels: LabelledSplit 
         "Kept RoIs placed by their embeddings: near is alike, far tells nothing. Colours are the classes of the "
         "objects that they cover, where these are known: groups of one colour are what discovery can work with."
     )
-    asked = RoiMapOptions(
-        points=options.num_map_points, thumbnails=options.num_map_thumbnails, seed=options.seed, dpi=DPI
-    )
+    asked = RoiMapOptions(points=options.num_map_points, thumbnails=options.num_map_thumbnails, seed=options.seed)
     try:
-        picture = as_jpeg(run_roi_map(run, asked, labels))
+        picture = as_jpeg(run_roi_map(run, asked, labels, DPI))
     except (FileNotFoundError, ValueError) as error:
         return page.section(title, intro, not_there(run, "No map of RoIs can be drawn yet", error))
     alt = "Scatter plot of RoI embeddings in two dimensions, some RoIs as thumbnails"

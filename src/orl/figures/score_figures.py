@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from orl.figures.curves import LINE_COLOURS
+from orl.figures.curve_figure import LINE_COLOURS
 
 MEAN = "mean (mAP)"
 BAR_IN, BETWEEN_CLASSES_IN, AXIS_IN = 0.13, 0.12, 0.75

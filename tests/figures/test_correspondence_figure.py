@@ -5,7 +5,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from orl.figures.correspondences import draw_joined_boxes, side_by_side, similarity_text, top_correspondences
+from orl.figures.correspondence_figure import draw_joined_boxes, side_by_side, similarity_text
+from orl.figures.pair_selection import top_correspondences
 
 IMAGE_IDS = np.array([0, 0, 0, 1, 1, 2], dtype=np.int32)
 NEIGHBOUR_IDS = np.array([1, 1, 2, 0, 2, 0], dtype=np.int32)

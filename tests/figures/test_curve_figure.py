@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from orl.figures.curves import draw_curve_panels, draw_curves, loss_terms, read_metrics, smooth
+from orl.figures.curve_figure import draw_curve_panels, draw_curves, loss_terms, read_metrics, smooth
 
 
 def write(path, *lines):

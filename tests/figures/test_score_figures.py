@@ -5,7 +5,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from orl.figures.charts import LowShotLine, draw_class_bars, draw_low_shot
+from orl.figures.score_figures import LowShotLine, draw_class_bars, draw_low_shot
 
 
 def bars_of(figure: Figure) -> list[dict[str, float]]:

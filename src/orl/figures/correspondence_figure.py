@@ -4,7 +4,7 @@ from itertools import cycle
 
 import matplotlib.patheffects as effects
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -15,37 +15,6 @@ GAP_FRACTION = 0.04
 NEST_FRACTION = 0.017
 """Between the frames of two pairs that share a box, over the height of the image: the width of a line."""
 OUTLINE = effects.withStroke(linewidth=4.5, foreground="#000000a0")
-
-
-def top_correspondences(
-    image_ids: Int[ndarray, "n"],
-    neighbour_ids: Int[ndarray, "n"],
-    similarities: Float[ndarray, "n"],
-    num_pairs: int,
-) -> list[int]:
-    """The most similar pairs, one a query image and one for two images that are each other's neighbours.
-
-    Args:
-        image_ids: the query image of each row of the correspondence table.
-        neighbour_ids: the neighbour it was matched in.
-        similarities: cosine of the two RoIs.
-        num_pairs: how many to choose; fewer are returned when there are not as many query images.
-
-    Returns:
-        Rows of the table, most similar first; among equals the first row.
-    """
-    chosen: list[int] = []
-    seen_queries: set[int] = set()
-    seen_images: set[frozenset[int]] = set()
-    for row in np.argsort(-similarities, kind="stable"):
-        query, images = int(image_ids[row]), frozenset((int(image_ids[row]), int(neighbour_ids[row])))
-        if len(chosen) == num_pairs:
-            break
-        if query not in seen_queries and images not in seen_images:
-            chosen.append(int(row))
-            seen_queries.add(query)
-            seen_images.add(images)
-    return chosen
 
 
 def similarity_text(similarity: float, digits: int = 2) -> str:
@@ -79,7 +48,7 @@ def draw_joined_boxes(
     axes.imshow(neighbour, extent=(shift, right, height, 0))
     placed = neighbour_boxes * scale + np.array([shift, 0, shift, 0], dtype=np.float32)
     step = NEST_FRACTION * height
-    for pair in zip(nested(boxes, step), nested(placed, step), cycle(PAIR_COLOURS)):
+    for pair in zip(nest_equal_boxes(boxes, step), nest_equal_boxes(placed, step), cycle(PAIR_COLOURS)):
         _draw_pair(axes, *pair)
     axes.set(xlim=(0, right), ylim=(height, 0))
 
@@ -91,7 +60,7 @@ def side_by_side(image: UInt8[ndarray, "h w 3"], neighbour: UInt8[ndarray, "h2 w
     return aspect_ratio, first_and_gap / aspect_ratio
 
 
-def nested(boxes: Float[ndarray, "p 4"], step: float) -> Float[ndarray, "p 4"]:
+def nest_equal_boxes(boxes: Float[ndarray, "p 4"], step: float) -> Float[ndarray, "p 4"]:
     """Boxes, each moved inwards by a step for every equal one before it, and by a quarter of its side at most."""
     times = np.array([sum(np.array_equal(box, other) for other in boxes[:index]) for index, box in enumerate(boxes)])
     sides = boxes[:, 2:] - boxes[:, :2]
