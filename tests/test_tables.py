@@ -71,7 +71,7 @@ def test_a_table_of_other_inputs_is_named_and_refused(tmp_path: Path) -> None:
     folder = tmp_path / "rois"
     tables.begin(folder, {"min_side": 96}, 1)
     tables.write_shard(folder, 0, columns(0, 1))
-    with pytest.raises(provenance.StaleTableError, match=r"rois .*min_side: was 96, now 48.*--overwrite"):
+    with pytest.raises(provenance.StaleResultError, match=r"rois .*min_side: was 96, now 48.*--overwrite"):
         tables.begin(folder, {"min_side": 48}, 1)
     assert tables.begin(folder, {"min_side": 96}, 1) == []
     assert tables.begin(folder, {"min_side": 48}, 1, overwrite=True) == [0]
@@ -89,10 +89,10 @@ def test_a_process_killed_while_it_overwrites_leaves_a_folder_that_is_still_stal
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(tables, "write_atomically", killed)
+        patch.setattr(provenance, "write_atomically", killed)
         with pytest.raises(KeyboardInterrupt):
             tables.begin(folder, {"min_side": 48}, 2, overwrite=True)
-    with pytest.raises(provenance.StaleTableError):
+    with pytest.raises(provenance.StaleResultError):
         tables.begin(folder, {"min_side": 48}, 2)
     assert tables.begin(folder, {"min_side": 48}, 2, overwrite=True) == [0, 1]
 

@@ -13,7 +13,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 
 
-class StaleTableError(ValueError):
+class StaleResultError(ValueError):
     """A result on disk was made from something else than what is asked for now."""
 
 
@@ -35,18 +35,18 @@ def claim(folder: Path, inputs: Mapping[str, Any], overwrite: bool = False) -> b
         Whether the result is begun, and not gone on with.
 
     Raises:
-        StaleTableError: if the folder holds a result made from something else.
+        StaleResultError: if the folder holds a result made from something else.
         ValueError: if the folder holds files and no manifest, and so is none of ours.
     """
     path = folder / MANIFEST
     manifest = {"version": VERSION, "fingerprint": fingerprint(inputs)}
     remove_stale_temporaries(folder)
     if path.exists():
-        found = _read_manifest(path)
+        found = read_manifest(path)
         if {key: found.get(key) for key in manifest} == manifest:
             return False
         if not overwrite:
-            raise StaleTableError(_difference(folder, found.get("inputs", {}), inputs))
+            raise StaleResultError(_difference(folder, found.get("inputs", {}), inputs))
         # The old manifest stays until all else is gone: a process killed here leaves a folder that is known as ours,
         # and stale.
         for part in folder.iterdir():
@@ -65,10 +65,10 @@ def read_inputs(folder: Path) -> dict[str, Any] | None:
         ValueError: if its manifest cannot be read.
     """
     path = folder / MANIFEST
-    return _read_manifest(path).get("inputs", {}) if path.exists() else None
+    return read_manifest(path).get("inputs", {}) if path.exists() else None
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except ValueError as error:

@@ -33,7 +33,7 @@ import pyarrow as pa
 from numpy import ndarray
 
 from orl.files import write_atomically
-from orl.provenance import MANIFEST, VERSION, _read_manifest, claim, fingerprint
+from orl.provenance import MANIFEST, VERSION, claim, fingerprint, read_manifest
 
 MAX_OPEN_SHARDS = 256
 """Shards of one table that are mapped at a time: each holds a file descriptor, of which a process often has 1,024."""
@@ -158,7 +158,7 @@ def begin(folder: Path, inputs: Mapping[str, Any], num_shards: int, overwrite: b
     """Claim a folder for a table and list its missing shards; none when the table is finished.
 
     Raises:
-        StaleTableError: as `claim`.
+        StaleResultError: as `claim`.
     """
     claim(folder, {**inputs, "num_shards": num_shards}, overwrite)
     finished = {path.name for path in folder.iterdir()}
@@ -184,7 +184,7 @@ def load(folder: Path) -> Table:
     path = folder / MANIFEST
     if not path.exists():
         raise FileNotFoundError(f"no table at {folder}; make it with 'orl discover'")
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     if manifest.get("version") != VERSION:
         raise ValueError(
             f"table {folder} has version {manifest.get('version')}, this program reads {VERSION}; "
@@ -195,7 +195,7 @@ def load(folder: Path) -> Table:
     return Table(folder, manifest["inputs"], rows)
 
 
-def check_images(table: Table, images: str) -> None:
+def check_image_list(table: Table, images: str) -> None:
     """Refuse a table whose rows are those of other images than a run has now.
 
     Args:
@@ -212,7 +212,7 @@ def check_images(table: Table, images: str) -> None:
         )
 
 
-def check_origins(table: Table) -> None:
+def check_inputs(table: Table) -> None:
     """Refuse a table where another than it was made from has taken the place of one that it was made from.
 
     Args:
@@ -230,7 +230,7 @@ def check_origins(table: Table) -> None:
                 f"{table.folder} was made from other {origin} than are in {folder / origin}; finish stage 2 with "
                 "'orl discover'"
             )
-        check_origins(load(folder / origin))
+        check_inputs(load(folder / origin))
 
 
 def finished_fingerprint(folder: Path) -> str | None:

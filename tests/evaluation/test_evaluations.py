@@ -19,7 +19,7 @@ from orl.evaluation.low_shot import score_low_shot
 from orl.evaluation.output import EvaluationOutput
 from orl.evaluation.svm import score_svm
 from orl.evaluation.voc_dataset import VocDataset, list_labelled
-from orl.provenance import StaleTableError
+from orl.provenance import StaleResultError
 
 SMALL = VocSettings(size_px=32)
 
@@ -110,7 +110,7 @@ def test_a_seed_that_decides_nothing_makes_nothing_stale(
         first, other = (run(subject, images(drawn), settings, place(tmp_path, task, seed=seed)) for seed in (0, 1))
         assert first == other
     run_svm(subject, images(drawn), SvmSettings(solver="liblinear"), place(tmp_path, "drawn"))
-    with pytest.raises(StaleTableError, match=r"\(seed\)"):
+    with pytest.raises(StaleResultError, match=r"\(seed\)"):
         run_svm(subject, images(drawn), SvmSettings(solver="liblinear"), place(tmp_path, "drawn", seed=1))
 
 
@@ -127,7 +127,7 @@ def test_another_image_of_the_same_name_makes_the_result_stale(
 ) -> None:
     run_knn(subject, images(devkit), KnnSettings(k=3), place(tmp_path, "knn"))
     Image.new("RGB", (30, 30)).save(devkit / "JPEGImages" / "test00.jpg")
-    with pytest.raises(StaleTableError, match=r"knn\.json was made from other weights or settings \(images\)"):
+    with pytest.raises(StaleResultError, match=r"knn\.json was made from other weights or settings \(images\)"):
         run_knn(subject, images(devkit), KnnSettings(k=3), place(tmp_path, "knn"))
     # Features of it are not those of the old image.
     run_knn(subject, images(devkit), KnnSettings(k=3), place(tmp_path, "knn", overwrite=True))

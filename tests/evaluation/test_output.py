@@ -8,7 +8,7 @@ import torch
 from orl.evaluation.evaluated_backbone import load_evaluated_backbone
 from orl.evaluation.output import EvaluationOutput, finished, results_folder, write_result
 from orl.networks.backbones import build_backbone, save_backbone
-from orl.provenance import StaleTableError
+from orl.provenance import StaleResultError
 
 INPUTS = {"backbone": "abc", "sizes": (1, 2)}
 
@@ -24,7 +24,7 @@ def test_a_result_is_found_again_for_what_it_was_made_from(tmp_path: Path) -> No
 def test_a_result_of_something_else_is_refused_with_what_differs(tmp_path: Path) -> None:
     place = EvaluationOutput(result=tmp_path / "svm.json")
     write_result(place, {"task": "svm"}, INPUTS)
-    with pytest.raises(StaleTableError, match=r"svm\.json was made from other weights or settings \(backbone\)"):
+    with pytest.raises(StaleResultError, match=r"svm\.json was made from other weights or settings \(backbone\)"):
         finished(place, {**INPUTS, "backbone": "def"})
     again = EvaluationOutput(result=place.result, overwrite=True)
     assert finished(again, {**INPUTS, "backbone": "def"}) is None

@@ -216,7 +216,7 @@ def test_a_changed_setting_makes_stale_what_depends_on_it_and_nothing_else(
     shutil.copytree(whole, out)
     changed = new_config(out, shard_size=100, **change)
     with pytest.raises(
-        provenance.StaleTableError, match=rf"{stale[0]} was made from something else.*{next(iter(change))}"
+        provenance.StaleResultError, match=rf"{stale[0]} was made from something else.*{next(iter(change))}"
     ):
         discover(changed, images)
     assert rebuilt_by(replace(changed, overwrite=True), images) == stale
@@ -228,7 +228,7 @@ def test_another_backbone_makes_every_embedding_stale_and_no_proposal(
     out = tmp_path / "copy"
     shutil.copytree(whole, out)
     stage_1(out, seed=1)
-    with pytest.raises(provenance.StaleTableError, match=r"embeddings .*backbone: was"):
+    with pytest.raises(provenance.StaleResultError, match=r"embeddings .*backbone: was"):
         discover(new_config(out, shard_size=100), images)
     rebuilt = rebuilt_by(replace(new_config(out, shard_size=100), overwrite=True), images)
     assert rebuilt == ["embeddings", "neighbours", "roi_embeddings", "correspondences"]
@@ -238,7 +238,7 @@ def test_per_image_of_another_content_makes_every_table_stale(images: ImageTable
     out = tmp_path / "copy"
     shutil.copytree(whole, out)
     edited = replace(images, digests=("edited", *images.digests[1:]))
-    with pytest.raises(provenance.StaleTableError, match=r"embeddings .*images: was"):
+    with pytest.raises(provenance.StaleResultError, match=r"embeddings .*images: was"):
         discover(new_config(out, shard_size=100), edited)
     assert rebuilt_by(replace(new_config(out, shard_size=100), overwrite=True), edited) == list(TABLES)
 

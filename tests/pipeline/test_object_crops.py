@@ -90,11 +90,11 @@ def test_images_or_boxes_that_change_make_the_crops_stale(devkit: Path, tmp_path
     out, path = tmp_path / "crops", devkit / "Annotations" / "p2.xml"
     cut_objects(devkit, out, quiet=True)
     path.write_text(path.read_text().replace("<xmin>11</xmin>", "<xmin>12</xmin>"))
-    with pytest.raises(provenance.StaleTableError, match="images"):
+    with pytest.raises(provenance.StaleResultError, match="images"):
         cut_objects(devkit, out, quiet=True)
     assert cut_objects(devkit, out, overwrite=True, quiet=True)["val"] == 2
     Image.new("RGB", (100, 80)).save(devkit / "JPEGImages" / "p2.png")
-    with pytest.raises(provenance.StaleTableError, match="images"):
+    with pytest.raises(provenance.StaleResultError, match="images"):
         cut_objects(devkit, out, quiet=True)
     (devkit / "JPEGImages" / "p2.png").unlink()
     with pytest.raises(
@@ -116,5 +116,5 @@ def test_what_cannot_be_cut_is_refused(devkit: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not ours to delete"):
         cut_objects(devkit, tmp_path / "mine", quiet=True)
     cut_objects(devkit, out, quiet=True)
-    with pytest.raises(provenance.StaleTableError, match="margin: was 0"):
+    with pytest.raises(provenance.StaleResultError, match="margin: was 0"):
         cut_objects(devkit, out, margin=0.2, quiet=True)

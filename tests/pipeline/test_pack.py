@@ -264,7 +264,7 @@ def test_a_pack_of_other_settings_is_refused_with_the_difference(
     settings = {"short_side": 40, "format": "pixels", "shard_mb": 1}
     pack(images, tmp_path / "pack", **settings)
     with pytest.raises(
-        provenance.StaleTableError, match=rf"{difference}\). Rebuild it with --overwrite, or take another"
+        provenance.StaleResultError, match=rf"{difference}\). Rebuild it with --overwrite, or take another"
     ):
         pack(images, tmp_path / "pack", **settings | changed)
     rebuilt = pack(images, tmp_path / "pack", **settings | changed, overwrite=True)
@@ -278,10 +278,10 @@ def test_other_images_are_refused(images: Path, tmp_path: Path) -> None:
         changed = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     time.sleep(0.02)
     changed.save(source / "0.png")
-    with pytest.raises(provenance.StaleTableError, match="have changed: 7 usable before, 7 now"):
+    with pytest.raises(provenance.StaleResultError, match="have changed: 7 usable before, 7 now"):
         pack(source, folder)
     changed.save(source / "new.png")
-    with pytest.raises(provenance.StaleTableError, match="images: was 7, now 8"):
+    with pytest.raises(provenance.StaleResultError, match="images: was 7, now 8"):
         pack(source, folder)
     assert len(open_pack(pack(source, folder, overwrite=True)).names) == 8
 

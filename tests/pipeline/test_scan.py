@@ -13,7 +13,7 @@ from orl.datasets import validation as images_scan
 from orl.datasets.image_table import load_images
 from orl.datasets.packs import PackedImage, open_pack, shard_path
 from orl.pipeline.scan import scan
-from orl.provenance import StaleTableError
+from orl.provenance import StaleResultError
 from orl.rundir import RunDir
 
 
@@ -70,7 +70,7 @@ def test_a_run_of_other_pixels_is_refused_and_a_moved_pack_is_not(images: Path, 
     folders = [pack(images, tmp_path / f"pack{side}", short_side=side) for side in (40, 36)]
     table = scan(config(folders[0], tmp_path / "run"))
     for other in (folders[1], images):
-        with pytest.raises(StaleTableError, match="have changed: 7 usable before, 7 now, 0 added or removed"):
+        with pytest.raises(StaleResultError, match="have changed: 7 usable before, 7 now, 0 added or removed"):
             scan(config(other, tmp_path / "run"))
     moved = folders[0].rename(tmp_path / "moved")
     found = scan(config(moved, tmp_path / "run"))
@@ -88,7 +88,7 @@ def test_a_run_that_trains_goes_on_without_a_few_images_and_takes_no_others(
     whole = (root / table.names[2]).read_bytes()
     (root / table.names[2]).write_bytes(whole[:100])
     settings = replace(settings, scan=replace(settings.scan, max_rejected_fraction=0.2))
-    with pytest.raises(StaleTableError, match="have changed: 7 usable before, 6 now"):
+    with pytest.raises(StaleResultError, match="have changed: 7 usable before, 6 now"):
         scan(settings)
     provenance.claim(RunDir(settings.out).stage("stage1"), {"images": table.fingerprint})
     assert scan(settings) == table
@@ -96,12 +96,12 @@ def test_a_run_that_trains_goes_on_without_a_few_images_and_takes_no_others(
     moved = root.rename(tmp_path / "moved")
     assert scan(replace(settings, images=moved)) == replace(table, root=moved)
     moved.rename(root)
-    with pytest.raises(StaleTableError):
+    with pytest.raises(StaleResultError):
         scan(replace(settings, scan=replace(settings.scan, max_rejected_fraction=0.1)))
     (root / table.names[2]).write_bytes(whole)
     assert scan(settings) == table
     shutil.copy(root / table.names[0], root / table.names[1])
-    with pytest.raises(StaleTableError):
+    with pytest.raises(StaleResultError):
         scan(settings)
 
 
@@ -113,5 +113,5 @@ def test_per_image_that_was_put_in_anothers_place_with_its_old_time_is_noticed(i
     shutil.copy(root / table.names[0], tmp_path / "other")
     os.utime(tmp_path / "other", (1e9, 1e9))
     os.replace(tmp_path / "other", root / table.names[1])
-    with pytest.raises(StaleTableError):
+    with pytest.raises(StaleResultError):
         scan(settings)

@@ -95,7 +95,7 @@ def test_a_listing_is_kept_in_the_run_and_found_again(tmp_path: Path) -> None:
     save_listing(listing, np.array([2, 0, 1]), images, tmp_path, overwrite=False)
     assert load_listing(images, tmp_path) == listing
     assert tables.load(tmp_path / "published").column("file_name").tolist() == ["x/a", "x/b", "x/c"]
-    with pytest.raises(provenance.StaleTableError, match="listing: was"):
+    with pytest.raises(provenance.StaleResultError, match="listing: was"):
         save_listing(replace(listing, ids=(4, 5, 6)), np.array([2, 0, 1]), images, tmp_path, overwrite=False)
     with pytest.raises(ValueError, match="is of other images"):
         load_listing(new_images("a", "b", "d"), tmp_path)

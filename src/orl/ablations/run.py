@@ -14,11 +14,12 @@ from orl.config import RunConfig
 from orl.datasets.sources import read_labels
 from orl.evaluation.run_evaluations import evaluate_backbone, voc_dataset_of
 from orl.evaluation.voc_dataset import VocDataset
+from orl.pipeline.record import record_stage
 from orl.pipeline.run import run_discover, run_pretrain
 from orl.processes import num_processes
 from orl.progress import progress_bar
 from orl.provenance import MANIFEST
-from orl.rundir import RunDir, record_stage
+from orl.rundir import RunDir
 from orl.weights.find import find_weights_file
 
 logger = logging.getLogger(__name__)

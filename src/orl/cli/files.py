@@ -9,7 +9,7 @@ import tyro
 
 from orl.cli.options import finish, read_config, take_path
 from orl.config import load_config
-from orl.rundir import RunDir, record_stage
+from orl.rundir import RunDir
 
 
 def command_published_files(arguments: Sequence[str]) -> None:
@@ -55,6 +55,7 @@ def _exchange_read(arguments: Sequence[str]) -> None:
     for name in ("proposals", "neighbours", "correspondences"):
         paths[name], arguments = take_path(arguments, f"--{name}")
     config = read_config("exchange read", command_published_files.__doc__, arguments)
+    from orl.pipeline.record import record_stage
     from orl.pipeline.run import prepare
     from orl.published_files.read import PublishedFiles, RunTables, read_published
 

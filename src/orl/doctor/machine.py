@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from orl.memory import CGROUP, available_bytes
-from orl.rundir import cpu_name
+from orl.pipeline.record import cpu_name
 
 PACKAGES = ("orl", "torch", "torchvision", "lightning-fabric", "numba", "numpy", "pillow")
 OPTIONAL = {

@@ -42,7 +42,7 @@ def finished(place: EvaluationOutput, inputs: Mapping[str, Any]) -> dict[str, An
     """The result that was made from the same weights, data and settings; none if there is none yet.
 
     Raises:
-        StaleTableError: if the file holds a result of something else, unless it is to be overwritten.
+        StaleResultError: if the file holds a result of something else, unless it is to be overwritten.
         ValueError: likewise, if it holds no result at all.
     """
     try:
@@ -61,7 +61,7 @@ def finished(place: EvaluationOutput, inputs: Mapping[str, Any]) -> dict[str, An
             "--overwrite it"
         )
     differing = sorted(key for key in {*found, *asked} if found.get(key) != asked.get(key))
-    raise provenance.StaleTableError(
+    raise provenance.StaleResultError(
         f"stale: {place.result} was made from other weights or settings ({', '.join(differing)}). Take another --out, "
         "or rebuild it with --overwrite"
     )

@@ -69,7 +69,7 @@ def embed_labelled(
 
     Raises:
         ValueError: as `check_splits`.
-        StaleTableError: if features of something else are kept there, unless they are to be overwritten.
+        StaleResultError: if features of something else are kept there, unless they are to be overwritten.
     """
     check_splits(train, test)
     started = time.perf_counter()

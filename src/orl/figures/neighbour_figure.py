@@ -142,7 +142,7 @@ def _load_neighbours(run: RunDir, images: ImageTable) -> tuple[Int[ndarray, "n k
         raise FileNotFoundError(
             f"{run.root} has no table of neighbours yet; make it with 'orl discover --out {run.root}'"
         ) from error
-    tables.check_images(table, images.fingerprint)
+    tables.check_image_list(table, images.fingerprint)
     if table.num_rows != len(images):
         raise ValueError(f"{table.folder} has {table.num_rows:,} rows, but there are {len(images):,} images; {REBUILD}")
     return table.column("neighbour_ids"), table.column("similarities")

@@ -88,7 +88,7 @@ def load_run_table(run: RunDir, name: str, images: ImageTable) -> Table:
     last = int(table.rows("image_id", table.num_rows - 1, table.num_rows)[0]) if table.num_rows else 0
     if last >= len(images):
         raise ValueError(f"{table.folder} has rows of image {last}, but there are {len(images):,} images; {REBUILD}")
-    tables.check_images(table, images.fingerprint)
+    tables.check_image_list(table, images.fingerprint)
     return table
 
 

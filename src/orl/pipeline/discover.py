@@ -42,7 +42,7 @@ def discover(config: RunConfig, images: ImageTable, processes: Processes | None 
 
     Raises:
         FileNotFoundError: if there is no network to look with.
-        StaleTableError: if a table was made from something else and `overwrite` is off.
+        StaleResultError: if a table was made from something else and `overwrite` is off.
         RuntimeError: if another process ended.
     """
     run, settings = RunDir(config.out), config.discover

@@ -66,7 +66,7 @@ def cut_objects(
     Raises:
         ValueError: if the devkit is damaged or images are missing, fewer than two classes are left, a setting is out of
             range, or the folder holds something else.
-        StaleTableError: if the folder holds crops of another set or other settings.
+        StaleResultError: if the folder holds crops of another set or other settings.
     """
     if min_side_px < 1 or margin < 0:
         raise ValueError(f"min_side_px is {min_side_px} and margin {margin:g}; at least 1 and at least 0 are needed")

@@ -74,7 +74,7 @@ def pack_images(options: PackOptions) -> Path:
 
     Raises:
         FileNotFoundError, ValueError: if the source holds no images, or too many that cannot be used.
-        StaleTableError: if the folder holds a pack of other images or settings and `overwrite` is off.
+        StaleResultError: if the folder holds a pack of other images or settings and `overwrite` is off.
         OSError: if the disk is full; finished shards are kept.
     """
     root, names = find_images(options.images, options.split)

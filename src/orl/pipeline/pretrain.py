@@ -22,9 +22,10 @@ from orl.pipeline.assemble import (
     build_schedules,
     stage_settings,
 )
+from orl.pipeline.record import forget_stage
 from orl.pipeline.view_samplers import build_view_sampler
 from orl.processes import Processes, local_device
-from orl.rundir import RunDir, forget_stage
+from orl.rundir import RunDir
 from orl.training.fabric import launch_fabric
 from orl.training.loader import Source, cut_on_device, read_from_files
 from orl.training.loop import Options, train
@@ -56,7 +57,7 @@ def pretrain_images(
         Whether anything was left to do.
 
     Raises:
-        StaleTableError: if the folder holds a stage 1 of other settings.
+        StaleResultError: if the folder holds a stage 1 of other settings.
         Stopped: after Ctrl-C; the same call goes on.
     """
     inputs = _inputs(config, config.stage1, images) | {"method": to_plain(config.method)}
@@ -84,7 +85,7 @@ def pretrain_objects(
     Raises:
         FileNotFoundError: if stage 2 has not run, or with a warm start stage 1 has not.
         ValueError: if stage 2 is not of these images or this stage 1.
-        StaleTableError: if the folder holds a stage 3 of other settings.
+        StaleResultError: if the folder holds a stage 3 of other settings.
         Stopped: after Ctrl-C; the same call goes on.
     """
     run, settings = RunDir(config.out), config.objects

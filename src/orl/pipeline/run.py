@@ -4,9 +4,6 @@ import copy
 import json
 import logging
 import os
-import shlex
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,15 +31,15 @@ from orl.pipeline.discover import discover
 from orl.pipeline.feature_extractor import load_feature_extractor
 from orl.pipeline.pretrain import Probe, pretrain_images, pretrain_objects
 from orl.pipeline.proposal_tables import check_proposals
+from orl.pipeline.record import log_to_file, record_run, recorded_stage
 from orl.pipeline.scan import scan
 from orl.pipeline.view_samplers import build_view_sampler
 from orl.processes import Processes, joined_processes
 from orl.report.comparison import compare_runs
 from orl.report.report import write_report
 from orl.report.sections.options import Annotations, GalleryOptions
-from orl.rundir import TRAINED_STAGES, RunDir, record_run, record_stage
+from orl.rundir import TRAINED_STAGES, RunDir
 from orl.synthetic.scenes import draw_scenes
-from orl.training.interrupts import Stopped
 from orl.views.batch_sampler import EpochBatchSampler
 from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
 from orl.weights.find import find_weights_file
@@ -78,21 +75,21 @@ def run_all(config: RunConfig, begin: Callable[[], None] | None = None) -> Path 
     with _joined(config, *trained, discovers=True, begin=begin) as (images, processes):
         probe = _probe(config, *trained) if processes.is_first else None
         if config.needs_stage1:
-            with _recorded(config, "stage1", processes):
+            with recorded_stage(RunDir(config.out), "stage1", processes):
                 pretrain_images(config, images, processes, probe)
         elif processes.is_first:
             logger.info("stage 1 is left out: stage 2 looks with %s", config.discover.feature_extractor)
-        with _recorded(config, "discover", processes):
+        with recorded_stage(RunDir(config.out), "discover", processes):
             discover(config, images, processes)
             if processes.is_first:
                 score_discovery(config, images)
-        with _recorded(config, "stage3", processes):
+        with recorded_stage(RunDir(config.out), "stage3", processes):
             pretrain_objects(config, images, processes, probe)
         is_first = processes.is_first
     if not is_first:
         return None
     if config.eval_data is not None:
-        with _recorded(config, "evaluation"):
+        with recorded_stage(RunDir(config.out), "evaluation"):
             evaluate_run(config)
     return report_run(config)
 
@@ -133,7 +130,7 @@ def run_pretrain(config: RunConfig, stage: str) -> Path | None:
     pretrain = {"stage1": pretrain_images, "stage3": pretrain_objects}[stage]
     with _joined(config, stage) as (images, processes):
         probe = _probe(config, stage) if processes.is_first else None
-        with _recorded(config, stage, processes):
+        with recorded_stage(RunDir(config.out), stage, processes):
             pretrain(config, images, processes, probe)
         return RunDir(config.out).backbone(stage) if processes.is_first else None
 
@@ -145,7 +142,7 @@ def run_discover(config: RunConfig) -> Path | None:
         The folder of the correspondences; none in a process that is not the first.
     """
     with _joined(config, discovers=True) as (images, processes):
-        with _recorded(config, "discover", processes):
+        with recorded_stage(RunDir(config.out), "discover", processes):
             discover(config, images, processes)
             if processes.is_first:
                 score_discovery(config, images)
@@ -245,10 +242,9 @@ def prepare(config: RunConfig, *trained: str, discovers: bool = False, num_proce
     run.root.mkdir(parents=True, exist_ok=True)
     for folder in (run.root, run.table("")):
         files.remove_stale_temporaries(folder)
-    _log_to(run)
-    command = shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "orl"), *sys.argv[1:]])
-    record_run(run, {"recipe": config.recipe, "seed": config.seed, "device": device, "command": command})
-    with _recorded(config, "scan"):
+    log_to_file(run)
+    record_run(run, {"recipe": config.recipe, "seed": config.seed, "device": device})
+    with recorded_stage(RunDir(config.out), "scan"):
         images = scan(config)
     if discovers:
         check_proposals(config, images)
@@ -369,43 +365,6 @@ def evaluate_run(config: RunConfig) -> None:
     for stage in ("stage1", "stage3"):
         if RunDir(config.out).backbone(stage).exists():
             evaluate_backbone(config, stage, images)
-
-
-@contextmanager
-def _recorded(config: RunConfig, stage: str, processes: Processes | None = None) -> Iterator[None]:
-    """Note in `run.json` how a stage went and how long it took; of several processes the first one does."""
-    run = RunDir(config.out)
-    if processes is not None and not processes.is_first:
-        yield
-        return
-    state, started = "failed", time.monotonic()
-    try:
-        yield
-        state = "done"
-    except (Stopped, KeyboardInterrupt):
-        state = "stopped"
-        raise
-    finally:
-        try:
-            record_stage(run, stage, state, time.monotonic() - started)
-        except OSError as error:
-            # What stopped the stage, such as a full disk, is to be told, and not this.
-            logger.warning("the state of %s is not kept: %s", stage, error)
-
-
-def _log_to(run: RunDir) -> None:
-    """Keep what is logged, in the run's own file too, and no longer in that of a run before."""
-    package = logging.getLogger("orl")
-    path = str(run.log.resolve())
-    files = [handler for handler in package.handlers if isinstance(handler, logging.FileHandler)]
-    if any(handler.baseFilename == path for handler in files):
-        return
-    for handler in files:
-        package.removeHandler(handler)
-        handler.close()
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    package.addHandler(handler)
 
 
 def _device_name(config: RunConfig) -> str:

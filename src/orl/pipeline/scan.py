@@ -11,7 +11,7 @@ from orl.datasets.image_table import ImageTable, load_images, save_images
 from orl.datasets.packs import SHARDS
 from orl.datasets.sources import find_images
 from orl.datasets.validation import check_scan, save_rejected, scan_images
-from orl.provenance import MANIFEST, StaleTableError
+from orl.provenance import MANIFEST, StaleResultError
 from orl.rundir import TRAINED_STAGES, RunDir
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def scan(config: RunConfig) -> ImageTable:
 
     Raises:
         FileNotFoundError, ValueError: if the source holds no images, too few, or too many that cannot be used.
-        StaleTableError: if the images changed and `overwrite` is off.
+        StaleResultError: if the images changed and `overwrite` is off.
     """
     root, names = find_images(config.images, config.split)
     min_images = config.discover.num_neighbours + 1
@@ -56,7 +56,7 @@ def scan_into(
         overwrite: read all again, and take what is found.
 
     Raises:
-        FileNotFoundError, ValueError, StaleTableError: as `scan`.
+        FileNotFoundError, ValueError, StaleResultError: as `scan`.
     """
     known = load_images(run.images) if run.images.exists() else None
     if known is not None and not overwrite and known.root == root and _unchanged(run, known, names):
@@ -71,7 +71,7 @@ def scan_into(
     if known is not None and not overwrite and _may_go_on_without(run, known, images, limits):
         return replace(known, root=images.root)
     if known is not None and known.fingerprint != images.fingerprint and not overwrite:
-        raise StaleTableError(
+        raise StaleResultError(
             f"the images of {run.root} have changed: {len(known)} usable before, {len(images)} now, "
             f"{len(set(known.names) ^ set(images.names))} added or removed. Rebuild with --overwrite, or take "
             "another folder"

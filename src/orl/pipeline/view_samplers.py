@@ -24,8 +24,8 @@ def build_view_sampler(config: RunConfig, stage: str, images: ImageTable) -> Glo
     run, settings = RunDir(config.out), config.objects
     rois, correspondences = (tables.load(run.table(name)) for name in ("rois", "correspondences"))
     for table in (rois, correspondences):
-        tables.check_images(table, images.fingerprint)
-    tables.check_origins(correspondences)
+        tables.check_image_list(table, images.fingerprint)
+    tables.check_inputs(correspondences)
     return ObjectViewSampler(
         images,
         view_distribution(config.stage3.views),

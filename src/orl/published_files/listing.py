@@ -128,7 +128,7 @@ def save_listing(
     """Keep order, names and ids of published files, so that they can be written as they were read.
 
     Raises:
-        StaleTableError: if the run holds files of another order and `overwrite` is off.
+        StaleResultError: if the run holds files of another order and `overwrite` is off.
     """
     inputs = {"images": images.fingerprint, "listing": listing.fingerprint}
     for index in tables.begin(folder / TABLE, inputs, 1, overwrite):

@@ -82,7 +82,7 @@ def read_published(files: PublishedFiles, images: ImageTable, source: Path, targ
 
     Raises:
         ValueError: if a file is of another format, damaged, or of other images, or the run's images were reduced.
-        StaleTableError: if a table was made from something else and `overwrite` is off.
+        StaleResultError: if a table was made from something else and `overwrite` is off.
     """
     _check_formats(files)
     if files.proposals or files.correspondences:

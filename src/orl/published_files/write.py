@@ -199,8 +199,8 @@ def _table(folder: Path, name: str, images: ImageTable) -> tables.Table | None:
     if not (folder / name / provenance.MANIFEST).exists():
         return None
     table = tables.load(folder / name)
-    tables.check_images(table, images.fingerprint)
-    tables.check_origins(table)
+    tables.check_image_list(table, images.fingerprint)
+    tables.check_inputs(table)
     return table
 
 

@@ -27,7 +27,7 @@ from orl.evaluation.evaluated_backbone import EvaluatedBackbone, load_evaluated_
 from orl.evaluation.output import EvaluationOutput
 from orl.networks.sync_bn import ProcessBatchNorm
 from orl.processes import Processes, joined_processes
-from orl.provenance import StaleTableError
+from orl.provenance import StaleResultError
 from orl.training.interrupts import Stopped
 from orl.training.supervised import Supervised
 
@@ -243,7 +243,7 @@ def test_a_result_is_kept_and_one_of_other_settings_refused(
     changed = where.result.stat().st_mtime_ns
     assert evaluate_linear(subject, *images, settings, where, Processes()) == first
     assert where.result.stat().st_mtime_ns == changed
-    with pytest.raises(StaleTableError, match="course"):
+    with pytest.raises(StaleResultError, match="course"):
         evaluate_linear(subject, *images, replace(settings, base_lr=1.0), where, Processes())
     again = evaluate_linear(
         subject, *images, replace(settings, base_lr=1.0), place(tmp_path, overwrite=True), Processes()

@@ -132,7 +132,7 @@ def test_a_result_of_other_weights_is_not_taken(subject: EvaluatedBackbone, data
     first = estimate(subject, data, tmp_path / "estimate.json")
     assert estimate(subject, data, tmp_path / "estimate.json") == first
     other = load_evaluated_backbone(Path("random"), "resnet18", seed=1)
-    with pytest.raises(provenance.StaleTableError, match="backbone"):
+    with pytest.raises(provenance.StaleResultError, match="backbone"):
         estimate(other, data, tmp_path / "estimate.json")
     assert estimate(other, data, tmp_path / "estimate.json", overwrite=True)["backbone"] == other.label
 

@@ -25,7 +25,7 @@ from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.output import EvaluationOutput
 from orl.networks.backbones import build_backbone
 from orl.processes import Processes, joined_processes
-from orl.provenance import StaleTableError
+from orl.provenance import StaleResultError
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +92,9 @@ def test_a_result_that_is_there_is_not_made_again_and_another_one_is_refused(
         patched.setattr(judge, "build_training_step", None)
         assert judged(train, val, tmp_path) == json.loads(json.dumps(first))
     others = replace(train, boxes=(train.boxes[0] + 1, *train.boxes[1:]))
-    with pytest.raises(StaleTableError, match="train"):
+    with pytest.raises(StaleResultError, match="train"):
         judged(others, val, tmp_path)
-    with pytest.raises(StaleTableError, match="backbone"):
+    with pytest.raises(StaleResultError, match="backbone"):
         evaluate_detection(subject(1), train, val, SETTINGS, place(tmp_path), Processes())
     again = evaluate_detection(subject(1), train, val, SETTINGS, place(tmp_path, overwrite=True), Processes())
     assert again is not None

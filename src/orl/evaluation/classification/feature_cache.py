@@ -53,7 +53,7 @@ def keep_features(
         quiet: show no progress bar.
 
     Raises:
-        StaleTableError: if the folder holds features of something else.
+        StaleResultError: if the folder holds features of something else.
         ValueError: if more than a tenth of the images cannot be read.
     """
     slices = tables.shard_slices(len(images), SHARD_SIZE)

@@ -71,7 +71,7 @@ def estimate_linear(
 
     Raises:
         ValueError: if the classes of the two differ, there are too few images, or more than a tenth is unreadable.
-        StaleTableError: if there is a result or there are features of something else.
+        StaleResultError: if there is a result or there are features of something else.
     """
     check_pair(train, val)
     if len(train) < HELD_OUT:

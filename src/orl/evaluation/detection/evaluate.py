@@ -69,7 +69,7 @@ def evaluate_detection(
 
     Raises:
         ValueError: if the backbone, the sets or the settings do not allow it; before anything is trained.
-        StaleTableError: if the place holds the result of something else.
+        StaleResultError: if the place holds the result of something else.
         RuntimeError: as `train`.
         Stopped: after Ctrl-C or a signal; the same call goes on.
 

@@ -24,7 +24,7 @@ def neighbour_section(run: RunDir, album: Album | None, options: GalleryOptions)
         if album is None:
             raise FileNotFoundError("no images")
         neighbours = tables.load(run.table("neighbours"))
-        tables.check_images(neighbours, album.images.fingerprint)
+        tables.check_image_list(neighbours, album.images.fingerprint)
         if neighbours.num_rows != len(album.images):
             raise ValueError(
                 f"the neighbour table has {neighbours.num_rows} rows but the image list {len(album.images)}"
