@@ -1,17 +1,27 @@
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from orl.config import RunConfig, TrainConfig, differences, load_config, save_config
-from orl.recipes import RECIPES
+from orl.config import (
+    DenseCLConfig,
+    RunConfig,
+    TrainConfig,
+    differences,
+    load_config,
+    save_config,
+)
+from orl.recipes import METHODS, RECIPES, demo, with_method
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_goes_to_yaml_and_back(name: str, tmp_path: Path) -> None:
-    config = RECIPES[name](Path("images"), Path("runs/x"))
-    save_config(config, tmp_path / "config.yaml")
-    assert load_config(tmp_path / "config.yaml") == config
+def test_every_recipe_with_every_method_goes_to_yaml_and_back(name: str, tmp_path: Path) -> None:
+    for method in METHODS:
+        config = with_method(RECIPES[name]("images", "runs/x"), method)
+        save_config(config, tmp_path / "config.yaml")
+        assert load_config(tmp_path / "config.yaml") == config
 
 
 def test_the_coco_recipe_has_the_numbers_of_the_paper() -> None:
@@ -33,11 +43,14 @@ def test_the_coco_recipe_has_the_numbers_of_the_paper() -> None:
     ("text", "complaint"),
     [
         ("images: a\nout: b\nstage1: {epoch: 3}", r"stage1: unknown key 'epoch'; did you mean 'epochs'\?"),
-        ("images: a\nout: b\nstage1: {epochs: 3.5}", r"epochs: 3.5 is not of type int"),
-        ("images: a\nout: b\nstage1: {epochs: true}", r"epochs: True is not of type int"),
-        ("images: a\nout: b\ndevice: tpu", r"device: 'tpu' is none of 'auto', 'cpu', 'cuda'"),
-        ("images: a\nout: b\nstage1: {views: {area_range: [0.1]}}", r"area_range: \[0.1\] is not a list of 2 values"),
-        ("images: a\nout: b\nstage1: {views: 3}", r"views must be a mapping of settings, not 3"),
+        ("images: a\nout: b\nstage1: {epochs: 3.5}", r"stage1: epochs must be a whole number, not 3.5"),
+        ("images: a\nout: b\nstage1: {epochs: true}", r"epochs must be a whole number, not True"),
+        ("images: a\nout: b\ndevice: tpu", r"device must be one of auto, cpu, cuda, not 'tpu'"),
+        (
+            "images: a\nout: b\nstage1: {views: {area_range: [0.1]}}",
+            r"area_range must be a list of 2 values, not \[0.1\]",
+        ),
+        ("images: a\nout: b\nstage1: {views: 3}", r"views must be a mapping of config fields, not 3"),
         ("images: a", r"lacks out"),
         ("- 1", r"holds list, not a mapping"),
         ("a: [", r"is not YAML"),
@@ -49,14 +62,24 @@ def test_the_coco_recipe_has_the_numbers_of_the_paper() -> None:
             "images: a\nout: b\nobjects: {global_weight: 0, intra_weight: 0, inter_weight: 0}",
             r"one of global_weight, intra_weight, inter_weight must be above 0",
         ),
-        ("images: a\nout: b\ntransfer: {size_px: 0}", r"size_px must be at least 8, not 0"),
-        ("images: a\nout: b\ntransfer: {knn_neighbours: 0}", r"knn_neighbours must be at least 1, not 0"),
-        ("images: a\nout: b\ntransfer: {shots: [1, 0]}", r"shots must be all at least 1, not \(1, 0\)"),
+        ("images: a\nout: b\nevaluation: {size_px: 0}", r"size_px must be at least 8, not 0"),
+        ("images: a\nout: b\nevaluation: {knn_neighbours: 0}", r"knn_neighbours must be at least 1, not 0"),
+        ("images: a\nout: b\nevaluation: {shots: [1, 0]}", r"shots must be all at least 1, not \(1, 0\)"),
         ("images: a\nout: b\nscan: {min_side_px: 0}", r"min_side_px must be at least 1, not 0"),
         (
             "images: a\nout: b\nscan: {max_rejected_fraction: 2.0}",
             r"max_rejected_fraction must be in \[0, 1\], not 2.0",
         ),
+        ("images: a\nout: b\nsplit: 7", r"split must be text, not 7"),
+        ("images: 3\nout: b", r"images must be a path, not 3"),
+        ("images: a\nout: b\ncompile: 1", r"compile must be true or false, not 1"),
+        (
+            "images: a\nout: b\nmethod: {name: simsiam}",
+            r"method: name must be one of byol, .*, not 'simsiam'",
+        ),
+        ("images: a\nout: b\nmethod: {temperature: 0.1}", r"method: unknown key 'temperature'; there are none"),
+        ("images: a\nout: b\nmethod: {name: simclr, queue_size: 8}", r"method: unknown key 'queue_size'"),
+        ("images: a\nout: b\nmethod: {name: selfemd, dense_weight: 0}", r"dense_weight must be above 0 and at most 1"),
         ("images: a\nout: b\nworkers: -1", r"workers must be 0 or more, not -1"),
         ("images: a\nout: b\ndiscover: {top_fraction: 2.0}", r"top_fraction must be above 0 and at most 1, not 2.0"),
     ],
@@ -84,3 +107,81 @@ def test_giving_a_labelled_set_later_is_no_difference() -> None:
     old = RunConfig(images=Path("images"), out=Path("a"))
     assert differences(old, replace(old, eval_data=Path("voc"))) == []
     assert differences(replace(old, eval_data=Path("voc")), replace(old, eval_data=Path("coco"))) != []
+
+
+def test_gradient_accumulation_is_free_except_for_simclr_whose_negatives_it_changes() -> None:
+    for name in METHODS:
+        config = with_method(demo(Path("images"), Path("run")), name)
+        parts = replace(config, stage1=replace(config.stage1, accumulation_steps=2))
+        changed = ["stage1.accumulation_steps: was 1, now 2"] if name == "simclr" else []
+        assert differences(config, parts) == changed
+
+
+def test_differences_between_two_methods_name_the_fields_of_both() -> None:
+    config = demo("images", "run")
+    changed = differences(config, replace(config, method=DenseCLConfig()))
+    assert "method.name: was byol, now densecl" in changed
+    assert "method.queue_size: was None, now 65536" in changed
+    assert "method.queue_size: was 65536, now None" in differences(replace(config, method=DenseCLConfig()), config)
+
+
+UNCHECKED = """
+from dataclasses import replace
+from pathlib import Path
+from orl.config import EvaluationConfig, NetworkConfig, RunConfig, TrainConfig
+from orl.recipes import demo, with_method
+
+config = RunConfig(images="images", out="~/x")
+assert (config.images, config.out) == (Path("images"), Path("~/x").expanduser())
+assert EvaluationConfig(shots=[1, 2]).shots == (1, 2)
+assert repr(TrainConfig(warmup_epochs=4).warmup_epochs) == "4.0"
+for make in (
+    lambda: NetworkConfig(backbone="convnext_tiny"),
+    lambda: NetworkConfig(backbone="resnet51"),
+    lambda: replace(config, method="simclr"),
+    lambda: with_method(config, "mocov3"),
+):
+    try:
+        make()
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_values_are_converted_or_refused_when_a_config_is_made() -> None:
+    # Another process, since the tests check the types of all arguments first.
+    done = subprocess.run([sys.executable, "-c", UNCHECKED], capture_output=True, text=True, check=True)
+    names = "resnet10, resnet18, resnet34, resnet50, resnet101, wide_resnet50_2"
+    assert done.stdout.splitlines() == [
+        f"backbone must be one of {names}, not 'convnext_tiny'",
+        f"backbone must be one of {names}, not 'resnet51'; did you mean 'resnet50'?",
+        "method must be a ByolConfig or MoCoV2Config or SimCLRConfig or DenseCLConfig or SelfEMDConfig, not 'simclr'",
+        "method must be one of byol, mocov2, simclr, densecl, selfemd, not 'mocov3'; did you mean 'mocov2'?",
+    ]
+
+
+OLD_CONFIG = """
+images: images
+out: runs/x
+transfer_data: null
+hold: disk
+scan: {max_rejected_share: 0.1}
+method: {name: byol, temperature: null, queue_size: null}
+discover: {backbone: null, pair_share: 0.1}
+transfer: {size_px: 96}
+"""
+
+
+def test_a_config_of_version_01_is_refused_with_the_new_names_of_its_fields(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(OLD_CONFIG)
+    with pytest.raises(ValueError, match=r"was written by orl 0\.1, whose runs cannot be resumed") as error:
+        load_config(tmp_path / "config.yaml")
+    renamed = [
+        "transfer_data is now eval_data",
+        "hold is now cache",
+        "scan.max_rejected_share is now scan.max_rejected_fraction",
+        "discover.backbone is now discover.feature_extractor",
+        "discover.pair_share is now discover.top_fraction",
+        "transfer is now evaluation",
+    ]
+    assert ", ".join(renamed) in str(error.value)

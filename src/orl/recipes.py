@@ -1,43 +1,56 @@
-"""Whole configurations, by name."""
+"""Complete configs by name, and the changes of each image-level method of stage 1."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from orl.config import (
     WARM_START_METHODS,
+    BackboneName,
+    ByolConfig,
+    DenseCLConfig,
     DiscoverConfig,
     EvaluationConfig,
     ImageMethod,
-    MethodConfig,
+    MoCoV2Config,
     NetworkConfig,
     ObjectConfig,
     RunConfig,
+    SelfEMDConfig,
+    SimCLRConfig,
     TrainConfig,
     ViewConfig,
+    one_of,
 )
 
+LONG_EPOCHS = 100
+"""Epochs of stage 1 from which the published numbers of MoCo v2 and SimCLR are used.
 
-def coco(images: Path, out: Path) -> RunConfig:
-    """The paper's settings: ResNet-50, views of 224 and 96 px, 800 epochs at batch 512 in both training stages.
+Shorter trainings, of some hundred steps, need a faster target and a smaller queue.
+"""
+
+
+def coco(images: Path | str, out: Path | str) -> RunConfig:
+    """Configure the paper's experiment: ResNet-50, views of 224 and 96 px, 800 epochs at batch 512 in both stages.
 
     Command: `orl run coco --images COCO/annotations/instances_train2017.json --out runs/coco`. Hours: not yet measured;
-    made for GPUs of 40 GB or more, and stage 2's selective search takes about 100 processor-hours. Expected: the paper
+    made for GPUs of 40 GB or more, and stage 2's selective search takes about 100 CPU-hours. Expected: the paper
     reports VOC07 SVM and COCO detection above BYOL; not yet reproduced here.
     """
-    return RunConfig(images=images, out=out, recipe="coco", workers=16, precision="bf16-mixed")
+    return RunConfig(images=Path(images), out=Path(out), recipe="coco", workers=16, precision="bf16-mixed")
 
 
-def quick(images: Path, out: Path) -> RunConfig:
-    """What a laptop can do in about an hour with some thousand small images: ResNet-18, views of 96 and 48 px.
+def quick(images: Path | str, out: Path | str) -> RunConfig:
+    """Configure about an hour on a laptop with some thousand small images: ResNet-18, views of 96 and 48 px.
 
     Command: `orl run quick --images IMAGES --out runs/quick`. Hours: about one for 2,250 images of 160 px on two
-    cores with AVX-512 bf16 and --precision bf16-mixed, which is slow on processors without it. Expected: no clear
+    cores with AVX-512 bf16 and --precision bf16-mixed, which is slow on CPUs without it. Expected: no clear
     gain over random weights in so few steps; see docs/results.md.
     """
     return RunConfig(
-        images=images,
-        out=out,
+        images=Path(images),
+        out=Path(out),
         recipe="quick",
         network=NetworkConfig(backbone="resnet18"),
         stage1=_short_training(epochs=20, batch_size=64, size_px=96, hidden_features=1024),
@@ -48,19 +61,19 @@ def quick(images: Path, out: Path) -> RunConfig:
     )
 
 
-def small(images: Path, out: Path) -> RunConfig:
-    """A few thousand small images in less than an hour, as in the studies of docs/results.md: ResNet-10, 64 and 32 px.
+def small(images: Path | str, out: Path | str) -> RunConfig:
+    """Configure less than an hour with a few thousand small images, as the ablations: ResNet-10, views of 64 and 32 px.
 
     Command: `orl ablate stages small --images VOC2007 --eval-data VOC2007 --precision bf16-mixed --out runs/study`.
     Hours: 0.3 to 0.6 a run for 2,250 images of 160 px on a core with AVX-512 bf16. Expected: BYOL and ORL above random
     weights; see docs/results.md. More epochs of a small network pay more here than `quick`'s larger one. Unlike the
-    paper's, stage 3 starts from stage 1's weights: in runs this short that is better than anew and costs half.
+    paper's, stage 3 starts from stage 1's weights: in runs this short that is better than from scratch and costs half.
     """
     training = _short_training(epochs=30, batch_size=64, size_px=64, hidden_features=1024)
     training = replace(training, views=replace(training.views, area_range=(0.08, 1.0)))
     return RunConfig(
-        images=images,
-        out=out,
+        images=Path(images),
+        out=Path(out),
         recipe="small",
         network=NetworkConfig(backbone="resnet10"),
         stage1=training,
@@ -71,14 +84,14 @@ def small(images: Path, out: Path) -> RunConfig:
     )
 
 
-def demo(images: Path, out: Path) -> RunConfig:
-    """The drawn images in minutes on two processor cores: ResNet-10, views of 64 and 32 px.
+def demo(images: Path | str, out: Path | str) -> RunConfig:
+    """Configure minutes on two CPU cores with synthetic scenes: ResNet-10, views of 64 and 32 px.
 
     Command: `orl demo`, or `make demo`.
     """
     return RunConfig(
-        images=images,
-        out=out,
+        images=Path(images),
+        out=Path(out),
         recipe="demo",
         network=NetworkConfig(backbone="resnet10"),
         stage1=_short_training(epochs=20, batch_size=32, size_px=64, hidden_features=512),
@@ -102,28 +115,33 @@ def _short_training(epochs: int, batch_size: int, size_px: int, hidden_features:
     )
 
 
-RECIPES: dict[str, Callable[[Path, Path], RunConfig]] = {"coco": coco, "quick": quick, "small": small, "demo": demo}
+RECIPES: dict[str, Callable[[Path | str, Path | str], RunConfig]] = {
+    "coco": coco,
+    "quick": quick,
+    "small": small,
+    "demo": demo,
+}
 DEFAULT_RECIPE = "quick"
 
 
 def byol(config: RunConfig) -> RunConfig:
-    """BYOL, the paper's choice: stage 1 has the settings of stage 3."""
-    return replace(config, method=MethodConfig(), stage1=_byol_training(config))
+    """Set BYOL, the paper's choice: stage 1 is trained as stage 3."""
+    return replace(config, method=ByolConfig(), stage1=_byol_training(config))
 
 
 def mocov2(config: RunConfig) -> RunConfig:
-    """MoCo v2: a queue of 65,536 keys, temperature 0.2, momentum 0.999, lr 0.3 at batch 256 without warm-up."""
+    """Set MoCo v2: a queue of 65,536 keys, temperature 0.2, momentum 0.999, lr 0.3 at batch 256 without warm-up."""
     stage1, queue = _moco_training(config)
-    return replace(config, method=MethodConfig(name="mocov2", temperature=0.2, **queue), stage1=stage1)
+    return replace(config, method=MoCoV2Config(temperature=0.2, **queue), stage1=stage1)
 
 
 def simclr(config: RunConfig) -> RunConfig:
-    """SimCLR: the other images of a batch of 512 as negatives, temperature 0.1, LARS at lr 0.3 a batch of 256."""
-    is_long, stage1 = _is_long(config), _byol_training(config)
+    """Set SimCLR: the other images of a batch of 512 as negatives, temperature 0.1, LARS at lr 0.3 a batch of 256."""
+    stage1 = _byol_training(config)
     stage1 = replace(
         stage1,
         base_lr=0.3,
-        warmup_epochs=10.0 if is_long else stage1.warmup_epochs,
+        warmup_epochs=10.0 if _is_long(config) else stage1.warmup_epochs,
         optimiser="lars",
         weight_decay=1e-6,
         join_views=True,
@@ -133,29 +151,27 @@ def simclr(config: RunConfig) -> RunConfig:
             stage1.views, jitter=(0.8, 0.8, 0.8, 0.2), blur_probabilities=(0.5, 0.5), solarise_probabilities=(0.0, 0.0)
         ),
     )
-    return replace(config, method=MethodConfig(name="simclr", temperature=0.1), stage1=stage1)
+    return replace(config, method=SimCLRConfig(temperature=0.1), stage1=stage1)
 
 
 def densecl(config: RunConfig) -> RunConfig:
-    """DenseCL: MoCo v2 and, with weight 0.5, the same loss between the matched positions of two views."""
+    """Set DenseCL: MoCo v2 and, with weight 0.5, the same loss between the matched positions of two views."""
     stage1, queue = _moco_training(config)
-    method = MethodConfig(name="densecl", temperature=0.2, dense_weight=0.5, **queue)
-    return replace(config, method=method, stage1=stage1)
+    return replace(config, method=DenseCLConfig(temperature=0.2, dense_weight=0.5, **queue), stage1=stage1)
 
 
 def selfemd(config: RunConfig) -> RunConfig:
-    """Self-EMD: BYOL and, with weight 0.5, the optimal transport between the positions of two views."""
-    method = MethodConfig(name="selfemd", dense_weight=0.5, regularisation=0.05, num_iterations=50)
+    """Set Self-EMD: BYOL and, with weight 0.5, the optimal transport between the positions of two views."""
+    method = SelfEMDConfig(dense_weight=0.5, regularisation=0.05, num_iterations=50)
     return replace(config, method=method, stage1=_byol_training(config))
 
 
 def _is_long(config: RunConfig) -> bool:
-    """Whether the published numbers suit; recipes of some hundred steps need a faster target and smaller queues."""
-    return config.recipe == "coco"
+    return config.stage1.epochs >= LONG_EPOCHS
 
 
 def _byol_training(config: RunConfig) -> TrainConfig:
-    """Stage 1 with BYOL's settings, where they were changed with these changes."""
+    """Return stage 1 as BYOL trains it: as stage 3, with the fields that no method sets kept."""
     stage1, stage3 = config.stage1, config.stage3
     if config.method.name in ("byol", "selfemd"):
         return stage1
@@ -203,15 +219,46 @@ METHODS: dict[ImageMethod, Callable[[RunConfig], RunConfig]] = {
 
 
 def with_method(config: RunConfig, name: ImageMethod) -> RunConfig:
-    """The settings with another image-level method as stage 1, and all that goes with it.
+    """Change the image-level method of stage 1, with its rates, views and sizes.
 
     Args:
-        config: kept as it is if that is its method already.
-        name: the method; its rates, views and sizes are those of its paper, on COCO, for the recipe `coco`, and
-            shortened for the others. Stage 3 starts anew where it cannot start from that method's projector.
+        config: returned unchanged if that is its method already.
+        name: the method. Its numbers are those of its paper on COCO where stage 1 has `LONG_EPOCHS` or more, and
+            shortened else. Stage 3 starts from scratch where it cannot start from that method's projector.
+
+    Raises:
+        ValueError: if there is no such method.
     """
     if config.method.name == name:
         return config
+    if name not in METHODS:
+        raise ValueError(f"method must be {one_of(METHODS, name)}")
     if name not in WARM_START_METHODS:
         config = replace(config, objects=replace(config.objects, warm_start=False))
     return METHODS[name](config)
+
+
+def with_changes(
+    config: RunConfig,
+    *,
+    method: ImageMethod | None = None,
+    backbone: BackboneName | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+) -> RunConfig:
+    """Change the fields that belong together in both training stages; None leaves them as they are.
+
+    Args:
+        config: the config to start from.
+        method: image-level method of stage 1, as `with_method` sets it for the epochs of `config`.
+        backbone: network of both training stages.
+        epochs: epochs of each training stage.
+        batch_size: images a step in each training stage.
+    """
+    if method is not None:
+        config = with_method(config, method)
+    if backbone is not None:
+        config = replace(config, network=NetworkConfig(backbone=backbone))
+    changes: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    return replace(config, stage1=replace(config.stage1, **changes), stage3=replace(config.stage3, **changes))

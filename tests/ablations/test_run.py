@@ -6,7 +6,7 @@ import pytest
 
 from orl.ablations.records import portable, read_result
 from orl.ablations.run import AblationOptions, run_ablation
-from orl.config import MethodConfig, RunConfig, TrainConfig, ViewConfig
+from orl.config import RunConfig, SimCLRConfig, TrainConfig, ViewConfig
 from orl.networks.backbones import build_backbone, save_backbone
 from orl.pipeline.run import run_all, run_discover, run_pretrain
 from orl.recipes import demo
@@ -23,7 +23,7 @@ SHORT = TrainConfig(
 )
 
 
-SIMCLR = MethodConfig(name="simclr", temperature=0.1)
+SIMCLR = SimCLRConfig(temperature=0.1)
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ import torch
 import torch.multiprocessing as multiprocessing
 from tests.ports import free_port
 
-from orl.config import METHOD_FIELDS, ImageMethod, MethodConfig, RunConfig, TrainConfig, ViewConfig, differences
+from orl.config import ImageMethod, RunConfig, TrainConfig, ViewConfig
 from orl.datasets.image_table import load_images
 from orl.networks.backbones import read_backbone_file
 from orl.pipeline.pretrain import pretrain_images
 from orl.pipeline.run import run_all, run_pretrain
 from orl.processes import joined_processes
-from orl.recipes import METHODS, RECIPES, demo, with_method
+from orl.recipes import demo, with_method
 from orl.rundir import RunDir
 from orl.synthetic.scenes import draw_scenes
 from orl.training.ssl_step import SSLStep
@@ -114,79 +114,6 @@ def test_orl_takes_any_method_as_its_stage_1(scenes: Path, tmp_path: Path) -> No
     assert RunDir(config.out).backbone("stage3").exists()
 
 
-def test_the_coco_settings_are_those_of_the_papers() -> None:
-    configs = {name: with_method(RECIPES["coco"](Path("images"), Path("run")), name) for name in METHODS}
-    assert {config.stage1.epochs for config in configs.values()} == {800}
-    assert all(config.stage3 == configs["byol"].stage3 for config in configs.values())
-    for name in ("mocov2", "densecl"):
-        stage1, method = configs[name].stage1, configs[name].method
-        assert (stage1.batch_size, stage1.base_lr, stage1.warmup_epochs, stage1.weight_decay) == (256, 0.3, 0, 1e-4)
-        assert (stage1.ema_momentum, stage1.ema_rises, stage1.optimiser) == (0.999, False, "sgd")
-        assert (method.queue_size, method.temperature, method.num_groups) == (65_536, 0.2, 8)
-        assert (stage1.hidden_features, stage1.projection_features) == (2048, 128)
-        assert (stage1.views.area_range, stage1.views.jitter) == ((0.2, 1.0), (0.4, 0.4, 0.4, 0.1))
-        assert (stage1.views.blur_probabilities, stage1.views.solarise_probabilities) == ((0.5, 0.5), (0.0, 0.0))
-    assert configs["densecl"].method.dense_weight == 0.5
-    stage1 = configs["simclr"].stage1
-    assert (stage1.batch_size, stage1.base_lr * 2, stage1.warmup_epochs, stage1.weight_decay) == (512, 0.6, 10, 1e-6)
-    assert (stage1.optimiser, configs["simclr"].method.temperature, stage1.join_views) == ("lars", 0.1, True)
-    assert (stage1.hidden_features, stage1.projection_features) == (2048, 128)
-    assert stage1.views.jitter == (0.8, 0.8, 0.8, 0.2)
-    assert stage1.views.blur_probabilities == (0.5, 0.5)
-    assert configs["selfemd"].stage1 == configs["byol"].stage1 == configs["byol"].stage3
-
-
-def test_what_no_method_sets_is_kept_when_the_method_changes() -> None:
-    config = demo(Path("images"), Path("run"))
-    own = {"epochs": 3, "probe_epochs": 1, "checkpoint_minutes": 1.5, "accumulation_steps": 2}
-    changed = replace(config.stage1, **own, views=replace(config.stage1.views, size_px=32))
-    start = replace(config, stage1=changed)
-    for first in METHODS:
-        for second in METHODS:
-            found = with_method(with_method(start, first), second).stage1
-            assert {name: getattr(found, name) for name in own} == own
-            assert found.views.size_px == 32
-    assert with_method(with_method(start, "densecl"), "byol").stage1 == changed
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_every_recipe_takes_every_method_and_starts_stage_3_from_it_where_it_can(name: ImageMethod) -> None:
-    for recipe in RECIPES.values():
-        start = recipe(Path("images"), Path("run"))
-        warm = with_method(start, name).objects.warm_start
-        assert warm == (start.objects.warm_start and name in ("byol", "selfemd"))
-
-
-def test_parts_of_a_batch_are_free_but_for_simclr_whose_negatives_they_hold() -> None:
-    for name in METHODS:
-        config = with_method(demo(Path("images"), Path("run")), name)
-        parts = replace(config, stage1=replace(config.stage1, accumulation_steps=2))
-        changed = ["stage1.accumulation_steps: was 1, now 2"] if name == "simclr" else []
-        assert differences(config, parts) == changed
-
-
-def test_a_method_is_set_once_and_what_was_changed_after_it_stays() -> None:
-    config = with_method(demo(Path("images"), Path("run")), "simclr")
-    changed = replace(config, stage1=replace(config.stage1, base_lr=0.7))
-    assert with_method(changed, "simclr") == changed
-    assert with_method(changed, "byol").stage1 == config.stage3
-
-
-@pytest.mark.parametrize("name", METHOD_FIELDS)
-def test_a_method_needs_its_own_settings_and_refuses_others(name: ImageMethod) -> None:
-    values = {"temperature": 0.1, "queue_size": 8, "num_groups": 2, "dense_weight": 0.5}
-    values |= {"regularisation": 0.1, "num_iterations": 3}
-    needed = {key: values[key] for key in METHOD_FIELDS[name]}
-    MethodConfig(name=name, **needed)
-    for key in values:
-        if key in needed:
-            with pytest.raises(ValueError, match=rf"{name} needs {key}: --stage1 {name} sets them"):
-                MethodConfig(name=name, **{other: value for other, value in needed.items() if other != key})
-        else:
-            with pytest.raises(ValueError, match=f"{key} has no effect on method {name}"):
-                MethodConfig(name=name, **needed, **{key: values[key]})
-
-
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
@@ -223,8 +150,3 @@ def test_settings_that_do_not_go_together_are_refused(
     objects = replace(config.objects, warm_start=changes.pop("warm", False))
     with pytest.raises(ValueError, match=complaint):
         replace(config, objects=objects, **changes)
-
-
-def test_a_self_emd_without_a_dense_loss_is_refused() -> None:
-    with pytest.raises(ValueError, match="dense_weight must be above 0"):
-        MethodConfig(name="selfemd", dense_weight=0.0, regularisation=0.1, num_iterations=3)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from orl.config import RunConfig
+from orl.config import DenseCLConfig, MoCoV2Config, RunConfig
 from orl.doctor.machine import OPTIONAL
 from orl.doctor.plan import Plan, disk_needed, estimate_stage
 from orl.pipeline.assemble import check_batch, stage_settings
@@ -124,7 +124,8 @@ def _batches(plan: Plan) -> Iterator[Finding]:
 
 def _smaller_batch(plan: Plan) -> int:
     """A quarter of the images, or a little less, that groups of a batch can share."""
-    groups = plan.config.method.num_groups or 1
+    method = plan.config.method
+    groups = method.num_groups if isinstance(method, MoCoV2Config | DenseCLConfig) else 1
     return max(2, plan.num_images // 4 // groups) * groups
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from orl import tables
-from orl.config import RunConfig
+from orl.config import DenseCLConfig, MoCoV2Config, RunConfig
 from orl.datasets.image_table import ImageTable
 from orl.datasets.sources import find_images
 from orl.datasets.validation import scan_images
@@ -232,7 +232,7 @@ def _method(config: RunConfig, stage: str, batch_size: int) -> Method:
     if stage == "stage3":
         return build_orl(replace(config, objects=replace(config.objects, warm_start=False)))
     method = config.method
-    if method.queue_size is not None:
+    if isinstance(method, MoCoV2Config | DenseCLConfig):
         queue_size = batch_size * max(1, method.queue_size // batch_size)
         method = replace(method, queue_size=queue_size, num_groups=1)
     return build_image_method(replace(config, method=method))

@@ -1,12 +1,20 @@
 """From settings to what is trained: the method with its networks, its optimiser, its schedules and its views."""
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 from torch import nn
 
-from orl.config import MethodConfig, RunConfig, TrainConfig, ViewConfig
+from orl.config import (
+    ByolConfig,
+    DenseCLConfig,
+    MoCoV2Config,
+    RunConfig,
+    SelfEMDConfig,
+    SimCLRConfig,
+    TrainConfig,
+    ViewConfig,
+)
 from orl.methods.byol import BYOL
 from orl.methods.densecl import DenseCL
 from orl.methods.mocov2 import MoCoV2
@@ -26,7 +34,6 @@ from orl.weights.find import find_weights_file
 from orl.weights.importing import import_weights
 
 Method = BYOL | MoCoV2 | SimCLR | DenseCL | SelfEMD | ORL
-Value = TypeVar("Value")
 
 ASPECT_RATIO_RANGE = (3 / 4, 4 / 3)
 
@@ -38,15 +45,18 @@ def stage_settings(config: RunConfig, stage: str) -> TrainConfig:
 
 def build_image_method(config: RunConfig) -> Method:
     """Stage 1's method, its random weights drawn from torch's global generator."""
-    settings, method = config.stage1, config.method
-    builders: dict[str, Callable[[Backbone, TrainConfig, MethodConfig], Method]] = {
-        "byol": _byol,
-        "mocov2": _mocov2,
-        "simclr": _simclr,
-        "densecl": _densecl,
-        "selfemd": _selfemd,
-    }
-    return builders[method.name](_start_backbone(config), settings, method)
+    start, settings = _start_backbone(config), config.stage1
+    match config.method:
+        case MoCoV2Config() as method:
+            return _mocov2(start, settings, method)
+        case SimCLRConfig() as method:
+            return _simclr(start, settings, method)
+        case DenseCLConfig() as method:
+            return _densecl(start, settings, method)
+        case SelfEMDConfig() as method:
+            return _selfemd(start, settings, method)
+        case ByolConfig():
+            return BYOL(_encoder(start, settings, mlp), _predictor(settings), join_views=settings.join_views)
 
 
 def check_batch(config: RunConfig, stage: str, num_processes: int) -> None:
@@ -62,7 +72,7 @@ def check_batch(config: RunConfig, stage: str, num_processes: int) -> None:
             f"the {fraction} images that a process has of a batch of {settings.batch_size} cannot be passed in {parts} "
             "equal parts of two or more: set another accumulation-steps or batch-size"
         )
-    if stage == "stage3" or method.queue_size is None or method.num_groups is None:
+    if stage == "stage3" or not isinstance(method, MoCoV2Config | DenseCLConfig):
         return
     passed, groups = settings.batch_size // parts, method.num_groups
     if passed % groups or passed // groups < 2 or groups % num_processes:
@@ -173,44 +183,40 @@ def _start_backbone(config: RunConfig) -> Backbone:
     return load_start(config) or build_backbone(config.network.backbone)
 
 
-def _byol(start: Backbone, settings: TrainConfig, method: MethodConfig) -> BYOL:
-    return BYOL(_encoder(start, settings, mlp), _predictor(settings), join_views=settings.join_views)
-
-
-def _mocov2(start: Backbone, settings: TrainConfig, method: MethodConfig) -> MoCoV2:
+def _mocov2(start: Backbone, settings: TrainConfig, method: MoCoV2Config) -> MoCoV2:
     return MoCoV2(
         _encoder(start, settings, moco_mlp),
-        queue_size=_set(method.queue_size),
-        temperature=_set(method.temperature),
-        num_groups=_set(method.num_groups),
+        queue_size=method.queue_size,
+        temperature=method.temperature,
+        num_groups=method.num_groups,
     )
 
 
-def _simclr(start: Backbone, settings: TrainConfig, method: MethodConfig) -> SimCLR:
+def _simclr(start: Backbone, settings: TrainConfig, method: SimCLRConfig) -> SimCLR:
     encoder = _encoder(start, settings, simclr_mlp)
-    return SimCLR(encoder, temperature=_set(method.temperature), join_views=settings.join_views)
+    return SimCLR(encoder, temperature=method.temperature, join_views=settings.join_views)
 
 
-def _densecl(start: Backbone, settings: TrainConfig, method: MethodConfig) -> DenseCL:
+def _densecl(start: Backbone, settings: TrainConfig, method: DenseCLConfig) -> DenseCL:
     return DenseCL(
         _encoder(start, settings, moco_mlp),
         conv1x1(moco_mlp(start.num_channels, settings.hidden_features, settings.projection_features)),
-        queue_size=_set(method.queue_size),
-        temperature=_set(method.temperature),
-        num_groups=_set(method.num_groups),
-        dense_weight=_set(method.dense_weight),
+        queue_size=method.queue_size,
+        temperature=method.temperature,
+        num_groups=method.num_groups,
+        dense_weight=method.dense_weight,
     )
 
 
-def _selfemd(start: Backbone, settings: TrainConfig, method: MethodConfig) -> SelfEMD:
+def _selfemd(start: Backbone, settings: TrainConfig, method: SelfEMDConfig) -> SelfEMD:
     return SelfEMD(
         _encoder(start, settings, mlp),
         conv1x1(mlp(start.num_channels, settings.hidden_features, settings.projection_features)),
         _predictor(settings),
         conv1x1(_predictor(settings)),
-        dense_weight=_set(method.dense_weight),
-        regularisation=_set(method.regularisation),
-        num_iterations=_set(method.num_iterations),
+        dense_weight=method.dense_weight,
+        regularisation=method.regularisation,
+        num_iterations=method.num_iterations,
         join_views=settings.join_views,
     )
 
@@ -222,9 +228,3 @@ def _encoder(backbone: Backbone, settings: TrainConfig, projector: Callable[[int
 
 def _predictor(settings: TrainConfig) -> nn.Sequential:
     return mlp(settings.projection_features, settings.hidden_features, settings.projection_features)
-
-
-def _set(value: Value | None) -> Value:
-    """A setting that its config has checked to be there."""
-    assert value is not None
-    return value

@@ -301,8 +301,8 @@ def _check_feature_extractor(config: RunConfig, run: RunDir) -> None:
         return
     if inputs.get("backbone") != feature_extractor.backbone_digest:
         raise ValueError(
-            f"the images of {run.root} are embedded with other weights than {config.discover.feature_extractor}; take another "
-            "--out, or look again with --overwrite"
+            f"the images of {run.root} are embedded with other weights than {config.discover.feature_extractor}; "
+            "take another --out, or look again with --overwrite"
         )
 
 
