@@ -32,7 +32,7 @@ from orl.datasets.decode import load_image
 from orl.memory import keep_freed_memory
 from orl.views.augment import augment, augment_batched
 from orl.views.colour import ColourParameters
-from orl.views.crops import cut_boxes, whole_pixels
+from orl.views.crops import cut_boxes, round_to_pixels
 from orl.views.cut import ViewBox
 
 Row = tuple[str, str, float]
@@ -112,7 +112,7 @@ def cutting(images: Sequence[np.ndarray], placed: Sequence[Sequence[ViewBox]], r
     def each(cut: Callable[[np.ndarray], object]) -> Callable[[], object]:
         def run() -> None:
             for pixels, box in pairs:
-                left, top, right, bottom = whole_pixels(box, (pixels.shape[1], pixels.shape[0]))
+                left, top, right, bottom = round_to_pixels(box, (pixels.shape[1], pixels.shape[0]))
                 cut(pixels[top:bottom, left:right])
 
         return run

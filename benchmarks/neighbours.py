@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from orl.discovery.faiss_neighbours import approximate_neighbours, build_index, num_lists_of, training_rows
-from orl.discovery.nearest_neighbours import nearest_neighbours, row_blocks, unit_rows
+from orl.discovery.nearest_neighbours import nearest_neighbours, row_blocks, unit_vectors
 
 SEED = 0
 ROUNDING = 1e-6
@@ -67,7 +67,7 @@ def image_rows(options: argparse.Namespace) -> Tensor:
 
     root, names = find_images(options.images)
     paths = [root / name for name in names[: options.num_images]]
-    return unit_rows(embed_images(build_backbone("resnet18"), paths, size_px=options.size_px))
+    return unit_vectors(embed_images(build_backbone("resnet18"), paths, size_px=options.size_px))
 
 
 def exact_claims(options: argparse.Namespace, rows: Tensor, query_ids: Tensor) -> list[dict[str, Any]]:

@@ -7,12 +7,12 @@ import torch
 from orl import boxes
 from orl.ablations.baselines import labelled_boxes, random_feature_extractor
 from orl.config import RunConfig
-from orl.datasets.image_table import load_images
+from orl.datasets.image_table import load_image_table
 from orl.datasets.sources import read_labels
 from orl.evaluation.evaluated_backbone import RANDOM, load_evaluated_backbone
 from orl.networks.backbones import read_backbone_file
 from orl.pipeline.scan import scan
-from orl.published_files.own_boxes import boxes_from_file
+from orl.published_files.box_file import read_box_file
 from orl.recipes import demo
 from orl.rundir import RunDir
 from orl.synthetic.scenes import draw_scenes
@@ -28,8 +28,8 @@ def config(tmp_path: Path) -> RunConfig:
 
 
 def test_labelled_boxes_come_back_as_the_proposals_of_their_images(config: RunConfig, tmp_path: Path) -> None:
-    images = load_images(RunDir(config.out).images)
-    found = boxes_from_file(labelled_boxes(config), images, config.images, tmp_path)(slice(0, len(images)))
+    images = load_image_table(RunDir(config.out).images)
+    found = read_box_file(labelled_boxes(config), images, config.images, tmp_path)(slice(0, len(images)))
     labels = read_labels(config.images)
     assert labels is not None
     expected = dict(zip(labels.names, labels.boxes))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from torchvision.datasets import ImageFolder
 
-from orl.datasets.class_folders import ClassifiedDataset, read_classified, read_pair
+from orl.datasets.class_folders import ClassifiedDataset, read_classified, read_train_val
 from orl.datasets.class_lists import missing_images
 
 
@@ -53,7 +53,7 @@ def test_class_folders_are_read_as_torchvision_reads_them(tmp_path: Path) -> Non
     expected = ImageFolder(tmp_path / "train")
     assert list(found.classes) == expected.classes
     assert dict(zip(map(str, found.paths), found.labels.tolist())) == dict(expected.samples)
-    train, val = read_pair(tmp_path, "imagenet")
+    train, val = read_train_val(tmp_path, "imagenet")
     assert train.names == found.names
     assert dict(zip(val.names, val.labels.tolist())) == {"n01/d.JPEG": 0, "n02/e.JPEG": 1}
 
@@ -63,7 +63,7 @@ def test_lists_of_imagenet_decide_and_val_may_be_flat_or_in_folders(tmp_path: Pa
     write(tmp_path / "meta" / "train.txt", ["n02/a.JPEG 0", "n01/b.JPEG 1"])
     write(tmp_path / "meta" / "val.txt", ["v1.JPEG 1", "v2.JPEG 0"])
     touch(tmp_path, [*TRAIN, "val/v1.JPEG", "val/v2.JPEG"])
-    train, val = read_pair(tmp_path, "imagenet")
+    train, val = read_train_val(tmp_path, "imagenet")
     assert train.classes == ("n02", "n01") == val.classes
     assert list(zip(train.names, train.labels.tolist())) == [("n02/a.JPEG", 0), ("n01/b.JPEG", 1)]
     assert list(zip(val.names, val.labels.tolist())) == [("v1.JPEG", 1), ("v2.JPEG", 0)]
@@ -80,11 +80,11 @@ def test_lists_of_openselfsup_are_told_by_their_names(tmp_path: Path) -> None:
     write(tmp_path / "meta" / "train.txt", ["n02/a.JPEG", "n01/b.JPEG"])
     write(tmp_path / "meta" / "val.txt", ["v1.JPEG 1", "v2.JPEG 0"])
     touch(tmp_path, [*TRAIN, "val/v1.JPEG", "val/v2.JPEG"])
-    by_folder, _ = read_pair(tmp_path, "imagenet")
+    by_folder, _ = read_train_val(tmp_path, "imagenet")
     assert by_folder.classes == ("n01", "n02")
     assert len(by_folder) == 3
     write(tmp_path / "meta" / "train_labeled.txt", ["n02/a.JPEG 0", "n01/b.JPEG 1"])
-    train, val = read_pair(tmp_path, "imagenet")
+    train, val = read_train_val(tmp_path, "imagenet")
     assert train.classes == ("n02", "n01") == val.classes
     assert train.names == ("n02/a.JPEG", "n01/b.JPEG")
 
@@ -104,7 +104,7 @@ def test_an_identity_is_of_images_and_labels_and_not_of_their_folder(tmp_path: P
 @pytest.mark.parametrize("images", ["data/vision/torralba/deeplearning/images256", "images256"])
 def test_places205(tmp_path: Path, images: str) -> None:
     places(tmp_path, images)
-    train, val = read_pair(tmp_path, "places205")
+    train, val = read_train_val(tmp_path, "places205")
     assert train.classes == val.classes == ("a/abbey", "b/basement")
     assert train.labels.tolist() == [0, 1]
     assert list(zip(val.names, val.labels.tolist())) == [("b/basement/z.jpg", 1), ("a/abbey/w.jpg", 0)]
@@ -200,7 +200,7 @@ def test_damaged_json_is_refused(tmp_path: Path, changes: dict[str, object], mes
 def test_folders_that_cannot_be_learnt_from_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
     touch(tmp_path, names)
     with pytest.raises(ValueError, match=message):
-        read_pair(tmp_path, "folder")
+        read_train_val(tmp_path, "folder")
 
 
 def test_per_image_in_both_splits_is_refused(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_per_image_in_both_splits_is_refused(tmp_path: Path) -> None:
     lines = ["b/basement/z.jpg 1", "a/abbey/x.jpg 0"]
     write(tmp_path / "trainvalsplit_places205" / "val_places205.csv", lines)
     with pytest.raises(ValueError, match=r"1 images are in 'train' and in 'val', such as a/abbey/x.jpg"):
-        read_pair(tmp_path, "places205")
+        read_train_val(tmp_path, "places205")
 
 
 @pytest.mark.parametrize("dataset", ["imagenet", "places205", "inat18", "folder"])

@@ -177,7 +177,7 @@ def test_pillows_own_settings_are_left_alone(tmp_path: Path) -> None:
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
-def test_threads_decode_side_by_side_and_leave_pillows_limits_as_they_were(tmp_path: Path) -> None:
+def test_threads_decode_in_parallel_and_leave_pillows_limits_as_they_were(tmp_path: Path) -> None:
     images = [np.full((40, 50 + index, 3), index, np.uint8) for index in range(8)]
     for index, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{index}.png")

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from orl.datasets.image_table import ImageTable, load_images, save_images
+from orl.datasets.image_table import ImageTable, load_image_table, save_image_table
 
 
 @pytest.fixture
@@ -12,8 +12,8 @@ def images() -> ImageTable:
 
 
 def test_the_image_table_goes_to_disk_and_back(images: ImageTable, tmp_path: Path) -> None:
-    save_images(images, tmp_path / "images.parquet")
-    assert load_images(tmp_path / "images.parquet") == images
+    save_image_table(images, tmp_path / "images.parquet")
+    assert load_image_table(tmp_path / "images.parquet") == images
 
 
 def test_a_moved_folder_keeps_its_fingerprint_and_an_edited_image_does_not(images: ImageTable) -> None:
@@ -26,7 +26,7 @@ def test_a_moved_folder_keeps_its_fingerprint_and_an_edited_image_does_not(image
 
 def test_files_that_are_no_image_table_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no image table"):
-        load_images(tmp_path / "images.parquet")
+        load_image_table(tmp_path / "images.parquet")
     (tmp_path / "images.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match="is not an image table"):
-        load_images(tmp_path / "images.parquet")
+        load_image_table(tmp_path / "images.parquet")

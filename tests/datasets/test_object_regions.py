@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orl.datasets.object_regions import BACKGROUND, OBJECT, UNKNOWN, box_region, read_regions
+from orl.datasets.object_regions import BACKGROUND, OBJECT, UNKNOWN, box_region, read_object_regions
 from orl.synthetic.coco_layout import write_coco
 from orl.synthetic.scenes import draw_scene, draw_scenes
 
@@ -21,7 +21,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_masks_of_drawn_scenes_are_where_their_objects_are(scenes: Path):
-    regions = read_regions(scenes)
+    regions = read_object_regions(scenes)
     assert regions is not None
     assert regions.kind == "masks"
     assert list(regions.readers) == [f"JPEGImages/{index:06d}.jpg" for index in range(4)]
@@ -29,12 +29,12 @@ def test_the_masks_of_drawn_scenes_are_where_their_objects_are(scenes: Path):
         drawn = draw_scene(0, index, SIZE_WH)
         assert np.array_equal(regions.region(name, SIZE_WH), np.where(drawn.mask > 0, OBJECT, BACKGROUND))
     assert "JPEGImages/500000.jpg" not in regions
-    assert "JPEGImages/500000.jpg" in (read_regions(scenes, "test") or ())
+    assert "JPEGImages/500000.jpg" in (read_object_regions(scenes, "test") or ())
 
 
 def test_coco_tells_the_same_masks_as_the_devkit(scenes: Path):
-    from_coco = read_regions(scenes / "annotations" / "instances_trainval.json")
-    from_devkit = read_regions(scenes)
+    from_coco = read_object_regions(scenes / "annotations" / "instances_trainval.json")
+    from_devkit = read_object_regions(scenes)
     assert from_coco is not None
     assert from_devkit is not None
     for name, other in zip(from_coco.readers, from_devkit.readers, strict=True):
@@ -42,7 +42,7 @@ def test_coco_tells_the_same_masks_as_the_devkit(scenes: Path):
 
 
 def test_boxes_are_taken_where_they_are_asked_for(scenes: Path):
-    regions = read_regions(scenes, kind="boxes")
+    regions = read_object_regions(scenes, kind="boxes")
     assert regions is not None
     assert regions.kind == "boxes"
     name = next(iter(regions.readers))
@@ -57,15 +57,15 @@ def test_a_devkit_without_masks_has_boxes_and_one_with_some_has_those_images_onl
     draw_scenes(tmp_path, num_trainval=3, num_test=0, size_wh=SIZE_WH, quiet=True)
     masks = sorted((tmp_path / "SegmentationObject").glob("*.png"))
     masks[0].unlink()
-    regions = read_regions(tmp_path)
+    regions = read_object_regions(tmp_path)
     assert regions is not None
     assert (regions.kind, len(regions.readers)) == ("masks", 2)
     for mask in masks[1:]:
         mask.unlink()
-    regions = read_regions(tmp_path)
+    regions = read_object_regions(tmp_path)
     assert regions is not None
     assert (regions.kind, len(regions.readers)) == ("boxes", 3)
-    assert read_regions(tmp_path, kind="masks") is None
+    assert read_object_regions(tmp_path, kind="masks") is None
 
 
 def test_the_borders_in_the_masks_of_voc_are_unknown(tmp_path: Path):
@@ -75,7 +75,7 @@ def test_the_borders_in_the_masks_of_voc_are_unknown(tmp_path: Path):
     mask = Image.fromarray(numbers)
     mask.putpalette(list(range(256)) * 3)
     mask.save(tmp_path / "SegmentationObject" / "000000.png")
-    regions = read_regions(tmp_path)
+    regions = read_object_regions(tmp_path)
     assert regions is not None
     region = regions.region("JPEGImages/000000.jpg", SIZE_WH)
     assert [int((region == value).sum()) for value in (OBJECT, UNKNOWN)] == [36, 64]
@@ -88,11 +88,11 @@ def test_boxes_are_rounded_and_end_at_the_image():
 
 def test_a_source_without_labels_has_no_regions(tmp_path: Path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    assert read_regions(tmp_path) is None
-    assert read_regions(tmp_path, kind="boxes") is None
+    assert read_object_regions(tmp_path) is None
+    assert read_object_regions(tmp_path, kind="boxes") is None
     bare = {"images": [{"id": 1, "file_name": "a.png", "width": 4, "height": 4}], "annotations": [], "categories": []}
     (tmp_path / "image_info.json").write_text(json.dumps(bare))
-    assert read_regions(tmp_path / "image_info.json") is None
+    assert read_object_regions(tmp_path / "image_info.json") is None
 
 
 def test_per_image_of_coco_with_an_object_without_a_mask_is_left_out(tmp_path: Path):
@@ -109,7 +109,7 @@ def test_per_image_of_coco_with_an_object_without_a_mask_is_left_out(tmp_path: P
         ],
     }
     (tmp_path / "some.json").write_text(json.dumps(content))
-    regions = read_regions(tmp_path / "some.json")
+    regions = read_object_regions(tmp_path / "some.json")
     assert regions is not None
     assert (regions.kind, list(regions.readers)) == ("masks", ["a.png"])
     assert regions.region("a.png", (4, 4))[:2, :2].all()
@@ -118,7 +118,7 @@ def test_per_image_of_coco_with_an_object_without_a_mask_is_left_out(tmp_path: P
 
 def test_masks_that_do_not_fit_their_image_are_refused(tmp_path: Path):
     draw_scenes(tmp_path, num_trainval=2, num_test=0, size_wh=SIZE_WH, quiet=True)
-    regions = read_regions(tmp_path)
+    regions = read_object_regions(tmp_path)
     assert regions is not None
     with pytest.raises(ValueError, match=r"masks of JPEGImages/000000\.jpg are of 64x48 pixels.* has 48x64"):
         regions.region("JPEGImages/000000.jpg", (48, 64))

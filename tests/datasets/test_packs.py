@@ -11,7 +11,7 @@ from tests.datasets.packs import draw_images, pack
 
 from orl.datasets import packs as packed
 from orl.datasets.decode import ImageError, load_image
-from orl.datasets.image_table import ImageTable, load_images, require_own_sizes, save_images
+from orl.datasets.image_table import ImageTable, load_image_table, require_original_sizes, save_image_table
 from orl.datasets.packs import Pack, PackedImage, check_pack, is_pack, open_pack, shard_path
 from orl.datasets.sources import find_images, read_labels
 from orl.datasets.validation import scan_images
@@ -158,9 +158,9 @@ def test_the_digest_covers_name_shape_and_bytes() -> None:
 
 def test_a_table_of_packed_images_comes_back_from_its_file(whole: Path, tmp_path: Path) -> None:
     images = table(whole)
-    save_images(images, tmp_path / "images.parquet")
-    assert load_images(tmp_path / "images.parquet") == images
-    assert isinstance(load_images(tmp_path / "images.parquet").path(0), PackedImage)
+    save_image_table(images, tmp_path / "images.parquet")
+    assert load_image_table(tmp_path / "images.parquet") == images
+    assert isinstance(load_image_table(tmp_path / "images.parquet").path(0), PackedImage)
 
 
 def test_the_scan_of_a_pack_rejects_by_size_as_that_of_files(images: Path, whole: Path) -> None:
@@ -176,7 +176,7 @@ def test_the_scan_of_a_pack_rejects_by_size_as_that_of_files(images: Path, whole
 def test_many_shards_are_mapped_a_few_at_a_time(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orl.pipeline.pack.MEGABYTE", 20_000)
     folder = pack(images, tmp_path / "many", shard_mb=1)
-    monkeypatch.setattr(packed, "MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr(packed, "MAX_MAPPED_SHARDS", 2)
     found = open_pack(folder)
     assert found.num_shards > 2
     kept = [load_image(PackedImage(folder, name)) for name in found.names]
@@ -285,8 +285,8 @@ def test_a_pack_knows_what_it_was_made_from(whole: Path, images: Path) -> None:
 
 
 def test_boxes_from_a_file_need_images_at_their_own_size(images: Path, whole: Path, tmp_path: Path) -> None:
-    require_own_sizes(table(images))
-    require_own_sizes(table(whole))
-    require_own_sizes(table(pack(images, tmp_path / "larger", short_side=500)))
+    require_original_sizes(table(images))
+    require_original_sizes(table(whole))
+    require_original_sizes(table(pack(images, tmp_path / "larger", short_side=500)))
     with pytest.raises(ValueError, match=r"pack .*reduced has reduced them: pack them with --short-side None"):
-        require_own_sizes(table(pack(images, tmp_path / "reduced", short_side=40)))
+        require_original_sizes(table(pack(images, tmp_path / "reduced", short_side=40)))

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from orl.datasets.threads import side_by_side
+from orl.datasets.threads import map_in_threads
 
 
 @pytest.mark.parametrize("threads", [0, 1, 4])
@@ -14,13 +14,13 @@ def test_results_come_in_the_order_of_the_items(threads: int) -> None:
         time.sleep(0.001 * (5 - item % 5))
         return item * item
 
-    side_by_side(work, range(20), threads, found.append)
+    map_in_threads(work, range(20), threads, found.append)
     assert found == [item * item for item in range(20)]
 
 
 def test_results_are_taken_by_the_caller_and_made_by_others() -> None:
     made, taken = set(), set()
-    side_by_side(lambda _: made.add(threading.get_ident()), range(9), 2, lambda _: taken.add(threading.get_ident()))
+    map_in_threads(lambda _: made.add(threading.get_ident()), range(9), 2, lambda _: taken.add(threading.get_ident()))
     assert taken == {threading.get_ident()}
     assert not made & taken
 
@@ -37,5 +37,5 @@ def test_after_a_failure_what_has_not_begun_is_dropped(error: type[BaseException
         time.sleep(0.01)
 
     with pytest.raises(error, match="stop"):
-        side_by_side(work, range(1000), 2, fail)
+        map_in_threads(work, range(1000), 2, fail)
     assert len(begun) < 50

@@ -21,7 +21,7 @@ from orl.discovery.faiss_neighbours import (
     save_index,
     training_rows,
 )
-from orl.discovery.nearest_neighbours import nearest_neighbours, row_blocks, unit_rows
+from orl.discovery.nearest_neighbours import nearest_neighbours, row_blocks, unit_vectors
 
 faiss = pytest.importorskip("faiss")
 
@@ -29,7 +29,7 @@ faiss = pytest.importorskip("faiss")
 def clustered(count: int = 600, dim: int = 16, seed: int = 0) -> Tensor:
     generator = np.random.default_rng(seed)
     centres = generator.normal(size=(20, dim))
-    return unit_rows(centres[generator.integers(20, size=count)] + 0.5 * generator.normal(size=(count, dim)))
+    return unit_vectors(centres[generator.integers(20, size=count)] + 0.5 * generator.normal(size=(count, dim)))
 
 
 def index_of(rows: Tensor, num_lists: int = 8, storage: str = "Flat", seed: int = 0, block_rows: int = 70) -> Any:

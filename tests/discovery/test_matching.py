@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 from tests.reference.discovery import match_by_loops
 
 from orl.discovery.matching import match_neighbours, match_rois
-from orl.discovery.nearest_neighbours import unit_rows
+from orl.discovery.nearest_neighbours import unit_vectors
 
 
 @given(st.integers(1, 25), st.integers(1, 25), st.sampled_from([0.04, 0.1, 0.5, 1.0]), st.integers(0, 99))
 def test_matching_equals_a_double_loop(num_own: int, num_other: int, fraction: float, seed: int) -> None:
     generator = np.random.default_rng(seed)
-    own, other = (unit_rows(generator.normal(size=(count, 6))) for count in (num_own, num_other))
+    own, other = (unit_vectors(generator.normal(size=(count, 6))) for count in (num_own, num_other))
     pairs, values = match_rois(own, other, fraction)
     assert [tuple(pair) for pair in pairs.tolist()] == match_by_loops(
         own.double().numpy(), other.double().numpy(), fraction
@@ -38,14 +38,14 @@ def test_neighbours_at_once_are_matched_as_one_by_one_and_ties_go_to_the_lower_r
 
 @pytest.mark.parametrize(("num_rois", "num_pairs"), [(1, 1), (9, 1), (10, 1), (19, 1), (20, 2), (57, 5)])
 def test_ten_per_cent_of_the_querys_boxes_are_kept_and_one_at_least(num_rois: int, num_pairs: int) -> None:
-    own, other = unit_rows(np.random.default_rng(0).normal(size=(num_rois, 4))), unit_rows(np.eye(4))
+    own, other = unit_vectors(np.random.default_rng(0).normal(size=(num_rois, 4))), unit_vectors(np.eye(4))
     pairs, _ = match_rois(own, other)
     assert len(pairs) == num_pairs
 
 
 def test_the_same_crop_is_matched_with_itself() -> None:
-    own = unit_rows(np.random.default_rng(0).normal(size=(5, 16)))
-    other = torch.cat([unit_rows(np.random.default_rng(1).normal(size=(3, 16))), own[2:3]])
+    own = unit_vectors(np.random.default_rng(0).normal(size=(5, 16)))
+    other = torch.cat([unit_vectors(np.random.default_rng(1).normal(size=(3, 16))), own[2:3]])
     pairs, values = match_rois(own, other)
     assert pairs.tolist() == [[2, 3]]
     torch.testing.assert_close(values, torch.ones(1))

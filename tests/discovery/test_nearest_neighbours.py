@@ -12,11 +12,11 @@ from tests.reference.discovery import neighbours_by_loops
 from torch import Tensor
 
 from orl.discovery import nearest_neighbours as neighbours
-from orl.discovery.nearest_neighbours import nearest_neighbours, row_blocks, unit_rows
+from orl.discovery.nearest_neighbours import nearest_neighbours, row_blocks, unit_vectors
 
 
 def embeddings(count: int, dim: int = 8, seed: int = 0) -> Tensor:
-    return unit_rows(np.random.default_rng(seed).normal(size=(count, dim)))
+    return unit_vectors(np.random.default_rng(seed).normal(size=(count, dim)))
 
 
 def of_all(rows: Tensor, num_neighbours: int, block_rows: int = 7, max_similarity: float = math.inf) -> tuple:
@@ -55,7 +55,7 @@ def test_neighbours_equal_sorting_every_pair_for_every_block_size(block_rows: in
 def test_ties_and_duplicates_come_in_the_order_of_their_rows_however_blocks_are_cut(
     vectors: np.ndarray, num_neighbours: int, cuts: list[int], max_similarity: float, backwards: bool
 ) -> None:
-    rows, num_neighbours = unit_rows(vectors.astype(np.float32)), min(num_neighbours, len(vectors) - 1)
+    rows, num_neighbours = unit_vectors(vectors.astype(np.float32)), min(num_neighbours, len(vectors) - 1)
 
     def blocks() -> Iterator[tuple[int, Tensor]]:
         starts = [0]
@@ -110,7 +110,7 @@ def test_similarities_are_the_same_one_by_one_and_as_one_product(dense: int, mon
 @pytest.mark.parametrize("spread", [0.0, 1e-7, 1e-5])
 def test_a_collapsed_network_gives_exact_neighbours_all_the_same(spread: float) -> None:
     noise = np.random.default_rng(0).normal(size=(150, 16))
-    rows = unit_rows(np.ones(16) + spread * noise)
+    rows = unit_vectors(np.ones(16) + spread * noise)
     ids, _ = of_all(rows, 6, 64)
     np.testing.assert_array_equal(ids.numpy(), neighbours_by_loops(rows.double().numpy(), 6)[0])
 
@@ -126,14 +126,14 @@ def test_per_image_is_left_out_by_identity_and_its_duplicates_stay() -> None:
 
 
 def test_all_images_alike_still_gives_others() -> None:
-    ids, _ = of_all(unit_rows(np.ones((6, 4))), 5, 2)
+    ids, _ = of_all(unit_vectors(np.ones((6, 4))), 5, 2)
     for image in range(6):
         assert ids[image].tolist() == [other for other in range(6) if other != image]
 
 
 def test_near_duplicates_come_last_and_only_where_others_run_out() -> None:
     angles = np.radians([0, 1, 60, 90, 2])
-    rows = unit_rows(np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    rows = unit_vectors(np.stack([np.cos(angles), np.sin(angles)], axis=1))
     ids, values = of_all(rows, 2, 2, max_similarity=0.99)
     assert ids[0].tolist() == [2, 3]
     torch.testing.assert_close(values[0], torch.tensor([0.5, 0.0]))
@@ -192,7 +192,7 @@ def test_blocks_of_one_tensor_cover_it_in_order(block_rows: int) -> None:
 
 def test_a_row_of_zeros_stays_one() -> None:
     np.testing.assert_array_equal(
-        unit_rows(np.array([[0.0, 0.0], [3.0, 4.0]])).numpy(), np.float32([[0, 0], [0.6, 0.8]])
+        unit_vectors(np.array([[0.0, 0.0], [3.0, 4.0]])).numpy(), np.float32([[0, 0], [0.6, 0.8]])
     )
 
 

@@ -267,9 +267,9 @@ def test_half_size_is_the_search_of_means_of_four_pixels() -> None:
 def test_per_image_of_too_large_a_mean_side_is_searched_at_a_reduced_size(monkeypatch: pytest.MonkeyPatch) -> None:
     image = scene(2).image
     whole, half, quarter = (search(image, 0, scale) for scale in (1, 0.5, 0.25))
-    monkeypatch.setattr(selective_search, "MAX_PIXELS", ((192 + 144) // 2) ** 2)
+    monkeypatch.setattr(selective_search, "MAX_SEARCHED_PIXELS", ((192 + 144) // 2) ** 2)
     np.testing.assert_array_equal(search(image, 0), whole)
-    monkeypatch.setattr(selective_search, "MAX_PIXELS", ((96 + 72) // 2) ** 2)
+    monkeypatch.setattr(selective_search, "MAX_SEARCHED_PIXELS", ((96 + 72) // 2) ** 2)
     np.testing.assert_array_equal(search(image, 0), half)
     np.testing.assert_array_equal(search(image, 0, scale=0.25), quarter)
 
@@ -278,7 +278,7 @@ def test_a_very_long_image_is_searched_at_a_reduced_size(monkeypatch: pytest.Mon
     # Turned by 45 degrees it would be a square of 50,000 pixels a side.
     image = np.zeros((2, 70_000, 3), dtype=np.uint8)
     image[:, 35_000:] = 255
-    monkeypatch.setattr(selective_search, "MAX_PIXELS", 1000**2)
+    monkeypatch.setattr(selective_search, "MAX_SEARCHED_PIXELS", 1000**2)
     found = search(image, 0)
     assert_proposals(found, image)
     wanted = np.array([[0, 0, 35_000, 2], [35_000, 0, 70_000, 2]], dtype=np.float32)

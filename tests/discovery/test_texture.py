@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 from tests.discovery.images import mottled
 from tests.reference.selective_search import bins_by_loops, bins_of_codes
 
-from orl.discovery.texture import NUM_BINS, Turns, texture_codes
+from orl.discovery.texture import NUM_TEXTURE_BINS, Turns, texture_codes
 from orl.synthetic.scenes import draw_scene
 
-RISES = NUM_BINS
+RISES = NUM_TEXTURE_BINS
 """Codes from here on stand for a gradient that rises."""
 DIAGONAL = 6
 sizes = st.tuples(st.integers(1, 30), st.integers(1, 30))
@@ -42,7 +42,7 @@ def bins_by_opencv(image: np.ndarray) -> np.ndarray:
             for part in (np.maximum(gradient, 0), np.minimum(gradient, 0)):
                 span = float(part.max()) - float(part.min())
                 level = np.rint(part.astype(float) * (255 / span) - 255 * float(part.min()) / span)
-                bins.append((level.astype(np.float32) / np.float32(256 / NUM_BINS)).astype(int))
+                bins.append((level.astype(np.float32) / np.float32(256 / NUM_TEXTURE_BINS)).astype(int))
     return np.stack(bins)
 
 
@@ -154,9 +154,9 @@ def test_along_x_of_an_image_is_along_y_of_its_transpose(seed: int, size_hw: tup
 def test_codes_are_in_range_and_brightness_does_not_matter(seed: int, size_hw: tuple[int, int], lighter: int) -> None:
     image = mottled(seed, *size_hw, patch_px=3) // 2
     codes, zeros = texture_codes(image)
-    assert codes.max() < 2 * NUM_BINS
+    assert codes.max() < 2 * NUM_TEXTURE_BINS
     assert zeros.min() >= 0
-    assert zeros.max() < NUM_BINS
+    assert zeros.max() < NUM_TEXTURE_BINS
     # Along the diagonals it does: the turned image has a black surround.
     brighter_codes, brighter_zeros = texture_codes(image + np.uint8(lighter))
     np.testing.assert_array_equal(brighter_codes[:DIAGONAL], codes[:DIAGONAL])

@@ -14,7 +14,7 @@ import yaml
 from torch import Tensor, nn
 
 from orl.datasets.decode import load_image
-from orl.datasets.image_table import ImageTable, save_images
+from orl.datasets.image_table import ImageTable, save_image_table
 from orl.evaluation.evaluated_backbone import RANDOM, load_evaluated_backbone
 from orl.networks.backbones import Backbone, build_backbone, save_backbone
 from orl.rundir import RunDir
@@ -83,7 +83,7 @@ def write_run(root: Path, stages: tuple[str, ...] = ("stage1", "stage3"), name: 
     }
     run.record.write_text(json.dumps(record))
     images = tuple(f"{index}.jpg" for index in range(1234))
-    save_images(ImageTable(root=root, names=images, sizes_wh=((8, 8),) * 1234, digests=("d",) * 1234), run.images)
+    save_image_table(ImageTable(root=root, names=images, sizes_wh=((8, 8),) * 1234, digests=("d",) * 1234), run.images)
     scores = {"random": 0.1512, "stage1": 0.2034, "stage3": 0.2291}
     for label in ("random", *stages):
         subject = load_evaluated_backbone(run.backbone(label) if label != "random" else RANDOM, name)

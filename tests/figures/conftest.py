@@ -10,7 +10,7 @@ from PIL import Image
 from tests.report.browsing import opened_browser
 
 from orl import tables
-from orl.datasets.image_table import ImageTable, save_images
+from orl.datasets.image_table import ImageTable, save_image_table
 from orl.networks.backbones import build_backbone, save_backbone
 from orl.rundir import RunDir
 
@@ -50,7 +50,7 @@ def write_images(run: RunDir, root: Path) -> None:
         sizes_wh=((WIDTH, HEIGHT),) * NUM_IMAGES,
         digests=tuple(f"{index:x}" for index in range(NUM_IMAGES)),
     )
-    save_images(table, run.images)
+    save_image_table(table, run.images)
     run.rejected.write_text("name,reason\na.jpg,too small: 3x4 px\nb.jpg,too small: 9x9 px\nc.txt,not an image: <b>\n")
 
 
@@ -94,7 +94,9 @@ def write_large_run(run: RunDir, root: Path, num_images: int) -> None:
     for name in names[1:]:
         (root / name).hardlink_to(root / "0.jpg")
     digests = tuple(f"{index:x}" for index in range(num_images))
-    save_images(ImageTable(root=root, names=names, sizes_wh=((2000, 1500),) * num_images, digests=digests), run.images)
+    save_image_table(
+        ImageTable(root=root, names=names, sizes_wh=((2000, 1500),) * num_images, digests=digests), run.images
+    )
     images = np.arange(num_images, dtype=np.int32)
     write_pair_tables(run, images, np.stack([(images + 1) % num_images, (images + 2) % num_images], axis=1))
 

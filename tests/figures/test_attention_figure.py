@@ -9,7 +9,7 @@ from PIL import Image
 
 from orl.cli import main
 from orl.config import save_config
-from orl.datasets.image_table import ImageTable, save_images
+from orl.datasets.image_table import ImageTable, save_image_table
 from orl.figures.attention_figure import AttentionOptions, attention_figure, format_scores
 from orl.networks.backbones import build_backbone, save_backbone
 from orl.recipes import demo
@@ -26,7 +26,7 @@ def drawn(tmp_path: Path) -> RunDir:
     scenes, run = tmp_path / "scenes", RunDir(tmp_path / "run")
     draw_scenes(scenes, num_trainval=NUM_IMAGES, num_test=0, size_wh=SIZE_WH, quiet=True)
     names = tuple(f"JPEGImages/{index:06d}.jpg" for index in range(NUM_IMAGES))
-    save_images(
+    save_image_table(
         ImageTable(root=scenes, names=names, sizes_wh=(SIZE_WH,) * NUM_IMAGES, digests=tuple("abcde")), run.images
     )
     config = demo(images=scenes, out=run.root)

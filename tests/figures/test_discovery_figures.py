@@ -10,7 +10,7 @@ from tests.figures.conftest import HEIGHT, NUM_IMAGES, WIDTH, write_images, writ
 
 from orl import tables
 from orl.cli import main
-from orl.datasets.image_table import ImageTable, load_images, save_images
+from orl.datasets.image_table import ImageTable, load_image_table, save_image_table
 from orl.figures import sheets
 from orl.figures.discovery_figures import correspondence_sheet, proposal_sheet
 from orl.figures.run_images import find_image
@@ -85,7 +85,7 @@ def test_the_picture_goes_where_it_is_asked_for(found: RunDir, tmp_path: Path, s
 
 def test_the_best_pairs_are_named_with_their_similarity(found: RunDir, drawn: list[Figure]) -> None:
     correspondence_sheet(found, SheetOptions(rows=1, cols=2))
-    images = load_images(found.images)
+    images = load_image_table(found.images)
     # Image 0 with its neighbours 1, 2, 3 has the rows 0 to 2 of 0.95 to 0.5 in 18 steps; image 1 begins at row 3,
     # with image 0, whose pair is shown already, then image 2.
     step = (0.95 - 0.5) / 17
@@ -98,11 +98,11 @@ def test_the_best_pairs_are_named_with_their_similarity(found: RunDir, drawn: li
 
 
 def test_boxes_shrink_with_their_images(found: RunDir, drawn: list[Figure]) -> None:
-    images = load_images(found.images)
+    images = load_image_table(found.images)
     sizes_wh = [(400, 300), (300, 600), *images.sizes_wh[2:]]
     for image_id, size_wh in enumerate(sizes_wh[:2]):
         Image.new("RGB", size_wh).save(images.path(image_id))
-    save_images(
+    save_image_table(
         ImageTable(root=images.root, names=images.names, sizes_wh=tuple(sizes_wh), digests=images.digests), found.images
     )
     correspondence_sheet(found, SheetOptions(rows=1, cols=1, dpi=30))
@@ -139,7 +139,7 @@ def test_the_neighbours_of_one_image_come_in_the_order_asked_for(
     )
     options = SheetOptions(image="image_2.png")
     correspondence_sheet(found, options, order)
-    names = load_images(found.images).names
+    names = load_image_table(found.images).names
     shown = [text for text in words(drawn[0])[2:] if text in names and text != "image_2.png"]
     assert words(drawn[0])[0].startswith("image_2.png, ")
     if order == "random":
@@ -198,7 +198,7 @@ def test_the_choice_of_proposals_follows_the_seed_and_the_image_only(found: RunD
         SheetOptions(seed=1, image="image_3.png"),
     ):
         proposal_sheet(found, options, num_boxes=5)
-    names = [[text for text in words(figure) if text in load_images(found.images).names] for figure in drawn[:2]]
+    names = [[text for text in words(figure) if text in load_image_table(found.images).names] for figure in drawn[:2]]
     assert sorted(names[0]) == sorted(names[1]) != names[0]
     at = [each.index("image_3.png") for each in names]
     one, other, alone = frames(drawn[0], at[0]), frames(drawn[1], at[1]), frames(drawn[2])
@@ -243,7 +243,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [correspondence_sheet, proposal_sheet])
 def test_images_that_were_moved_or_changed_are_named(found: RunDir, make) -> None:
-    images = load_images(found.images)
+    images = load_image_table(found.images)
     Image.new("RGB", (WIDTH + 1, HEIGHT)).save(images.path(3))
     options = SheetOptions(image="image_3.png")
     with pytest.raises(ValueError, match=r"image_3\.png has 97x64 pixels, but had 96x64 when it was scanned; rebuild"):
@@ -254,9 +254,9 @@ def test_images_that_were_moved_or_changed_are_named(found: RunDir, make) -> Non
 
 
 def test_tables_of_other_images_are_refused(found: RunDir) -> None:
-    images = load_images(found.images)
+    images = load_image_table(found.images)
     fewer = {name: getattr(images, name)[:5] for name in ("names", "sizes_wh", "digests")}
-    save_images(ImageTable(root=images.root, **fewer), found.images)
+    save_image_table(ImageTable(root=images.root, **fewer), found.images)
     for make, name in ((correspondence_sheet, "rois"), (proposal_sheet, "proposals")):
         with pytest.raises(ValueError, match=rf"{name} has rows of image 5, but there are 5 images; rebuild it with"):
             make(found, SMALL)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from tests.figures.conftest import NUM_IMAGES, write_images, write_table, write_tables
 
 from orl.cli import main
-from orl.datasets.image_table import load_images
+from orl.datasets.image_table import load_image_table
 from orl.figures import neighbour_figure as neighbours
 from orl.figures.neighbour_figure import NeighbourOptions, NeighbourRow, draw_neighbour_rows, neighbour_sheet
 from orl.rundir import RunDir
@@ -35,7 +35,7 @@ def test_per_image_stands_before_its_neighbours_with_their_similarity(found: Run
         neighbour_sheet(found, NeighbourOptions(image="image_4.png", neighbours=2)) == found.figures / "neighbours.png"
     )
     (figure,) = drawn
-    images = load_images(found.images)
+    images = load_image_table(found.images)
     told = [text.get_text() for text in figure.texts[:-1]]
     # The neighbours of every image are the first others, of 0.9, 0.8 and 0.7.
     assert told == ["image_4.png", "", images.names[0], "0.900", "image_1.png", "0.800"]
@@ -48,7 +48,7 @@ def test_images_are_drawn_at_random_by_the_seed(found: RunDir, drawn: list[Figur
         neighbour_sheet(found, NeighbourOptions(images=3, neighbours=1, seed=seed))
     names = [[text.get_text() for text in figure.texts[:-1:4]] for figure in drawn]
     assert names[0] == names[1] != names[2]
-    images = load_images(found.images)
+    images = load_image_table(found.images)
     order = np.random.default_rng(0).permutation(NUM_IMAGES)[:3]
     assert names[0] == [images.names[image_id] for image_id in order]
 

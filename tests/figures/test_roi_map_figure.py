@@ -11,7 +11,7 @@ from tests.figures.conftest import write_table
 from orl import tables
 from orl.cli import main
 from orl.config import save_config
-from orl.datasets.image_table import ImageTable, save_images
+from orl.datasets.image_table import ImageTable, save_image_table
 from orl.datasets.sources import read_labels
 from orl.figures import roi_map_figure as roi_map_job
 from orl.figures.roi_map import NO_OBJECT_COLOUR
@@ -31,7 +31,7 @@ def found(tmp_path: Path) -> RunDir:
     scenes, run = tmp_path / "scenes", RunDir(tmp_path / "run")
     draw_scenes(scenes, num_trainval=NUM_IMAGES, num_test=0, size_wh=SIZE_WH, quiet=True)
     names = tuple(f"JPEGImages/{index:06d}.jpg" for index in range(NUM_IMAGES))
-    save_images(
+    save_image_table(
         ImageTable(root=scenes, names=names, sizes_wh=(SIZE_WH,) * NUM_IMAGES, digests=tuple("abcdef")), run.images
     )
     save_config(demo(images=scenes, out=run.root), run.config)

@@ -10,7 +10,7 @@ from tests.figures.conftest import HEIGHT, NUM_IMAGES, WIDTH, write_images, writ
 
 from orl.cli import main
 from orl.config import RunConfig, save_config
-from orl.datasets.image_table import load_images
+from orl.datasets.image_table import load_image_table
 from orl.figures import view_figure as views
 from orl.figures.run_images import RunImages
 from orl.figures.view_figure import SampleViews, ViewOptions, draw_views, read_sample, view_sheet
@@ -49,7 +49,7 @@ def without_colours(config: RunConfig) -> RunConfig:
 
 
 def test_the_views_are_those_that_training_gets(found: RunDir) -> None:
-    images, settings = load_images(found.images), config_of(found)
+    images, settings = load_image_table(found.images), config_of(found)
     smaller = replace(settings.stage3.views, size_px=settings.stage1.views.size_px - 8)
     settings = replace(settings, stage3=replace(settings.stage3, views=smaller))
     view_sampler = build_view_sampler(settings, "stage3", images)
@@ -65,7 +65,7 @@ def test_the_views_are_those_that_training_gets(found: RunDir) -> None:
 
 
 def test_without_colour_changes_a_view_is_its_crop_but_for_gray_and_flips(found: RunDir) -> None:
-    table = load_images(found.images)
+    table = load_image_table(found.images)
     view_sampler = build_view_sampler(without_colours(config_of(found)), "stage1", table)
     images = RunImages(found, table, 110)
     plain = 0
@@ -82,7 +82,7 @@ def test_without_colour_changes_a_view_is_its_crop_but_for_gray_and_flips(found:
 
 
 def test_normalising_a_shown_view_again_gives_what_the_network_got(found: RunDir) -> None:
-    images = load_images(found.images)
+    images = load_image_table(found.images)
     view_sampler = build_view_sampler(config_of(found), "stage1", images)
     sample = read_sample(view_sampler, (1, 0), RunImages(found, images, 110))
     view = collate_views([ViewDataset(view_sampler)[1, 0]]).views["view_1"]
@@ -93,7 +93,7 @@ def test_normalising_a_shown_view_again_gives_what_the_network_got(found: RunDir
 
 
 def test_boxes_shrink_with_per_image_that_is_shown_smaller(found: RunDir) -> None:
-    images = load_images(found.images)
+    images = load_image_table(found.images)
     view_sampler = build_view_sampler(config_of(found), "stage1", images)
     whole = read_sample(view_sampler, (0, 1), RunImages(found, images, 110)).boxes["view_1"][1]
     # At 20 dpi a sheet shows images of at most 60 pixels of height: 64 become 60.
@@ -132,7 +132,7 @@ def test_a_sample_of_one_image_has_no_neighbour() -> None:
 def test_the_views_are_those_of_the_epoch_asked_for(found: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
     monkeypatch.setattr(views, "save_figure", lambda figure, path: figures.append(figure))
-    view_sampler = build_view_sampler(config_of(found), "stage1", load_images(found.images))
+    view_sampler = build_view_sampler(config_of(found), "stage1", load_image_table(found.images))
     view_sheet(found, view_sampler, "stage1", ViewOptions(image="image_1.png", epoch=4))
     shown = np.asarray(figures[0].axes[1].images[0].get_array())
     at_4, at_0 = (
@@ -169,7 +169,7 @@ def test_the_command_line_draws_the_same_each_time(
     ],
 )
 def test_options_that_make_no_figure_are_refused(found: RunDir, options: dict, message: str) -> None:
-    view_sampler = build_view_sampler(config_of(found), "stage1", load_images(found.images))
+    view_sampler = build_view_sampler(config_of(found), "stage1", load_image_table(found.images))
     with pytest.raises(ValueError, match=message):
         view_sheet(found, view_sampler, "stage1", ViewOptions(**options))
 

@@ -13,7 +13,7 @@ from orl import provenance, tables
 from orl.config import DiscoverConfig, RunConfig
 from orl.datasets.decode import load_image
 from orl.datasets.image_table import ImageTable
-from orl.discovery.nearest_neighbours import unit_rows
+from orl.discovery.nearest_neighbours import unit_vectors
 from orl.discovery.proposal_filter import filter_proposals
 from orl.networks.backbones import build_backbone, pool, read_backbone_file, save_backbone
 from orl.networks.mlp import load_projector, mlp, save_projector
@@ -121,17 +121,17 @@ def test_embeddings_are_the_networks_of_each_crop_alone(images: ImageTable, whol
     for name, expected in (("roi_embeddings", alone), ("embeddings", rows)):
         found = torch.from_numpy(tables.load(run.table(name)).column("embedding").astype(np.float32))
         # Stored in half precision: values up to 1 in steps of 2^-11.
-        torch.testing.assert_close(found, unit_rows(torch.cat(expected).numpy()), atol=6e-4, rtol=0)
+        torch.testing.assert_close(found, unit_vectors(torch.cat(expected).numpy()), atol=6e-4, rtol=0)
 
 
 def test_neighbours_and_correspondences_equal_the_recipe_as_loops(whole: Path) -> None:
     run = RunDir(whole)
-    embeddings = unit_rows(tables.load(run.table("embeddings")).column("embedding")).double().numpy()
+    embeddings = unit_vectors(tables.load(run.table("embeddings")).column("embedding")).double().numpy()
     neighbour_ids, _ = neighbours_by_loops(embeddings, 3)
     np.testing.assert_array_equal(tables.load(run.table("neighbours")).column("neighbour_ids"), neighbour_ids)
 
     rois, roi_embeddings = tables.load(run.table("rois")), tables.load(run.table("roi_embeddings"))
-    vectors = unit_rows(roi_embeddings.column("embedding")).double().numpy()
+    vectors = unit_vectors(roi_embeddings.column("embedding")).double().numpy()
     rows = [np.flatnonzero(rois.column("image_id") == image) for image in range(NUM_IMAGES)]
     expected = [
         (image, neighbour, rows[image][i], rows[neighbour][j])

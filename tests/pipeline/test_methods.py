@@ -11,7 +11,7 @@ import torch.multiprocessing as multiprocessing
 from tests.ports import free_port
 
 from orl.config import ImageMethod, RunConfig, TrainConfig, ViewConfig
-from orl.datasets.image_table import load_images
+from orl.datasets.image_table import load_image_table
 from orl.networks.backbones import read_backbone_file
 from orl.pipeline.pretrain import pretrain_images
 from orl.pipeline.run import run_all, run_pretrain
@@ -87,7 +87,7 @@ def one_of_two(rank: int, port: int, scenes: Path, folder: Path) -> None:
     with joined_processes(torch.device("cpu")) as processes:
         for method in CONTRASTIVE:
             config = double(small(scenes, folder / method, method))
-            pretrain_images(config, load_images(RunDir(folder / "one").images), processes)
+            pretrain_images(config, load_image_table(RunDir(folder / "one").images), processes)
 
 
 def test_two_processes_train_every_method_as_one(scenes: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tests.reference.discovery import neighbours_by_loops
 from orl import tables
 from orl.config import DiscoverConfig, RunConfig
 from orl.discovery import faiss_neighbours
-from orl.discovery.nearest_neighbours import unit_rows
+from orl.discovery.nearest_neighbours import unit_vectors
 from orl.pipeline import neighbour_tables as module
 from orl.pipeline.neighbour_tables import exact_finder, neighbour_finder, neighbour_inputs
 from orl.pipeline.shards import ShardMaker
@@ -24,7 +24,7 @@ NUM_IMAGES = 3 * SHARD_SIZE - 7
 
 @pytest.fixture
 def embeddings(tmp_path: Path) -> tables.Table:
-    vectors = unit_rows(np.random.default_rng(0).normal(size=(NUM_IMAGES, 6))).numpy().astype(np.float16)
+    vectors = unit_vectors(np.random.default_rng(0).normal(size=(NUM_IMAGES, 6))).numpy().astype(np.float16)
     slices = tables.shard_slices(NUM_IMAGES, SHARD_SIZE)
     for index in tables.begin(tmp_path / "embeddings", {}, len(slices)):
         tables.write_shard(tmp_path / "embeddings", index, {"embedding": vectors[slices[index]]})
@@ -50,7 +50,7 @@ def test_neighbours_are_the_same_from_kept_blocks_and_from_streamed_ones(
     monkeypatch.setattr(module, "KEPT_BYTES", kept_bytes)
     monkeypatch.setattr(module, "BLOCK_ROWS", block_rows)
     found = found_by(exact_finder(embeddings, 3, math.inf, CPU))
-    ids, similarities = neighbours_by_loops(unit_rows(embeddings.column("embedding")).double().numpy(), 3)
+    ids, similarities = neighbours_by_loops(unit_vectors(embeddings.column("embedding")).double().numpy(), 3)
     np.testing.assert_array_equal(found["neighbour_ids"], ids)
     np.testing.assert_allclose(found["similarities"], similarities, atol=1e-6)
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from orl import provenance
-from orl.datasets.class_folders import read_pair
+from orl.datasets.class_folders import read_train_val
 from orl.pipeline.object_crops import cut_objects, widen
 
 OBJECT = (
@@ -40,7 +40,7 @@ def test_objects_become_images_of_their_class(devkit: Path, tmp_path: Path) -> N
     out = tmp_path / "crops"
     # The cow is in one split only, the third object is difficult, the fourth is 9 px wide.
     assert cut_objects(devkit, out, quiet=True) == {"train": 2, "val": 2, "classes": 2, "unreadable": 0}
-    train, val = read_pair(out, "folder")
+    train, val = read_train_val(out, "folder")
     assert train.names == ("cat/p1_0.png", "dog/p1_1.png")
     assert val.names == ("cat/p2_0.png", "dog/p2_1.png")
     image = np.array(Image.open(devkit / "JPEGImages" / "p1.png"))

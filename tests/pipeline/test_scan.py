@@ -10,7 +10,7 @@ from tests.datasets.packs import draw_images, pack
 from orl import provenance
 from orl.config import DiscoverConfig, RunConfig
 from orl.datasets import validation as images_scan
-from orl.datasets.image_table import load_images
+from orl.datasets.image_table import load_image_table
 from orl.datasets.packs import PackedImage, open_pack, shard_path
 from orl.pipeline.scan import scan
 from orl.provenance import StaleResultError
@@ -50,7 +50,7 @@ def test_a_scan_is_taken_over_while_nothing_has_changed(
         assert scan(settings) == images
         with pytest.raises(AssertionError, match="an image was read again"):
             scan(replace(settings, overwrite=True))
-    assert load_images(tmp_path / "run" / "images.parquet") == images
+    assert load_image_table(tmp_path / "run" / "images.parquet") == images
 
 
 def test_a_pack_that_was_torn_since_is_noticed(images: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from tests.reference.discovery import match_by_loops
 
 from orl import tables
 from orl.datasets.image_table import ImageTable
-from orl.discovery.nearest_neighbours import unit_rows
+from orl.discovery.nearest_neighbours import unit_vectors
 from orl.pipeline import shards
 
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def test_correspondences_are_those_of_each_pair_of_images_by_loops(
     generator = np.random.default_rng(0)
     counts = generator.integers(1, 30, NUM_IMAGES).tolist()
     starts = np.concatenate([[0], np.cumsum(counts)])
-    vectors = unit_rows(generator.normal(size=(starts[-1], 5))).numpy().astype(np.float16)
+    vectors = unit_vectors(generator.normal(size=(starts[-1], 5))).numpy().astype(np.float16)
     ids = np.stack([generator.permutation(np.delete(np.arange(NUM_IMAGES), image))[:3] for image in range(NUM_IMAGES)])
     write(tmp_path / "rois", counts, {"image_id": np.repeat(np.arange(NUM_IMAGES, dtype=np.int32), counts)})
     write(tmp_path / "roi_embeddings", counts, {"embedding": vectors})
@@ -48,7 +48,7 @@ def test_correspondences_are_those_of_each_pair_of_images_by_loops(
     loaded = [tables.load(tmp_path / name) for name in ("neighbours", "rois", "roi_embeddings")]
     found = found_by(shards.matcher(NUM_IMAGES, *loaded, top_fraction=0.3, device=CPU))
 
-    units = unit_rows(vectors).double().numpy()
+    units = unit_vectors(vectors).double().numpy()
     expected = [
         (image, other, starts[image] + i, starts[other] + j)
         for image in range(NUM_IMAGES)

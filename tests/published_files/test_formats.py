@@ -25,10 +25,10 @@ CONTENT = {
 @pytest.mark.parametrize("kind", CONTENT)
 def test_each_format_is_told_from_the_others(write: Write, kind: str) -> None:
     path = write("file", CONTENT[kind])
-    assert formats.format_of(path, [kind]) == kind
+    assert formats.detect_format(path, [kind]) == kind
     others = [each for each in CONTENT if each != kind]
     with pytest.raises(ValueError, match=f"is a file of format '{kind}', where '{others[0]}' or '{others[1]}'"):
-        formats.format_of(path, others)
+        formats.detect_format(path, others)
 
 
 @pytest.mark.parametrize(
@@ -45,24 +45,24 @@ def test_a_file_of_no_known_format_is_shown_with_its_keys_and_the_nearest(
     write: Write, content: object, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        formats.format_of(write("file", content), [formats.PROPOSALS])
+        formats.detect_format(write("file", content), [formats.PROPOSALS])
 
 
 def test_boxes_are_left_top_width_height() -> None:
-    found = formats.boxes_of([[1, 2, 30, 40], [0.5, 0, 1, 2.25]], "f")
+    found = formats.parse_boxes([[1, 2, 30, 40], [0.5, 0, 1, 2.25]], "f")
     assert found.tolist() == [[1, 2, 31, 42], [0.5, 0, 1.5, 2.25]]
     assert found.dtype == np.float32
 
 
 def test_per_image_may_have_no_box_or_one_without_a_list_around_it() -> None:
-    assert formats.boxes_of([], "f").shape == (0, 4)
-    assert formats.boxes_of([1, 2, 3, 4], "f").tolist() == [[1, 2, 4, 6]]
+    assert formats.parse_boxes([], "f").shape == (0, 4)
+    assert formats.parse_boxes([1, 2, 3, 4], "f").tolist() == [[1, 2, 4, 6]]
 
 
 def test_pairs_carry_the_rank_of_the_neighbour() -> None:
-    found = formats.pairs_of([[[1, 2, 3, 4, 5, 6, 7, 8]], [], [[0, 0, 1, 1, 2, 2, 3, 3]] * 2], "f")
+    found = formats.parse_pairs([[[1, 2, 3, 4, 5, 6, 7, 8]], [], [[0, 0, 1, 1, 2, 2, 3, 3]] * 2], "f")
     assert found.tolist() == [[0, 1, 2, 4, 6, 5, 6, 12, 14]] + [[2, 0, 0, 1, 1, 2, 2, 5, 5]] * 2
-    assert formats.pairs_of([], "f").shape == (0, 9)
+    assert formats.parse_pairs([], "f").shape == (0, 9)
 
 
 @pytest.mark.parametrize(
@@ -85,15 +85,15 @@ def test_pairs_carry_the_rank_of_the_neighbour() -> None:
 )
 def test_what_is_not_four_numbers_a_box_is_shown(item: object, wrong: str) -> None:
     with pytest.raises(ValueError, match=f"image 3: {wrong}"):
-        formats.boxes_of(item, "image 3")
+        formats.parse_boxes(item, "image 3")
 
 
 @pytest.mark.parametrize("box", [[1, 2, -3, 4], [1, 2, 3, -0.5]])
 def test_a_side_below_zero_is_shown(box: list[float]) -> None:
     with pytest.raises(ValueError, match=r"image 3: box \[1\.0, 2\.0.*-.* has a width or height below 0"):
-        formats.boxes_of([[0, 0, 0, 0], box], "image 3")
+        formats.parse_boxes([[0, 0, 0, 0], box], "image 3")
     with pytest.raises(ValueError, match="below 0"):
-        formats.pairs_of([[[0, 0, 1, 1, *box]]], "image 3")
+        formats.parse_pairs([[[0, 0, 1, 1, *box]]], "image 3")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_side_below_zero_is_shown(box: list[float]) -> None:
 )
 def test_wrong_pairs_are_shown(item: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        formats.pairs_of(item, "image 3")
+        formats.parse_pairs(item, "image 3")
 
 
 @pytest.mark.parametrize(
@@ -123,24 +123,24 @@ def test_wrong_pairs_are_shown(item: object, message: str) -> None:
 )
 def test_wrong_neighbours_are_shown(item: object, message: str) -> None:
     with pytest.raises(ValueError, match=f"image 3: .*{message}"):
-        formats.places_of(item, 5, "image 3")
+        formats.parse_neighbours(item, 5, "image 3")
 
 
 def test_long_values_are_shown_in_part() -> None:
     with pytest.raises(ValueError, match=r"^image 3: \[0, 0, .{60,70}\.\.\. is not a list of 4 numbers$"):
-        formats.boxes_of([[0] * 100], "image 3")
+        formats.parse_boxes([[0] * 100], "image 3")
 
 
 @given(arrays.arrays(np.int64, st.tuples(st.integers(0, 5), st.just(4)), elements=st.integers(0, 20_000)))
 def test_boxes_in_whole_pixels_come_back_as_they_were_written(boxes_xywh: np.ndarray) -> None:
     text = json.dumps(boxes_xywh.tolist())
-    assert json.dumps(formats.to_xywh(formats.boxes_of(json.loads(text), "f"))) == text
+    assert json.dumps(formats.boxes_to_json(formats.parse_boxes(json.loads(text), "f"))) == text
 
 
 @given(st.lists(st.lists(st.decimals(0, 4000, places=3, allow_nan=False), min_size=4, max_size=4), max_size=5))
 def test_boxes_of_three_decimals_come_back_as_they_were_written(decimals: list) -> None:
     text = json.dumps([[int(each) if each == int(each) else float(each) for each in box] for box in decimals])
-    assert json.dumps(formats.to_xywh(formats.boxes_of(json.loads(text), "f"))) == text
+    assert json.dumps(formats.boxes_to_json(formats.parse_boxes(json.loads(text), "f"))) == text
 
 
 float32 = st.floats(0, 1e5, width=32).map(abs)  # without -0
@@ -149,15 +149,15 @@ float32 = st.floats(0, 1e5, width=32).map(abs)  # without -0
 @given(arrays.arrays(np.float32, st.tuples(st.integers(0, 5), st.just(4)), elements=float32))
 def test_any_boxes_of_ours_come_back_to_the_bit(corners: np.ndarray) -> None:
     boxes = np.concatenate([np.minimum(corners[:, :2], corners[:, 2:]), np.maximum(corners[:, :2], corners[:, 2:])], 1)
-    again = formats.boxes_of(json.loads(json.dumps(formats.to_xywh(boxes))), "f")
+    again = formats.parse_boxes(json.loads(json.dumps(formats.boxes_to_json(boxes))), "f")
     assert again.tobytes() == boxes.tobytes()
 
 
 def test_whole_numbers_among_others_are_written_without_a_point() -> None:
-    assert json.dumps(formats.to_xywh(np.array([[0, 1, 10.5, 21]], dtype=np.float32))) == "[[0, 1, 10.5, 20]]"
+    assert json.dumps(formats.boxes_to_json(np.array([[0, 1, 10.5, 21]], dtype=np.float32))) == "[[0, 1, 10.5, 20]]"
 
 
 def test_each_box_has_as_few_decimals_as_it_needs() -> None:
     boxes = np.array([[0.1, 0, 1.1, 1], [1 / 3, 0, 1, 1], [5, 5, 7, 7]], dtype=np.float32)
     third = float(np.float32(1 / 3))
-    assert formats.to_xywh(boxes) == [[0.1, 0, 1, 1], [third, 0, 1 - third, 1], [5, 5, 2, 2]]
+    assert formats.boxes_to_json(boxes) == [[0.1, 0, 1, 1], [third, 0, 1 - third, 1], [5, 5, 2, 2]]

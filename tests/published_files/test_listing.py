@@ -10,12 +10,12 @@ from orl.datasets.image_table import ImageTable
 from orl.published_files.listing import (
     Listing,
     coco_images,
-    listing_of,
-    listing_of_source,
     load_listing,
+    match_listing,
     match_names,
-    rows_of,
+    read_listing,
     save_listing,
+    source_listing,
 )
 
 Write = Callable[[str, object], Path]
@@ -26,7 +26,7 @@ def new_images(*names: str) -> ImageTable:
 
 
 def rows(listed: list[str], *names: str) -> list[int]:
-    return rows_of(Listing(names=tuple(listed), ids=()), new_images(*names), Path("f.json")).tolist()
+    return match_listing(Listing(names=tuple(listed), ids=()), new_images(*names), Path("f.json")).tolist()
 
 
 def test_names_are_matched_whole_and_else_by_their_last_part() -> None:
@@ -53,9 +53,9 @@ def test_other_images_are_refused_with_numbers_and_names(listed: list[str], name
 
 
 def test_names_and_ids_are_those_of_the_file(write: Write) -> None:
-    found = listing_of(write("f", {"images": {"id": [5, "x"], "file_name": ["b", "a"]}}))
+    found = read_listing(write("f", {"images": {"id": [5, "x"], "file_name": ["b", "a"]}}))
     assert (found.names, found.ids) == (("b", "a"), (5, "x"))
-    assert listing_of(write("f", {"images": {"file_name": ["b", "a"]}})).ids == (0, 1)
+    assert read_listing(write("f", {"images": {"file_name": ["b", "a"]}})).ids == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -71,15 +71,15 @@ def test_names_and_ids_are_those_of_the_file(write: Write) -> None:
 )
 def test_a_damaged_list_of_images_is_refused(write: Write, content: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        listing_of(write("f", content))
+        read_listing(write("f", content))
 
 
 def test_files_without_names_are_in_the_order_of_the_coco_json_or_of_the_run(write: Write) -> None:
     images = new_images("a.jpg", "b.jpg", "c.jpg")
     entries = [{"id": 7, "file_name": "c.jpg"}, {"file_name": "gone.jpg", "id": 1}, {"id": 3, "file_name": "a.jpg"}]
     source = write("instances", {"annotations": [], "images": entries})
-    assert listing_of_source(source, images) == Listing(names=("c.jpg", "a.jpg"), ids=(7, 3))
-    assert listing_of_source(Path("folder"), images) == Listing(names=images.names, ids=(0, 1, 2))
+    assert source_listing(source, images) == Listing(names=("c.jpg", "a.jpg"), ids=(7, 3))
+    assert source_listing(Path("folder"), images) == Listing(names=images.names, ids=(0, 1, 2))
 
 
 @pytest.mark.parametrize("entry", [3, {"id": 1}, {"file_name": "a"}, {"id": 1, "file_name": 2}])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orl.published_files.row_order import RowOrder
+from orl.published_files.row_order import RowOrderedReader
 
 
 def arrays_of(sizes: list[int]) -> list[np.ndarray]:
@@ -22,7 +22,7 @@ def test_arrays_come_by_rows_whatever_the_order_of_the_file(
     row_of = list(range(len(sizes)))
     random.shuffle(row_of)
     arrays = arrays_of(sizes)
-    in_rows = RowOrder(iter(arrays), np.array(row_of), tmp_path_factory.getbasetemp(), "f")
+    in_rows = RowOrderedReader(iter(arrays), np.array(row_of), tmp_path_factory.getbasetemp(), "f")
     found = [
         part for start in range(0, len(sizes), step) for part in in_rows(slice(start, min(start + step, len(sizes))))
     ]
@@ -33,7 +33,7 @@ def test_arrays_come_by_rows_whatever_the_order_of_the_file(
 
 def test_a_file_in_the_order_of_the_run_is_read_as_far_as_is_asked(tmp_path: Path) -> None:
     read: list[int] = []
-    in_rows = RowOrder(iter(arrays_of([1, 2, 3, 4])), np.arange(4), tmp_path, "f", report=read.append)
+    in_rows = RowOrderedReader(iter(arrays_of([1, 2, 3, 4])), np.arange(4), tmp_path, "f", report=read.append)
     in_rows(slice(0, 2))
     assert len(read) == 2
     in_rows(slice(2, 4))
@@ -41,19 +41,19 @@ def test_a_file_in_the_order_of_the_run_is_read_as_far_as_is_asked(tmp_path: Pat
 
 
 def test_slices_that_are_not_asked_for_are_passed_over(tmp_path: Path) -> None:
-    in_rows = RowOrder(iter(arrays_of([1, 2, 0, 4])), np.arange(4), tmp_path, "f")
+    in_rows = RowOrderedReader(iter(arrays_of([1, 2, 0, 4])), np.arange(4), tmp_path, "f")
     assert [len(part) for part in in_rows(slice(2, 4))] == [0, 4]
 
 
 @pytest.mark.parametrize("number", [0, 3, 5, 9])
 def test_another_number_of_images_is_told_with_both_numbers(tmp_path: Path, number: int) -> None:
-    in_rows = RowOrder(iter(arrays_of([1] * number)), np.arange(4), tmp_path, "boxes.json")
+    in_rows = RowOrderedReader(iter(arrays_of([1] * number)), np.arange(4), tmp_path, "boxes.json")
     with pytest.raises(ValueError, match=rf"boxes\.json lists {number} images and the run has 4; .*rejected\.csv"):
         in_rows(slice(0, 4))
 
 
 def test_nothing_is_left_on_disk(tmp_path: Path) -> None:
-    in_rows = RowOrder(iter(arrays_of([1, 2])), np.arange(2), tmp_path, "f")
+    in_rows = RowOrderedReader(iter(arrays_of([1, 2])), np.arange(2), tmp_path, "f")
     in_rows(slice(0, 2))
     gone = weakref.ref(in_rows)
     assert list(tmp_path.iterdir()) == []

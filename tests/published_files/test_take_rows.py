@@ -4,7 +4,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orl import tables
-from orl.published_files.take_rows import ranges, rows_at
+from orl.published_files.take_rows import ranges, take_rows
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +22,8 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> tables.Table:
 @given(st.lists(st.integers(0, 9), max_size=20))
 def test_rows_come_in_the_order_asked_for(table: tables.Table, rows: list[int]) -> None:
     wanted = np.array(rows, dtype=np.int64)
-    np.testing.assert_array_equal(rows_at(table, "number", wanted), wanted)
-    boxes = rows_at(table, "box", wanted)
+    np.testing.assert_array_equal(take_rows(table, "number", wanted), wanted)
+    boxes = take_rows(table, "box", wanted)
     np.testing.assert_array_equal(boxes, np.outer(wanted, [1, 10, 100]))
     assert boxes.dtype == np.float32
 

@@ -37,12 +37,12 @@ def put_table(folder: Path, inputs: dict, columns: dict[str, np.ndarray], cuts: 
         tables.write_shard(folder, index, {name: values[part] for name, values in columns.items()})
 
 
-def own_run(folder: Path, images: ImageTable, generator: np.random.Generator, whole_pixels: bool = False) -> None:
+def own_run(folder: Path, images: ImageTable, generator: np.random.Generator, round_to_pixels: bool = False) -> None:
     """The tables of a stage 2 of ours."""
     number, counts = len(images), generator.integers(1, 5, len(images))
     image_ids = np.repeat(np.arange(number, dtype=np.int32), counts)
     corners = np.sort(generator.uniform(0, 479, (2, len(image_ids), 2)), axis=0) + np.array([0, 1])[:, None, None]
-    corners = np.round(corners) if whole_pixels else corners
+    corners = np.round(corners) if round_to_pixels else corners
     boxes = np.concatenate(list(corners), axis=1).astype(np.float32)
     box_columns = {"image_id": image_ids, "box": boxes}
     put_table(folder / "proposals", {"images": images.fingerprint}, box_columns, [3, 3])
@@ -123,16 +123,18 @@ def test_any_files_come_back_byte_for_byte(tmp_path_factory, seed: int, number: 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**32 - 1), st.booleans())
-def test_any_tables_come_back_to_the_bit(tmp_path_factory, images: ImageTable, seed: int, whole_pixels: bool) -> None:
+def test_any_tables_come_back_to_the_bit(
+    tmp_path_factory, images: ImageTable, seed: int, round_to_pixels: bool
+) -> None:
     tmp_path = tmp_path_factory.mktemp("tables")
-    own_run(tmp_path / "run", images, np.random.default_rng(seed), whole_pixels)
+    own_run(tmp_path / "run", images, np.random.default_rng(seed), round_to_pixels)
     write_published(tmp_path / "run", images, SOURCE, tmp_path, "coco")
     read(tmp_path / "again", images, written(tmp_path))
     assert_same(tmp_path / "run", tmp_path / "again")
 
 
 def test_a_run_of_ours_is_written_with_its_settings_in_the_published_words(images: ImageTable, tmp_path: Path) -> None:
-    own_run(tmp_path / "run", images, np.random.default_rng(0), whole_pixels=True)
+    own_run(tmp_path / "run", images, np.random.default_rng(0), round_to_pixels=True)
     write_published(tmp_path / "run", images, SOURCE, tmp_path, "coco")
     proposals, neighbours, found = (json.loads(path.read_text()) for path in written(tmp_path).values())
     assert list(proposals) == ["bbox"]

@@ -18,7 +18,7 @@ from tests.figures.conftest import (
 )
 from tests.report.browsing import PAIRS, choose, count, paper, prefer, press, reset, resize, show_all, shown
 
-from orl.datasets.image_table import ImageTable, save_images
+from orl.datasets.image_table import ImageTable, save_image_table
 from orl.datasets.labels import LabelledSplit
 from orl.report.report import write_report
 from orl.report.sections.options import Annotations, GalleryOptions
@@ -42,7 +42,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(noise.repeat(8, axis=0).repeat(8, axis=1)).save(root / "images" / name)
     digests = tuple(f"{index:x}" for index in range(len(names)))
     sizes_wh = ((WIDTH, HEIGHT),) * len(names)
-    save_images(ImageTable(root=root / "images", names=names, sizes_wh=sizes_wh, digests=digests), run.images)
+    save_image_table(ImageTable(root=root / "images", names=names, sizes_wh=sizes_wh, digests=digests), run.images)
     run.rejected.write_text(f'name,reason\nx.jpg,"{HOSTILE_NAMES[1]}"\n')
     images = np.arange(len(names), dtype=np.int32)
     write_pair_tables(run, images, np.stack([(images + step) % len(names) for step in (1, 2, 3)], axis=1))

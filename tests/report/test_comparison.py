@@ -10,7 +10,7 @@ from tests.report.test_report import Reader
 
 from orl.cli import main
 from orl.config import save_config
-from orl.datasets.image_table import load_images, save_images
+from orl.datasets.image_table import load_image_table, save_image_table
 from orl.recipes import demo
 from orl.report.compared.facts import runs_section
 from orl.report.compared.runs import read_runs, shared_images
@@ -26,7 +26,7 @@ def runs(tmp_path: Path) -> list[RunDir]:
     """Two finished runs on the same images, which differ in an epoch, a seed and their scores; and one just begun."""
     found = [RunDir(tmp_path / "runs" / name) for name in ("first", "second $x$", "begun")]
     write_images(found[0], tmp_path / "images")
-    save_images(load_images(found[0].images), found[1].images)
+    save_image_table(load_image_table(found[0].images), found[1].images)
     for seed, run in enumerate(found[:2]):
         write_tables(run)
         write_stages(run)
@@ -113,13 +113,13 @@ def test_runs_with_the_same_images_are_shown_on_the_same_images(runs, tmp_path):
 
 
 def test_runs_with_other_images_are_compared_by_what_they_have(runs, tmp_path):
-    images = load_images(runs[1].images)
+    images = load_image_table(runs[1].images)
     other = replace(images, digests=tuple(f"other {digest}" for digest in images.digests[:5]) + images.digests[5:])
-    save_images(other, runs[1].images)
+    save_image_table(other, runs[1].images)
     _, reader = comparison_of(runs, tmp_path)
     assert "The runs share 1 images, and each has others" in reader.text
     assert shared_images(read_runs([run.root for run in runs])) == [(5, 5)]
-    save_images(replace(images, digests=tuple(f"other {digest}" for digest in images.digests)), runs[1].images)
+    save_image_table(replace(images, digests=tuple(f"other {digest}" for digest in images.digests)), runs[1].images)
     _, reader = comparison_of(runs, tmp_path)
     assert "The runs share no images" in reader.text
     assert not any("heat map" in each["alt"] for tag, each in reader.tags if tag == "img")

@@ -14,7 +14,7 @@ from tests.figures.conftest import write_json, write_large_run, write_table
 
 from orl import tables
 from orl.config import save_config
-from orl.datasets.image_table import ImageTable, load_images, save_images
+from orl.datasets.image_table import ImageTable, load_image_table, save_image_table
 from orl.datasets.object_regions import ObjectRegions
 from orl.networks.backbones import build_backbone, save_backbone
 from orl.pipeline.view_samplers import build_view_sampler
@@ -222,7 +222,7 @@ def test_a_stage_whose_weights_came_from_elsewhere_is_not_said_to_be_untrained(r
 
 def test_views_of_pairs_of_other_images_are_not_drawn(run, tmp_path):
     config = demo(tmp_path / "images", run.root)
-    images = load_images(run.images)
+    images = load_image_table(run.images)
     fewer = ImageTable(
         root=images.root, **{name: getattr(images, name)[:4] for name in ("names", "sizes_wh", "digests")}
     )
@@ -256,7 +256,7 @@ def test_low_shot_scores_are_shown_wherever_they_were_left(run):
 
 
 def test_views_are_those_of_training(run):
-    config, images = demo(Path("images"), run.root), load_images(run.images)
+    config, images = demo(Path("images"), run.root), load_image_table(run.images)
     _, reader = report_of(run)
     assert "Views can be shown once the images are scanned" in reader.text
     known = Annotations(view_sampler=lambda stage: build_view_sampler(config, stage, images))
@@ -279,7 +279,7 @@ def test_embedded_rois_are_mapped(run):
 
 
 def test_attention_is_scored_where_objects_are_known(run):
-    name = load_images(run.images).names[1]
+    name = load_image_table(run.images).names[1]
     region = np.zeros((64, 96), dtype=np.uint8)
     region[:32] = 1
     regions = ObjectRegions(kind="masks", readers={name: lambda size_wh: region})
@@ -328,16 +328,16 @@ def test_pairs_whose_similarity_is_not_known_are_shown_without_it(run):
 
 
 def test_per_image_that_is_gone_is_named_and_the_others_are_shown(run):
-    (load_images(run.images).path(1)).unlink()
+    (load_image_table(run.images).path(1)).unlink()
     _, reader = report_of(run)
     assert "image_1.png: 2 RoIs cannot be shown; image" in reader.text
     assert "image_2.png: 2 proposals; 2 RoIs kept" in reader.words
 
 
 def test_tables_of_other_images_are_named(run):
-    table = load_images(run.images)
+    table = load_image_table(run.images)
     fewer = ImageTable(root=table.root, names=table.names[:4], sizes_wh=table.sizes_wh[:4], digests=table.digests[:4])
-    save_images(fewer, run.images)
+    save_image_table(fewer, run.images)
     _, reader = report_of(run)
     assert "the neighbour table has 6 rows but the image list 4" in reader.text
     assert "has rows of image 5, but there are 4 images" in reader.text

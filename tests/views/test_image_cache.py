@@ -17,7 +17,7 @@ from orl.datasets.sources import find_images
 from orl.datasets.validation import scan_images
 from orl.views import image_cache as held
 from orl.views.colour import ColourDistribution
-from orl.views.crops import cut_boxes, whole_pixels
+from orl.views.crops import cut_boxes, round_to_pixels
 from orl.views.image_cache import ImageCache, ViewBoxDataset, collate_view_boxes, load_into_memory, resize_weights
 from orl.views.view_dataset import ViewDataset, collate_views
 from orl.views.view_samplers import GlobalViewSampler, ObjectTable, ObjectViewSampler, ViewDistribution
@@ -114,7 +114,7 @@ def test_crops_cut_together_are_those_cut_one_by_one_but_for_a_grey_level_here_a
     for image_id in image_ids:
         width, height = images.sizes_wh[image_id]
         sides = np.sort(generator.uniform(0, (width, height), (2, 2)), axis=0)
-        boxes.append(whole_pixels(sides.reshape(4).astype(np.float32), (width, height)))
+        boxes.append(round_to_pixels(sides.reshape(4).astype(np.float32), (width, height)))
     expected = torch.cat(
         [
             cut_boxes(load_image(images.path(image_id)), np.array([box], np.float32), size_px)

@@ -7,7 +7,7 @@ import torch
 
 from orl import boxes, files
 from orl.config import RunConfig
-from orl.datasets.image_table import load_images
+from orl.datasets.image_table import load_image_table
 from orl.datasets.labels import LabelledSplit
 from orl.datasets.sources import read_labels
 from orl.networks.backbones import build_backbone, save_backbone
@@ -27,7 +27,7 @@ def labelled_boxes(config: RunConfig) -> Path:
     if labels is None:
         raise ValueError(f"{config.images} has no labelled boxes; give a VOC devkit or a COCO JSON with annotations")
     path = config.out.parent / "labelled_boxes.json"
-    names = load_images(RunDir(config.out).images).names
+    names = load_image_table(RunDir(config.out).images).names
     files.write_atomically(path, json.dumps(_as_coco(labels, names)))
     return path
 

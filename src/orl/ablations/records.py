@@ -13,7 +13,7 @@ from orl import files
 from orl.ablations.compute import discover_pixels, stage1_pixels, stage3_pixels, uses_pairs, uses_stage1
 from orl.ablations.variants import Ablation, Variant
 from orl.config import RunConfig, to_plain
-from orl.datasets.image_table import load_images
+from orl.datasets.image_table import load_image_table
 from orl.rundir import RunDir, read_discovery_score, read_record
 
 KIND, RECORDED = "ablation", "recorded"
@@ -57,7 +57,7 @@ def record_of(variant: Variant, folder: Path, *, judged: bool) -> Record:
         judged: whether the study judges backbones; else scores that another study left in a shared run do not count.
     """
     config, run = variant.config, RunDir(variant.config.out)
-    num_images = len(load_images(run.images)) if run.images.exists() else 0
+    num_images = len(load_image_table(run.images)) if run.images.exists() else 0
     return Record(
         variant=variant.label,
         seed=config.seed,
@@ -99,7 +99,7 @@ def write_ablation(path: Path, ablation: Ablation, config: RunConfig, records: S
         "seeds": sorted({record.seed for record in records}),
         "elapsed_s": _elapsed_s(config.out, records),
         "images": config.images.name,
-        "num_images": len(load_images(base.images)),
+        "num_images": len(load_image_table(base.images)),
         "judged_on": _judged_on(config),
         "settings": _settings(config),
         "records": [asdict(record) for record in records],

@@ -39,12 +39,12 @@ def _exchange_write(arguments: Sequence[str]) -> None:
             to: folder for the files.
             overwrite: replace files that are there.
         """
-        from orl.datasets.image_table import load_images
+        from orl.datasets.image_table import load_image_table
         from orl.published_files.write import write_published
 
         folder, source = RunDir(run), load_config(RunDir(run).config).images
         name = run.resolve().name
-        for path in write_published(folder.table(""), load_images(folder.images), source, to, name, overwrite):
+        for path in write_published(folder.table(""), load_image_table(folder.images), source, to, name, overwrite):
             finish("file", path)
 
     tyro.cli(write, args=list(arguments), prog="orl published-files write")

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from orl.datasets.class_lists import Entry, check_classes, folder_classes, has_numbers, listed_images, read_list
-from orl.datasets.classified import ClassifiedImages, check_pair
+from orl.datasets.classified import ClassifiedImages, check_train_val
 from orl.datasets.inaturalist import read_inaturalist
 from orl.datasets.sources import find_images
 
@@ -47,14 +47,14 @@ def read_classified(root: Path, dataset: ClassifiedDataset, split: ClassifiedSpl
     return _read_folders(root, split)
 
 
-def read_pair(root: Path, dataset: ClassifiedDataset) -> tuple[ClassifiedImages, ClassifiedImages]:
+def read_train_val(root: Path, dataset: ClassifiedDataset) -> tuple[ClassifiedImages, ClassifiedImages]:
     """Train and val of a data set, checked against each other.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_classified` and `check_pair`.
+        FileNotFoundError, ValueError: as `read_classified` and `check_train_val`.
     """
     train, val = read_classified(root, dataset, "train"), read_classified(root, dataset, "val")
-    check_pair(train, val)
+    check_train_val(train, val)
     return train, val
 
 

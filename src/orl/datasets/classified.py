@@ -39,7 +39,7 @@ class ClassifiedImages:
         return labelled_fingerprint(self.root, self.names, self.classes, [self.labels])
 
 
-def check_pair(train: ClassifiedImages, val: ClassifiedImages) -> None:
+def check_train_val(train: ClassifiedImages, val: ClassifiedImages) -> None:
     """See that what is learnt from one split can be scored on the other.
 
     Raises:

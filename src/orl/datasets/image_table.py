@@ -39,7 +39,7 @@ class ImageTable:
         return provenance.fingerprint({"names": self.names, "digests": self.digests})
 
 
-def require_own_sizes(images: ImageTable) -> None:
+def require_original_sizes(images: ImageTable) -> None:
     """Refuse images that were reduced, where boxes come from elsewhere.
 
     Raises:
@@ -52,7 +52,7 @@ def require_own_sizes(images: ImageTable) -> None:
         )
 
 
-def save_images(images: ImageTable, path: Path) -> None:
+def save_image_table(images: ImageTable, path: Path) -> None:
     """Write the table as one Parquet file, whole or not at all."""
     columns = {
         "name": pa.array(images.names, pa.string()),
@@ -67,8 +67,8 @@ def save_images(images: ImageTable, path: Path) -> None:
     files.write_atomically(path, sink.getvalue().to_pybytes())
 
 
-def load_images(path: Path) -> ImageTable:
-    """Read what `save_images` wrote.
+def load_image_table(path: Path) -> ImageTable:
+    """Read what `save_image_table` wrote.
 
     Raises:
         FileNotFoundError: if there is none yet.

@@ -19,7 +19,7 @@ from orl.datasets.sources import read_labels
 BACKGROUND, OBJECT, UNKNOWN = 0, 1, 255
 """The value of a pixel; unknown are the borders between objects in VOC's masks, which no score counts."""
 MASKS = "SegmentationObject"
-Kind = Literal["masks", "boxes"]
+RegionKind = Literal["masks", "boxes"]
 SizeWh = tuple[int, int]
 
 
@@ -27,7 +27,7 @@ SizeWh = tuple[int, int]
 class ObjectRegions:
     """The images of a source whose objects are known."""
 
-    kind: Kind
+    kind: RegionKind
     """What the regions are made from."""
     readers: Mapping[str, Callable[[SizeWh], UInt8[ndarray, "_ _"]]]
     """Name of each image with an object -> what makes its region."""
@@ -55,7 +55,7 @@ class ObjectRegions:
         return region
 
 
-def read_regions(source: Path, split: str | None = None, kind: Kind | None = None) -> ObjectRegions | None:
+def read_object_regions(source: Path, split: str | None = None, kind: RegionKind | None = None) -> ObjectRegions | None:
     """The objects of a VOC devkit, a drawn set or a COCO JSON; all of them count, also difficult ones and crowds.
 
     Args:
@@ -74,7 +74,7 @@ def read_regions(source: Path, split: str | None = None, kind: Kind | None = Non
     if kind == "boxes":
         return _regions("boxes", _box_readers(read_labels(source, split)))
     found = _regions("masks", _mask_readers(source, split))
-    return found if found or kind == "masks" else read_regions(source, split, "boxes")
+    return found if found or kind == "masks" else read_object_regions(source, split, "boxes")
 
 
 def box_region(boxes: Shaped[ndarray, "b 4"], size_wh: SizeWh) -> UInt8[ndarray, "h w"]:
@@ -85,7 +85,7 @@ def box_region(boxes: Shaped[ndarray, "b 4"], size_wh: SizeWh) -> UInt8[ndarray,
     return region
 
 
-def _regions(kind: Kind, readers: Mapping[str, Callable[[SizeWh], ndarray]]) -> ObjectRegions | None:
+def _regions(kind: RegionKind, readers: Mapping[str, Callable[[SizeWh], ndarray]]) -> ObjectRegions | None:
     return ObjectRegions(kind=kind, readers=readers) if readers else None
 
 

@@ -27,17 +27,17 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from orl import provenance, tables
-from orl.datasets.threads import side_by_side
+from orl.datasets.threads import map_in_threads
 from orl.progress import progress_bar
 
 KIND = "image pack"
-VERSION = 1
+PACK_VERSION = 1
 SHARDS = "shards"
-MAX_OPEN_SHARDS = 512
+MAX_MAPPED_SHARDS = 512
 """Files of one pack that are mapped at a time: each holds a file descriptor, of which a process often has 1,024."""
 
 PackFormat = Literal["pixels", "jpeg"]
-EXTENSIONS: Mapping[PackFormat, str] = {"pixels": ".pixels", "jpeg": ".jpegs"}
+SHARD_EXTENSIONS: Mapping[PackFormat, str] = {"pixels": ".pixels", "jpeg": ".jpegs"}
 
 
 class PackedImage(NamedTuple):
@@ -86,7 +86,7 @@ def is_pack(folder: Path) -> bool:
 
 def shard_path(folder: Path, index: int, format: PackFormat) -> Path:
     """The file with the images of a shard."""
-    return folder / SHARDS / f"{index:05d}{EXTENSIONS[format]}"
+    return folder / SHARDS / f"{index:05d}{SHARD_EXTENSIONS[format]}"
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Pack:
                 file.readinto(memoryview(pages)[:num_bytes])
             self._held.append(pages)
 
-    def is_whole(self, shard: int) -> bool:
+    def is_complete(self, shard: int) -> bool:
         """Whether the file of a shard is there in its full length."""
         path = shard_path(self.folder, shard, self.format)
         return path.is_file() and path.stat().st_size == self.shard_bytes(shard)
@@ -189,7 +189,7 @@ class Pack:
     def _map(self, shard: int) -> mmap.mmap:
         if shard in self._open:
             return self._open[shard]
-        while len(self._open) >= MAX_OPEN_SHARDS:
+        while len(self._open) >= MAX_MAPPED_SHARDS:
             # Unmapped, and its file closed, as soon as the last view of it is gone.
             self._open.popitem(last=False)
         with open(self._checked_path(shard), "rb") as file:
@@ -224,9 +224,9 @@ def open_pack(folder: Path) -> Pack:
     if not is_pack(folder):
         raise ValueError(f"{folder} is not a pack: it lacks a {provenance.MANIFEST} of 'orl data pack'")
     settings = json.loads(manifest.read_text())["inputs"]
-    if settings["pack_version"] != VERSION:
+    if settings["pack_version"] != PACK_VERSION:
         raise ValueError(
-            f"pack {folder} has version {settings['pack_version']}, this program reads {VERSION}; make it again with "
+            f"pack {folder} has version {settings['pack_version']}, this program reads {PACK_VERSION}; make it again with "
             "'orl data pack --overwrite'"
         )
     check_finished(folder)
@@ -263,7 +263,7 @@ def check_pack(pack: Pack, *, workers: int = 1, quiet: bool = False) -> None:
             found.append(names)
             bar.update(images[len(found) - 1])
 
-        side_by_side(lambda shard: list(pack.damaged(shard)), range(pack.num_shards), workers, take)
+        map_in_threads(lambda shard: list(pack.damaged(shard)), range(pack.num_shards), workers, take)
     altered = [shard for shard, names in enumerate(found) if names]
     if altered:
         names = found[altered[0]]

@@ -9,7 +9,7 @@ from orl.datasets.labels import LabelledSplit
 from orl.datasets.packs import is_pack, open_pack
 from orl.datasets.voc import read_voc, voc_folder, voc_image_names
 
-EXTENSIONS = frozenset(
+IMAGE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k"}
 )
@@ -100,13 +100,13 @@ def _walk(source: Path) -> list[str]:
         num_others += len(files) - len(images)
         names += [(Path(folder) / name).relative_to(source).as_posix() for name in images]
     if not names:
-        known = " ".join(sorted(EXTENSIONS))
+        known = " ".join(sorted(IMAGE_EXTENSIONS))
         raise ValueError(f"{source} holds no images, only {num_others} other files; images end in {known}")
     return sorted(names)
 
 
 def _is_image_name(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
 def _read_list(path: Path) -> tuple[Path, list[str]]:

@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
-def side_by_side(
-    work: Callable[[Item], Made], items: Iterable[Item], threads: int, take: Callable[[Made], object]
+def map_in_threads(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int, take: Callable[[Result], object]
 ) -> None:
     """Do the work on each item, and take what comes of it in the order of the items.
 

@@ -12,8 +12,8 @@ from numpy import ndarray
 
 from orl.datasets.labels import ABSENT, IGNORED, PRESENT, LabelledSplit
 
-IMAGES = "JPEGImages"
-LISTS = Path("ImageSets") / "Main"
+IMAGES_FOLDER = "JPEGImages"
+LISTS_FOLDER = Path("ImageSets") / "Main"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def voc_folder(path: Path) -> Path | None:
         ValueError: if there are several VOC20xx.
     """
     years = [path, *sorted(path.glob("VOC20??")), *sorted(path.glob("VOCdevkit/VOC20??"))]
-    found = [folder for folder in years if (folder / IMAGES).is_dir() and (folder / LISTS).is_dir()]
+    found = [folder for folder in years if (folder / IMAGES_FOLDER).is_dir() and (folder / LISTS_FOLDER).is_dir()]
     if len(found) > 1 and found[0] != path:
         names = ", ".join(folder.name for folder in found)
         raise ValueError(f"{path} holds {len(found)} VOC folders ({names}); give the path of one, such as {found[0]}")
@@ -118,12 +118,12 @@ def _read_size(path: Path) -> tuple[int, int]:
 def _require_folder(root: Path) -> Path:
     folder = voc_folder(root)
     if folder is None:
-        raise ValueError(f"{root} is not a VOC devkit: it lacks {IMAGES} or {LISTS.as_posix()}")
+        raise ValueError(f"{root} is not a VOC devkit: it lacks {IMAGES_FOLDER} or {LISTS_FOLDER.as_posix()}")
     return folder
 
 
 def _image_ids(folder: Path, split: str) -> list[str]:
-    path = folder / LISTS / f"{split}.txt"
+    path = folder / LISTS_FOLDER / f"{split}.txt"
     splits = _splits(folder)
     if split not in splits:
         near = difflib.get_close_matches(split, splits, n=1)
@@ -137,21 +137,21 @@ def _image_ids(folder: Path, split: str) -> list[str]:
 
 def _splits(folder: Path) -> list[str]:
     """Lists that are no class's list: 'train_trainval' is class 'train' of split 'trainval'."""
-    stems = {path.stem for path in (folder / LISTS).glob("*.txt")}
+    stems = {path.stem for path in (folder / LISTS_FOLDER).glob("*.txt")}
     return sorted(stem for stem in stems if not any(stem.endswith(f"_{split}") for split in stems))
 
 
 def _class_lists(folder: Path, split: str) -> dict[str, Path]:
-    paths = sorted((folder / LISTS).glob(f"*_{split}.txt"))
+    paths = sorted((folder / LISTS_FOLDER).glob(f"*_{split}.txt"))
     return {path.stem.removesuffix(f"_{split}"): path for path in paths}
 
 
 def _image_files(folder: Path) -> dict[str, str]:
-    return {Path(name).stem: name for name in sorted(path.name for path in (folder / IMAGES).iterdir())}
+    return {Path(name).stem: name for name in sorted(path.name for path in (folder / IMAGES_FOLDER).iterdir())}
 
 
 def _image_name(image_id: str, files: Mapping[str, str]) -> str:
-    return f"{IMAGES}/{files.get(image_id, f'{image_id}.jpg')}"
+    return f"{IMAGES_FOLDER}/{files.get(image_id, f'{image_id}.jpg')}"
 
 
 def _class_names(folder: Path, listed: Mapping[str, Path], objects: Sequence[Sequence[VocObject] | None]) -> list[str]:
@@ -163,7 +163,7 @@ def _class_names(folder: Path, listed: Mapping[str, Path], objects: Sequence[Seq
     everywhere = {o.class_name for image_id in image_ids for o in _read_objects(folder, image_id) or []}
     if not listed and not everywhere:
         raise ValueError(
-            f"{folder} has no labels: neither class lists in {LISTS.as_posix()} nor objects in Annotations"
+            f"{folder} has no labels: neither class lists in {LISTS_FOLDER.as_posix()} nor objects in Annotations"
         )
     return sorted({*listed, *everywhere})
 

@@ -6,7 +6,7 @@ from numpy import ndarray
 
 GRID_SIDES = (1.0, 0.7, 0.5, 0.35, 0.25)
 """Sides of a grid's square boxes over the image's short side, the largest first."""
-ASPECT_RATIOS = (1.0, 0.5, 2.0)
+GRID_ASPECT_RATIOS = (1.0, 0.5, 2.0)
 GRID_STEP = 0.5
 """Distance of two boxes of a grid over their side."""
 NUM_RANDOM = 1000
@@ -25,7 +25,7 @@ def grid_boxes(size_wh: tuple[int, int]) -> Float[ndarray, "n 4"]:
     width, height = size_wh
     boxes = [(0.0, 0.0, float(width), float(height))]
     for side in GRID_SIDES:
-        for aspect_ratio in ASPECT_RATIOS:
+        for aspect_ratio in GRID_ASPECT_RATIOS:
             box_width = side * min(size_wh) * aspect_ratio**0.5
             box_height = side * min(size_wh) / aspect_ratio**0.5
             boxes += [

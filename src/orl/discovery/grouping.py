@@ -6,12 +6,12 @@ import numpy as np
 from numpy import ndarray
 
 from orl.compiled import compiled
-from orl.discovery.texture import NUM_BINS, NUM_CODES, NUM_GRADIENTS
+from orl.discovery.texture import NUM_CODES, NUM_GRADIENTS, NUM_TEXTURE_BINS
 
 COLOUR_BINS = 25
-NUM_COLOURS = 3 * COLOUR_BINS
-NUM_TEXTURES = 2 * NUM_GRADIENTS * NUM_BINS
-COUNTS = NUM_COLOURS + NUM_GRADIENTS * NUM_CODES
+NUM_COLOUR_COUNTERS = 3 * COLOUR_BINS
+NUM_TEXTURE_COUNTERS = 2 * NUM_GRADIENTS * NUM_TEXTURE_BINS
+COUNTS = NUM_COLOUR_COUNTERS + NUM_GRADIENTS * NUM_CODES
 """Counters of a region while pixels are counted."""
 EMPTY = -1
 
@@ -131,7 +131,7 @@ def _count(image, codes, atoms, num_atoms):
         for channel in range(3):
             row[np.uint64(COLOUR_BINS * channel + ((np.uint32(pixels[pixel, channel]) * COLOUR_BINS) >> 8))] += 1
         for gradient in range(NUM_GRADIENTS):
-            row[np.uint64(NUM_COLOURS + NUM_CODES * gradient + textures[gradient, pixel])] += 1
+            row[np.uint64(NUM_COLOUR_COUNTERS + NUM_CODES * gradient + textures[gradient, pixel])] += 1
     return counts
 
 
@@ -166,25 +166,25 @@ def _histograms(counts, regions, sizes, zeros):
         region = regions[atom]
         for at in range(COUNTS):
             totals[region, at] += counts[atom, at]
-    colours = np.empty((num_regions, NUM_COLOURS), np.float32)
-    textures = np.empty((num_regions, NUM_TEXTURES), np.float32)
-    steps = np.empty(2 * NUM_BINS, np.int32)
+    colours = np.empty((num_regions, NUM_COLOUR_COUNTERS), np.float32)
+    textures = np.empty((num_regions, NUM_TEXTURE_COUNTERS), np.float32)
+    steps = np.empty(2 * NUM_TEXTURE_BINS, np.int32)
     for region in range(num_regions):
         all_colours, all_steps = np.float32(3 * sizes[region]), np.float32(2 * NUM_GRADIENTS * sizes[region])
-        for at in range(NUM_COLOURS):
+        for at in range(NUM_COLOUR_COUNTERS):
             colours[region, at] = np.float32(totals[region, at]) / all_colours
         for gradient in range(NUM_GRADIENTS):
             # A gradient in one part counts as one of 0 in the other.
             in_part = np.zeros(2, np.int32)
             for code in range(NUM_CODES):
-                steps[code] = totals[region, NUM_COLOURS + NUM_CODES * gradient + code]
-                in_part[code // NUM_BINS] += steps[code]
+                steps[code] = totals[region, NUM_COLOUR_COUNTERS + NUM_CODES * gradient + code]
+                in_part[code // NUM_TEXTURE_BINS] += steps[code]
             for part in range(2):
-                steps[NUM_BINS * part + zeros[gradient, part]] += in_part[1 - part]
+                steps[NUM_TEXTURE_BINS * part + zeros[gradient, part]] += in_part[1 - part]
             # OpenCV's order, since sums in single precision depend on it: channel, diagonals last, axis, rising first.
             place = 8 * (gradient % 6 // 2) + 4 * (gradient // 6) + 2 * (gradient % 2)
             for code in range(NUM_CODES):
-                at = NUM_BINS * (place + 1 - code // NUM_BINS) + code % NUM_BINS
+                at = NUM_TEXTURE_BINS * (place + 1 - code // NUM_TEXTURE_BINS) + code % NUM_TEXTURE_BINS
                 textures[region, at] = np.float32(steps[code]) / all_steps
     return colours, textures
 

@@ -73,7 +73,7 @@ def row_blocks(
         yield first_row, embeddings[first_row : first_row + block_rows]
 
 
-def unit_rows(embeddings: Float[np.ndarray, "n d"]) -> Float[Tensor, "n d"]:
+def unit_vectors(embeddings: Float[np.ndarray, "n d"]) -> Float[Tensor, "n d"]:
     """Embeddings as float32 unit vectors; a vector of zeros stays one."""
     return torch.nn.functional.normalize(torch.from_numpy(np.array(embeddings, dtype=np.float32)), dim=1)
 

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 SEGMENTATION_SCALES = (150.0, 300.0, 450.0)
 """k of the graph segmentations ('fast' mode)."""
-MAX_PIXELS = 2**24
+MAX_SEARCHED_PIXELS = 2**24
 """An image is searched at a reduced size if a square of its mean side has more: about 150 bytes are needed for each."""
 RAND_MAX = 2**31 - 1
 COMPILE_NOTICE_S = 1.0
@@ -101,7 +101,7 @@ def compile_search() -> None:
 def _reduced(image: UInt8[ndarray, "h w 3"], scale: float) -> UInt8[ndarray, "a b 3"]:
     height, width, _ = image.shape
     # The copy that is turned by 45 degrees has the pixels of two squares of the mean side, however narrow the image is.
-    scale = min(scale, 2 * math.sqrt(MAX_PIXELS) / (height + width))
+    scale = min(scale, 2 * math.sqrt(MAX_SEARCHED_PIXELS) / (height + width))
     if scale >= 1:
         # The loops are compiled for an array that can be written, and would be compiled again for another.
         return np.require(image, requirements=["C", "W"])

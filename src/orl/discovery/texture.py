@@ -13,8 +13,8 @@ from numpy import ndarray
 
 from orl.compiled import compiled
 
-NUM_BINS = 10
-NUM_CODES = 2 * NUM_BINS
+NUM_TEXTURE_BINS = 10
+NUM_CODES = 2 * NUM_TEXTURE_BINS
 """A gradient either does not rise (0 to 9) or does (10 to 19)."""
 NUM_GRADIENTS = 12
 """Along x and y (0 to 5, two of each channel) and along the diagonals (6 to 11)."""
@@ -288,12 +288,12 @@ def _code(gradients, codes, zeros):
             span = np.float64(high) - np.float64(low)
             scales[part] = 255 / span if span > 0 else 0
             shifts[part] = -255 * np.float64(low) / span if span > 0 else 0
-            zeros[axis, part] = (np.int32(min(max(np.rint(shifts[part]), 0), 255)) * NUM_BINS) >> 8
+            zeros[axis, part] = (np.int32(min(max(np.rint(shifts[part]), 0), 255)) * NUM_TEXTURE_BINS) >> 8
         falling, falling_shift, rising, rising_shift = scales[0], shifts[0], scales[1], shifts[1]
         for pixel in range(len(values)):
             value = values[pixel]
             scale = rising if value > 0 else falling
             shift = rising_shift if value > 0 else falling_shift
             # A level of 0 to 255 over 25.6, rounded down.
-            step = (np.int32(np.rint(value * scale + shift)) * NUM_BINS) >> 8
-            out[pixel] = step + NUM_BINS if value > 0 else step
+            step = (np.int32(np.rint(value * scale + shift)) * NUM_TEXTURE_BINS) >> 8
+            out[pixel] = step + NUM_TEXTURE_BINS if value > 0 else step

@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from orl.datasets.class_folders import read_pair
+from orl.datasets.class_folders import read_train_val
 from orl.evaluation.average_precision import unseen_classes
 from orl.evaluation.classification.configs import LinearConfig, SemiConfig
 from orl.evaluation.classification.linear import evaluate_linear
@@ -79,13 +79,13 @@ def run_linear(
     subject: EvaluatedBackbone, data: Path, settings: LinearConfig, place: EvaluationOutput, processes: Processes
 ) -> Result | None:
     """A linear layer on frozen features, with ImageNet's, Places205's or iNaturalist's epochs; `judge_linear`."""
-    train, val = read_pair(data, settings.dataset)
+    train, val = read_train_val(data, settings.dataset)
     return evaluate_linear(subject, train, val, settings, place, processes)
 
 
 def run_estimate(subject: EvaluatedBackbone, data: Path, settings: LinearConfig, place: EvaluationOutput) -> Result:
     """The fast estimate of the linear score, from features that are computed once; `estimate_linear`."""
-    train, val = read_pair(data, settings.dataset)
+    train, val = read_train_val(data, settings.dataset)
     return estimate_linear(subject, train, val, place, dataset=settings.dataset, size_px=settings.size_px)
 
 
@@ -93,7 +93,7 @@ def run_semi(
     subject: EvaluatedBackbone, data: Path, settings: SemiConfig, place: EvaluationOutput, processes: Processes
 ) -> Result | None:
     """All weights trained on a share of the labels; `judge_semi`."""
-    train, val = read_pair(data, settings.dataset)
+    train, val = read_train_val(data, settings.dataset)
     return evaluate_semi(subject, train, val, settings, place, processes)
 
 

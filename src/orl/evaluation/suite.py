@@ -8,7 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from orl.datasets.class_folders import read_pair
+from orl.datasets.class_folders import read_train_val
 from orl.datasets.classified import ClassifiedImages
 from orl.evaluation.classification.linear import evaluate_linear
 from orl.evaluation.classification.semi import evaluate_semi, find_part
@@ -219,7 +219,7 @@ def _class_steps(sets: Sets, settings: JudgeSettings, seed: int) -> list[Step]:
     }
     for dataset, data in named.items():
         if data is not None:
-            read = cache(partial(read_pair, data, dataset))
+            read = cache(partial(read_train_val, data, dataset))
             steps.append(_linear(f"linear_{dataset}", read, replace(settings.linear, dataset=dataset)))
             if dataset == "imagenet":
                 for fraction, listed in ((0.01, sets.imagenet_1percent), (0.1, sets.imagenet_10percent)):

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from orl import files
-from orl.datasets.image_table import load_images
+from orl.datasets.image_table import load_image_table
 from orl.networks.backbones import Backbone, network_digest, read_notes
 from orl.rundir import TRAINED_STAGES, RunDir, read_record
 from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
@@ -72,7 +72,7 @@ def read_origin(backbone_file: Path) -> Origin:
         stage=folder.name,
         config=_read_yaml(run.config),
         record=read_record(run),
-        num_images=len(load_images(run.images)) if run.images.exists() else None,
+        num_images=len(load_image_table(run.images)) if run.images.exists() else None,
         scores=_read_scores(run),
     )
 

@@ -17,7 +17,7 @@ from torch import nn
 from orl import files
 from orl.config import RunConfig, load_config
 from orl.datasets.image_table import ImageTable
-from orl.datasets.object_regions import ObjectRegions, read_regions
+from orl.datasets.object_regions import ObjectRegions, read_object_regions
 from orl.evaluation.localisation import score_backbones
 from orl.figures.attention import REDUCTIONS, STRIDE_PX, Reduction, attention_map, draw_attention_sheet
 from orl.figures.figure_files import FileOptions, check_file_options, figure_file, save_figure
@@ -164,7 +164,7 @@ def _regions(config: RunConfig, options: AttentionOptions) -> ObjectRegions | No
     """What is known of the objects of the run's images, if maps are to be scored."""
     if not options.scored:
         return None
-    return read_regions(config.images, config.split, None if options.against == "auto" else options.against)
+    return read_object_regions(config.images, config.split, None if options.against == "auto" else options.against)
 
 
 def _draw(images: RunImages, maps_of: Maps, options: AttentionOptions, side_px: int) -> Figure:

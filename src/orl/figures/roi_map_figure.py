@@ -25,7 +25,7 @@ from orl.networks.device import compute_device
 from orl.progress import progress_bar
 from orl.rundir import RunDir
 from orl.tables import Table
-from orl.views.crops import whole_pixels
+from orl.views.crops import round_to_pixels
 from orl.weights.loading import load_eval_network
 
 logger = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ def _embedded(
 
 def _cut(images: RunImages, image_id: int, box: Float[ndarray, "4"]) -> UInt8[ndarray, "_ _ 3"]:
     image = images.whole(image_id)
-    left, top, right, bottom = whole_pixels(box, (image.shape[1], image.shape[0]))
+    left, top, right, bottom = round_to_pixels(box, (image.shape[1], image.shape[0]))
     crop = Image.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
     crop.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
     return np.asarray(crop)

@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from orl import tables
 from orl.datasets.decode import ImageError, load_image
-from orl.datasets.image_table import ImageTable, load_images
+from orl.datasets.image_table import ImageTable, load_image_table
 from orl.figures.pair_selection import image_rows
 from orl.figures.sheets import thumbnail
 from orl.rundir import RunDir
@@ -69,7 +69,7 @@ def load_run_images(run: RunDir) -> ImageTable:
     """
     if not (run.config.exists() or run.images.exists()):
         raise FileNotFoundError(f"no run at {run.root}: there is no {run.config.name} in it")
-    return load_images(run.images)
+    return load_image_table(run.images)
 
 
 def load_run_table(run: RunDir, name: str, images: ImageTable) -> Table:

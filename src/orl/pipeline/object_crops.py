@@ -19,7 +19,7 @@ from orl.datasets.labelled_fingerprint import labelled_fingerprint
 from orl.datasets.labels import LabelledSplit
 from orl.datasets.voc import read_voc
 from orl.progress import progress_bar
-from orl.views.crops import whole_pixels
+from orl.views.crops import round_to_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def widen(box: Float[ndarray, "4"], margin: float) -> Float[ndarray, "4"]:
 
 def _pixels(path: Path, image: UInt8[ndarray, "h w 3"], box: Float[ndarray, "4"]) -> UInt8[ndarray, "_ _ 3"]:
     try:
-        left, top, right, bottom = whole_pixels(box, (image.shape[1], image.shape[0]))
+        left, top, right, bottom = round_to_pixels(box, (image.shape[1], image.shape[0]))
     except ValueError as error:
         raise ImageError(path, str(error)) from error
     return image[top:bottom, left:right]

@@ -18,9 +18,9 @@ from orl import files, provenance, tables
 from orl.config import ScanConfig
 from orl.datasets.decode import ImageError, load_image
 from orl.datasets.image_table import ImageTable
-from orl.datasets.packs import KIND, SHARDS, VERSION, PackFormat, is_pack, open_pack, pack_digest, shard_path
+from orl.datasets.packs import KIND, PACK_VERSION, SHARDS, PackFormat, is_pack, open_pack, pack_digest, shard_path
 from orl.datasets.sources import find_images
-from orl.datasets.threads import side_by_side
+from orl.datasets.threads import map_in_threads
 from orl.datasets.validation import Rejected, save_rejected
 from orl.pipeline.scan import scan_into
 from orl.progress import progress_bar
@@ -94,7 +94,7 @@ def pack_images(options: PackOptions) -> Path:
     _write_shards(job, missing)
     open_pack.cache_clear()
     pack = open_pack(options.to)
-    torn = [index for index in range(pack.num_shards) if not pack.is_whole(index)]
+    torn = [index for index in range(pack.num_shards) if not pack.is_complete(index)]
     if torn:
         logger.warning("%d shards of %s are missing or torn: they are made again", len(torn), options.to)
         _write_shards(job, torn)
@@ -134,7 +134,7 @@ def pack_image(image: UInt8[ndarray, "h w 3"], size_wh: tuple[int, int], format:
 def _settings(options: PackOptions) -> dict[str, Any]:
     return {
         "kind": KIND,
-        "pack_version": VERSION,
+        "pack_version": PACK_VERSION,
         "short_side": options.short_side,
         "format": options.format,
         "shard_mb": options.shard_mb,
@@ -183,7 +183,7 @@ def _write_shard(job: _Job, index: int, report: Callable[[int], object]) -> None
         report(1)
 
     images = range(job.slices[index].start, job.slices[index].stop)
-    side_by_side(partial(_pack_one, job), images, job.options.workers, take)
+    map_in_threads(partial(_pack_one, job), images, job.options.workers, take)
     if rejected:
         _record_rejected(job.options, rejected, len(images))
     folder = job.options.to

@@ -13,13 +13,13 @@ from numpy import ndarray
 from orl import files
 from orl.config import DiscoverConfig, RunConfig
 from orl.datasets.decode import load_image
-from orl.datasets.image_table import ImageTable, require_own_sizes
-from orl.datasets.threads import side_by_side
+from orl.datasets.image_table import ImageTable, require_original_sizes
+from orl.datasets.threads import map_in_threads
 from orl.discovery.baseline_boxes import grid_boxes, random_boxes
 from orl.discovery.opencv_search import new_opencv_search, opencv_selective_search
 from orl.discovery.selective_search import compile_search, selective_search
 from orl.pipeline.shards import Columns, Report, ShardMaker, box_columns
-from orl.published_files.own_boxes import boxes_from_file
+from orl.published_files.box_file import read_box_file
 
 SEARCH_VERSION = 1
 """Rises when the same settings give other boxes."""
@@ -49,8 +49,8 @@ def proposer(images: ImageTable, config: RunConfig, folder: Path) -> ShardMaker:
         folder: the table's, where a large file of boxes is put in order.
     """
     if config.discover.proposals == "file":
-        require_own_sizes(images)
-        lists = boxes_from_file(_boxes_file(config.discover), images, config.images, folder)
+        require_original_sizes(images)
+        lists = read_box_file(_boxes_file(config.discover), images, config.images, folder)
 
         def read(rows: slice, report: Report) -> Columns:
             found = lists(rows)
@@ -101,7 +101,7 @@ def _side_by_side(find: Callable[[int], Boxes], image_ids: Sequence[int], thread
         found.append(boxes)
         report(1)
 
-    side_by_side(find, image_ids, threads, take)
+    map_in_threads(find, image_ids, threads, take)
     return found
 
 
@@ -113,7 +113,7 @@ def check_proposals(config: RunConfig, images: ImageTable) -> None:
     """
     if config.discover.proposals == "file":
         _boxes_file(config.discover)
-        require_own_sizes(images)
+        require_original_sizes(images)
     if config.discover.proposals == "opencv":
         new_opencv_search()
 

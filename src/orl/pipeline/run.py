@@ -15,9 +15,9 @@ from torch import nn
 
 from orl import files, provenance, tables
 from orl.config import RunConfig, differences, load_config, save_config
-from orl.datasets.image_table import ImageTable, load_images
+from orl.datasets.image_table import ImageTable, load_image_table
 from orl.datasets.labels import LabelledSplit
-from orl.datasets.object_regions import ObjectRegions, read_regions
+from orl.datasets.object_regions import ObjectRegions, read_object_regions
 from orl.datasets.sources import find_images, read_labels
 from orl.discovery.faiss_neighbours import load_faiss
 from orl.evaluation.correspondences import score_correspondences
@@ -161,7 +161,7 @@ def _joined(
                 begin()
             images = prepare(config, *trained, discovers=discovers, num_processes=processes.count)
         processes.wait("the scan of the images")
-        yield images or load_images(RunDir(config.out).images), processes
+        yield images or load_image_table(RunDir(config.out).images), processes
 
 
 def _probe(config: RunConfig, *trained: str) -> Probe | None:
@@ -344,7 +344,7 @@ def _known(config: RunConfig) -> Annotations:
     """What pictures use beside the run's folder."""
 
     def view_sampler(stage: str) -> GlobalViewSampler | ObjectViewSampler:
-        return build_view_sampler(config, stage, load_images(RunDir(config.out).images))
+        return build_view_sampler(config, stage, load_image_table(RunDir(config.out).images))
 
     return Annotations(labels=_labels(config), regions=_regions(config), view_sampler=view_sampler)
 
@@ -352,7 +352,7 @@ def _known(config: RunConfig) -> Annotations:
 def _regions(config: RunConfig) -> ObjectRegions | None:
     """Where the objects of the images' own source lie, which only pictures use."""
     try:
-        return read_regions(config.images, config.split)
+        return read_object_regions(config.images, config.split)
     except (ValueError, OSError) as error:
         logger.warning("the masks and boxes of the images cannot be used: %s", error)
         return None

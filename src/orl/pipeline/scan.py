@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orl.config import RunConfig, ScanConfig
-from orl.datasets.image_table import ImageTable, load_images, save_images
+from orl.datasets.image_table import ImageTable, load_image_table, save_image_table
 from orl.datasets.packs import SHARDS
 from orl.datasets.sources import find_images
 from orl.datasets.validation import check_scan, save_rejected, scan_images
@@ -58,7 +58,7 @@ def scan_into(
     Raises:
         FileNotFoundError, ValueError, StaleResultError: as `scan`.
     """
-    known = load_images(run.images) if run.images.exists() else None
+    known = load_image_table(run.images) if run.images.exists() else None
     if known is not None and not overwrite and known.root == root and _unchanged(run, known, names):
         return known
     images, rejected = scan_images(
@@ -84,7 +84,7 @@ def scan_into(
         min_images=min_images,
         rejected_path=run.rejected,
     )
-    save_images(images, run.images)
+    save_image_table(images, run.images)
     if rejected:
         logger.warning("%d of %d images cannot be used; see %s", len(rejected), len(names), run.rejected)
     return images

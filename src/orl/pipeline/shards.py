@@ -15,7 +15,7 @@ from torch import Tensor
 from orl import tables
 from orl.datasets.image_table import ImageTable
 from orl.discovery.matching import match_neighbours
-from orl.discovery.nearest_neighbours import unit_rows
+from orl.discovery.nearest_neighbours import unit_vectors
 from orl.discovery.proposal_filter import filter_proposals
 from orl.embed import CropWorkers, centre_crop_boxes, embed_boxes
 from orl.networks.backbones import pool
@@ -190,7 +190,7 @@ def _boxes_of(table: tables.Table, images: slice) -> list[Float[ndarray, "_ 4"]]
 
 
 def _embedding_columns(parts: list[Float[ndarray, "_ d"]]) -> Columns:
-    embeddings = unit_rows(np.concatenate(parts)).numpy().astype(np.float16)
+    embeddings = unit_vectors(np.concatenate(parts)).numpy().astype(np.float16)
     if not np.isfinite(embeddings).all():
         raise ValueError("the network of stage 1 gives embeddings that are not finite: it has diverged; train it again")
     return {"embedding": embeddings}

@@ -29,7 +29,7 @@ NEEDED_KEYS = {
     PROPOSALS: ("bbox",),
 }
 """The keys that tell a format; a file is of the first format whose keys it has."""
-LISTS = {
+LIST_KEYS = {
     CORRESPONDENCES: tuple(f"pseudo_annotations.{key}" for key in ("bbox", "knn_image_id", "knn_bbox_pair")),
     NEIGHBOURS: ("pseudo_annotations.knn_image_id",),
     COCO: ("images", "annotations"),
@@ -39,7 +39,7 @@ LISTS = {
 MAX_DECIMALS = 3
 
 
-def format_of(path: Path, expected: Sequence[str]) -> str:
+def detect_format(path: Path, expected: Sequence[str]) -> str:
     """Which of the expected formats a file is of.
 
     Raises:
@@ -53,7 +53,7 @@ def format_of(path: Path, expected: Sequence[str]) -> str:
         return str(known)
     if found and not ends_whole(path):
         # Cut off in the list whose key comes last: to read it tells where.
-        inside = [key for kind in expected for key in LISTS[kind] if key.split(".")[-1] == found[-1]]
+        inside = [key for kind in expected for key in LIST_KEYS[kind] if key.split(".")[-1] == found[-1]]
         for _ in elements(path, inside[0] if inside else found[-1]):
             pass
     keys = ", ".join(found[:12]) or "none"
@@ -67,7 +67,7 @@ def format_of(path: Path, expected: Sequence[str]) -> str:
     )
 
 
-def boxes_of(item: Any, where: str) -> Float32[ndarray, "n 4"]:
+def parse_boxes(item: Any, where: str) -> Float32[ndarray, "n 4"]:
     """The boxes of one image, given as lists of x, y, w, h, as `xyxy`.
 
     An image with one box may have its four numbers without a list around them: the published program writes it so.
@@ -79,10 +79,10 @@ def boxes_of(item: Any, where: str) -> Float32[ndarray, "n 4"]:
     Raises:
         ValueError: if the item is not a list of four numbers a box, or a width or height is below 0.
     """
-    return from_xywh(_numbers(item, 4, where), where)
+    return _checked_xyxy(_numbers(item, 4, where), where)
 
 
-def pairs_of(item: Any, where: str) -> Float32[ndarray, "n 9"]:
+def parse_pairs(item: Any, where: str) -> Float32[ndarray, "n 9"]:
     """The pairs of one image with its neighbours: the neighbour's rank, the box here and the box there as `xyxy`.
 
     Raises:
@@ -93,10 +93,12 @@ def pairs_of(item: Any, where: str) -> Float32[ndarray, "n 9"]:
     parts = [_numbers(pairs, 8, f"{where}, neighbour {rank}") for rank, pairs in enumerate(item)]
     ranks = np.repeat(np.arange(len(parts), dtype=np.float32), [len(part) for part in parts])
     values = np.concatenate([np.empty((0, 8)), *parts])
-    return np.concatenate([ranks[:, None], from_xywh(values[:, :4], where), from_xywh(values[:, 4:], where)], axis=1)
+    return np.concatenate(
+        [ranks[:, None], _checked_xyxy(values[:, :4], where), _checked_xyxy(values[:, 4:], where)], axis=1
+    )
 
 
-def places_of(item: Any, num_images: int, where: str) -> Int64[ndarray, "k"]:
+def parse_neighbours(item: Any, num_images: int, where: str) -> Int64[ndarray, "k"]:
     """The neighbours of one image, as places in the file's list of images.
 
     Raises:
@@ -110,8 +112,8 @@ def places_of(item: Any, num_images: int, where: str) -> Int64[ndarray, "k"]:
     return np.array(item, dtype=np.int64)
 
 
-def from_xywh(boxes_xywh: Float64[ndarray, "n 4"], where: str) -> Float32[ndarray, "n 4"]:
-    """Boxes as `xyxy`; sums are taken in double precision, which `to_xywh` needs to find the way back.
+def _checked_xyxy(boxes_xywh: Float64[ndarray, "n 4"], where: str) -> Float32[ndarray, "n 4"]:
+    """Boxes as `xyxy`; sums are taken in double precision, which `boxes_to_json` needs to find the way back.
 
     Raises:
         ValueError: if a width or height is below 0.
@@ -123,10 +125,10 @@ def from_xywh(boxes_xywh: Float64[ndarray, "n 4"], where: str) -> Float32[ndarra
     return _to_xyxy(boxes_xywh)
 
 
-def to_xywh(boxes: Float32[ndarray, "n 4"]) -> list[list[int | float]]:
+def boxes_to_json(boxes: Float32[ndarray, "n 4"]) -> list[list[int | float]]:
     """Boxes as x, y, w, h, each with the fewest decimals, up to three, that give the same box again; else with all.
 
-    Whole numbers are written as such. Whatever is written, `boxes_of` gives back these boxes to the bit, and what was
+    Whole numbers are written as such. Whatever is written, `parse_boxes` gives back these boxes to the bit, and what was
     read from a file of at most three decimals, in images of up to 8,000 px, is written as it was.
     """
     exact = boxes.astype(np.float64)

@@ -37,7 +37,7 @@ class Listing:
         return provenance.fingerprint({"names": self.names, "ids": self.ids})
 
 
-def listing_of(path: Path) -> Listing:
+def read_listing(path: Path) -> Listing:
     """The images that a neighbour or correspondence file names.
 
     Raises:
@@ -53,7 +53,7 @@ def listing_of(path: Path) -> Listing:
     return Listing(names=tuple(names), ids=tuple(ids))
 
 
-def listing_of_source(source: Path, images: ImageTable) -> Listing:
+def source_listing(source: Path, images: ImageTable) -> Listing:
     """The order that files without names are in: that of the COCO JSON that the images come from, else the run's own.
 
     Args:
@@ -84,7 +84,7 @@ def coco_images(path: Path) -> list[tuple[Any, str]]:
     return entries
 
 
-def rows_of(listing: Listing, images: ImageTable, path: Path) -> Int64[ndarray, "n"]:
+def match_listing(listing: Listing, images: ImageTable, path: Path) -> Int64[ndarray, "n"]:
     """The row of each listed image in the run's table of images.
 
     Args:

@@ -9,23 +9,23 @@ from numpy import ndarray
 from orl import tables
 from orl.datasets.image_table import ImageTable
 from orl.published_files import formats
-from orl.published_files.take_rows import ranges, rows_at
+from orl.published_files.take_rows import ranges, take_rows
 
 PAIRS_AT_A_TIME = 4096
 """Bounds the memory of comparing each pair with all RoIs of its images."""
 
-Columns = dict[str, ndarray]
+TableColumns = dict[str, ndarray]
 
 
 class PairMatcher:
-    """Columns of correspondences out of pairs of boxes, which must be RoIs of the two images to the bit."""
+    """TableColumns of correspondences out of pairs of boxes, which must be RoIs of the two images to the bit."""
 
     def __init__(self, images: ImageTable, folder: Path, path: Path) -> None:
         self._images, self._path = images, path
         self._rois, self._neighbours = tables.load(folder / "rois"), tables.load(folder / "neighbours")
         self._starts = self._rois.row_starts(len(images))
 
-    def __call__(self, images: slice, pairs: list[Float32[ndarray, "_ 9"]]) -> Columns:
+    def __call__(self, images: slice, pairs: list[Float32[ndarray, "_ 9"]]) -> TableColumns:
         """The correspondences of these images; `similarity` is NaN, since the published files have none.
 
         Raises:
@@ -61,7 +61,7 @@ class PairMatcher:
         """The row of each box among the RoIs of its image; of equal RoIs the first."""
         owners = np.unique(image_ids)
         starts, stops = self._starts[owners], self._starts[owners + 1]
-        candidates, wanted = _bits(rows_at(self._rois, "box", ranges(starts, stops))), _bits(boxes)
+        candidates, wanted = _bits(take_rows(self._rois, "box", ranges(starts, stops))), _bits(boxes)
         # Where the RoIs of each owner begin among the candidates.
         begins = np.cumsum(stops - starts) - (stops - starts)
         owner_of = np.searchsorted(owners, image_ids)
@@ -83,7 +83,7 @@ class PairMatcher:
     def _unknown_box(self, box: Float32[ndarray, "4"], image_id: int) -> str:
         number = self._starts[image_id + 1] - self._starts[image_id]
         return (
-            f"{self._path}: a pair has the box {formats.to_xywh(box[None])[0]}, which is none of the {number} RoIs of "
+            f"{self._path}: a pair has the box {formats.boxes_to_json(box[None])[0]}, which is none of the {number} RoIs of "
             f"{self._images.names[image_id]}; 'bbox' and 'knn_bbox_pair' belong to different runs"
         )
 

@@ -12,13 +12,13 @@ from jaxtyping import Float32, Int64
 from numpy import ndarray
 
 from orl import files, tables
-from orl.datasets.image_table import ImageTable, require_own_sizes
+from orl.datasets.image_table import ImageTable, require_original_sizes
 from orl.progress import progress_bar
 from orl.published_files import formats
 from orl.published_files.json_stream import collector_paused, elements, value
-from orl.published_files.listing import Listing, listing_of, listing_of_source, load_listing, rows_of, save_listing
-from orl.published_files.pair_matcher import Columns, PairMatcher
-from orl.published_files.row_order import RowOrder
+from orl.published_files.listing import Listing, load_listing, match_listing, read_listing, save_listing, source_listing
+from orl.published_files.pair_matcher import PairMatcher, TableColumns
+from orl.published_files.row_order import RowOrderedReader
 
 logger = logging.getLogger(__name__)
 
@@ -86,15 +86,15 @@ def read_published(files: PublishedFiles, images: ImageTable, source: Path, targ
     """
     _check_formats(files)
     if files.proposals or files.correspondences:
-        require_own_sizes(images)
+        require_original_sizes(images)
     target.folder.mkdir(parents=True, exist_ok=True)
     if named := files.correspondences or files.neighbours:
         listing = _listing(files)
-        rows = rows_of(listing, images, named)
+        rows = match_listing(listing, images, named)
         save_listing(listing, rows, images, target.folder, target.overwrite)
     else:
         listing = _listing_without_names(images, source, target.folder)
-        rows = rows_of(listing, images, source)
+        rows = match_listing(listing, images, source)
     reader = _Reader(images=images, listing=listing, rows=rows, target=target)
     if files.neighbours and files.correspondences:
         _check_same_neighbours(files.neighbours, files.correspondences)
@@ -123,7 +123,7 @@ class _Reader:
 
         def arrays() -> Iterator[ndarray]:
             for place, item in enumerate(elements(path, key)):
-                found = formats.boxes_of(item, self._where(path, place))
+                found = formats.parse_boxes(item, self._where(path, place))
                 if place < len(self.rows):
                     self._check_inside(found, path, place)
                 if name == "rois":
@@ -144,7 +144,7 @@ class _Reader:
             number = None
             for place, item in enumerate(elements(path, "pseudo_annotations.knn_image_id")):
                 where = self._where(path, place)
-                found = formats.places_of(item, len(self.rows), where)
+                found = formats.parse_neighbours(item, len(self.rows), where)
                 number = number or len(found)
                 if len(found) != number:
                     raise ValueError(f"{where} has {len(found)} neighbours, and the images before it have {number}")
@@ -155,7 +155,7 @@ class _Reader:
     def correspondences(self, path: Path) -> None:
         def arrays() -> Iterator[ndarray]:
             for place, item in enumerate(elements(path, "pseudo_annotations.knn_bbox_pair")):
-                found = formats.pairs_of(item, self._where(path, place))
+                found = formats.parse_pairs(item, self._where(path, place))
                 if not len(found):
                     raise ValueError(f"{self._where(path, place)} has no pair; stage 3 needs one of every image")
                 yield found
@@ -172,7 +172,7 @@ class _Reader:
         kind: str,
         inputs: dict[str, Any],
         arrays: Callable[[], Iterator[ndarray]],
-        columns: Callable[[], Callable[[slice, list[ndarray]], Columns]],
+        columns: Callable[[], Callable[[slice, list[ndarray]], TableColumns]],
     ) -> None:
         """Make the missing shards of one table out of the arrays of the images."""
         folder, size = self.target.folder / name, self.target.shard_size
@@ -189,7 +189,7 @@ class _Reader:
             logger.info("%s: up to date", name)
             return
         with collector_paused(), progress_bar(total=len(self.images), title=f"read {name}", unit="images") as bar:
-            in_rows = RowOrder(arrays(), self.rows, self.target.folder, str(path), bar.update)
+            in_rows = RowOrderedReader(arrays(), self.rows, self.target.folder, str(path), bar.update)
             make_columns = columns()
             for index in missing:
                 tables.write_shard(folder, index, make_columns(slices[index], in_rows(slices[index])))
@@ -209,7 +209,7 @@ class _Reader:
         limits = np.array([width, height, width, height], dtype=np.float32) + SLACK_PX
         outside = (found < -SLACK_PX).any(axis=1) | (found > limits).any(axis=1)
         if outside.any():
-            box = formats.to_xywh(found[outside][:1])[0]
+            box = formats.boxes_to_json(found[outside][:1])[0]
             raise ValueError(
                 f"{self._where(path, place)} has {width}x{height} px, and its box {box} sticks out: the file is of "
                 "other images or in another order. A proposal file has no names: give the correspondence or neighbour "
@@ -225,13 +225,13 @@ def _check_formats(files: PublishedFiles) -> None:
     }
     for kind, path in given.items():
         if path is not None:
-            formats.format_of(path, [kind])
+            formats.detect_format(path, [kind])
 
 
 def _listing(files: PublishedFiles) -> Listing:
     """The images that the files name, in their order."""
     paths = [path for path in (files.correspondences, files.neighbours) if path is not None]
-    listings = [listing_of(path) for path in paths]
+    listings = [read_listing(path) for path in paths]
     if listings[0] != listings[-1]:
         raise ValueError(f"{paths[0]} and {paths[1]} list different images; read them into two runs")
     return listings[0]
@@ -242,7 +242,7 @@ def _listing_without_names(images: ImageTable, source: Path, folder: Path) -> Li
     known = load_listing(images, folder)
     order = "the files that were read before" if known else f"{source}"
     logger.info("the proposal file names no images: they are taken in the order of %s", order)
-    return known or listing_of_source(source, images)
+    return known or source_listing(source, images)
 
 
 def _check_same_neighbours(neighbours: Path, correspondences: Path) -> None:
@@ -262,17 +262,17 @@ def _check_rois(rois: Float32[ndarray, "n 4"], where: str) -> None:
     empty = (rois[:, 2:] <= rois[:, :2]).any(axis=1)
     if empty.any():
         raise ValueError(
-            f"{where} has the empty box {formats.to_xywh(rois[empty][:1])[0]}, which nothing can be cut from"
+            f"{where} has the empty box {formats.boxes_to_json(rois[empty][:1])[0]}, which nothing can be cut from"
         )
 
 
-def _box_columns(images: slice, found: list[Float32[ndarray, "_ 4"]]) -> Columns:
+def _box_columns(images: slice, found: list[Float32[ndarray, "_ 4"]]) -> TableColumns:
     counts = [len(part) for part in found]
     image_ids = np.repeat(np.arange(images.start, images.stop, dtype=np.int32), counts)
     return {"image_id": image_ids, "box": np.concatenate(found)}
 
 
-def _neighbour_columns(images: slice, found: list[ndarray]) -> Columns:
+def _neighbour_columns(images: slice, found: list[ndarray]) -> TableColumns:
     neighbour_ids = np.concatenate(found)
     return {"neighbour_ids": neighbour_ids, "similarities": np.full(neighbour_ids.shape, np.nan, dtype=np.float32)}
 

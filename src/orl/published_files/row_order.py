@@ -15,7 +15,7 @@ from orl.published_files.json_stream import DamagedFileError
 logger = logging.getLogger(__name__)
 
 
-class RowOrder:
+class RowOrderedReader:
     """The arrays of images by their rows; those that are not asked for yet wait in an unnamed file on disk.
 
     The stream is read as far as is needed: in a file in the order of the run, one slice after the other. The unnamed

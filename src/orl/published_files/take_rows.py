@@ -7,7 +7,7 @@ from numpy import ndarray
 from orl import tables
 
 
-def rows_at(table: tables.Table, name: str, rows: Int64[ndarray, "n"]) -> Shaped[ndarray, "n ..."]:
+def take_rows(table: tables.Table, name: str, rows: Int64[ndarray, "n"]) -> Shaped[ndarray, "n ..."]:
     """These rows of a column, in this order; each shard is opened once.
 
     Args:

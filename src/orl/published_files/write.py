@@ -17,8 +17,8 @@ from orl import provenance, tables
 from orl.datasets.image_table import ImageTable
 from orl.published_files import formats
 from orl.published_files.json_stream import collector_paused
-from orl.published_files.listing import Listing, listing_of_source, load_listing, rows_of
-from orl.published_files.take_rows import ranges, rows_at
+from orl.published_files.listing import Listing, load_listing, match_listing, source_listing
+from orl.published_files.take_rows import ranges, take_rows
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def write_published(
         ValueError: if a table is unfinished, or was made from an older one than is there now.
     """
     found = {each: _table(folder, each, images) for each in ("proposals", "neighbours", "rois", "correspondences")}
-    listing = load_listing(images, folder) or listing_of_source(source, images)
+    listing = load_listing(images, folder) or source_listing(source, images)
     listed_images = _Images(listing, images, source)
     texts: dict[str, Iterator[str]] = {}
     if proposals := found["proposals"]:
@@ -87,7 +87,7 @@ class _Images:
 
     def __init__(self, listing: Listing, images: ImageTable, source: Path) -> None:
         self.listing, self.num_images = listing, len(images)
-        self.row_of = rows_of(listing, images, source)
+        self.row_of = match_listing(listing, images, source)
 
     def text(self) -> str:
         """The object `images`."""
@@ -134,7 +134,7 @@ def _box_lists(images: _Images, table: tables.Table) -> Iterator[list[Any]]:
     starts = table.row_starts(images.num_images)
     with_few_boxes = BOXES_AT_A_TIME * images.num_images // max(1, table.num_rows)
     for rows in images.blocks(max(1, min(with_few_boxes, IMAGES_AT_A_TIME)), table):
-        boxes = formats.to_xywh(rows_at(table, "box", ranges(starts[rows], starts[rows + 1])))
+        boxes = formats.boxes_to_json(take_rows(table, "box", ranges(starts[rows], starts[rows + 1])))
         ends = np.cumsum(starts[rows + 1] - starts[rows]).tolist()
         yield [boxes[start:end] for start, end in pairwise([0, *ends])]
 
@@ -148,7 +148,7 @@ def _place_lists(images: _Images, neighbours: tables.Table) -> Iterator[list[Any
         )
     place_of = np.argsort(images.row_of)
     for rows in images.blocks(IMAGES_AT_A_TIME, neighbours):
-        yield place_of[rows_at(neighbours, "neighbour_ids", rows)].tolist()
+        yield place_of[take_rows(neighbours, "neighbour_ids", rows)].tolist()
 
 
 def _pair_lists(
@@ -159,12 +159,13 @@ def _pair_lists(
     for rows in images.blocks(IMAGES_AT_A_TIME, neighbours, rois, pairs):
         wanted = ranges(starts[rows], starts[rows + 1])
         image = np.repeat(np.arange(len(rows)), starts[rows + 1] - starts[rows])
-        neighbour_ids = rows_at(neighbours, "neighbour_ids", rows)
-        is_neighbour = neighbour_ids[image] == rows_at(pairs, "neighbour_id", wanted)[:, None]
+        neighbour_ids = take_rows(neighbours, "neighbour_ids", rows)
+        is_neighbour = neighbour_ids[image] == take_rows(pairs, "neighbour_id", wanted)[:, None]
         if not is_neighbour.any(axis=1).all():
             raise ValueError(f"{pairs.folder} has pairs of images that are no neighbours; rebuild it with --overwrite")
         here, there = (
-            formats.to_xywh(rows_at(rois, "box", rows_at(pairs, column, wanted))) for column in ("roi", "neighbour_roi")
+            formats.boxes_to_json(take_rows(rois, "box", take_rows(pairs, column, wanted)))
+            for column in ("roi", "neighbour_roi")
         )
         lists: list[list[Any]] = [[[] for _ in range(neighbour_ids.shape[1])] for _ in rows]
         for place, rank, box, other in zip(image.tolist(), is_neighbour.argmax(axis=1).tolist(), here, there):

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from orl import files
-from orl.datasets.image_table import load_images
+from orl.datasets.image_table import load_image_table
 from orl.progress import progress_bar
 from orl.report import html as page
 from orl.report.html import Html
@@ -55,7 +55,7 @@ def write_report(run: RunDir, options: GalleryOptions | None = None, known: Anno
     if not run.root.is_dir():
         raise FileNotFoundError(f"no run at {run.root}; make one with 'orl run --images DIR --out {run.root}'")
     options, known = options or GalleryOptions(), known or Annotations()
-    album = Album(load_images(run.images)) if run.images.exists() else None
+    album = Album(load_image_table(run.images)) if run.images.exists() else None
     makers = (
         partial(run_section, run),
         partial(results_section, run),

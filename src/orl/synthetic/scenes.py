@@ -17,13 +17,13 @@ from PIL import Image, ImageDraw, ImageFilter
 from orl import boxes, files
 from orl.datasets.labels import ABSENT, IGNORED, PRESENT
 from orl.progress import progress_bar
-from orl.synthetic.shapes import KINDS, Kind, Polygon
+from orl.synthetic.shapes import APPEARANCES, Appearance, Polygon
 
-VERSION = 1
-CLASSES = tuple(sorted(KINDS))
+SCENES_VERSION = 1
+CLASSES = tuple(sorted(APPEARANCES))
 FINISHED, BEGUN = "scenes.json", "scenes.unfinished.json"
 FIRST_INDEX = {"trainval": 0, "test": 500_000}
-JPEG_QUALITY = 90
+SCENE_JPEG_QUALITY = 90
 MAX_NUM_OBJECTS = 4
 SIDE_FRACTIONS = (0.25, 0.6)
 MAX_IOU = 0.2
@@ -83,7 +83,7 @@ def draw_scene(seed: int, index: int, size_wh: tuple[int, int]) -> Scene:
     drawn = []
     for number, place in enumerate(_choose_places(generator, size_wh), start=1):
         class_name = CLASSES[generator.integers(len(CLASSES))]
-        num_pixels = _add_object(canvas, mask, number, KINDS[class_name], place, generator)
+        num_pixels = _add_object(canvas, mask, number, APPEARANCES[class_name], place, generator)
         drawn.append((number, class_name, num_pixels))
     canvas += generator.normal(0, generator.uniform(1, 4), canvas.shape).astype(np.float32)
     objects = [_see_object(mask, *each) for each in drawn if (mask == each[0]).any()]
@@ -118,7 +118,7 @@ def draw_scenes(
             raise ValueError(f"num_{split} is {count}; it must be from 0 to {FIRST_INDEX['test']}")
     if min(size_wh) < 32:
         raise ValueError(f"scenes of {size_wh[0]}x{size_wh[1]} px are too small; draw at least 32x32 px")
-    settings = {"version": VERSION, "seed": seed, "size_wh": list(size_wh), "num_scenes": counts}
+    settings = {"version": SCENES_VERSION, "seed": seed, "size_wh": list(size_wh), "num_scenes": counts}
     if _is_finished(folder, settings):
         return
     files.write_atomically(folder / BEGUN, json.dumps(settings))
@@ -224,7 +224,7 @@ def _add_object(
     canvas: Float32[ndarray, "h w 3"],
     mask: UInt8[ndarray, "h w"],
     number: int,
-    kind: Kind,
+    appearance: Appearance,
     place: Float32[ndarray, "4"],
     generator: np.random.Generator,
 ) -> int:
@@ -233,14 +233,14 @@ def _add_object(
     half = math.ceil(side_px * 0.66)  # a square turned by MAX_TURN_RAD reaches 0.64 of its side
     left, top = (int(edge) - half for edge in (place[:2] + place[2:]) / 2)
     turn = generator.uniform(-MAX_TURN_RAD, MAX_TURN_RAD)
-    body = _cover(kind.body, kind.holes, side_px, turn, half)
-    accent = _cover(kind.accents, kind.holes, side_px, turn, half)
+    body = _cover(appearance.body, appearance.holes, side_px, turn, half)
+    accent = _cover(appearance.accents, appearance.holes, side_px, turn, half)
     alpha = np.maximum(body, accent)
     inside = _inside(canvas, left, top, 2 * half)
     rows = slice(top + inside[0].start, top + inside[0].stop)
     columns = slice(left + inside[1].start, left + inside[1].stop)
     under = canvas[rows, columns]
-    pixels = _paint(kind, accent, side_px, turn, _choose_colours(generator, under.mean(axis=(0, 1))), generator)
+    pixels = _paint(appearance, accent, side_px, turn, _choose_colours(generator, under.mean(axis=(0, 1))), generator)
     shadow = np.roll(alpha, (3, 2), axis=(0, 1))
     shadow = np.asarray(Image.fromarray((shadow * 255).astype(np.uint8)).filter(ImageFilter.BoxBlur(2)))
     under *= 1 - (0.35 / 255) * shadow[inside][:, :, None].astype(np.float32)
@@ -271,7 +271,7 @@ def _cover(
 
 
 def _paint(
-    kind: Kind,
+    appearance: Appearance,
     accent: Float32[ndarray, "s s"],
     side_px: float,
     turn: float,
@@ -286,7 +286,7 @@ def _paint(
     y = cosine * offsets[:, None] - sine * offsets[None, :]
     # Larger objects carry a coarser texture, as nearer ones do.
     unit_px = TEXTURE_UNIT_PX * math.sqrt(side_px / 60)
-    blend = kind.texture(x / unit_px, y / unit_px)[:, :, None]
+    blend = appearance.texture(x / unit_px, y / unit_px)[:, :, None]
     pixels = colours[0] + blend * (colours[1] - colours[0])
     pixels += accent[:, :, None] * (colours[2] - pixels)
     light = generator.uniform(-math.pi, 0)
@@ -320,7 +320,7 @@ def _box_around(seen: Bool[ndarray, "h w"]) -> tuple[int, int, int, int]:
 
 def _write_scene(folder: Path, image_id: str, scene: Scene) -> None:
     image = Image.fromarray(scene.image)
-    image.save(folder / "JPEGImages" / f"{image_id}.jpg", quality=JPEG_QUALITY)
+    image.save(folder / "JPEGImages" / f"{image_id}.jpg", quality=SCENE_JPEG_QUALITY)
     mask = Image.fromarray(scene.mask)
     mask.putpalette([0, 0, 0, 224, 64, 64, 64, 160, 64, 64, 96, 224, 224, 192, 64])
     mask.save(folder / "SegmentationObject" / f"{image_id}.png", compress_level=1)

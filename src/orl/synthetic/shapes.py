@@ -13,7 +13,7 @@ Texture = Callable[[ndarray, ndarray], ndarray]
 
 
 @dataclass(frozen=True)
-class Kind:
+class Appearance:
     """How the objects of a class look, in coordinates from -1 to 1, x to the right, y down."""
 
     body: tuple[Polygon, ...]
@@ -101,10 +101,10 @@ def _step(values: ndarray) -> ndarray:
     return np.clip(0.5 + 1.6 * values, 0, 1)
 
 
-KINDS = {
-    "ball": Kind(body=(ellipse(0, 0, 1, 1),), texture=stripes),
-    "cross": Kind(body=(rectangle(-0.36, -1, 0.36, 1), rectangle(-1, -0.36, 1, 0.36)), texture=checks),
-    "fish": Kind(
+APPEARANCES = {
+    "ball": Appearance(body=(ellipse(0, 0, 1, 1),), texture=stripes),
+    "cross": Appearance(body=(rectangle(-0.36, -1, 0.36, 1), rectangle(-1, -0.36, 1, 0.36)), texture=checks),
+    "fish": Appearance(
         body=(ellipse(-0.22, 0, 0.78, 0.5),),
         texture=scales,
         accents=(
@@ -113,7 +113,7 @@ KINDS = {
             ellipse(-0.66, -0.1, 0.09, 0.09),
         ),
     ),
-    "house": Kind(
+    "house": Appearance(
         body=(rectangle(-0.72, -0.15, 0.72, 1),),
         texture=bricks,
         accents=(
@@ -123,15 +123,15 @@ KINDS = {
             rectangle(0.28, 0.05, 0.58, 0.35),
         ),
     ),
-    "mug": Kind(
+    "mug": Appearance(
         body=(rectangle(-0.85, -0.8, 0.45, 0.9),),
         texture=zigzag,
         accents=(right_of(0.42, ellipse(0.42, 0.05, 0.58, 0.55)), rectangle(-0.9, -0.95, 0.5, -0.75)),
         holes=(right_of(0.46, ellipse(0.42, 0.05, 0.34, 0.31)),),
     ),
-    "ring": Kind(body=(ellipse(0, 0, 1, 1),), texture=dots, holes=(ellipse(0, 0, 0.5, 0.5),)),
-    "star": Kind(body=(star(5, 0.45),), texture=glow),
-    "tree": Kind(
+    "ring": Appearance(body=(ellipse(0, 0, 1, 1),), texture=dots, holes=(ellipse(0, 0, 0.5, 0.5),)),
+    "star": Appearance(body=(star(5, 0.45),), texture=glow),
+    "tree": Appearance(
         body=(
             ((-0.5, -0.35), (0, -1), (0.5, -0.35)),
             ((-0.66, 0.15), (0, -0.65), (0.66, 0.15)),

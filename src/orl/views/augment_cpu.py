@@ -32,7 +32,7 @@ SIXTH, THRESHOLD = np.float32(1 / 6), np.float32(SOLARISE_THRESHOLD)
 RED, GREEN, BLUE = (np.float32(weight) for weight in LUMA)
 MEAN_RED, MEAN_GREEN, MEAN_BLUE = (np.float32(mean) for mean in IMAGENET_MEAN)
 PER_RED, PER_GREEN, PER_BLUE = (np.float32(1 / std) for std in IMAGENET_STD)
-ORDERS = np.array(JITTER_ORDERS)
+ORDER_TABLE = np.array(JITTER_ORDERS)
 
 
 def augment_on_cpu(crops: UInt8[Tensor, "n 3 h w"], parameters: ColourParameters) -> Float[Tensor, "n 3 h w"]:
@@ -54,7 +54,9 @@ def augment_on_cpu(crops: UInt8[Tensor, "n 3 h w"], parameters: ColourParameters
     def work(part: slice) -> None:
         flip, order, brightness, contrast, saturation, hue, gray, sigma, solarise = (one[part] for one in columns)
         factors = np.stack([brightness, contrast, saturation, hue], axis=1).astype(np.float32)
-        _augment(pixels[part], flip, ORDERS[order], factors, gray, sigma.astype(np.float64), solarise, places[part])
+        _augment(
+            pixels[part], flip, ORDER_TABLE[order], factors, gray, sigma.astype(np.float64), solarise, places[part]
+        )
 
     num_threads = max(1, min(torch.get_num_threads(), n))
     ends = [n * thread // num_threads for thread in range(num_threads + 1)]

@@ -76,7 +76,7 @@ def cut_boxes(image: UInt8[ndarray, "h w 3"], boxes: Float[ndarray, "b 4"], size
     tensor = torch.from_numpy(np.require(image, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
     crops = torch.empty((len(boxes), size_px, size_px, 3), dtype=torch.uint8)
     for crop, box in zip(crops, boxes):
-        left, top, right, bottom = whole_pixels(box, (image.shape[1], image.shape[0]))
+        left, top, right, bottom = round_to_pixels(box, (image.shape[1], image.shape[0]))
         inside = tensor[:, :, top:bottom, left:right]
         # Bytes in this layout are resized by torch's vector code; as floats it takes four times as long.
         resized = F.interpolate(inside, (size_px, size_px), mode="bicubic", antialias=True)
@@ -84,7 +84,7 @@ def cut_boxes(image: UInt8[ndarray, "h w 3"], boxes: Float[ndarray, "b 4"], size
     return crops.permute(0, 3, 1, 2)
 
 
-def whole_pixels(box: Float[ndarray, "4"], size_wh: tuple[int, int]) -> tuple[int, int, int, int]:
+def round_to_pixels(box: Float[ndarray, "4"], size_wh: tuple[int, int]) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of a box, rounded to whole pixels and to the image; at least one pixel each way.
 
     Raises:

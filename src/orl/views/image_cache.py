@@ -14,11 +14,11 @@ from orl import memory
 from orl.datasets.decode import ImageError, load_image
 from orl.datasets.image_table import ImageTable
 from orl.datasets.packs import open_pack
-from orl.datasets.threads import side_by_side
+from orl.datasets.threads import map_in_threads
 from orl.progress import progress_bar
 from orl.views.batch_sampler import SampleKey
 from orl.views.colour import ColourParameters
-from orl.views.crops import cut_boxes, whole_pixels
+from orl.views.crops import cut_boxes, round_to_pixels
 from orl.views.cut import Sample, View
 from orl.views.view_dataset import LoadedViews
 from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
@@ -52,7 +52,7 @@ class ViewBoxDataset(Dataset[dict[str, PixelViewBox]]):
         """The places of an image's views in an epoch: the same as those of `Samples`."""
         sizes_wh = self.view_sampler.images.sizes_wh
         return {
-            name: PixelViewBox(image_id, np.array(whole_pixels(box, sizes_wh[image_id])), size_px, colours)
+            name: PixelViewBox(image_id, np.array(round_to_pixels(box, sizes_wh[image_id])), size_px, colours)
             for name, (image_id, box, size_px, colours) in self.view_sampler.sample_boxes(key).items()
         }
 
@@ -87,7 +87,7 @@ class ImageCache:
         self._first_pixels = torch.tensor(self._starts, device=device)
         self._widths = sizes[:, 0].to(device)
         with progress_bar(total=len(images), title=f"hold images on {device}", unit="images", quiet=quiet) as bar:
-            side_by_side(self._read, range(len(images)), workers, bar.update)
+            map_in_threads(self._read, range(len(images)), workers, bar.update)
 
     def load(self, batch: dict[str, PixelViewBox]) -> LoadedViews:
         """A batch with its views' pixels on the device."""

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from orl import provenance, tables
-from orl.datasets.class_folders import read_pair
+from orl.datasets.class_folders import read_train_val
 from orl.embed import centre_crop_boxes, embed_boxes
 from orl.evaluation.classification import feature_cache as kept_features
 from orl.evaluation.classification.linear_estimate import estimate_linear
@@ -41,7 +41,7 @@ def data(tmp_path: Path) -> Path:
 
 def estimate(subject: EvaluatedBackbone, data: Path, result: Path, **settings: bool) -> dict[str, object]:
     place = EvaluationOutput(result=result, workers=0, device="cpu", quiet=True, **settings)
-    return estimate_linear(subject, *read_pair(data, "folder"), place, size_px=32)
+    return estimate_linear(subject, *read_train_val(data, "folder"), place, size_px=32)
 
 
 def test_colours_are_told_apart_and_the_result_is_no_linear_score(
@@ -99,7 +99,7 @@ def test_a_killed_job_goes_on_at_its_shard(
 
 def test_features_are_those_of_the_centre_crop(subject: EvaluatedBackbone, data: Path, tmp_path: Path) -> None:
     estimate(subject, data, tmp_path / "estimate.json")
-    _, val = read_pair(data, "folder")
+    _, val = read_train_val(data, "folder")
     kept = tables.load(tmp_path / "estimate" / "val").column("feature")
     network = build_backbone("resnet18").eval()
     network.load_state_dict(subject.network.state_dict())

@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from orl import tables
-from orl.datasets.classified import ClassifiedImages, check_pair
+from orl.datasets.classified import ClassifiedImages, check_train_val
 from orl.embed import at_precision
 from orl.evaluation.classification.feature_cache import keep_features, unreadable
 from orl.evaluation.classification.logistic import (
@@ -73,7 +73,7 @@ def estimate_linear(
         ValueError: if the classes of the two differ, there are too few images, or more than a tenth is unreadable.
         StaleResultError: if there is a result or there are features of something else.
     """
-    check_pair(train, val)
+    check_train_val(train, val)
     if len(train) < HELD_OUT:
         raise ValueError(f"{len(train)} training images are too few to hold a tenth out; give at least {HELD_OUT}")
     inputs: dict[str, Any] = {"task": TASK, "backbone": subject.digest, "images": [train.fingerprint, val.fingerprint]}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from orl import provenance
-from orl.datasets.classified import ClassifiedImages, check_pair
+from orl.datasets.classified import ClassifiedImages, check_train_val
 from orl.evaluation.classification.accuracy import Accuracy
 from orl.evaluation.classification.classifier import Classifier, losses, score_images
 from orl.evaluation.classification.samples import Rules, TrainingImages, training_colours
@@ -83,7 +83,7 @@ def train_and_score(
         RuntimeError: as `train`; or if too many images to be scored cannot be read.
         Stopped: as `train`.
     """
-    check_pair(train_images, val_images)
+    check_train_val(train_images, val_images)
     inputs = {
         **inputs,
         "course": {**vars(course), "milestones": list(course.milestones)},

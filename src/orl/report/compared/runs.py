@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orl.config import RunConfig, load_config
-from orl.datasets.image_table import ImageTable, load_images
+from orl.datasets.image_table import ImageTable, load_image_table
 from orl.networks.backbones import Backbone, read_backbone_file
 from orl.report.results import BACKBONES, read_json
 from orl.rundir import RunDir
@@ -72,7 +72,7 @@ def _read_run(root: Path, label: str) -> ComparedRun:
         run=run,
         record=read_json(run.record) or {},
         config=load_config(run.config) if run.config.exists() else None,
-        images=load_images(run.images) if run.images.exists() else None,
+        images=load_image_table(run.images) if run.images.exists() else None,
     )
 
 

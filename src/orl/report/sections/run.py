@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orl.config import load_config
-from orl.datasets.image_table import load_images
+from orl.datasets.image_table import load_image_table
 from orl.report import html as page
 from orl.report.html import Html
 from orl.report.results import BACKBONES, TASKS, duration, how_to_go_on, read_json, read_results
@@ -31,7 +31,7 @@ def header(run: RunDir) -> Html:
     total_s = sum(stage.get("elapsed_s") or 0 for stage in record.get("stages", {}).values())
     parts = [
         f"recipe {record['recipe']}" if record.get("recipe") else "",
-        f"{len(load_images(run.images)):,} images, no labels" if run.images.exists() else "",
+        f"{len(load_image_table(run.images)):,} images, no labels" if run.images.exists() else "",
         duration(total_s) if total_s else "",
     ]
     results = next(iter(read_results(run).values()), {})
@@ -76,7 +76,7 @@ def run_section(run: RunDir) -> tuple[str, Html]:
 
 def images_facts(run: RunDir) -> Html:
     """How many images were used and why others were not."""
-    used = f"{len(load_images(run.images)):,}" if run.images.exists() else None
+    used = f"{len(load_image_table(run.images)):,}" if run.images.exists() else None
     reasons = _rejection_reasons(run.rejected)
     rejected = f"{sum(reasons.values()):,}" if run.rejected.exists() else None
     told = page.facts({"Images used": used, "Images rejected": rejected})

@@ -1,4 +1,4 @@
-"""Boxes of the user's own in place of proposals: from a COCO JSON or a published proposal file."""
+"""ImageBoxes of the user's own in place of proposals: from a COCO JSON or a published proposal file."""
 
 import logging
 from array import array
@@ -15,26 +15,26 @@ from orl import boxes
 from orl.datasets.image_table import ImageTable
 from orl.published_files import formats
 from orl.published_files.json_stream import elements
-from orl.published_files.listing import coco_images, listing_of_source, match_names, rows_of
-from orl.published_files.row_order import RowOrder
+from orl.published_files.listing import coco_images, match_listing, match_names, source_listing
+from orl.published_files.row_order import RowOrderedReader
 
 logger = logging.getLogger(__name__)
 
-Boxes = Float32[ndarray, "_ 4"]
+ImageBoxes = Float32[ndarray, "_ 4"]
 
 
-class OwnBoxes:
+class BoxFile:
     """The boxes of the images of a run, a slice of images at a time.
 
-    Boxes are clipped to their image, and those that are then empty are left out and counted. An image that the file has
+    ImageBoxes are clipped to their image, and those that are then empty are left out and counted. An image that the file has
     no box for has none.
     """
 
-    def __init__(self, lists: Callable[[slice], list[Boxes]], images: ImageTable, path: Path) -> None:
+    def __init__(self, lists: Callable[[slice], list[ImageBoxes]], images: ImageTable, path: Path) -> None:
         self._lists, self._images, self._path = lists, images, path
         self.num_boxes = self.num_clipped = self.num_dropped = 0
 
-    def __call__(self, images: slice) -> list[Boxes]:
+    def __call__(self, images: slice) -> list[ImageBoxes]:
         """The boxes of each of these images as `xyxy`, in the file's order.
 
         Raises:
@@ -50,7 +50,7 @@ class OwnBoxes:
             )
         return found
 
-    def _inside(self, found: Boxes, size_wh: tuple[int, int]) -> Boxes:
+    def _inside(self, found: ImageBoxes, size_wh: tuple[int, int]) -> ImageBoxes:
         clipped = boxes.clip(found, size_wh)
         kept = boxes.area(clipped) > 0
         self.num_boxes += int(kept.sum())
@@ -59,7 +59,7 @@ class OwnBoxes:
         return clipped[kept]
 
 
-def boxes_from_file(path: Path, images: ImageTable, source: Path, folder: Path) -> OwnBoxes:
+def read_box_file(path: Path, images: ImageTable, source: Path, folder: Path) -> BoxFile:
     """The user's own boxes, to be asked for by slices of images.
 
     Of a COCO JSON the boxes of every category and of crowds are taken, and images are found by name; its boxes are
@@ -76,15 +76,15 @@ def boxes_from_file(path: Path, images: ImageTable, source: Path, folder: Path) 
         FileNotFoundError: if there is no such file.
         ValueError: if it is of another format, damaged, or of other images.
     """
-    if formats.format_of(path, [formats.COCO, formats.PROPOSALS]) == formats.COCO:
-        return OwnBoxes(_coco_boxes(path, images), images, path)
-    rows = rows_of(listing_of_source(source, images), images, source)
+    if formats.detect_format(path, [formats.COCO, formats.PROPOSALS]) == formats.COCO:
+        return BoxFile(_coco_boxes(path, images), images, path)
+    rows = match_listing(source_listing(source, images), images, source)
     folder.mkdir(parents=True, exist_ok=True)
-    parsed = (formats.boxes_of(item, f"{path}: image {place}") for place, item in enumerate(elements(path, "bbox")))
-    return OwnBoxes(RowOrder(parsed, rows, folder, str(path)), images, path)
+    parsed = (formats.parse_boxes(item, f"{path}: image {place}") for place, item in enumerate(elements(path, "bbox")))
+    return BoxFile(RowOrderedReader(parsed, rows, folder, str(path)), images, path)
 
 
-def _coco_boxes(path: Path, images: ImageTable) -> Callable[[slice], list[Boxes]]:
+def _coco_boxes(path: Path, images: ImageTable) -> Callable[[slice], list[ImageBoxes]]:
     row_of = _coco_rows(path, images)
     rows, values = array("q"), array("d")
     for entry in elements(path, "annotations", "entries"):
@@ -99,7 +99,7 @@ def _coco_boxes(path: Path, images: ImageTable) -> Callable[[slice], list[Boxes]
     # Images that are not of the run have row -1, and so lie before the first start.
     starts = np.searchsorted(image_ids[order], np.arange(len(images) + 1))
 
-    def lists(rows: slice) -> list[Boxes]:
+    def lists(rows: slice) -> list[ImageBoxes]:
         return [found[starts[row] : starts[row + 1]] for row in range(rows.start, rows.stop)]
 
     return lists
@@ -137,4 +137,4 @@ def _annotation(entry: Any, path: Path, place: int) -> tuple[Any, ndarray]:
     where = f"{path}: entry {place} of 'annotations'"
     if not isinstance(entry, dict) or "image_id" not in entry or "bbox" not in entry:
         raise ValueError(f"{where} needs image_id and bbox, found {str(entry)[:120]}")
-    return entry["image_id"], formats.boxes_of([entry["bbox"]], where)
+    return entry["image_id"], formats.parse_boxes([entry["bbox"]], where)

@@ -8,7 +8,7 @@ import pytest
 from tests.reference.published import xyxy
 
 from orl.datasets.image_table import ImageTable
-from orl.published_files.own_boxes import boxes_from_file
+from orl.published_files.box_file import read_box_file
 
 Write = Callable[[str, object], Path]
 SOURCE = ImageTable(
@@ -34,7 +34,7 @@ def coco(*annotations: object) -> dict:
 
 
 def found(path: Path, folder: Path, step: int = 4, source: Path = Path("images")) -> list[list[list[float]]]:
-    boxes = boxes_from_file(path, SOURCE, source, folder)
+    boxes = read_box_file(path, SOURCE, source, folder)
     parts = [part for start in range(0, 4, step) for part in boxes(slice(start, min(4, start + step)))]
     assert all(part.dtype == np.float32 for part in parts)
     assert all(part.shape[1] == 4 for part in parts)
@@ -125,4 +125,4 @@ def test_a_bad_file_is_refused_with_the_value(write: Write, tmp_path: Path, cont
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no file at .*none\.json"):
-        boxes_from_file(tmp_path / "none.json", SOURCE, Path("images"), tmp_path)
+        read_box_file(tmp_path / "none.json", SOURCE, Path("images"), tmp_path)
