@@ -49,7 +49,9 @@ def load_evaluated_backbone(backbone: Path, architecture: str | None = None, see
     if backbone != RANDOM:
         network = load_eval_network(backbone, architecture)
         return EvaluatedBackbone(
-            label=str(backbone), network=network, digest=_digest(files.file_digest(find_weights_file(backbone)), network)
+            label=str(backbone),
+            network=network,
+            digest=_digest(files.file_digest(find_weights_file(backbone)), network),
         )
     name = architecture or RANDOM_ARCHITECTURE
     with torch.random.fork_rng(devices=[]):
