@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from orl.evaluation.configs import KnnSettings, LowShotSettings, SvmSettings, VocSettings
 from PIL import Image
 from tests.evaluation.test_voc07 import draw_devkit
 
 from orl.evaluation import voc07 as judge
-from orl.evaluation.configs import KnnSettings, LowShotSettings, SvmSettings, VocSettings
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone, load_evaluated_backbone
 from orl.evaluation.evaluations import run_knn, run_low_shot, run_svm
 from orl.evaluation.knn import score_knn

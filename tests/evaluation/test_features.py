@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-
 from orl.evaluation.features import unit_rows
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from orl.evaluation.configs import JudgeSettings, Sets
 from tests.ports import free_port
 from torch import multiprocessing
 
 from orl.evaluation.classification.configs import SemiConfig
-from orl.evaluation.configs import JudgeSettings, Sets
 from orl.evaluation.evaluated_backbone import RANDOM, EvaluatedBackbone
 from orl.evaluation.output import EvaluationOutput, finished, write_result
 from orl.evaluation.suite import Candidates, Step, file_name, plan, run_suite

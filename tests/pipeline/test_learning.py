@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from orl.config import ImageMethod, RunConfig
-from orl.evaluation.configs import SvmSettings, VocSettings
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone, load_evaluated_backbone
-from orl.evaluation.evaluations import run_svm
 from orl.evaluation.output import EvaluationOutput
-from orl.evaluation.voc_dataset import VocDataset
+from orl.evaluation.run_evaluations import run_dataset
+from orl.evaluation.svm import SVM, SvmConfig
 from orl.pipeline.run import DEMO_TEST, DEMO_TRAINVAL, run_pretrain
+from orl.processes import Processes
 from orl.recipes import METHODS, demo, with_method
 from orl.rundir import RunDir
 from orl.synthetic.scenes import draw_scenes
@@ -39,11 +39,10 @@ def settings(scenes: Path, out: Path, method: ImageMethod) -> RunConfig:
 
 
 def svm(subject: EvaluatedBackbone, config: RunConfig, out: Path) -> float:
-    assert config.eval_data is not None
-    voc = VocSettings(size_px=config.evaluation.size_px)
-    place = EvaluationOutput(result=out, seed=config.seed, device="cpu", workers=config.workers)
-    images = VocDataset(config.eval_data, voc, config.workers, quiet=True)
-    return run_svm(subject, images, SvmSettings(), place)["mean_ap"]
+    output = EvaluationOutput(result=out, seed=config.seed, device="cpu", workers=config.workers, quiet=True)
+    result = SVM.run(subject, run_dataset(config), SvmConfig(), output, Processes())
+    assert result is not None
+    return result["mean_ap"]
 
 
 @pytest.fixture(scope="module")

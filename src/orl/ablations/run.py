@@ -12,7 +12,7 @@ from orl.ablations.records import Record, record_of, write_ablation
 from orl.ablations.variants import ABLATIONS, Ablation, Base, Variant
 from orl.config import RunConfig
 from orl.datasets.sources import read_labels
-from orl.evaluation.run_evaluations import evaluate_backbone, voc_dataset_of
+from orl.evaluation.run_evaluations import evaluate_backbone, run_dataset
 from orl.evaluation.voc_dataset import VocDataset
 from orl.pipeline.record import record_stage
 from orl.pipeline.run import run_discover, run_pretrain
@@ -58,7 +58,7 @@ def run_ablation(name: str, config: RunConfig, options: AblationOptions) -> Path
     """
     ablation = ABLATIONS[name]
     _check(name, ablation, config, options)
-    images = voc_dataset_of(config) if options.trains else None
+    images = run_dataset(config) if options.trains else None
     path = config.out / f"{name}.json"
     records: list[Record] = []
     for seed in options.seeds:

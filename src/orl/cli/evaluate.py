@@ -1,7 +1,7 @@
-"""Commands that judge a backbone on a labelled set: `orl evaluate TASK`."""
+"""Command that scores backbones on labelled data: `orl evaluate TASK`, one task for each evaluation."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,298 +9,189 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from orl.cli.options import finish
-from orl.evaluation.classification.configs import LinearConfig, SemiConfig
-from orl.evaluation.configs import JudgeSettings, KnnSettings, LowShotSettings, Sets, SvmSettings, VocSettings
-from orl.evaluation.detection.configs import DetectionConfig
 
 if TYPE_CHECKING:
-    from orl.evaluation.evaluated_backbone import EvaluatedBackbone
     from orl.evaluation.output import EvaluationOutput
-    from orl.evaluation.suite import Step
-    from orl.processes import Processes
-
-Tasks = dict[str, Callable[..., None]]
+    from orl.evaluation.protocol import Evaluation, Result
 
 
 @dataclass(frozen=True, kw_only=True)
-class How:
-    """How judges work."""
+class BackboneOptions:
+    """The backbone to score."""
 
+    backbone: Path
+    """Folder of a run, a backbone.safetensors, an export, another project's weights, or 'random'."""
     architecture: str | None = None
-    """What network the weights are of, where the file does not tell; of 'random' resnet50 if not given."""
+    """Architecture of the weights, where the file does not name it; resnet50 for 'random' if not given."""
     seed: int = 0
-    """Of whatever is drawn."""
+    """Seed of random weights and of everything that is sampled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """The file of the result."""
+
+    out: Path | None = None
+    """JSON file to write; if not given, a file in a folder beside the weights."""
+    overwrite: bool = False
+    """Replace a result that was made from other weights, data or options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions:
+    """The machine; these options do not change the result."""
+
     workers: int = 2
     """Processes that read images, for each process that computes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
-    overwrite: bool = False
-    """Make a result again that was made from something else."""
-
-    def place(self, result: Path) -> "EvaluationOutput":
-        """Where a result goes, and how it comes about."""
-        from orl.evaluation.output import EvaluationOutput
-
-        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "architecture"}
-        return EvaluationOutput(result=result, **own)
+    """Device to compute on; auto takes a GPU if there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class HowTrained(How):
-    """How judges that train work."""
+class TrainingMachineOptions(MachineOptions):
+    """The machine, and the arithmetic of training."""
 
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
-    """What training multiplies in."""
+    """Arithmetic of training; 16-mixed needs a GPU."""
     checkpoint_minutes: float = 10.0
     """Time between two checkpoints of a training, minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
-    """What is judged on what."""
+class SuiteOptions:
+    """The backbones to compare, and the folder of the results."""
 
-    backbone: Path
-    """Folder of a run, a backbone.safetensors, an export, another project's weights, or 'random'."""
-    data: Path
-    """The labelled set."""
-    out: Path | None = None
-    """Where to write the result as JSON; in a folder beside the file of weights if not given."""
-    how: How
-    """How."""
-
-    def place(self, task: str) -> "EvaluationOutput":
-        """Where the result of a judge goes."""
-        from orl.evaluation.output import results_folder
-
-        if self.out is not None:
-            return self.how.place(self.out)
-        folder = results_folder(self.backbone, self.how.architecture)
-        return self.how.place(folder / f"{task}_{self.data.resolve().name}.json")
-
-    def subject(self) -> "EvaluatedBackbone":
-        """The network."""
-        from orl.evaluation.evaluated_backbone import load_evaluated_backbone
-
-        return load_evaluated_backbone(self.backbone, self.how.architecture, self.how.seed)
+    backbone: tuple[Path, ...]
+    """Weights to compare, each as another task takes it; 'random' too."""
+    out: Path
+    """Folder of all results and of the comparison."""
+    architecture: str | None = None
+    """Architecture of the weights, where the files do not name it; resnet50 for 'random' if not given."""
+    seed: int = 0
+    """Seed of random weights and of everything that is sampled."""
+    overwrite: bool = False
+    """Replace results that were made from other weights, data or options."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trained(Judged):
-    """What is judged on what, by a training."""
-
-    how: HowTrained
-    """How."""
+CACHED_FEATURES = "--cached-features"
+"""Option of 'linear' that stands for the task 'linear-estimate'."""
 
 
 def command_evaluate(arguments: Sequence[str]) -> None:
-    """Judge a backbone: `orl evaluate svm|low-shot|knn|linear|semi|detect|detect-voc|all`."""
+    """Score a backbone on labelled data: `orl evaluate svm|knn|low-shot|linear|semi|detect|detect-voc|all`."""
+    from orl.evaluation.evaluations import EVALUATIONS
+
+    arguments = list(arguments)
+    if arguments[:1] == ["linear"] and CACHED_FEATURES in arguments:
+        arguments = ["linear-estimate", *(given for given in arguments[1:] if given != CACHED_FEATURES)]
+    commands = {evaluation.name: _command(evaluation) for evaluation in EVALUATIONS}
     tyro.extras.subcommand_cli_from_dict(
-        {**_image_tasks(), **_class_tasks(), **_detection_tasks(), **_all_tasks()},
-        args=list(arguments),
+        {**commands, "all": _suite_command()},
+        args=arguments,
         prog="orl evaluate",
         description=command_evaluate.__doc__,
     )
 
 
-def _image_tasks() -> Tasks:
-    """On a VOC devkit, from features of whole images."""
+def _command(evaluation: "Evaluation[Any, Any]") -> Callable[..., None]:
+    """Return a function whose parameters are the options of an evaluation, in named groups."""
 
-    def svm(
-        what: OmitArgPrefixes[Judged], voc: OmitArgPrefixes[VocSettings], settings: OmitArgPrefixes[SvmSettings]
-    ) -> None:
-        """VOC07: one linear SVM a class on frozen features, its cost by 3-fold cross-validation; mean AP on test."""
-        from orl.evaluation.evaluations import run_svm
+    def command(backbone: Any, data: Any, protocol: Any, output: Any, machine: Any) -> None:
+        _evaluate(evaluation, backbone, data, protocol, output, machine)
 
-        _judge_images("svm", what, voc, run_svm, settings)
-
-    def low_shot(
-        what: OmitArgPrefixes[Judged], voc: OmitArgPrefixes[VocSettings], settings: OmitArgPrefixes[LowShotSettings]
-    ) -> None:
-        """VOC07 with 1 to 96 images of each class: linear SVMs, mean and spread over five draws of the images."""
-        from orl.evaluation.evaluations import run_low_shot
-
-        _judge_images("low-shot", what, voc, run_low_shot, settings)
-
-    def knn(
-        what: OmitArgPrefixes[Judged], voc: OmitArgPrefixes[VocSettings], settings: OmitArgPrefixes[KnnSettings]
-    ) -> None:
-        """VOC07 by the weighted vote of the nearest training images; mean AP on test, nothing is trained."""
-        from orl.evaluation.evaluations import run_knn
-
-        _judge_images("knn", what, voc, run_knn, settings)
-
-    return {"svm": svm, "low-shot": low_shot, "knn": knn}
+    command.__doc__ = evaluation.help
+    command.__annotations__ = {
+        "backbone": OmitArgPrefixes[BackboneOptions],
+        "data": Annotated[evaluation.data, OmitArgPrefixes],
+        "protocol": Annotated[evaluation.config, OmitArgPrefixes],
+        "output": OmitArgPrefixes[OutputOptions],
+        "machine": Annotated[TrainingMachineOptions if evaluation.trains else MachineOptions, OmitArgPrefixes],
+        "return": None,
+    }
+    return command
 
 
-def _class_tasks() -> Tasks:
-    """On images of one class each, by a training."""
-
-    def linear(
-        what: OmitArgPrefixes[Trained], settings: OmitArgPrefixes[LinearConfig], cached_features: bool = False
-    ) -> None:
-        """A linear layer on frozen features: ImageNet, Places205, iNaturalist 2018 or own class folders.
-
-        Args:
-            what: the backbone and the set.
-            settings: of the training.
-            cached_features: a fast estimate instead, from features that are computed once, without augmentation; it
-                is not the protocol's number.
-        """
-        from orl.evaluation.evaluations import run_estimate, run_linear
-
-        if cached_features:
-            _check_estimated(settings)
-            _judge_alone(
-                "linear-estimate", what, lambda subject, place: run_estimate(subject, what.data, settings, place)
-            )
-            return
-        task = "linear-levels" if settings.levels else "linear"
-        _judge(task, what, lambda subject, place, all_: run_linear(subject, what.data, settings, place, all_))
-
-    def semi(what: OmitArgPrefixes[Trained], settings: OmitArgPrefixes[SemiConfig]) -> None:
-        """All weights trained on 1% or 10% of the labels; top-1 and top-5."""
-        from orl.evaluation.evaluations import run_semi
-
-        task = f"semi-{100 * settings.fraction:g}percent"
-        _judge(task, what, lambda subject, place, all_: run_semi(subject, what.data, settings, place, all_))
-
-    return {"linear": linear, "semi": semi}
-
-
-def _detection_tasks() -> Tasks:
-    """On images with boxes, by a training."""
-
-    def detect(
-        what: OmitArgPrefixes[Trained],
-        settings: OmitArgPrefixes[DetectionConfig],
-        train_split: str = "train2017",
-        val_split: str = "val2017",
-    ) -> None:
-        """Mask R-CNN with FPN on a set in COCO's layout, all weights trained; AP of boxes and masks.
-
-        Args:
-            what: the backbone and the set.
-            settings: of the training.
-            train_split: annotations/instances_TRAIN.json is learnt from.
-            val_split: annotations/instances_VAL.json is scored.
-        """
-        from orl.evaluation.evaluations import run_detect
-
-        splits = (train_split, val_split)
-        _judge(
-            "detect", what, lambda subject, place, all_: run_detect(subject, what.data, splits, settings, place, all_)
-        )
-
-    def detect_voc(
-        what: OmitArgPrefixes[Trained],
-        settings: OmitArgPrefixes[DetectionConfig],
-        more_train: tuple[Path, ...] = (),
-        train_split: str = "trainval",
-        test_split: str = "test",
-    ) -> None:
-        """Faster R-CNN with FPN on VOC devkits, all weights trained; AP of boxes.
-
-        Args:
-            what: the backbone and the devkit whose test split is scored, and whose train split is learnt from.
-            settings: of the training.
-            more_train: devkits whose train split is learnt from too, such as VOC2012.
-            train_split: split to learn from.
-            test_split: split to score.
-        """
-        from orl.evaluation.evaluations import run_detect_voc
-
-        train, splits = (what.data, *more_train), (train_split, test_split)
-        _judge(
-            "detect-voc",
-            what,
-            lambda subject, place, all_: run_detect_voc(subject, train, what.data, splits, settings, place, all_),
-        )
-
-    return {"detect": detect, "detect-voc": detect_voc}
-
-
-def _all_tasks() -> Tasks:
-    """Every judge at once."""
-
-    def all_(
-        backbone: tuple[Path, ...],
-        out: Path,
-        sets: OmitArgPrefixes[Sets],
-        how: OmitArgPrefixes[HowTrained],
-        settings: Annotated[JudgeSettings, tyro.conf.arg(name="")],
-    ) -> None:
-        """Every judge that the given sets allow, and a table of them beside published scores.
-
-        Args:
-            backbone: weights to compare, each as a judge takes it; 'random' too.
-            out: folder for all results and the comparison.
-            sets: labelled sets at hand.
-            how: how judges work.
-            settings: of each judge.
-        """
-        from orl.evaluation.suite import plan
-
-        _judge_everything(backbone, out, how, plan(sets, settings, workers=how.workers, seed=how.seed))
-
-    return {"all": all_}
-
-
-def _judge_images(
-    task: str, what: Judged, voc: VocSettings, judge: Callable[..., dict[str, Any]], settings: object
+def _evaluate(
+    evaluation: "Evaluation[Any, Any]",
+    backbone: BackboneOptions,
+    data: Any,
+    config: Any,
+    output: OutputOptions,
+    machine: MachineOptions,
 ) -> None:
-    from orl.evaluation.voc_dataset import VocDataset
-
-    images = VocDataset(what.data, voc, what.how.workers)
-    _judge_alone(task, what, lambda subject, place: judge(subject, images, settings, place))
-
-
-def _check_estimated(settings: LinearConfig) -> None:
-    """Refuse options that the fast estimate would leave out."""
-    own = LinearConfig(dataset=settings.dataset, size_px=settings.size_px)
-    idle = [field.name for field in fields(own) if getattr(settings, field.name) != getattr(own, field.name)]
-    if idle:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
-        raise ValueError(f"{options} has no effect on --cached-features, which trains no epochs; leave one of them out")
-
-
-def _judge_alone(
-    task: str, what: Judged, run: "Callable[[EvaluatedBackbone, EvaluationOutput], dict[str, Any]]"
-) -> None:
-    from orl.processes import num_processes
-
-    if num_processes() > 1:
-        raise ValueError(f"orl evaluate {task} works in one process, and {num_processes()} were started; start one")
-    place = what.place(task)
-    _tell(run(what.subject(), place), place)
-
-
-def _judge(
-    task: str, what: Judged, run: "Callable[[EvaluatedBackbone, EvaluationOutput, Processes], dict[str, Any] | None]"
-) -> None:
+    from orl.evaluation.evaluated_backbone import load_evaluated_backbone
+    from orl.evaluation.output import EvaluationOutput, results_folder
     from orl.networks.device import compute_device
-    from orl.processes import joined_processes
+    from orl.processes import joined_processes, num_processes
 
-    with joined_processes(compute_device(what.how.device)) as processes:
-        place = what.place(task)
-        result = run(what.subject(), place, processes)
+    if evaluation.one_process and num_processes() > 1:
+        raise ValueError(
+            f"orl evaluate {evaluation.name} works in one process, and {num_processes()} were started; start one"
+        )
+    with joined_processes(compute_device(machine.device)) as processes:
+        path = output.out
+        if path is None:
+            folder = results_folder(backbone.backbone, backbone.architecture)
+            path = folder / f"{evaluation.result_stem(config)}_{data.data.resolve().name}.json"
+        evaluation_output = EvaluationOutput(
+            result=path, seed=backbone.seed, overwrite=output.overwrite, **_values(machine)
+        )
+        evaluation.check(data, config)
+        evaluated = load_evaluated_backbone(backbone.backbone, backbone.architecture, backbone.seed)
+        result = evaluation.run(evaluated, data, config, evaluation_output, processes)
         if result is not None and processes.is_first:
-            _tell(result, place)
+            _print_scores(result, evaluation_output)
 
 
-def _judge_everything(backbones: Sequence[Path], out: Path, how: HowTrained, steps: "list[Step]") -> None:
-    from orl.evaluation.suite import Candidates, run_suite
+def _suite_command() -> Callable[..., None]:
+    """Return a function whose parameters are the options of the suite, a group for each evaluation."""
+    from orl.evaluation.protocol import Datasets
+    from orl.evaluation.suite import suite_configs
+
+    configs = make_dataclass(
+        "SuiteConfigs",
+        [(group, type(config), config) for group, config in suite_configs().items()],
+        frozen=True,
+        kw_only=True,
+    )
+
+    def command(suite: Any, datasets: Any, protocols: Any, machine: Any) -> None:
+        """Every evaluation that the given data sets allow, and a table of them beside published scores."""
+        _evaluate_all(suite, datasets, _values(protocols), machine)
+
+    command.__annotations__ = {
+        "suite": OmitArgPrefixes[SuiteOptions],
+        "datasets": Annotated[Datasets, tyro.conf.arg(name="")],
+        "protocols": Annotated[configs, tyro.conf.arg(name="")],
+        "machine": OmitArgPrefixes[TrainingMachineOptions],
+        "return": None,
+    }
+    return command
+
+
+def _evaluate_all(suite: SuiteOptions, datasets: Any, configs: dict[str, Any], machine: MachineOptions) -> None:
+    from orl.evaluation.output import EvaluationOutput
+    from orl.evaluation.suite import Candidates, plan_suite, run_suite
     from orl.networks.device import compute_device
     from orl.processes import joined_processes
 
-    candidates = Candidates(backbones=backbones, architecture=how.architecture, seed=how.seed)
-    with joined_processes(compute_device(how.device)) as processes:
-        finish("comparison", run_suite(candidates, steps, out, how.place, processes))
+    def output_at(path: Path) -> EvaluationOutput:
+        return EvaluationOutput(result=path, seed=suite.seed, overwrite=suite.overwrite, **_values(machine))
+
+    steps = plan_suite(datasets, configs)
+    candidates = Candidates(backbones=suite.backbone, architecture=suite.architecture, seed=suite.seed)
+    with joined_processes(compute_device(machine.device)) as processes:
+        finish("comparison", run_suite(candidates, steps, suite.out, output_at, processes))
 
 
-def _tell(result: "dict[str, Any]", place: "EvaluationOutput") -> None:
-    from orl.evaluation.comparison import lines_of
+def _values(options: Any) -> dict[str, Any]:
+    return {item.name: getattr(options, item.name) for item in fields(options)}
 
-    finish("result", place.result)
-    for line in lines_of(result):
+
+def _print_scores(result: "Result", output: "EvaluationOutput") -> None:
+    from orl.evaluation.comparison import table_lines
+
+    finish("result", output.result)
+    for line in table_lines(result):
         scores = ", ".join(f"{name} {value:.2f}" for name, value in line.scores.items() if value is not None)
         print(f"{line.comparison}: {scores}")

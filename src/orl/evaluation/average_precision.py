@@ -1,4 +1,4 @@
-"""Average precision: how well a score ranks the images that show a class before those that do not."""
+"""Average precision: the quality of a ranking of images by a score, for one class."""
 
 from collections.abc import Mapping
 
@@ -8,19 +8,18 @@ from numpy import ndarray
 
 
 def average_precision(scores: Shaped[ndarray, "n"], labels: Int[ndarray, "n"]) -> float:
-    """Area under the interpolated precision-recall curve.
+    """Compute the area under the interpolated precision-recall curve, as VOC 2010 and later do.
 
-    Precision at a recall is the best precision at that recall or a higher one; all points count (VOC 2010 and
-    later), not eleven. Images of equal score enter the ranking together, as one point of the curve: the
-    published code leaves their order to the sort, which would let the score of a collapsed backbone depend on
-    file names.
+    The precision at a recall is the highest precision at that recall or above. All points count, not eleven.
+    Images of equal score enter the ranking together, as one point of the curve. The published code leaves their
+    order to the sort, so that the score of a collapsed backbone would depend on file names.
 
     Args:
         scores: higher where the class is more likely.
         labels: 1 present, -1 absent, 0 ignored.
 
     Returns:
-        In (0, 1]; with all scores equal, the share of positives.
+        In (0, 1]; with all scores equal, the fraction of positives.
 
     Raises:
         ValueError: if a label is none of the three, a score is not finite or no image is positive.
@@ -33,11 +32,9 @@ def average_precision(scores: Shaped[ndarray, "n"], labels: Int[ndarray, "n"]) -
 
 
 def step_average_precision(scores: Shaped[ndarray, "n"], labels: Int[ndarray, "n"]) -> float:
-    """Mean precision at the positive images, as scikit-learn computes it: nothing is interpolated.
+    """Compute the mean precision at the positive images without interpolation, as scikit-learn does.
 
-    Args:
-        scores: as in `average_precision`; the rest, too, is as there.
-        labels: 1 present, -1 absent, 0 ignored.
+    Arguments and errors are those of `average_precision`.
     """
     precision, recall_steps = _precision_recall(scores, labels)
     return float((recall_steps * precision).sum())
@@ -46,7 +43,7 @@ def step_average_precision(scores: Shaped[ndarray, "n"], labels: Int[ndarray, "n
 def _precision_recall(
     scores: Shaped[ndarray, "n"], labels: Int[ndarray, "n"]
 ) -> tuple[Float[ndarray, "t"], Float[ndarray, "t"]]:
-    """At every threshold, from high to low, the precision and how much recall it adds."""
+    """Return the precision at every threshold, from high to low, and the recall that the threshold adds."""
     known = labels != 0
     if not (np.abs(labels) <= 1).all():
         raise ValueError(f"labels must be 1, -1 or 0, got {sorted(set(labels.tolist()) - {-1, 0, 1})[:3]}")
@@ -57,15 +54,15 @@ def _precision_recall(
         raise ValueError(f"average precision needs a positive image, got 0 among {len(scores)}; leave the class out")
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    num_found = np.cumsum(positive[order])[ends]
-    return num_found / (ends + 1), np.diff(num_found, prepend=0) / positive.sum()
+    num_positive = np.cumsum(positive[order])[ends]
+    return num_positive / (ends + 1), np.diff(num_positive, prepend=0) / positive.sum()
 
 
-def unseen_classes(test_labels: Int[ndarray, "m c"], classes: tuple[str, ...]) -> dict[str, str]:
-    """Classes that cannot be scored, with the reason.
+def classes_without_positives(test_labels: Int[ndarray, "m c"], classes: tuple[str, ...]) -> dict[str, str]:
+    """Return the classes that cannot be scored, with the reason.
 
     Raises:
-        ValueError: if that is so of all classes.
+        ValueError: if no class can be scored.
     """
     reasons = {
         name: "no positive test image" for name, column in zip(classes, test_labels.T) if not (column == 1).any()
@@ -75,32 +72,12 @@ def unseen_classes(test_labels: Int[ndarray, "m c"], classes: tuple[str, ...]) -
     return reasons
 
 
-def class_average_precisions(
-    scores: Shaped[ndarray, "n c"], labels: Int[ndarray, "n c"], classes: tuple[str, ...]
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Average precision of every class that has one.
-
-    Returns:
-        The average precision of each class with a positive image, and the reason for each class without.
-
-    Raises:
-        ValueError: as `unseen_classes`.
-    """
-    skipped = unseen_classes(labels, classes)
-    per_class_ap = {
-        name: average_precision(scores[:, index], labels[:, index])
-        for index, name in enumerate(classes)
-        if name not in skipped
-    }
-    return per_class_ap, skipped
-
-
 def mean_average_precision(per_class_ap: Mapping[str, float]) -> float:
-    """Mean over the classes that could be scored.
+    """Compute the mean over the classes that have a score.
 
     Raises:
         ValueError: if there is none.
     """
     if not per_class_ap:
-        raise ValueError("0 classes could be scored: no class has labelled images enough; check the splits")
+        raise ValueError("mean average precision needs at least 1 class with a score, got 0; check the splits")
     return float(np.mean(list(per_class_ap.values())))

@@ -1,4 +1,4 @@
-"""What is judged: a network, what it is called, and what tells it from all others."""
+"""The evaluated backbone: a network, its label, and a digest that identifies its weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,39 +12,39 @@ from orl.weights.find import find_weights_file
 from orl.weights.loading import load_eval_network
 
 RANDOM = Path("random")
-"""In place of a file of weights: none."""
+"""Name that stands for random weights in place of a file."""
 RANDOM_ARCHITECTURE = PROTOCOL_NETWORK = "resnet50"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedBackbone:
-    """A network that a judge looks at."""
+    """A network to evaluate."""
 
     label: str
     network: Backbone | ImageNetInputBackbone
-    """Normalised images `(N, 3, H, W)` to feature maps `(N, num_channels, h, w)`, in evaluation mode."""
+    """Network from normalised images `(N, 3, H, W)` to feature maps `(N, num_channels, h, w)`, in evaluation mode."""
     digest: str
-    """Of the weights, the network that they are put into, and how it wants its images."""
+    """Digest of the weights, the architecture and the normalisation of its images."""
 
     @property
     def protocol_deviations(self) -> list[str]:
-        """What is not as in the protocols, which are all of a ResNet-50."""
+        """Deviations from the protocols, which all use a ResNet-50."""
         name = self.network.name
         return [] if name == PROTOCOL_NETWORK else [f"{name}, not {PROTOCOL_NETWORK}"]
 
 
 def load_evaluated_backbone(backbone: Path, architecture: str | None = None, seed: int = 0) -> EvaluatedBackbone:
-    """A network from weights, or with random ones, which every score is to be held against.
+    """Load a network from weights, or build one with random weights, the baseline of every score.
 
     Args:
-        backbone: as `orl.load_backbone` takes it; or 'random'.
-        architecture: what network the weights are of, where that cannot be seen from them; for random weights one of
-            ours, ResNet-50 if not given.
-        seed: of random weights.
+        backbone: a path that `orl.load_backbone` takes, or 'random'.
+        architecture: architecture of the weights, where the file does not name it; for random weights one of ours,
+            ResNet-50 if not given.
+        seed: seed of random weights.
 
     Raises:
-        FileNotFoundError: if there is nothing.
-        ValueError: if the weights cannot be opened safely, or are of no network that is known.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the weights cannot be opened safely, or belong to no known network.
     """
     if backbone != RANDOM:
         network = load_eval_network(backbone, architecture)

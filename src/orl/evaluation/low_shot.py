@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,32 +11,49 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from orl.evaluation.average_precision import average_precision, step_average_precision, unseen_classes
-from orl.evaluation.configs import SHOTS
-from orl.evaluation.features import unit_rows
-from orl.evaluation.newton_svm import Rows, find_rotation, fit_squared_hinge
-from orl.evaluation.svm import COSTS, EPSILON, NUM_FOLDS, assign_folds, unit_penalties
+from orl.config import EvaluationConfig
+from orl.evaluation.arrays import unit_rows
+from orl.evaluation.average_precision import average_precision, classes_without_positives
+from orl.evaluation.evaluated_backbone import EvaluatedBackbone
+from orl.evaluation.newton_svm import Projected, class_weights, fit_eigenbasis, fit_svms
+from orl.evaluation.output import EvaluationOutput, finished, write_result
+from orl.evaluation.protocol import Evaluation, Result, Tables, config_deviations
+from orl.evaluation.svm import COSTS, EPSILON, NUM_FOLDS, assign_folds, mean_fold_ap
+from orl.evaluation.voc07 import describe_result, embed_voc07, result_inputs, voc07_entries
+from orl.evaluation.voc_dataset import LabelledImages, VocDataset
+from orl.processes import Processes
 from orl.progress import progress_bar
 
+SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
 FIXED_COST = 1.0
-"""Where a sample has too few images of a class for cross-validation."""
+"""Cost where a sample has too few images of a class for cross-validation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowShotConfig:
+    """Linear SVMs from few images."""
+
+    shots: tuple[int, ...] = SHOTS
+    """Images of each class to train on."""
+    num_samples: int = 5
+    """Independent random samples of those images; scores are means over them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LowShotResult:
-    """How well linear SVMs tell the classes apart that saw few images of each; by the number of shots."""
+    """Average precision of linear SVMs trained on few images of each class, by the number of shots."""
 
     mean_ap: dict[str, float]
     """Mean over samples and classes; a sample's cost is chosen on itself, without test labels."""
     std: dict[str, float]
     """Standard deviation over the samples of the mean over classes."""
     costs: dict[str, list[float]]
-    """The cost chosen for each sample, one for all classes: by cross-validation, or else the fixed one."""
+    """The cost chosen for each sample, one for all classes: by cross-validation, or the fixed one."""
     mean_ap_best_cost_on_test: dict[str, float]
-    """As published: at the cost that turns out to be the best on the test images."""
+    """Mean at the cost that is best on the test images, as published."""
     std_best_cost_on_test: dict[str, float]
     best_cost_on_test: dict[str, float]
-    """One for all classes and samples."""
+    """One cost for all classes and samples."""
     per_class_ap: dict[str, dict[str, float]]
     """Mean over the samples, at the costs chosen without test labels."""
     per_class_ap_best_cost_on_test: dict[str, dict[str, float]]
@@ -49,12 +67,44 @@ class LowShotResult:
     num_test: int
     num_fits: int
     num_unconverged: int
-    """Of the fits, stopped by the limit on iterations."""
+    """Fits that were stopped by the limit on iterations."""
     elapsed_s: float
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as JSON values."""
+        """Return all fields as JSON values."""
         return {"task": "low-shot", **asdict(self)}
+
+
+def check(data: VocDataset, config: LowShotConfig) -> None:
+    """Read the labels and check that every class has enough images for the largest sample."""
+    _unscored_classes(*data.listed, config)
+
+
+def run(
+    backbone: EvaluatedBackbone, data: VocDataset, config: LowShotConfig, output: EvaluationOutput, processes: Processes
+) -> Result:
+    """Score a backbone by linear SVMs trained on few images of each class, and write the result."""
+    check(data, config)
+    inputs = result_inputs(backbone, data, config, seed=output.seed)
+    if (result := finished(output, inputs)) is not None:
+        return result
+    features = embed_voc07(backbone, data, output, partial(_unscored_classes, config=config))
+    score = score_low_shot(
+        *features.arrays,
+        features.train.classes,
+        shots=config.shots,
+        num_samples=config.num_samples,
+        seed=output.seed,
+        quiet=output.quiet,
+    )
+    # Other shots are other columns.
+    deviations = config_deviations(config, ignored=("shots",))
+    return write_result(output, describe_result(score.to_json(), backbone, features, deviations), inputs)
+
+
+def _unscored_classes(train: LabelledImages, test: LabelledImages, config: LowShotConfig) -> dict[str, str]:
+    check_shots(train.labels, train.classes, config.shots, config.num_samples)
+    return classes_without_positives(test.labels, train.classes)
 
 
 def score_low_shot(
@@ -72,24 +122,24 @@ def score_low_shot(
 ) -> LowShotResult:
     """Fit SVMs on samples of k images with each class and (classes - 1) * k without, and score all test images.
 
-    The published code reports the cost that is best on the test images. That is kept, under a name that says so;
-    beside it stands the score at a cost that test labels had no part in: of each sample the first cost with the
-    highest AP, mean over classes and 3 folds of the sample, and C = 1 where k is less than 3.
+    The published code reports the score at the cost that is best on the test images: `mean_ap_best_cost_on_test`.
+    `mean_ap` is the score at a cost chosen without test labels. That is the first cost with the highest AP, mean over
+    the classes and 3 folds of each sample, and C = 1 where k is less than 3.
 
     Args:
-        train_features: one row an image, as embedded.
-        train_labels: 1 present, -1 absent, 0 ignored: such an image is never drawn for that class.
-        test_features: as `train_features`.
-        test_labels: as `train_labels`.
+        train_features: one row per image, as embedded.
+        train_labels: 1 present, -1 absent, 0 ignored: such an image is never sampled for that class.
+        test_features: one row per image, as embedded.
+        test_labels: 1 present, -1 absent, 0 ignored.
         classes: names of the columns of the labels.
         shots: values of k.
         num_samples: independent samples for every k.
-        seed: of the samples.
-        costs: what to choose from.
+        seed: seed of the samples.
+        costs: values of C to choose from.
         quiet: show no progress bar.
 
     Raises:
-        ValueError: as `check_shots`, and if a feature is not finite or no class has a positive test image.
+        ValueError: if `check_shots` refuses the labels, a feature is not finite or no class has a positive test image.
 
     Source:
         Fair self-supervision benchmark (arXiv 1905.01235): `train_svm_low_shot.py`, `test_svm_low_shot.py` and
@@ -97,19 +147,19 @@ def score_low_shot(
     """
     started = time.perf_counter()
     check_shots(train_labels, classes, shots, num_samples)
-    skipped = unseen_classes(test_labels, classes)
-    kept = [index for index, name in enumerate(classes) if name not in skipped]
+    skipped = classes_without_positives(test_labels, classes)
+    scored = [index for index, name in enumerate(classes) if name not in skipped]
     train_features, test_features = unit_rows(train_features, EPSILON), unit_rows(test_features, EPSILON)
-    rotation = find_rotation(train_features)
-    rows, test_rows = rotation.rows(train_features), rotation.rows(test_features)
-    num_fits = sum(num_samples * len(kept) * len(costs) * (NUM_FOLDS if k >= NUM_FOLDS else 0) for k in shots)
-    num_fits += len(shots) * num_samples * len(kept) * len(costs)
-    found = []
+    eigenbasis = fit_eigenbasis(train_features)
+    train, test = eigenbasis.project(train_features), eigenbasis.project(test_features)
+    num_fits = sum(num_samples * len(scored) * len(costs) * (NUM_FOLDS if k >= NUM_FOLDS else 0) for k in shots)
+    num_fits += len(shots) * num_samples * len(scored) * len(costs)
+    scores = []
     with progress_bar(total=num_fits, title="low-shot SVMs", unit="fits", quiet=quiet) as bar:
         for k in shots:
-            samples = draw_samples(train_labels, k, num_samples, seed)[:, :, kept]
-            found.append(_score_samples(rows, samples, test_rows, test_labels[:, kept], costs, k, bar.update))
-    summary = _summary(found, shots, [classes[index] for index in kept], costs)
+            samples = sample_labels(train_labels, k, num_samples, seed)[:, :, scored]
+            scores.append(_score_samples(train, samples, test, test_labels[:, scored], costs, k, bar.update))
+    summary = _summarise(scores, shots, [classes[index] for index in scored], costs)
     return LowShotResult(
         **summary,
         skipped=skipped,
@@ -120,7 +170,7 @@ def score_low_shot(
         num_train=len(train_labels),
         num_test=len(test_labels),
         num_fits=num_fits,
-        num_unconverged=sum(each.num_unconverged for each in found),
+        num_unconverged=sum(each.num_unconverged for each in scores),
         elapsed_s=time.perf_counter() - started,
     )
 
@@ -128,37 +178,37 @@ def score_low_shot(
 def check_shots(
     labels: Int[ndarray, "n c"], classes: tuple[str, ...], shots: Sequence[int], num_samples: int = 1
 ) -> None:
-    """Refuse samples that the training images do not allow, before anything long is done.
+    """Check that the training images allow the samples, before anything long is computed.
 
     Raises:
-        ValueError: if there is one class only; there are no samples or shots, one of which is below 1 or given twice;
-            or a class has too few images with or without it.
+        ValueError: if there is only one class, no sample or no shot, a shot below 1 or given twice, or too few images
+            with or without a class.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; give 1 or more")
     if len(classes) < 2:
         raise ValueError(
-            f"the only class is {', '.join(classes) or 'none'}: k images of each class are drawn, and as many of all "
-            "others as negatives; give a set of two classes or more"
+            f"low-shot needs at least 2 classes, got {len(classes)} ({', '.join(classes)}): the images of the other "
+            "classes are the negatives"
         )
     if not shots or min(shots) < 1 or len(set(shots)) < len(shots):
         raise ValueError(f"shots are {list(shots)}; give whole numbers from 1, each once")
     for index, name in enumerate(classes):
         for sign, needed, kind in ((1, max(shots), "with"), (-1, (len(classes) - 1) * max(shots), "without")):
-            found = int((labels[:, index] == sign).sum())
-            if found < needed:
-                most = found if sign == 1 else found // (len(classes) - 1)
+            num_images = int((labels[:, index] == sign).sum())
+            if num_images < needed:
+                most = num_images if sign == 1 else num_images // (len(classes) - 1)
                 raise ValueError(
-                    f"{max(shots)} shots need {needed} training images {kind} {name!r}, but there are {found}; "
+                    f"{max(shots)} shots need {needed} training images {kind} {name!r}, but there are {num_images}; "
                     f"give --shots of at most {most}"
                 )
 
 
-def draw_samples(labels: Int[ndarray, "n c"], k: int, num_samples: int, seed: int) -> Int[ndarray, "n s c"]:
-    """Labels with all but k positives and (classes - 1) * k negatives of each class set to 0, independently.
+def sample_labels(labels: Int[ndarray, "n c"], k: int, num_samples: int, seed: int) -> Int[ndarray, "n s c"]:
+    """Set all labels but k positives and (classes - 1) * k negatives of each class to 0, for each sample.
 
-    Samples for a larger k do not contain those for a smaller one, nor do two classes share images on purpose, as in
-    the published `create_voc_low_shot_samples.py`. What is drawn depends on (seed, k, sample, class) alone.
+    A sample depends on (seed, k, sample, class) alone. The samples of different k and of different classes are
+    independent, as in the published `create_voc_low_shot_samples.py`.
     """
     num_classes = labels.shape[1]
     samples = np.zeros((len(labels), num_samples, num_classes), dtype=labels.dtype)
@@ -171,73 +221,63 @@ def draw_samples(labels: Int[ndarray, "n c"], k: int, num_samples: int, seed: in
 
 
 def fixed_cost(costs: Sequence[float]) -> float:
-    """The cost where nothing can be held out: 1, or of others the nearest in ratio."""
+    """Return the cost for samples too small for cross-validation: 1, or the nearest to it in ratio."""
     return float(min(costs, key=lambda cost: abs(np.log(cost / FIXED_COST))))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Scored:
-    """What is known of the samples of one k."""
+class _SampleScores:
+    """Scores of the samples of one k."""
 
     test_ap: Float[ndarray, "k s c"]
-    """At every cost."""
+    """AP on the test images by cost, sample and class."""
     choices: Int[ndarray, "s"]
-    """Costs chosen without test labels."""
+    """Index of the cost that is chosen for each sample without test labels."""
     num_unconverged: int
 
 
 def _score_samples(
-    rows: Rows,
+    train: Projected,
     samples: Int[ndarray, "n s c"],
-    test_rows: Rows,
+    test: Projected,
     test_labels: Int[ndarray, "m c"],
     costs: Sequence[float],
     k: int,
     advance: Callable[[int], object],
-) -> _Scored:
+) -> _SampleScores:
     """Fit all samples, classes and folds at once, from small to large costs."""
-    drawn = np.flatnonzero(samples.any(axis=(1, 2)))
-    rows, labels = rows[torch.from_numpy(drawn).to(rows.exact.device)], samples[drawn].reshape(len(drawn), -1)
-    validated = k >= NUM_FOLDS
-    folds = assign_folds(labels) if validated else np.full(labels.shape, -1)
-    # First the SVMs of whole samples, then those of each with one fold held out.
-    parts = [labels, *(np.where(folds == fold, 0, labels) for fold in range(NUM_FOLDS if validated else 0))]
-    signs = torch.from_numpy(np.concatenate(parts, axis=1)).to(rows.exact)
+    sampled = np.flatnonzero(samples.any(axis=(1, 2)))
+    train, labels = train[torch.from_numpy(sampled)], samples[sampled].reshape(len(sampled), -1)
+    is_validated = k >= NUM_FOLDS
+    folds = assign_folds(labels) if is_validated else np.full(labels.shape, -1)
+    # First the SVMs of complete samples, then those of each sample without one fold.
+    parts = [labels, *(np.where(folds == fold, 0, labels) for fold in range(NUM_FOLDS if is_validated else 0))]
+    y = torch.from_numpy(np.concatenate(parts, axis=1)).double()
+    weights = class_weights(y)
     num_problems = labels.shape[1]
     test_ap = np.empty((len(costs), num_problems))
     fold_ap = np.zeros((len(costs), num_problems))
     fits, num_unconverged = None, 0
     for cost_id in np.argsort(costs, kind="stable"):
-        fits = fit_squared_hinge(rows, signs, unit_penalties(signs) * costs[cost_id], fits)
+        fits = fit_svms(train, y, weights * costs[cost_id], fits)
         num_unconverged += int((~fits.converged).sum())
-        scores = (test_rows.exact @ fits.weights[:, :num_problems]).cpu().numpy()
+        scores = (test.X @ fits.coef[:, :num_problems]).numpy()
         test_ap[cost_id] = [
             average_precision(column, test_labels[:, index % test_labels.shape[1]])
             for index, column in enumerate(scores.T)
         ]
-        if validated:
-            fold_ap[cost_id] = _mean_fold_aps(fits.scores[:, num_problems:].cpu().numpy(), labels, folds)
-        advance(signs.shape[1])
+        if is_validated:
+            fold_ap[cost_id] = mean_fold_ap(fits.scores[:, num_problems:].numpy(), labels, folds)
+        advance(y.shape[1])
     shape = (len(costs), *samples.shape[1:])
     choices = fold_ap.reshape(shape).mean(axis=2).argmax(axis=0)
-    if not validated:
+    if not is_validated:
         choices = np.full(shape[1], list(costs).index(fixed_cost(costs)))
-    return _Scored(test_ap=test_ap.reshape(shape), choices=choices, num_unconverged=num_unconverged)
+    return _SampleScores(test_ap=test_ap.reshape(shape), choices=choices, num_unconverged=num_unconverged)
 
 
-def _mean_fold_aps(
-    scores: Float[ndarray, "n fp"], labels: Int[ndarray, "n p"], folds: Int[ndarray, "n p"]
-) -> Float[ndarray, "p"]:
-    aps = np.empty((NUM_FOLDS, labels.shape[1]))
-    for fold, index in np.ndindex(aps.shape):
-        held_out = folds[:, index] == fold
-        column = scores[held_out, fold * labels.shape[1] + index]
-        aps[fold, index] = step_average_precision(column, labels[held_out, index])
-    return aps.mean(axis=0)
-
-
-def _summary(
-    found: Sequence[_Scored], shots: Sequence[int], names: Sequence[str], costs: Sequence[float]
+def _summarise(
+    scores: Sequence[_SampleScores], shots: Sequence[int], names: Sequence[str], costs: Sequence[float]
 ) -> dict[str, Any]:
     fields: dict[str, dict[str, Any]] = {
         name: {}
@@ -246,13 +286,43 @@ def _summary(
             *("mean_ap_best_cost_on_test", "std_best_cost_on_test", "per_class_ap_best_cost_on_test"),
         )
     }
-    for k, scored in zip(map(str, shots), found):
-        best = int(scored.test_ap.mean(axis=(1, 2)).argmax())
-        chosen = scored.test_ap[scored.choices, np.arange(len(scored.choices))]
-        fields["costs"][k] = [float(costs[choice]) for choice in scored.choices]
+    for k, own in zip(map(str, shots), scores):
+        best = int(own.test_ap.mean(axis=(1, 2)).argmax())
+        chosen = own.test_ap[own.choices, np.arange(len(own.choices))]
+        fields["costs"][k] = [float(costs[choice]) for choice in own.choices]
         fields["best_cost_on_test"][k] = float(costs[best])
-        for suffix, ap in (("", chosen), ("_best_cost_on_test", scored.test_ap[best])):
+        for suffix, ap in (("", chosen), ("_best_cost_on_test", own.test_ap[best])):
             fields["mean_ap" + suffix][k] = float(ap.mean())
             fields["std" + suffix][k] = float(ap.mean(axis=1).std())
             fields["per_class_ap" + suffix][k] = dict(zip(names, ap.mean(axis=0).tolist()))
     return fields
+
+
+def _tables(result: Result) -> Tables:
+    return {
+        "VOC07 low-shot, cost by test labels": _by_shots(result["mean_ap_best_cost_on_test"]),
+        "VOC07 low-shot, cost without test labels": _by_shots(result["mean_ap"]),
+    }
+
+
+def _by_shots(scores: dict[str, float]) -> dict[str, float | None]:
+    return {f"k={shots}": score for shots, score in scores.items()}
+
+
+def _run_config(config: EvaluationConfig) -> LowShotConfig | None:
+    return LowShotConfig(shots=config.shots) if config.shots else None
+
+
+LOW_SHOT = Evaluation(
+    name="low-shot",
+    label="Low-shot SVM",
+    help="VOC07 with 1 to 96 images of each class: linear SVMs, mean and std over five random samples of the images.",
+    data=VocDataset,
+    config=LowShotConfig,
+    check=check,
+    run=run,
+    tables=_tables,
+    one_process=True,
+    suite_entries=partial(voc07_entries, "low-shot"),
+    run_config=_run_config,
+)

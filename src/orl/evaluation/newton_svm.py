@@ -1,256 +1,376 @@
-"""Many linear SVMs of squared hinge loss at once: truncated Newton steps along the eigenvectors of the features."""
+"""Many linear SVMs with squared hinge loss at once, by truncated Newton steps in the eigenbasis of the features."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
-MAX_NEWTON_STEPS = 60
-MAX_MORE_STEPS = 5
-"""After one that moved scores by little, while images still come within their margin or leave it."""
+from orl.evaluation.arrays import Array, check_same_length, feature_matrix, label_columns
+
+MAX_ITER = 60
+"""Newton steps."""
+MAX_EXTRA_STEPS = 5
+"""Newton steps after one that moved scores by little, while images still enter or leave their margin."""
 MAX_CG_STEPS = 150
 MAX_HALVINGS = 12
-TOLERANCE = 5e-3
-"""How far the last Newton step may move the scores, as a share of their standard deviation over the images."""
+TOL = 5e-3
+"""Largest move of the scores by the last Newton step, as a fraction of their standard deviation over the images."""
 ROUNDING = 1e-8
-"""Move that counts as none, as a share of the scores: those of equal images have no deviation."""
-ROUNDING_QUICK, ROUNDING_EXACT = 1e-5, 1e-12
-"""What is lost beside 1 in float32 and in float64, with room for sums over images."""
-CG_TOLERANCE = 0.1
-"""What a step of conjugate gradients must gain at least, as a share of the mean gain of those before."""
+"""Move that counts as none, as a fraction of the scores: those of equal images have no standard deviation."""
+ROUNDING_FLOAT32, ROUNDING_FLOAT64 = 1e-5, 1e-12
+"""Fraction of 1 that is lost by rounding, with a margin for sums over images."""
+CG_TOL = 0.1
+"""Least gain of a step of conjugate gradients, as a fraction of the mean gain of the steps before."""
 ARMIJO = 1e-4
-"""Share of the fall foretold by the slope that a step must reach."""
-NUM_SAVED = 20
-"""A Newton step is solved by the images within their margin if that costs no more than so many conjugate gradients."""
+"""Least decrease of the objective by a step, as a fraction of the decrease that the slope predicts."""
+NUM_CG_STEPS_SAVED = 20
+"""A Newton step is solved by the images within their margin if that costs at most so many conjugate gradient steps."""
 MAX_IMAGES = 8192
-"""Up to so many images have the products of each with each kept, 256 MB of them."""
+"""Largest number of images whose Gram matrix is kept, 256 MB."""
 SMALLEST_EIGENVALUE = 1e-12
-"""Times the largest: directions below it, along which the images do not differ, are left out."""
+"""Fraction of the largest eigenvalue below which a direction is left out: the images do not differ along it."""
+POSITIVE_WEIGHT = 2.0
+"""Class weight of a positive image in the VOC07 protocol; a negative one has 1."""
+
+
+class LinearSVM:
+    """Linear support vector machines with squared hinge loss, one per class, fitted all at once.
+
+    The problem is that of scikit-learn's `LinearSVC(dual=True, class_weight={1: positive_weight, -1: 1})`: L2
+    regularisation, and a bias that is regularised too.
+
+    Example:
+        >>> import torch
+        >>> X = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.2, 0.9], [0.8, 0.1]])
+        >>> svm = LinearSVM(C=10.0).fit(X, torch.tensor([0, 1, 0, 1]))
+        >>> (svm.decision_function(X) > 0).tolist()
+        [False, True, False, True]
+
+    Args:
+        C: cost of the loss; the larger, the less the weights are regularised.
+        positive_weight: weight of a positive image; a negative one has 1.
+        tol: largest move of the scores by the last Newton step, as a fraction of their standard deviation.
+        max_iter: Newton steps.
+
+    Attributes:
+        coef_: weights, `(classes, features)`.
+        intercept_: biases, `(classes,)`.
+        classes_: name of each class: its id, or its column.
+        converged_: False for a class whose fit was stopped by `max_iter`, `(classes,)`.
+    """
+
+    coef_: Float[ndarray, "c d"]
+    intercept_: Float[ndarray, "c"]
+    classes_: tuple[str, ...]
+    converged_: Bool[ndarray, "c"]
+
+    def __init__(
+        self, C: float = 1.0, *, positive_weight: float = POSITIVE_WEIGHT, tol: float = TOL, max_iter: int = MAX_ITER
+    ) -> None:
+        if not C > 0 or not positive_weight > 0 or not tol > 0 or max_iter < 1:
+            raise ValueError(
+                f"C, positive_weight and tol must be above 0 and max_iter at least 1, got {C}, {positive_weight}, "
+                f"{tol} and {max_iter}"
+            )
+        self.C, self.positive_weight, self.tol, self.max_iter = C, positive_weight, tol, max_iter
+
+    def fit(self, X: Array, y: Array) -> "LinearSVM":
+        """Fit one SVM per class.
+
+        Args:
+            X: features, `(images, features)`; they are used as they are, so scale them to unit length before.
+            y: labels as `orl.evaluation.arrays.label_columns` reads them: `(images, classes)` of -1, 0 (ignored) and 1
+                or of 0 and 1, or `(images,)` of one class or of class ids.
+
+        Returns:
+            The object itself.
+
+        Raises:
+            ValueError: if shapes or values of X and y do not fit, a feature is not finite, or a class has no positive
+                or no negative image.
+        """
+        features, (labels,), self.classes_ = feature_matrix(X), *label_columns(y)
+        check_same_length(features, labels)
+        if not np.isfinite(features).all():
+            raise ValueError(f"{(~np.isfinite(features)).sum()} of {features.size} values of X are not finite")
+        for name, column in zip(self.classes_, labels.T):
+            if not ((column == 1).any() and (column == -1).any()):
+                raise ValueError(
+                    f"class {name} has {(column == 1).sum()} positive and {(column == -1).sum()} negative images; an "
+                    "SVM needs both"
+                )
+        features = features.astype(np.float64)
+        eigenbasis = fit_eigenbasis(features)
+        signs = torch.from_numpy(labels).double()
+        cost = self.C * class_weights(signs, self.positive_weight)
+        fits = fit_svms(eigenbasis.project(features), signs, cost, tol=self.tol, max_iter=self.max_iter)
+        weights = (eigenbasis.basis @ fits.coef).numpy()
+        self.coef_, self.intercept_, self.converged_ = weights[:-1].T, weights[-1], fits.converged.numpy()
+        return self
+
+    def decision_function(self, X: Array) -> Float[ndarray, "..."]:
+        """Compute the score of each image, above 0 where the class is predicted.
+
+        Returns:
+            Scores `(images, classes)`, or `(images,)` where there is one class.
+
+        Raises:
+            ValueError: if X has another number of features than the training images.
+            RuntimeError: if the SVM has not been fitted.
+        """
+        if not hasattr(self, "coef_"):
+            raise RuntimeError("the SVM has not been fitted; call fit first")
+        features = feature_matrix(X)
+        if features.shape[1] != self.coef_.shape[1]:
+            raise ValueError(f"X has {features.shape[1]} features, but the SVM was fitted on {self.coef_.shape[1]}")
+        scores = features.astype(np.float64) @ self.coef_.T + self.intercept_
+        return scores[:, 0] if scores.shape[1] == 1 else scores
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Images along the directions of a `Rotation`."""
+class Projected:
+    """Features of images along the directions of an `Eigenbasis`."""
 
-    exact: Float[Tensor, "n r"]
-    """float64: gradients are differences of large numbers where the cost is small."""
-    quick: Float[Tensor, "n r"]
-    """What Newton steps are computed from; an error in a step is made good by the next."""
-    squares: Float[Tensor, "n r"]
-    """Of `quick`."""
+    X: Float[Tensor, "n r"]
+    """Features in float64: gradients are differences of large numbers where the cost is small."""
+    X32: Float[Tensor, "n r"]
+    """Features in float32, for the Newton steps; the next step corrects an error in a step."""
+    X32_squared: Float[Tensor, "n r"]
 
     @cached_property
-    def products(self) -> Float[Tensor, "n n"]:
-        """Of every image with every other, in the precision of `quick`."""
-        return self.quick @ self.quick.T
+    def gram(self) -> Float[Tensor, "n n"]:
+        """Inner products of all images, in the precision of `X32`."""
+        return self.X32 @ self.X32.T
 
-    def __getitem__(self, ids: Tensor) -> "Rows":
-        return Rows(exact=self.exact[ids], quick=self.quick[ids], squares=self.squares[ids])
+    def __getitem__(self, ids: Tensor) -> "Projected":
+        return Projected(X=self.X[ids], X32=self.X32[ids], X32_squared=self.X32_squared[ids])
 
     def __len__(self) -> int:
-        return len(self.exact)
+        return len(self.X)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rotation:
-    """Directions that are uncorrelated over the training images, the constant feature 1 of the bias among them."""
+class Eigenbasis:
+    """Directions along which the training features, with the constant feature 1 of the bias, are uncorrelated."""
 
     basis: Float[Tensor, "d_plus_1 r"]
 
-    def rows(self, features: Float[ndarray, "n d"], quick_dtype: torch.dtype = torch.float32) -> Rows:
-        """The features, with the constant, along these directions."""
-        exact = _with_constant(features, self.basis.device) @ self.basis
-        quick = exact.to(quick_dtype)
-        return Rows(exact=exact, quick=quick, squares=quick.square())
+    def project(self, features: Float[ndarray, "n d"], dtype: torch.dtype = torch.float32) -> Projected:
+        """Project features, with the constant appended, onto the basis.
+
+        Args:
+            features: of any images.
+            dtype: precision of `X32`, other than float32 in tests only.
+        """
+        X = _with_constant(features) @ self.basis
+        X32 = X.to(dtype)
+        return Projected(X=X, X32=X32, X32_squared=X32.square())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fits:
-    """Linear SVMs of several problems, one a column."""
+    """Fitted linear SVMs, one problem per column."""
 
-    weights: Float[Tensor, "r p"]
-    """Along the directions of the rows that they were fitted on."""
+    coef: Float[Tensor, "r p"]
+    """Weights in the eigenbasis."""
     scores: Float[Tensor, "n p"]
-    """Of those rows: `rows.exact @ weights`."""
+    """Scores of the training images, `X @ coef`."""
     converged: Bool[Tensor, "p"]
-    """False where a fit was stopped by the limit on steps."""
+    """False where a fit was stopped by `max_iter`."""
 
 
-def find_rotation(features: Float[ndarray, "n d"], device: torch.device | str = "cpu") -> Rotation:
-    """Eigenvectors of X'X, or by XX' where there are more features than images, which is the smaller problem.
+def fit_eigenbasis(features: Float[ndarray, "n d"]) -> Eigenbasis:
+    """Compute the eigenvectors of X'X; through XX' where there are more features than images.
 
     A rotation leaves an SVM as it is: the length of the weights does not change, and directions without any image
     get no weight. But along eigenvectors the Hessian is nearly diagonal, so that conjugate gradients need few steps.
 
     Args:
-        features: of the training images, as the SVM shall see them.
-        device: where the SVMs will be computed.
+        features: of the training images, scaled as the SVM uses them.
     """
-    rows = _with_constant(features, device)
-    wide = rows.shape[1] > rows.shape[0]
-    eigenvalues, vectors = torch.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
+    X = _with_constant(features)
+    is_wide = X.shape[1] > X.shape[0]
+    eigenvalues, vectors = torch.linalg.eigh(X @ X.T if is_wide else X.T @ X)
     kept = eigenvalues > SMALLEST_EIGENVALUE * eigenvalues[-1]
-    if wide:
-        return Rotation(basis=rows.T @ (vectors[:, kept] / eigenvalues[kept].sqrt()))
-    return Rotation(basis=vectors[:, kept])
+    if is_wide:
+        return Eigenbasis(basis=X.T @ (vectors[:, kept] / eigenvalues[kept].sqrt()))
+    return Eigenbasis(basis=vectors[:, kept])
 
 
-def _with_constant(features: Float[ndarray, "n d"], device: torch.device | str) -> Float[Tensor, "n d_plus_1"]:
-    rows = torch.from_numpy(features).to(device, torch.float64)
-    return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+def _with_constant(features: Float[ndarray, "n d"]) -> Float[Tensor, "n d_plus_1"]:
+    X = torch.from_numpy(features).double()
+    return torch.cat([X, X.new_ones(len(X), 1)], dim=1)
 
 
-def fit_squared_hinge(
-    rows: Rows,
-    signs: Float[Tensor, "n p"],
-    penalties: Float[Tensor, "n p"],
+def class_weights(y: Float[Tensor, "n p"], positive_weight: float = POSITIVE_WEIGHT) -> Float[Tensor, "n p"]:
+    """Return the weight of each image for each class: 0 for an ignored one, whose label is 0."""
+    return torch.where(y > 0, positive_weight, torch.where(y < 0, 1.0, 0.0)).to(y)
+
+
+def fit_svms(
+    projected: Projected,
+    y: Float[Tensor, "n p"],
+    C: Float[Tensor, "n p"],
     start: Fits | None = None,
+    *,
+    tol: float = TOL,
+    max_iter: int = MAX_ITER,
 ) -> Fits:
-    """Minimise |w|^2 / 2 + sum of penalty * max(0, 1 - sign * row.w)^2 / 2 over w, for every column.
+    """Minimise |w|^2 / 2 + sum of C * max(0, 1 - y X w)^2 over w, for every column of y and C.
 
-    With penalties of 2 * C * class weight this is LIBLINEAR's problem; a penalty of 0 leaves an image out.
+    With C times the class weight of an image this is LIBLINEAR's problem; a C of 0 leaves an image out.
 
-    Both rules for stopping look at what steps achieve, not at the gradient: where images are few and penalties large, a
-    small gradient leaves scores far from where they belong.
+    Both rules for stopping look at what steps achieve, not at the gradient: where images are few and costs large, a
+    small gradient leaves scores far from their values at the optimum.
 
     Args:
-        rows: along any directions; along those of `find_rotation` it is fast.
-        signs: 1 or -1; any other where the penalty is 0.
-        penalties: 0 or more.
-        start: fits on the same rows to start from, such as those at a smaller cost.
+        projected: training features along any directions; in the eigenbasis the fit is fast.
+        y: 1 or -1; any other value where C is 0.
+        C: cost of each image in each problem, 0 or more.
+        start: fits on the same features to start from, such as those at a smaller cost.
+        tol: largest move of the scores by the last step, as a fraction of their standard deviation.
+        max_iter: Newton steps.
 
     Source:
         Truncated Newton for squared hinge loss: Keerthi and DeCoste, JMLR 6 (2005); Lin, Weng and Keerthi, JMLR 9
         (2008). When conjugate gradients end: Nash and Sofer, Operations Research Letters 9 (1990). The problem:
         LIBLINEAR (Fan et al., JMLR 9, 2008), L2-regularised L2-loss.
     """
+    # The derivative of C * hinge^2 has a factor of 2, which half the square of `hinge_cost` gives as well.
+    hinge_cost = 2 * C
     if start is None:
-        weights, scores = (rows.exact.new_zeros(length, signs.shape[1]) for length in rows.exact.T.shape)
+        coef, scores = (projected.X.new_zeros(length, y.shape[1]) for length in projected.X.T.shape)
     else:
-        weights, scores = start.weights.clone(), start.scores.clone()
-    open_ids = torch.arange(signs.shape[1], device=signs.device)
-    spread = rows.quick.var(dim=0, correction=0)[:, None]
-    moved = torch.full_like(weights[0], torch.inf)
-    before = torch.zeros_like(scores, dtype=torch.bool)
-    num_more = torch.zeros_like(moved)
-    for steps_done in range(MAX_NEWTON_STEPS + 1):
-        w, y, penalty, z = weights[:, open_ids], signs[:, open_ids], penalties[:, open_ids], scores[:, open_ids]
-        within = y * z < 1
-        curvature = penalty * within
-        gradient = w + rows.exact.T @ (curvature * (z - y))
-        diagonal = 1 + rows.squares.T @ curvature.to(rows.squares)
-        nothing = ROUNDING**2 * z.square().mean(0)
-        has_gradient = (spread * (gradient / diagonal).square()).sum(0) > nothing
-        is_moving = moved[open_ids] > TOLERANCE**2 * z.var(0, correction=0) + nothing
+        coef, scores = start.coef.clone(), start.scores.clone()
+    open_ids = torch.arange(y.shape[1], device=y.device)
+    variances = projected.X32.var(dim=0, correction=0)[:, None]
+    moved = torch.full_like(coef[0], torch.inf)
+    was_within = torch.zeros_like(scores, dtype=torch.bool)
+    num_extra = torch.zeros_like(moved)
+    for num_steps in range(max_iter + 1):
+        w, signs, cost, z = coef[:, open_ids], y[:, open_ids], hinge_cost[:, open_ids], scores[:, open_ids]
+        is_within = signs * z < 1
+        curvature = cost * is_within
+        gradient = w + projected.X.T @ (curvature * (z - signs))
+        diagonal = 1 + projected.X32_squared.T @ curvature.to(projected.X32_squared)
+        rounding = ROUNDING**2 * z.square().mean(0)
+        has_gradient = (variances * (gradient / diagonal).square()).sum(0) > rounding
+        is_moving = moved[open_ids] > tol**2 * z.var(0, correction=0) + rounding
         # An exact step is the last where it leaves the same images within their margin; else the next may be long.
-        # Of penalties near float32's limits rounding alone moves images in and out, so that such steps are counted.
-        may_move = (within != before[:, open_ids]).any(0) & _is_by_images(rows, curvature)
-        num_more[open_ids] += may_move & ~is_moving
-        is_moving |= may_move & (num_more[open_ids] <= MAX_MORE_STEPS)
-        before[:, open_ids] = within
+        # At costs near float32's limits rounding alone moves images in and out, so that such steps are counted.
+        may_move = (is_within != was_within[:, open_ids]).any(0) & _is_solved_by_images(projected, curvature)
+        num_extra[open_ids] += may_move & ~is_moving
+        is_moving |= may_move & (num_extra[open_ids] <= MAX_EXTRA_STEPS)
+        was_within[:, open_ids] = is_within
         going = (has_gradient & is_moving).nonzero()[:, 0]
         open_ids = open_ids[going]
-        if not len(open_ids) or steps_done == MAX_NEWTON_STEPS:
+        if not len(open_ids) or num_steps == max_iter:
             break
-        w, y, penalty, z, curvature, gradient, diagonal = (
-            each[:, going] for each in (w, y, penalty, z, curvature, gradient, diagonal)
+        w, signs, cost, z, curvature, gradient, diagonal = (
+            each[:, going] for each in (w, signs, cost, z, curvature, gradient, diagonal)
         )
-        step, step_z = _newton_step(rows, curvature.to(rows.quick), gradient.to(rows.quick), diagonal)
-        length = _step_length(w, z, step, step_z, y, penalty)
-        weights[:, open_ids] = w + step * length
+        step, step_z = _newton_step(projected, curvature.to(projected.X32), gradient.to(projected.X32), diagonal)
+        length = _step_length(w, z, step, step_z, signs, cost)
+        coef[:, open_ids] = w + step * length
         # Near enough to find the next step from; in the end scores are computed from the weights.
         scores[:, open_ids] = z + step_z * length
         moved[open_ids] = step_z.var(0, correction=0).to(moved)
-    converged = torch.ones(signs.shape[1], dtype=torch.bool, device=signs.device)
+    converged = torch.ones(y.shape[1], dtype=torch.bool, device=y.device)
     converged[open_ids] = False
-    return Fits(weights=weights, scores=rows.exact @ weights, converged=converged)
+    return Fits(coef=coef, scores=projected.X @ coef, converged=converged)
 
 
 def _newton_step(
-    rows: Rows,
+    projected: Projected,
     curvature: Float[Tensor, "n p"],
     gradient: Float[Tensor, "r p"],
     diagonal: Float[Tensor, "r p"],
 ) -> tuple[Float[Tensor, "r p"], Float[Tensor, "n p"]]:
-    """Solve (1 + X' curvature X) step = -gradient, and multiply X step on the way.
+    """Solve (1 + X' curvature X) step = -gradient, and return the step and X step.
 
-    Where few images are within their margin there are fewer unknowns in one equation an image, and those are solved
-    exactly: just there conjugate gradients are slow.
+    Where few images are within their margin, a system with one equation per image is smaller and is solved exactly.
+    In just those problems conjugate gradients are slow.
     """
-    is_small = _is_by_images(rows, curvature)
+    is_small = _is_solved_by_images(projected, curvature)
     if not is_small.any():
-        return _by_conjugate_gradients(rows.quick, curvature, gradient, diagonal)
+        return _solve_by_conjugate_gradients(projected.X32, curvature, gradient, diagonal)
     if is_small.all():
-        return _by_images(rows, curvature, gradient)
+        return _solve_by_images(projected, curvature, gradient)
     step, step_z = torch.empty_like(gradient), torch.empty_like(curvature)
     small, large = (ids.nonzero()[:, 0] for ids in (is_small, ~is_small))
-    step[:, small], step_z[:, small] = _by_images(rows, curvature[:, small], gradient[:, small])
-    step[:, large], step_z[:, large] = _by_conjugate_gradients(
-        rows.quick, curvature[:, large], gradient[:, large], diagonal[:, large]
+    step[:, small], step_z[:, small] = _solve_by_images(projected, curvature[:, small], gradient[:, small])
+    step[:, large], step_z[:, large] = _solve_by_conjugate_gradients(
+        projected.X32, curvature[:, large], gradient[:, large], diagonal[:, large]
     )
     return step, step_z
 
 
-def _is_by_images(rows: Rows, curvature: Float[Tensor, "n p"]) -> Bool[Tensor, "p"]:
-    """Whether so few images are within their margin that one equation each costs less than conjugate gradients."""
-    # By Cholesky that is a third of the cube; a conjugate gradient multiplies by all rows twice.
-    is_small = (curvature > 0).sum(0) ** 3 / 3 <= NUM_SAVED * 4 * rows.quick.numel()
-    return is_small & (len(rows) <= MAX_IMAGES)
+def _is_solved_by_images(projected: Projected, curvature: Float[Tensor, "n p"]) -> Bool[Tensor, "p"]:
+    """Return whether one equation per image within its margin costs less than conjugate gradients."""
+    # Cholesky costs a third of the cube; a step of conjugate gradients multiplies by all features twice.
+    is_small = (curvature > 0).sum(0) ** 3 / 3 <= NUM_CG_STEPS_SAVED * 4 * projected.X32.numel()
+    return is_small & (len(projected) <= MAX_IMAGES)
 
 
-def _by_images(
-    rows: Rows, curvature: Float[Tensor, "n p"], gradient: Float[Tensor, "r p"]
+def _solve_by_images(
+    projected: Projected, curvature: Float[Tensor, "n p"], gradient: Float[Tensor, "r p"]
 ) -> tuple[Float[Tensor, "r p"], Float[Tensor, "n p"]]:
-    """With images A of curvature D: step = -gradient + A' u, where (1 / D + A A') u = A gradient (Woodbury)."""
-    projected = rows.quick @ gradient
-    fractions = torch.zeros_like(curvature)
-    wide = []
+    """Compute step = -gradient + A' u, where (1 / D + A A') u = A gradient (Woodbury).
+
+    A are the images within their margin and D is their curvature.
+    """
+    right_side = projected.X32 @ gradient
+    solution = torch.zeros_like(curvature)
+    ill_conditioned = []
     for column in range(curvature.shape[1]):
         own = curvature[:, column].nonzero()[:, 0]
         # By rows, then by columns: less than half the time of both at once.
-        system = rows.products.index_select(0, own).index_select(1, own)
+        system = projected.gram.index_select(0, own).index_select(1, own)
         reciprocals = 1 / curvature[own, column]
-        is_beyond = (reciprocals < ROUNDING_QUICK * system.diagonal()).any()
+        is_lost = (reciprocals < ROUNDING_FLOAT32 * system.diagonal()).any()
         system.diagonal().add_(reciprocals)
         factor, failed = torch.linalg.cholesky_ex(system)
-        if is_beyond or failed:
-            wide.append(column)
+        if is_lost or failed:
+            ill_conditioned.append(column)
         else:
-            fractions[own, column] = torch.cholesky_solve(projected[own, column, None], factor)[:, 0]
-    step = rows.quick.T @ fractions - gradient
-    for column in wide:
-        step[:, column] = _by_images_exactly(rows, curvature[:, column], gradient[:, column])
-    return step, rows.quick @ step
+            solution[own, column] = torch.cholesky_solve(right_side[own, column, None], factor)[:, 0]
+    step = projected.X32.T @ solution - gradient
+    for column in ill_conditioned:
+        step[:, column] = _solve_by_images_float64(projected, curvature[:, column], gradient[:, column])
+    return step, projected.X32 @ step
 
 
-def _by_images_exactly(rows: Rows, curvature: Float[Tensor, "n"], gradient: Float[Tensor, "r"]) -> Float[Tensor, "r"]:
-    """One column of `_by_images` in float64, for penalties so large that its two terms cancel in float32."""
+def _solve_by_images_float64(
+    projected: Projected, curvature: Float[Tensor, "n"], gradient: Float[Tensor, "r"]
+) -> Float[Tensor, "r"]:
+    """Solve one column of `_solve_by_images` at a cost so large that its two terms cancel in float32."""
     own = curvature.nonzero()[:, 0]
-    images, slope = rows.exact[own], gradient.double()
+    images, slope = projected.X[own], gradient.double()
     system = images @ images.T
-    system.diagonal().mul_(1 + ROUNDING_EXACT).add_(1 / curvature[own].double())
-    fractions = torch.cholesky_solve((images @ slope)[:, None], torch.linalg.cholesky(system))[:, 0]
-    return (images.T @ fractions - slope).to(gradient)
+    system.diagonal().mul_(1 + ROUNDING_FLOAT64).add_(1 / curvature[own].double())
+    solution = torch.cholesky_solve((images @ slope)[:, None], torch.linalg.cholesky(system))[:, 0]
+    return (images.T @ solution - slope).to(gradient)
 
 
-def _by_conjugate_gradients(
-    rows: Float[Tensor, "n r"],
+def _solve_by_conjugate_gradients(
+    X: Float[Tensor, "n r"],
     curvature: Float[Tensor, "n p"],
     gradient: Float[Tensor, "r p"],
     diagonal: Float[Tensor, "r p"],
 ) -> tuple[Float[Tensor, "r p"], Float[Tensor, "n p"]]:
     step, step_z = torch.zeros_like(gradient), torch.zeros_like(curvature)
-    ids = torch.arange(gradient.shape[1], device=rows.device)
+    ids = torch.arange(gradient.shape[1], device=X.device)
     residual = -gradient
     direction = residual / diagonal
     energy = (residual * direction).sum(0)
-    gained = torch.zeros_like(energy)
-    for steps_done in range(1, MAX_CG_STEPS + 1):
-        direction_z = rows @ direction
-        image = direction + rows.T @ (curvature * direction_z)
+    total_gain = torch.zeros_like(energy)
+    for num_steps in range(1, MAX_CG_STEPS + 1):
+        direction_z = X @ direction
+        image = direction + X.T @ (curvature * direction_z)
         length = energy / (direction * image).sum(0)
         step[:, ids] += length * direction
         step_z[:, ids] += length * direction_z
@@ -258,13 +378,13 @@ def _by_conjugate_gradients(
         scaled = residual / diagonal
         previous_energy, energy = energy, (residual * scaled).sum(0)
         gain = length * previous_energy
-        gained = gained + gain
+        total_gain = total_gain + gain
         direction = scaled + energy / previous_energy * direction
-        going = ((gain * steps_done > CG_TOLERANCE * gained) & (energy > 0)).nonzero()[:, 0]
+        going = ((gain * num_steps > CG_TOL * total_gain) & (energy > 0)).nonzero()[:, 0]
         if not len(going):
             break
         if len(going) < len(ids):
-            ids, energy, gained = ids[going], energy[going], gained[going]
+            ids, energy, total_gain = ids[going], energy[going], total_gain[going]
             direction, residual, diagonal, curvature = (
                 each[:, going] for each in (direction, residual, diagonal, curvature)
             )
@@ -276,18 +396,18 @@ def _step_length(
     z: Float[Tensor, "n p"],
     step: Float[Tensor, "r p"],
     step_z: Float[Tensor, "n p"],
-    signs: Float[Tensor, "n p"],
-    penalties: Float[Tensor, "n p"],
+    y: Float[Tensor, "n p"],
+    hinge_cost: Float[Tensor, "n p"],
 ) -> Float[Tensor, "p"]:
-    """The first of 1, 1/2, 1/4, ... by which the objective falls enough (Armijo's rule), without a product."""
+    """Return the first of 1, 1/2, 1/4, ... that decreases the objective enough (Armijo's rule)."""
     w_step, step_step = (w * step).sum(0), step.square().sum(0)
-    hinge = (1 - signs * z).clamp_min(0)
-    slope = w_step - (penalties * hinge * signs * step_z).sum(0)
+    hinge = (1 - y * z).clamp_min(0)
+    slope = w_step - (hinge_cost * hinge * y * step_z).sum(0)
     length = torch.ones_like(slope)
     for _ in range(MAX_HALVINGS):
-        new_hinge = (1 - signs * (z + length * step_z)).clamp_min(0)
+        new_hinge = (1 - y * (z + length * step_z)).clamp_min(0)
         gain = length * w_step + length.square() * step_step / 2
-        gain = gain + (penalties * (new_hinge - hinge) * (new_hinge + hinge)).sum(0) / 2
+        gain = gain + (hinge_cost * (new_hinge - hinge) * (new_hinge + hinge)).sum(0) / 2
         too_long = gain > ARMIJO * length * slope
         if not too_long.any():
             break

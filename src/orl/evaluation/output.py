@@ -1,4 +1,4 @@
-"""Where a judge writes its result, how it works, and the result that is there already."""
+"""Output of an evaluation: its JSON file, the options of the work, and the result that is already there."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from orl.weights.find import find_weights_file
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOutput:
-    """Where and how a judge works; of what is here only the seed and the precision change a result."""
+    """File of a result and options of the work; only the seed and the precision change a result."""
 
     result: Path
     """The JSON file to write."""
@@ -24,51 +24,51 @@ class EvaluationOutput:
     device: str = "auto"
     precision: Precision = "32-true"
     overwrite: bool = False
-    """Make the result again where it was made from something else."""
+    """Whether to replace a result that was made from other inputs."""
     checkpoint_minutes: float = 10.0
     quiet: bool = False
 
     def __post_init__(self) -> None:
         if self.result.suffix != ".json":
-            raise ValueError(f"{self.result} is to hold a result as JSON; give a name that ends in .json")
+            raise ValueError(f"the result is a JSON file, got {self.result}; give a name that ends in .json")
 
     @property
     def folder(self) -> Path:
-        """What a judge keeps for itself while it works: checkpoints, metrics, features, detections."""
+        """Folder for checkpoints, metrics, features and detections while the evaluation runs."""
         return self.result.with_suffix("")
 
 
-def finished(place: EvaluationOutput, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result that was made from the same weights, data and settings; none if there is none yet.
+def finished(output: EvaluationOutput, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the result that was made from the same weights, data and config, or None if there is no result.
 
     Raises:
-        StaleResultError: if the file holds a result of something else, unless it is to be overwritten.
-        ValueError: likewise, if it holds no result at all.
+        StaleResultError: if the file holds a result made from other inputs, and must not be overwritten.
+        ValueError: if the file holds no result of an evaluation, and must not be overwritten.
     """
     try:
-        content = place.result.read_bytes()
+        content = output.result.read_bytes()
     except FileNotFoundError:
         return None
-    found = _inputs(content)
+    found = _read_inputs(content)
     asked = json.loads(json.dumps(inputs))
     if found == asked:
         return json.loads(content)
-    if place.overwrite:
+    if output.overwrite:
         return None
     if found is None:
         raise ValueError(
-            f"{place.result} is there and is no result of a judge, so it is not written over; take another --out, or "
-            "--overwrite it"
+            f"{output.result} exists and is not a result of this version of 'orl evaluate', so it is not overwritten; "
+            "take another --out, or give --overwrite"
         )
     differing = sorted(key for key in {*found, *asked} if found.get(key) != asked.get(key))
     raise provenance.StaleResultError(
-        f"stale: {place.result} was made from other weights or settings ({', '.join(differing)}). Take another --out, "
+        f"stale: {output.result} was made from other weights or options ({', '.join(differing)}). Take another --out, "
         "or rebuild it with --overwrite"
     )
 
 
-def _inputs(content: bytes) -> dict[str, Any] | None:
-    """What a result says of itself; none if it is none."""
+def _read_inputs(content: bytes) -> dict[str, Any] | None:
+    """Return the inputs that a result was made from, or None if the content is not a result."""
     try:
         result = json.loads(content)
     except (ValueError, RecursionError):
@@ -77,15 +77,15 @@ def _inputs(content: bytes) -> dict[str, Any] | None:
     return inputs if isinstance(inputs, dict) else None
 
 
-def write_result(place: EvaluationOutput, result: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a result and what it was made from, whole or not at all; returns both."""
-    whole = {**result, "inputs": dict(inputs)}
-    files.write_atomically(place.result, json.dumps(whole, indent=1))
-    return whole
+def write_result(output: EvaluationOutput, result: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a result with the inputs that it was made from, atomically, and return both."""
+    complete = {**result, "inputs": dict(inputs)}
+    files.write_atomically(output.result, json.dumps(complete, indent=1))
+    return complete
 
 
 def results_folder(backbone: Path, architecture: str | None = None) -> Path:
-    """Where the results of weights go if nothing else is said: beside their file, in a folder with its name.
+    """Return the default folder of the results: beside the file of the weights, with its name.
 
     Raises:
         FileNotFoundError: if there are no such weights.
@@ -93,4 +93,4 @@ def results_folder(backbone: Path, architecture: str | None = None) -> Path:
     if backbone == RANDOM:
         return Path("evaluation") / f"random_{architecture or RANDOM_ARCHITECTURE}"
     path = find_weights_file(backbone)
-    return path.with_name(f"{path.stem}_transfer")
+    return path.with_name(f"{path.stem}_evaluation")

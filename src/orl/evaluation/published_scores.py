@@ -1,4 +1,4 @@
-"""Published scores that ours are held against, each with where it was published."""
+"""Published scores to compare ours with, each with its source."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,10 @@ LOW_SHOT_ORL = (42.25, 51.81, 63.46, 72.16, 77.86, 81.17, 83.73, 84.59)
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One line of a published table, in per cent."""
+    """One line of a published table, per cent."""
 
     comparison: str
-    """Which of our tables it belongs to."""
+    """Title of our table of the same protocol."""
     backbone: str
     scores: dict[str, float]
     source: str
@@ -51,4 +51,4 @@ PUBLISHED = (
     ),
     PublishedRow("VOC07 SVM", "supervised on ImageNet", {"mAP": 87.17}, "torchvision's ResNet-50 weights"),
 )
-"""All with ResNet-50; on COCO means 800 epochs of train2017."""
+"""Scores of ResNet-50; "on COCO" means 800 epochs of train2017."""

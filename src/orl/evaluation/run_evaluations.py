@@ -1,80 +1,83 @@
-"""The judges of a run: which its settings ask for, on which labelled set, and each of them on one backbone."""
+"""The evaluations of a run: those that its config asks for, on its labelled data set."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from orl.config import RunConfig
-from orl.evaluation.configs import KnnSettings, LowShotSettings, SvmSettings, VocSettings
 from orl.evaluation.evaluated_backbone import RANDOM, load_evaluated_backbone
-from orl.evaluation.evaluations import Result, Settings, check_images, run_knn, run_low_shot, run_svm
+from orl.evaluation.evaluations import RUN_EVALUATIONS
 from orl.evaluation.output import EvaluationOutput
+from orl.evaluation.protocol import Evaluation
 from orl.evaluation.voc_dataset import VocDataset
+from orl.processes import Processes
 from orl.rundir import RunDir
 
 logger = logging.getLogger(__name__)
 
 
-def voc_dataset_of(config: RunConfig) -> VocDataset:
-    """The labelled set of a run.
+def run_dataset(config: RunConfig) -> VocDataset:
+    """Return the labelled data set of a run; no label is read yet.
 
     Raises:
-        ValueError: if the settings name none.
+        ValueError: if the config names none.
     """
     if config.eval_data is None:
-        raise ValueError("no labelled set: give a VOC devkit with --eval-data")
+        raise ValueError("no labelled data set: give a VOC devkit with --eval-data")
     own = config.evaluation
-    settings = VocSettings(train_split=own.train_split, test_split=own.test_split, size_px=own.size_px)
-    return VocDataset(config.eval_data, settings, config.workers)
+    return VocDataset(
+        data=config.eval_data, train_split=own.train_split, test_split=own.test_split, size_px=own.size_px
+    )
 
 
-def check_labelled_set(config: RunConfig) -> None:
-    """Refuse a labelled set that the judges could not work on after the training.
+def check_run_dataset(config: RunConfig) -> VocDataset:
+    """Check before the training that the labels allow all evaluations of a run, and return the data set.
 
     Raises:
-        ValueError: if it is so.
+        ValueError: if they do not.
     """
-    images = voc_dataset_of(config)
+    data = run_dataset(config)
     try:
-        for _, settings in _judges(config).values():
-            check_images(*images.listed, settings)
+        for evaluation, own in _evaluations(config):
+            evaluation.check(data, own)
     except ValueError as error:
         raise ValueError(
-            f"the labelled set of --eval-data cannot be judged on: {error}. Its settings begin with --evaluation."
+            f"the labelled data set of --eval-data does not allow the evaluations of this run: {error}. Their options "
+            "begin with --evaluation"
         ) from error
+    return data
 
 
-def evaluate_backbone(config: RunConfig, label: str, images: VocDataset) -> None:
-    """Score one backbone of a run by every judge that the settings ask for; what is scored already is kept.
+def evaluate_backbone(config: RunConfig, label: str, data: VocDataset) -> None:
+    """Score one backbone of a run by every evaluation that the config asks for; finished results are kept.
 
     Args:
         config: the run.
         label: 'stage1', 'stage3', or 'random' for the weights that training starts from.
-        images: the labelled set, as `transfer_images` gives it.
+        data: the labelled data set, from `run_dataset`.
     """
-    logger.info("judge %s", label)
+    logger.info("evaluate %s", label)
     run = RunDir(config.out)
     if label == "random":
-        subject = load_evaluated_backbone(RANDOM, config.network.backbone, config.seed)
+        backbone = load_evaluated_backbone(RANDOM, config.network.backbone, config.seed)
     else:
-        subject = load_evaluated_backbone(run.backbone(label))
-    for task, (judge, settings) in _judges(config).items():
-        place = EvaluationOutput(
-            result=run.evaluation(task, label),
+        backbone = load_evaluated_backbone(run.backbone(label))
+    for evaluation, own in _evaluations(config):
+        output = EvaluationOutput(
+            result=run.evaluation(evaluation.name, label),
             seed=config.seed,
             workers=config.workers,
             device=config.device,
             overwrite=config.overwrite,
         )
-        judge(replace(subject, label=label), images, settings, place)
+        evaluation.run(replace(backbone, label=label), data, own, output, Processes())
 
 
-def _judges(config: RunConfig) -> dict[str, tuple[Callable[..., Result], Settings]]:
-    own = config.evaluation
-    judges: dict[str, tuple[Callable[..., Result], Settings]] = {
-        "svm": (run_svm, SvmSettings()),
-        "knn": (run_knn, KnnSettings(k=own.knn_neighbours, temperature=own.knn_temperature)),
-    }
-    if own.shots:
-        judges["low-shot"] = (run_low_shot, LowShotSettings(shots=own.shots))
-    return judges
+def _evaluations(config: RunConfig) -> Iterator[tuple[Evaluation[Any, Any], Any]]:
+    """Yield each evaluation that the config asks for, with its config."""
+    for evaluation in RUN_EVALUATIONS:
+        assert evaluation.run_config is not None
+        own = evaluation.run_config(config.evaluation)
+        if own is not None:
+            yield evaluation, own

@@ -1,37 +1,51 @@
-"""The VOC07 protocol: one linear SVM a class on frozen features, its cost chosen by cross-validation."""
+"""VOC07 by linear SVMs: one per class on frozen features, its cost chosen by cross-validation."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
-from torch import Tensor
 
+from orl.config import EvaluationConfig
+from orl.evaluation.arrays import Array, check_same_length, feature_matrix, label_columns, unit_rows
 from orl.evaluation.average_precision import average_precision, mean_average_precision, step_average_precision
-from orl.evaluation.features import unit_rows
+from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.liblinear import liblinear_fold_aps, liblinear_scores
-from orl.evaluation.newton_svm import Rows, find_rotation, fit_squared_hinge
+from orl.evaluation.newton_svm import class_weights, fit_eigenbasis, fit_svms
+from orl.evaluation.output import EvaluationOutput, finished, write_result
+from orl.evaluation.protocol import Evaluation, Result, Tables
+from orl.evaluation.voc07 import describe_result, embed_voc07, result_inputs, voc07_entries
+from orl.evaluation.voc_dataset import LabelledImages, VocDataset
+from orl.processes import Processes
 from orl.progress import progress_bar
 
 COSTS = (1.0, 10.0, 100.0, *(0.5**power for power in range(4, 20)))
+"""Values of C to choose from, in the order of the published code: of equally good ones the first is taken."""
 NUM_FOLDS = 3
 EPSILON = 1e-5
-POSITIVE_WEIGHT = 2.0
-"""What an image of the class counts for, and one without the class 1."""
+"""Number added to the length of the features before they are divided by it."""
 
 Solver = Literal["batched", "liblinear"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class SvmConfig:
+    """One linear SVM per class, its cost chosen by cross-validation."""
+
+    solver: Solver = "batched"
+    """Our Newton solver, all classes, folds and costs at once; or LIBLINEAR, against which it is checked."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SvmResult:
-    """How well linear SVMs tell the classes apart."""
+    """Average precision of linear SVMs on the test images."""
 
     per_class_ap: dict[str, float]
-    """Average precision on the test images."""
     costs: dict[str, float]
     """The cost chosen for each class."""
     cross_validated_ap: dict[str, float]
@@ -44,7 +58,7 @@ class SvmResult:
     num_fits: int
     """SVMs fitted in all."""
     num_unconverged: int
-    """Of those, stopped by the limit on iterations."""
+    """Fits that were stopped by the limit on iterations."""
     seed: int
     elapsed_s: float
 
@@ -54,77 +68,116 @@ class SvmResult:
         return mean_average_precision(self.per_class_ap)
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as JSON values."""
+        """Return all fields as JSON values."""
         return {"task": "svm", "mean_ap": self.mean_ap, **asdict(self)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Fitted:
-    """What either solver leaves."""
+def check(data: VocDataset, config: SvmConfig) -> None:
+    """Read the labels and check that some class has enough images for every fold."""
+    _unscored_classes(*data.listed)
 
-    fold_ap: Float[ndarray, "c k"]
-    scores: Float[ndarray, "m c"]
-    num_unconverged: int
+
+def run(
+    backbone: EvaluatedBackbone, data: VocDataset, config: SvmConfig, output: EvaluationOutput, processes: Processes
+) -> Result:
+    """Score a backbone by linear SVMs on its features, and write the result."""
+    check(data, config)
+    # Only LIBLINEAR samples: the order in which it visits the images.
+    inputs = result_inputs(backbone, data, config, seed=output.seed if config.solver == "liblinear" else None)
+    if (result := finished(output, inputs)) is not None:
+        return result
+    features = embed_voc07(backbone, data, output, _unscored_classes)
+    score = score_svm(
+        *features.arrays,
+        features.train.classes,
+        solver=config.solver,
+        workers=output.workers,
+        seed=output.seed,
+        quiet=output.quiet,
+    )
+    return write_result(output, describe_result(score.to_json(), backbone, features, []), inputs)
+
+
+def _unscored_classes(train: LabelledImages, test: LabelledImages) -> dict[str, str]:
+    return unusable_classes(train.labels, test.labels, train.classes)
 
 
 def score_svm(
-    train_features: Float[ndarray, "n d"],
-    train_labels: Int[ndarray, "n c"],
-    test_features: Float[ndarray, "m d"],
-    test_labels: Int[ndarray, "m c"],
-    classes: tuple[str, ...],
+    X_train: Array,
+    y_train: Array,
+    X_test: Array,
+    y_test: Array,
+    classes: Sequence[str] | None = None,
     *,
     solver: Solver = "batched",
     workers: int = 1,
     seed: int = 0,
-    quiet: bool = False,
+    quiet: bool = True,
     costs: Sequence[float] = COSTS,
 ) -> SvmResult:
-    """Fit a linear SVM for every class and score it on the test images.
+    """Score features by the VOC07 protocol: fit a linear SVM per class, and rank the test images by it.
 
-    The cost of a class is the first with the highest AP in 3-fold cross-validation (folds stratified, in the
-    images' order) on the training images. There AP is scikit-learn's, which does not interpolate, as in the
-    published code; on the test images it is `average_precision`. Images with label 0 are left out of the class,
-    in training too, where the published code takes them for negatives.
+    The cost of a class is the first with the highest AP in 3-fold cross-validation on the training images (folds
+    stratified, in the images' order). There AP is scikit-learn's, which does not interpolate, as in the published
+    code; on the test images it is `average_precision`. Images with label 0 are left out of the class, in training
+    too, where the published code takes them for negatives.
 
     Args:
-        train_features: one row an image, as embedded.
-        train_labels: 1 present, -1 absent, 0 ignored.
-        test_features: as `train_features`.
-        test_labels: as `train_labels`.
-        classes: names of the columns of the labels.
+        X_train: features of the training images, `(images, features)`; they are scaled to unit length here.
+        y_train: labels, `(images, classes)` of 1 present, -1 absent and 0 ignored, or of 1 present and 0 absent; or
+            `(images,)` of one class or of class ids (`orl.evaluation.arrays.label_columns`).
+        X_test: features of the test images.
+        y_test: labels of the test images, in the same form.
+        classes: name of each class; its column or id if not given.
         solver: 'batched' fits all classes and folds at once, with torch's threads; 'liblinear' one by one, as
             published, and is what 'batched' is checked against.
         workers: processes of LIBLINEAR; the result does not depend on it.
-        seed: of LIBLINEAR's order of coordinates; 'batched' draws nothing.
+        seed: seed of LIBLINEAR's order of coordinates; 'batched' samples nothing.
         quiet: show no progress bar.
-        costs: what to choose from.
+        costs: values of C to choose from.
+
+    Example:
+        >>> import numpy as np
+        >>> generator = np.random.default_rng(0)
+        >>> y = np.arange(60) % 2
+        >>> X = generator.normal(size=(60, 4)) + 3 * y[:, None]
+        >>> score_svm(X[:30], y[:30], X[30:], y[30:]).mean_ap
+        1.0
 
     Raises:
-        ValueError: if a feature is not finite or no class can be scored.
+        ValueError: if shapes or values of features and labels do not fit, or no class can be scored.
 
     Source:
         Fair self-supervision benchmark (arXiv 1905.01235), `train_svm_kfold.py` and `test_svm.py`.
     """
     started = time.perf_counter()
-    train_features, test_features = unit_rows(train_features, EPSILON), unit_rows(test_features, EPSILON)
-    skipped = unusable_classes(train_labels, test_labels, classes)
-    kept = [index for index, name in enumerate(classes) if name not in skipped]
-    num_fits = len(kept) * (len(costs) * NUM_FOLDS + 1)
-    labels = train_labels[:, kept]
+    train, test = feature_matrix(X_train, "X_train"), feature_matrix(X_test, "X_test")
+    (train_labels, test_labels), names = label_columns(y_train, y_test)
+    check_same_length(train, train_labels, "_train")
+    check_same_length(test, test_labels, "_test")
+    if train.shape[1] != test.shape[1]:
+        raise ValueError(f"X_train has {train.shape[1]} features and X_test has {test.shape[1]}; give the same ones")
+    if classes is not None and len(classes) != len(names):
+        raise ValueError(f"{len(classes)} names of classes do not fit labels of {len(names)} classes")
+    names = names if classes is None else tuple(classes)
+    train, test = unit_rows(train, EPSILON), unit_rows(test, EPSILON)
+    skipped = unusable_classes(train_labels, test_labels, names)
+    scored = [index for index, name in enumerate(names) if name not in skipped]
+    num_fits = len(scored) * (len(costs) * NUM_FOLDS + 1)
+    labels = train_labels[:, scored]
     with progress_bar(total=num_fits, title="linear SVMs", unit="fits", quiet=quiet) as bar:
         if solver == "batched":
-            fitted = _fit_batched(train_features, labels, test_features, costs, bar.update)
+            fitted = _fit_batched(train, labels, test, costs, bar.update)
         else:
-            fitted = _fit_liblinear(train_features, labels, test_features, costs, seed, workers, bar.update)
-    names = [classes[index] for index in kept]
+            fitted = _fit_liblinear(train, labels, test, costs, seed, workers, bar.update)
+    scored_names = [names[index] for index in scored]
     return SvmResult(
         per_class_ap={
             name: average_precision(scores, test_labels[:, index])
-            for name, index, scores in zip(names, kept, fitted.scores.T)
+            for name, index, scores in zip(scored_names, scored, fitted.test_scores.T)
         },
-        costs={name: float(costs[choice]) for name, choice in zip(names, _best(fitted.fold_ap))},
-        cross_validated_ap=dict(zip(names, fitted.fold_ap.max(axis=1).tolist())),
+        costs={name: float(costs[choice]) for name, choice in zip(scored_names, _choose_costs(fitted.fold_ap))},
+        cross_validated_ap=dict(zip(scored_names, fitted.fold_ap.max(axis=1).tolist())),
         skipped=skipped,
         solver=solver,
         num_train=len(train_labels),
@@ -139,10 +192,10 @@ def score_svm(
 def unusable_classes(
     train_labels: Int[ndarray, "n c"], test_labels: Int[ndarray, "m c"], classes: tuple[str, ...]
 ) -> dict[str, str]:
-    """Classes that have no SVM, with the reason: too few images for every fold, or none to be found.
+    """Return the classes that cannot be scored, with the reason: too few images for every fold, or no positive one.
 
     Raises:
-        ValueError: if that is so of all classes.
+        ValueError: if no class can be scored.
     """
     reasons = {}
     for index, name in enumerate(classes):
@@ -157,18 +210,46 @@ def unusable_classes(
 
 
 def assign_folds(labels: Int[ndarray, "n c"]) -> Int[ndarray, "n c"]:
-    """In which fold an image is held out, for every class; -1 where its label is 0."""
+    """Return the fold that validates each image, for every class; -1 where the label is 0."""
     from sklearn.model_selection import StratifiedKFold
 
     folds = np.full(labels.shape, -1)
     for index in range(labels.shape[1]):
         known = np.flatnonzero(labels[:, index])
-        for fold, (_, held_out) in enumerate(StratifiedKFold(NUM_FOLDS).split(known, labels[known, index])):
-            folds[known[held_out], index] = fold
+        for fold, (_, validation) in enumerate(StratifiedKFold(NUM_FOLDS).split(known, labels[known, index])):
+            folds[known[validation], index] = fold
     return folds
 
 
-def _best(fold_ap: Float[ndarray, "c k"]) -> Int[ndarray, "c"]:
+def mean_fold_ap(
+    scores: Float[ndarray, "n fc"], labels: Int[ndarray, "n c"], folds: Int[ndarray, "n c"]
+) -> Float[ndarray, "c"]:
+    """Compute the mean over the folds of scikit-learn's AP, on the images that each fold validates.
+
+    Args:
+        scores: of SVMs that were trained without one fold each: all classes of fold 0, then of fold 1, and so on.
+        labels: 1 positive, -1 negative, 0 ignored.
+        folds: the fold that validates each image, from `assign_folds`.
+    """
+    aps = np.empty((NUM_FOLDS, labels.shape[1]))
+    for fold, index in np.ndindex(aps.shape):
+        is_validation = folds[:, index] == fold
+        column = scores[is_validation, fold * labels.shape[1] + index]
+        aps[fold, index] = step_average_precision(column, labels[is_validation, index])
+    return aps.mean(axis=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fitted:
+    """Outcome of either solver."""
+
+    fold_ap: Float[ndarray, "c k"]
+    """Mean AP over the folds, by class and cost."""
+    test_scores: Float[ndarray, "m c"]
+    num_unconverged: int
+
+
+def _choose_costs(fold_ap: Float[ndarray, "c k"]) -> Int[ndarray, "c"]:
     return fold_ap.argmax(axis=1)
 
 
@@ -183,9 +264,9 @@ def _fit_liblinear(
 ) -> _Fitted:
     folds = assign_folds(labels)
     fold_ap, unconverged = liblinear_fold_aps(train, labels, folds, costs, seed=seed, workers=workers, advance=advance)
-    chosen = [costs[choice] for choice in _best(fold_ap)]
+    chosen = [costs[choice] for choice in _choose_costs(fold_ap)]
     scores, more = liblinear_scores(train, labels, chosen, test, seed=seed, workers=workers, advance=advance)
-    return _Fitted(fold_ap=fold_ap, scores=scores, num_unconverged=unconverged + more)
+    return _Fitted(fold_ap=fold_ap, test_scores=scores, num_unconverged=unconverged + more)
 
 
 def _fit_batched(
@@ -197,37 +278,48 @@ def _fit_batched(
 ) -> _Fitted:
     known = (labels != 0).any(axis=1)
     train, labels = train[known], labels[known]
-    rotation = find_rotation(train)
-    rows = rotation.rows(train)
-    fold_ap, unconverged = _batched_fold_aps(rows, labels, costs, advance)
-    chosen = torch.tensor([costs[choice] for choice in _best(fold_ap)], dtype=torch.float64)
-    signs = torch.from_numpy(labels).to(rows.exact)
-    fits = fit_squared_hinge(rows, signs, unit_penalties(signs) * chosen)
-    advance(len(chosen))
-    scores = (rotation.rows(test).exact @ fits.weights).cpu().numpy()
-    return _Fitted(fold_ap=fold_ap, scores=scores, num_unconverged=unconverged + int((~fits.converged).sum()))
-
-
-def _batched_fold_aps(
-    rows: Rows, labels: Int[ndarray, "n c"], costs: Sequence[float], advance: Callable[[int], object]
-) -> tuple[Float[ndarray, "c k"], int]:
+    eigenbasis = fit_eigenbasis(train)
+    projected, y = eigenbasis.project(train), torch.from_numpy(labels).double()
     folds = assign_folds(labels)
-    signs = torch.from_numpy(labels).to(rows.exact).repeat(1, NUM_FOLDS)
-    trained = torch.from_numpy(np.concatenate([folds != fold for fold in range(NUM_FOLDS)], axis=1)).to(rows.exact)
+    is_trained = torch.from_numpy(np.concatenate([folds != fold for fold in range(NUM_FOLDS)], axis=1)).double()
+    fold_y = y.repeat(1, NUM_FOLDS)
+    fold_weights = class_weights(fold_y) * is_trained
+    fold_ap = np.empty((labels.shape[1], len(costs)))
     fits, num_unconverged = None, 0
-    aps = np.empty((NUM_FOLDS, labels.shape[1], len(costs)))
     # From small to large costs, each fit starts where the one before ended.
     for cost_id in np.argsort(costs, kind="stable"):
-        fits = fit_squared_hinge(rows, signs, unit_penalties(signs) * trained * costs[cost_id], fits)
+        fits = fit_svms(projected, fold_y, fold_weights * costs[cost_id], fits)
         num_unconverged += int((~fits.converged).sum())
-        scores = fits.scores.cpu().numpy().reshape(len(labels), NUM_FOLDS, -1)
-        for fold, index in np.ndindex(aps.shape[:2]):
-            held_out = folds[:, index] == fold
-            aps[fold, index, cost_id] = step_average_precision(scores[held_out, fold, index], labels[held_out, index])
-        advance(aps.shape[0] * aps.shape[1])
-    return aps.mean(axis=0), num_unconverged
+        fold_ap[:, cost_id] = mean_fold_ap(fits.scores.numpy(), labels, folds)
+        advance(fold_y.shape[1])
+    chosen = torch.tensor([costs[choice] for choice in _choose_costs(fold_ap)], dtype=torch.float64)
+    fits = fit_svms(projected, y, class_weights(y) * chosen)
+    advance(len(chosen))
+    return _Fitted(
+        fold_ap=fold_ap,
+        test_scores=(eigenbasis.project(test).X @ fits.coef).numpy(),
+        num_unconverged=num_unconverged + int((~fits.converged).sum()),
+    )
 
 
-def unit_penalties(signs: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
-    """What squared loss costs at C = 1: LIBLINEAR counts loss fully, `fit_squared_hinge` by half."""
-    return 2 * torch.where(signs > 0, POSITIVE_WEIGHT, torch.where(signs < 0, 1.0, 0.0)).to(signs)
+def _tables(result: Result) -> Tables:
+    return {"VOC07 SVM": {"mAP": result["mean_ap"]}}
+
+
+def _run_config(config: EvaluationConfig) -> SvmConfig:
+    return SvmConfig()
+
+
+SVM = Evaluation(
+    name="svm",
+    label="Linear SVM",
+    help="VOC07: one linear SVM per class on frozen features, its cost by 3-fold cross-validation; mean AP on test.",
+    data=VocDataset,
+    config=SvmConfig,
+    check=check,
+    run=run,
+    tables=_tables,
+    one_process=True,
+    suite_entries=partial(voc07_entries, "svm"),
+    run_config=_run_config,
+)

@@ -1,43 +1,54 @@
-"""From a labelled set and a frozen backbone to the JSON of a judge: embed once, score."""
+"""Features of a frozen backbone on VOC07, embedded once for svm, low-shot and knn, and what their results share."""
 
+import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import nn
 
 from orl import provenance, tables
 from orl.embed import embed_images
-from orl.evaluation.configs import SHOTS
-from orl.evaluation.knn import score_knn
-from orl.evaluation.low_shot import score_low_shot
-from orl.evaluation.svm import Solver, score_svm
-from orl.evaluation.voc_dataset import LabelledImages, check_splits
+from orl.evaluation.evaluated_backbone import EvaluatedBackbone
+from orl.evaluation.output import EvaluationOutput
+from orl.evaluation.protocol import Config, Datasets, Result, SuiteEntry
+from orl.evaluation.voc_dataset import LabelledImages, VocDataset, VocOptions, check_splits
+from orl.networks.device import compute_device
+
+logger = logging.getLogger(__name__)
+
+NUM_TRAIN_IMAGES, NUM_TEST_IMAGES, NUM_CLASSES = 5011, 4952, 20
+"""Size of VOC07's trainval and test, and its classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """What a backbone makes of the images to learn from and of those to be scored."""
+    """Features of the images to train on and of the images to score."""
 
     train: LabelledImages
     test: LabelledImages
     train_features: Float[ndarray, "n d"]
     test_features: Float[ndarray, "m d"]
     size_px: int
-    """Side that every image was squeezed to."""
+    """Side that every image was resized to."""
     elapsed_s: float
-    """Seconds that the embedding took."""
+    """Time of the embedding, seconds."""
+
+    @property
+    def arrays(self) -> tuple[Float[ndarray, "n d"], Int[ndarray, "n c"], Float[ndarray, "m d"], Int[ndarray, "m c"]]:
+        """X_train, y_train, X_test and y_test."""
+        return self.train_features, self.train.labels, self.test_features, self.test.labels
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureCache:
-    """Where features stay, and the weights that they are of."""
+    """Folder of features on disk, and the digest of the weights that made them."""
 
     folder: Path
     digest: str
@@ -53,23 +64,23 @@ def embed_labelled(
     device: torch.device | str = "cpu",
     workers: int = 0,
     quiet: bool = False,
-    keep: FeatureCache | None = None,
+    cache: FeatureCache | None = None,
 ) -> Features:
-    """Embed both splits with a frozen backbone, once for all judges.
+    """Embed both splits with a frozen backbone.
 
     Args:
-        backbone: put into evaluation mode.
-        train: images to learn from.
-        test: images to be scored.
-        size_px: side that every image is squeezed to.
+        backbone: a network, which is put into evaluation mode.
+        train: images to train on.
+        test: images to score.
+        size_px: side that every image is resized to.
         device: where to compute.
         workers: processes that read images.
         quiet: show no progress bar.
-        keep: where features stay for the next judge; nowhere if not given.
+        cache: where features are kept for the next evaluation; nowhere if None.
 
     Raises:
-        ValueError: as `check_splits`.
-        StaleResultError: if features of something else are kept there, unless they are to be overwritten.
+        ValueError: if `check_splits` refuses the splits.
+        StaleResultError: if the cache holds features made from other inputs and must not be overwritten.
     """
     check_splits(train, test)
     started = time.perf_counter()
@@ -81,7 +92,7 @@ def embed_labelled(
         )
 
     train_features, test_features = (
-        embed(images) if keep is None else _kept(keep, images, size_px, embed) for images in (train, test)
+        embed(images) if cache is None else _cached(cache, images, size_px, embed) for images in (train, test)
     )
     return Features(
         train=train,
@@ -93,93 +104,121 @@ def embed_labelled(
     )
 
 
-def _kept(
-    keep: FeatureCache, images: LabelledImages, size_px: int, embed: Callable[[LabelledImages], ndarray]
+def _cached(
+    cache: FeatureCache, images: LabelledImages, size_px: int, embed: Callable[[LabelledImages], ndarray]
 ) -> Float[ndarray, "_ d"]:
-    # A broken image that is mended changes what is readable, and so the rows.
+    # A broken image that is repaired changes the readable images, and so the rows.
     readable = [images.fingerprint, *images.names]
-    inputs = {"backbone": keep.digest, "images": provenance.fingerprint({"readable": readable}), "size_px": size_px}
-    folder = keep.folder / images.split
-    if tables.begin(folder, inputs, 1, keep.overwrite):
+    inputs = {"backbone": cache.digest, "images": provenance.fingerprint({"readable": readable}), "size_px": size_px}
+    folder = cache.folder / images.split
+    if tables.begin(folder, inputs, 1, cache.overwrite):
         tables.write_shard(folder, 0, {"feature": embed(images)})
     return np.array(tables.load(folder).column("feature"))
 
 
-def evaluate_svm(
-    features: Features,
-    backbone: str,
-    *,
-    solver: Solver = "batched",
-    workers: int = 1,
-    seed: int = 0,
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Score linear SVMs (`score_svm`), as what is written."""
-    result = score_svm(
-        features.train_features,
-        features.train.labels,
-        features.test_features,
-        features.test.labels,
-        features.train.classes,
-        solver=solver,
-        workers=workers,
-        seed=seed,
-        quiet=quiet,
-    )
-    return {**result.to_json(), **_settings(features, backbone)}
-
-
-def evaluate_low_shot(
-    features: Features,
-    backbone: str,
-    *,
-    shots: Sequence[int] = SHOTS,
-    num_samples: int = 5,
-    seed: int = 0,
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Score linear SVMs from few images (`score_low_shot`), as what is written."""
-    result = score_low_shot(
-        features.train_features,
-        features.train.labels,
-        features.test_features,
-        features.test.labels,
-        features.train.classes,
-        shots=shots,
-        num_samples=num_samples,
-        seed=seed,
-        quiet=quiet,
-    )
-    return {**result.to_json(), **_settings(features, backbone)}
-
-
-def evaluate_knn(
-    features: Features, backbone: str, *, k: int = 20, temperature: float = 0.07, quiet: bool = False
-) -> dict[str, Any]:
-    """Score nearest neighbours (`score_knn`), as what is written."""
-    result = score_knn(
-        features.train_features,
-        features.train.labels,
-        features.test_features,
-        features.test.labels,
-        features.train.classes,
-        k=k,
-        temperature=temperature,
-        quiet=quiet,
-    )
-    return {**result.to_json(), **_settings(features, backbone)}
-
-
-def _settings(features: Features, backbone: str) -> dict[str, Any]:
-    rejected = [*features.train.rejected, *features.test.rejected]
+def result_inputs(backbone: EvaluatedBackbone, data: VocDataset, config: Any, seed: int | None = None) -> Result:
+    """Return everything that decides a result on VOC07; a seed only where something is sampled."""
     return {
-        "backbone": backbone,
-        "data": str(features.train.data),
-        "train_split": features.train.split,
-        "test_split": features.test.split,
+        "backbone": backbone.digest,
+        "images": [each.fingerprint for each in data.listed],
+        "size_px": data.size_px,
+        **asdict(config),
+        **({} if seed is None else {"seed": seed}),
+    }
+
+
+def embed_voc07(
+    backbone: EvaluatedBackbone,
+    data: VocDataset,
+    output: EvaluationOutput,
+    unscored_classes: Callable[[LabelledImages, LabelledImages], Mapping[str, str]],
+) -> Features:
+    """Embed the readable images of both splits; features of the same inputs are kept beside the result.
+
+    Args:
+        backbone: the network and its digest.
+        data: the devkit.
+        output: place of the result, device and workers.
+        unscored_classes: the evaluation's own function from both splits to classes it must leave out, with the reason;
+            it raises ValueError if the readable images are too few.
+    """
+    train, test = data.readable(workers=output.workers, quiet=output.quiet)
+    for name, reason in unscored_classes(train, test).items():
+        logger.warning("class %r is left out: %s", name, reason)
+    folder = f"features_{data.data.resolve().name}_{data.size_px}px_{backbone.digest[:8]}"
+    return embed_labelled(
+        backbone.network,
+        train,
+        test,
+        size_px=data.size_px,
+        device=compute_device(output.device),
+        workers=output.workers,
+        quiet=output.quiet,
+        cache=FeatureCache(folder=output.result.with_name(folder), digest=backbone.digest, overwrite=output.overwrite),
+    )
+
+
+def describe_result(
+    score: Result, backbone: EvaluatedBackbone, features: Features, config_deviations: Sequence[str]
+) -> Result:
+    """Add the backbone, the data and all deviations from the VOC07 protocol to a score.
+
+    Args:
+        score: JSON values of the score, with `skipped` classes and, where solvers iterate, `num_unconverged`.
+        backbone: the network.
+        features: what was scored.
+        config_deviations: deviations of the evaluation's own config.
+    """
+    train, test = features.train, features.test
+    rejected = [*train.rejected, *test.rejected]
+    deviations = [
+        *backbone.protocol_deviations,
+        *_data_deviations(features),
+        *config_deviations,
+        *_score_deviations(score, len(rejected)),
+    ]
+    return {
+        **score,
+        "backbone": backbone.label,
+        "data": str(train.data),
+        "train_split": train.split,
+        "test_split": test.split,
         "size_px": features.size_px,
         "num_features": features.train_features.shape[1],
         "embed_elapsed_s": features.elapsed_s,
         "num_rejected": len(rejected),
         "rejected": {image.name: image.reason for image in rejected},
+        "protocol_deviations": deviations,
     }
+
+
+def _data_deviations(features: Features) -> list[str]:
+    found = []
+    if features.size_px != VocOptions.size_px:
+        found.append(f"{features.size_px} px, not {VocOptions.size_px}")
+    if len(features.train.classes) != NUM_CLASSES:
+        found.append(f"{len(features.train.classes)} classes, not {NUM_CLASSES}")
+    num_train, num_test = len(features.train.names), len(features.test.names)
+    if (num_train, num_test) != (NUM_TRAIN_IMAGES, NUM_TEST_IMAGES):
+        usual = f"VOC07's {NUM_TRAIN_IMAGES:,} and {NUM_TEST_IMAGES:,}"
+        found.append(f"{num_train:,} training images and {num_test:,} test images, not {usual}")
+    return found
+
+
+def _score_deviations(score: Result, num_rejected: int) -> list[str]:
+    found = []
+    if score["skipped"]:
+        found.append(f"{len(score['skipped'])} classes without a score: {', '.join(sorted(score['skipped'])[:3])}")
+    if num_rejected:
+        found.append(f"{num_rejected} images that cannot be read")
+    if score.get("num_unconverged"):
+        found.append(f"{score['num_unconverged']} fits stopped by the limit on iterations")
+    return found
+
+
+def voc07_entries(name: str, datasets: Datasets, config: Config) -> list[SuiteEntry[VocDataset, Config]]:
+    """Return the entry of an evaluation on VOC07 in the suite, if that data set is given."""
+    if datasets.voc07 is None:
+        return []
+    data = VocDataset(data=datasets.voc07, **asdict(datasets.voc))
+    return [SuiteEntry(name=name, data=data, config=config)]

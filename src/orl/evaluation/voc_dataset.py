@@ -1,8 +1,7 @@
-"""The labelled images that SVM, low-shot and kNN look at: listed, checked, and the unreadable ones left out."""
+"""Labelled images of a VOC devkit for svm, low-shot and knn: listed, checked, and without unreadable files."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,14 +13,13 @@ from orl.datasets.decode import MAX_PIXELS
 from orl.datasets.labelled_fingerprint import labelled_fingerprint
 from orl.datasets.validation import Rejected, scan_images
 from orl.datasets.voc import read_voc
-from orl.evaluation.configs import VocSettings
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
-    """The images of one split, with their labels."""
+    """Images of one split, with their labels."""
 
     data: Path
     split: str
@@ -33,9 +31,9 @@ class LabelledImages:
     labels: Int[ndarray, "n c"]
     """1 present, -1 absent, 0 ignored."""
     fingerprint: str
-    """Of all images that are listed, whether they can be read or not."""
+    """Fingerprint of all listed images, readable or not."""
     rejected: tuple[Rejected, ...] = ()
-    """Images that cannot be read, with the reason; they are neither learnt from nor scored."""
+    """Unreadable images, with the reason; they are neither trained on nor scored."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -43,54 +41,64 @@ class LabelledImages:
         return tuple(self.root / name for name in self.names)
 
 
-Check = Callable[[LabelledImages, LabelledImages], None]
-"""Whether a judge can learn from the first and score the second; raises ValueError if not."""
+Splits = tuple[LabelledImages, LabelledImages]
+"""The images to train on and the images to score."""
 
 
-@dataclass(frozen=True)
-class VocDataset:
-    """Both splits of a set for all judges that look at them: listed once, opened once, and only if need be."""
+@dataclass(frozen=True, kw_only=True)
+class VocOptions:
+    """Images of a VOC devkit that are trained on and scored, and their size."""
+
+    train_split: str = "trainval"
+    """Split to train on."""
+    test_split: str = "test"
+    """Split to score."""
+    size_px: int = 224
+    """Side that an image is resized to, pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocDataset(VocOptions):
+    """Labelled images of a VOC devkit."""
 
     data: Path
-    """A VOC devkit, or a drawn set, which has the same layout."""
-    settings: VocSettings
-    workers: int = 1
-    """Processes that look at images."""
-    quiet: bool = False
+    """VOC devkit, or a synthetic data set of the same layout."""
+    _readable: list[Splits] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @cached_property
-    def listed(self) -> tuple[LabelledImages, LabelledImages]:
-        """Those to learn from and those to be scored, none of them opened yet; checked against each other.
+    def listed(self) -> Splits:
+        """Both splits as the devkit lists them, checked against each other; no image is opened.
 
         Raises:
-            ValueError: as `list_labelled` and `check_splits`.
+            ValueError: if `list_labelled` or `check_splits` refuses them.
         """
-        train, test = (list_labelled(self.data, split) for split in self._splits)
+        train, test = (list_labelled(self.data, split) for split in (self.train_split, self.test_split))
         check_splits(train, test)
         return train, test
 
-    @cached_property
-    def readable(self) -> tuple[LabelledImages, LabelledImages]:
-        """As `listed`, without those that cannot be read.
+    def readable(self, *, workers: int = 1, quiet: bool = False) -> Splits:
+        """Return both splits without the images that cannot be read.
+
+        Args:
+            workers: processes that open images.
+            quiet: show no progress bar.
 
         Raises:
-            ValueError: as `listed` and `drop_unreadable`.
+            ValueError: if `listed` or `drop_unreadable` fails.
         """
-        train, test = (drop_unreadable(images, workers=self.workers, quiet=self.quiet) for images in self.listed)
-        check_splits(train, test)
-        return train, test
-
-    @property
-    def _splits(self) -> tuple[str, str]:
-        return self.settings.train_split, self.settings.test_split
+        if not self._readable:
+            train, test = (drop_unreadable(images, workers=workers, quiet=quiet) for images in self.listed)
+            check_splits(train, test)
+            self._readable.append((train, test))
+        return self._readable[0]
 
 
 def list_labelled(data: Path, split: str) -> LabelledImages:
-    """Read the labels of a split; no image is opened, but all are there.
+    """Read the labels of a split and check that all its images exist, without opening one.
 
     Args:
-        data: a VOC devkit, or a drawn set, which has the same layout.
-        split: such as 'trainval' or 'test'.
+        data: a VOC devkit, or a synthetic data set of the same layout.
+        split: a name such as 'trainval' or 'test'.
 
     Raises:
         ValueError: if there is no devkit or no such split, its labels are damaged, or images that it lists are missing.
@@ -109,11 +117,11 @@ def list_labelled(data: Path, split: str) -> LabelledImages:
 
 
 def drop_unreadable(images: LabelledImages, *, workers: int = 1, quiet: bool = False) -> LabelledImages:
-    """Open every image, so that broken ones are left out beforehand, and said so.
+    """Open every image, leave out those that cannot be read, and log a warning about them.
 
     Args:
         images: of one split.
-        workers: processes that look at images.
+        workers: processes that open images.
         quiet: show no progress bar.
 
     Raises:
@@ -125,7 +133,7 @@ def drop_unreadable(images: LabelledImages, *, workers: int = 1, quiet: bool = F
     if not len(found):
         raise ValueError(
             f"none of the {len(rejected)} images of split {images.split!r} of {images.data} can be read, such as "
-            f"{rejected[0].name} ({rejected[0].reason}); repair them or give another set"
+            f"{rejected[0].name} ({rejected[0].reason}); repair them or give another data set"
         )
     if rejected:
         logger.warning(
@@ -142,16 +150,12 @@ def drop_unreadable(images: LabelledImages, *, workers: int = 1, quiet: bool = F
     )
 
 
-def read_labelled(data: Path, split: str, *, workers: int = 1, quiet: bool = False) -> LabelledImages:
-    """The readable images of a split: `list_labelled`, then `drop_unreadable`."""
-    return drop_unreadable(list_labelled(data, split), workers=workers, quiet=quiet)
-
-
 def check_splits(train: LabelledImages, test: LabelledImages) -> None:
-    """Whether what is learnt from one split can be scored on the other.
+    """Check that a classifier trained on one split can be scored on the other.
 
     Raises:
-        ValueError: if the two have different classes or share an image, or nothing in one of them can be told apart.
+        ValueError: if the two have different classes or share an image, or one has no class with positive and
+            negative images.
     """
     if train.classes != test.classes:
         differing = sorted(set(train.classes) ^ set(test.classes))
@@ -162,13 +166,13 @@ def check_splits(train: LabelledImages, test: LabelledImages) -> None:
     if train.root == test.root and (shared := sorted(set(train.names) & set(test.names))):
         raise ValueError(
             f"{len(shared)} images are in split {train.split!r} and in {test.split!r} of {test.data}, such as "
-            f"{shared[0]}: a score on images that were learnt from says nothing; give two splits that share none"
+            f"{shared[0]}; training images must not be scored: give two splits that share none"
         )
     for images in (train, test):
-        told_apart = (images.labels == 1).any(axis=0) & (images.labels == -1).any(axis=0)
-        if not told_apart.any():
-            shown = [name for name, column in zip(images.classes, images.labels.T) if (column == 1).any()]
+        has_both = (images.labels == 1).any(axis=0) & (images.labels == -1).any(axis=0)
+        if not has_both.any():
+            positive = [name for name, column in zip(images.classes, images.labels.T) if (column == 1).any()]
             raise ValueError(
-                f"split {images.split!r} of {images.data} has no class that some of its images show and others do not; "
-                f"its images show {', '.join(shown[:3]) or 'none'}: there is nothing to tell apart"
+                f"split {images.split!r} of {images.data} has no class with positive and negative images; "
+                f"classes with positive images: {', '.join(positive[:3]) or 'none'}; give another split"
             )

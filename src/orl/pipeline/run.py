@@ -21,8 +21,9 @@ from orl.datasets.object_regions import ObjectRegions, read_object_regions
 from orl.datasets.sources import find_images, read_labels
 from orl.discovery.faiss_neighbours import load_faiss
 from orl.evaluation.correspondences import score_correspondences
-from orl.evaluation.run_evaluations import check_labelled_set, evaluate_backbone, voc_dataset_of
-from orl.evaluation.voc07 import embed_labelled, evaluate_knn
+from orl.evaluation.knn import score_knn
+from orl.evaluation.run_evaluations import check_run_dataset, evaluate_backbone, run_dataset
+from orl.evaluation.voc07 import embed_labelled
 from orl.figures.attention_figure import attention_side_px
 from orl.networks.backbones import Backbone
 from orl.networks.device import compute_device
@@ -168,8 +169,8 @@ def _probe(config: RunConfig, *trained: str) -> Probe | None:
     """Judges a backbone by kNN on the labelled set, if the settings ask for it."""
     if not any(stage_settings(config, stage).probe_epochs for stage in trained):
         return None
-    images, settings = voc_dataset_of(config), config.evaluation
-    train, test = images.readable
+    images, settings = run_dataset(config), config.evaluation
+    train, test = images.readable(workers=config.workers)
 
     def probe(backbone: nn.Module) -> dict[str, float]:
         assert isinstance(backbone, Backbone)
@@ -183,8 +184,10 @@ def _probe(config: RunConfig, *trained: str) -> Probe | None:
                 device=compute_device(config.device),
                 workers=config.workers,
             )
-            result = evaluate_knn(features, "probe", k=settings.knn_neighbours, temperature=settings.knn_temperature)
-            return {"probe_knn_map": float(result["mean_ap"])}
+            result = score_knn(
+                *features.arrays, train.classes, k=settings.knn_neighbours, temperature=settings.knn_temperature
+            )
+            return {"probe_knn_map": result.mean_ap}
         except (ValueError, OSError, RuntimeError) as error:
             logger.warning("the backbone is not judged this time, and training goes on: %s", error)
             return {}
@@ -238,7 +241,7 @@ def prepare(config: RunConfig, *trained: str, discovers: bool = False, num_proce
         raise ValueError("probe_epochs needs a labelled set to judge on: give a VOC devkit with --eval-data")
     find_images(config.images, config.split)
     if config.eval_data is not None:
-        check_labelled_set(config)
+        check_run_dataset(config)
     run.root.mkdir(parents=True, exist_ok=True)
     for folder in (run.root, run.table("")):
         files.remove_stale_temporaries(folder)
@@ -360,7 +363,7 @@ def _regions(config: RunConfig) -> ObjectRegions | None:
 
 def evaluate_run(config: RunConfig) -> None:
     """Score random weights, stage 1 and stage 3 side by side; what is scored already is kept."""
-    images = voc_dataset_of(config)
+    images = run_dataset(config)
     evaluate_backbone(config, "random", images)
     for stage in ("stage1", "stage3"):
         if RunDir(config.out).backbone(stage).exists():
