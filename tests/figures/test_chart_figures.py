@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
-from tests.figures.conftest import write_json, write_results, write_stages
+from tests.finished_run import write_json, write_results, write_stages
 
 from orl.cli import main
 from orl.figures import chart_figures as chart_jobs

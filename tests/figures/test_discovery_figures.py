@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from tests.figures.conftest import HEIGHT, NUM_IMAGES, WIDTH, write_images, write_table, write_tables
+from tests.finished_run import HEIGHT, NUM_IMAGES, WIDTH, write_images, write_table, write_tables
 
 from orl import tables
 from orl.cli import main

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from tests.figures.conftest import NUM_IMAGES, write_images, write_table, write_tables
+from tests.finished_run import NUM_IMAGES, write_images, write_table, write_tables
 
 from orl.cli import main
 from orl.datasets.image_table import load_image_table

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from tests.figures.conftest import write_table
+from tests.finished_run import write_table
 
 from orl import tables
 from orl.cli import main

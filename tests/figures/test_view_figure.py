@@ -6,7 +6,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from tests.figures.conftest import HEIGHT, NUM_IMAGES, WIDTH, write_images, write_tables
+from tests.finished_run import HEIGHT, NUM_IMAGES, WIDTH, write_images, write_tables
 
 from orl.cli import main
 from orl.config import RunConfig, save_config

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.figures.conftest import (
+from tests.finished_run import (
     EVIL_NAME,
     HEIGHT,
     WIDTH,
@@ -20,8 +20,8 @@ from tests.report.browsing import PAIRS, choose, count, paper, prefer, press, re
 
 from orl.datasets.image_table import ImageTable, save_image_table
 from orl.datasets.labels import LabelledSplit
+from orl.report.options import Annotations, GalleryOptions
 from orl.report.report import write_report
-from orl.report.sections.options import Annotations, GalleryOptions
 from orl.rundir import RunDir
 
 NUM_IMAGES, PAGE = 20, 12

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.figures.conftest import write_images, write_json, write_results, write_stages, write_tables
+from tests.finished_run import write_images, write_json, write_results, write_stages, write_tables
 from tests.report.browsing import prefer, resize
 from tests.report.test_report import Reader
 
@@ -15,7 +15,7 @@ from orl.recipes import demo
 from orl.report.compared.facts import runs_section
 from orl.report.compared.runs import read_runs, shared_images
 from orl.report.comparison import compare_runs
-from orl.report.sections.options import GalleryOptions
+from orl.report.options import GalleryOptions
 from orl.rundir import RunDir
 
 SMALL = GalleryOptions(num_attention_images=2, attention_side_px=64, num_queries=2)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.figures.conftest import write_json, write_large_run, write_table
+from tests.finished_run import write_json, write_large_run, write_table
 
 from orl import tables
 from orl.config import save_config
@@ -19,9 +19,9 @@ from orl.datasets.object_regions import ObjectRegions
 from orl.networks.backbones import build_backbone, save_backbone
 from orl.pipeline.view_samplers import build_view_sampler
 from orl.recipes import demo
+from orl.report.options import Annotations, GalleryOptions, choose_images
 from orl.report.report import write_report
 from orl.report.results import duration, read_json
-from orl.report.sections.options import Annotations, GalleryOptions, choose_images
 from orl.rundir import RunDir
 
 SMALL = GalleryOptions(

@@ -37,8 +37,8 @@ from orl.pipeline.scan import scan
 from orl.pipeline.view_samplers import build_view_sampler
 from orl.processes import Processes, joined_processes
 from orl.report.comparison import compare_runs
+from orl.report.options import Annotations, GalleryOptions
 from orl.report.report import write_report
-from orl.report.sections.options import Annotations, GalleryOptions
 from orl.rundir import TRAINED_STAGES, RunDir
 from orl.synthetic.scenes import draw_scenes
 from orl.views.batch_sampler import EpochBatchSampler

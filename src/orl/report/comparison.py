@@ -13,8 +13,8 @@ from orl.report.compared.runs import ComparedRun, read_runs, shared_images
 from orl.report.compared.scores import discovery_section, results_section
 from orl.report.compared.training import curves_section
 from orl.report.html import Html
+from orl.report.options import GalleryOptions
 from orl.report.report import footer
-from orl.report.sections.options import GalleryOptions
 from orl.report.thumbnails import Album
 
 

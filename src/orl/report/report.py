@@ -8,6 +8,7 @@ from orl.datasets.image_table import load_image_table
 from orl.progress import progress_bar
 from orl.report import html as page
 from orl.report.html import Html
+from orl.report.options import Annotations, GalleryOptions
 from orl.report.sections.attention import attention_section
 from orl.report.sections.correspondences import correspondence_section
 from orl.report.sections.curves import curve_section
@@ -15,7 +16,6 @@ from orl.report.sections.discovery import discovery_section
 from orl.report.sections.kept_rois import roi_section
 from orl.report.sections.low_shot import low_shot_section
 from orl.report.sections.neighbours import neighbour_section
-from orl.report.sections.options import Annotations, GalleryOptions
 from orl.report.sections.results import results_section
 from orl.report.sections.roi_map import roi_map_section
 from orl.report.sections.run import header, run_section

@@ -15,8 +15,8 @@ from orl.report import html as page
 from orl.report.compared.runs import ComparedRun
 from orl.report.heat_maps import colour_scale, maps_figure
 from orl.report.html import Html
+from orl.report.options import GalleryOptions, choose_images
 from orl.report.overlays import pair_svg
-from orl.report.sections.options import GalleryOptions, choose_images
 from orl.report.thumbnails import Album
 
 NOT_SHARED = "The runs share no images, so that none can be shown side by side."

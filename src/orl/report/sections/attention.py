@@ -16,8 +16,8 @@ from orl.networks.backbones import read_backbone_file
 from orl.report import html as page
 from orl.report.heat_maps import colour_scale, maps_figure
 from orl.report.html import Html
+from orl.report.options import GalleryOptions, choose_images
 from orl.report.sections.frames import Image, not_there, readable_config, trained_stages
-from orl.report.sections.options import GalleryOptions, choose_images
 from orl.report.thumbnails import Album
 from orl.rundir import RunDir
 from orl.weights.loading import load_eval_network

@@ -11,10 +11,10 @@ from orl.datasets.labels import LabelledSplit
 from orl.figures.correspondence_figure import similarity_text
 from orl.report import html as page
 from orl.report.html import Html
+from orl.report.options import GalleryOptions
 from orl.report.overlays import pair_svg
 from orl.report.results import how_to_go_on
 from orl.report.sections.frames import not_there
-from orl.report.sections.options import GalleryOptions
 from orl.report.sections.pairs import KINDS, ShownPair, choose_pairs
 from orl.report.style import colour_class
 from orl.report.thumbnails import Album

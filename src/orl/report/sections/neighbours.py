@@ -5,9 +5,9 @@ from orl.datasets.decode import ImageError
 from orl.figures.correspondence_figure import similarity_text
 from orl.report import html as page
 from orl.report.html import Html
+from orl.report.options import GalleryOptions, choose_images
 from orl.report.overlays import image_svg
 from orl.report.sections.frames import not_there
-from orl.report.sections.options import GalleryOptions, choose_images
 from orl.report.thumbnails import Album
 from orl.rundir import RunDir
 from orl.tables import Table

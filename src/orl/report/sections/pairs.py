@@ -11,7 +11,7 @@ from orl.datasets.image_table import ImageTable
 from orl.datasets.labels import NO_OBJECT, LabelledSplit, covered_classes
 from orl.figures.pair_selection import best_correspondences, extreme_pairs, random_pairs, ranked_neighbours
 from orl.figures.run_images import REBUILD, boxes_of, load_run_table
-from orl.report.sections.options import GalleryOptions, choose_images
+from orl.report.options import GalleryOptions, choose_images
 from orl.rundir import RunDir
 from orl.tables import Table
 

@@ -5,8 +5,8 @@ from orl.figures.pictures import as_jpeg
 from orl.figures.roi_map_figure import RoiMapOptions, run_roi_map
 from orl.report import html as page
 from orl.report.html import Html
+from orl.report.options import GalleryOptions
 from orl.report.sections.frames import not_there
-from orl.report.sections.options import GalleryOptions
 from orl.rundir import RunDir
 
 DPI = 150

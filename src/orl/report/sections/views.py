@@ -12,9 +12,9 @@ from orl.figures.run_images import RunImages
 from orl.figures.view_figure import SampleViews, read_sample
 from orl.report import html as page
 from orl.report.html import Html
+from orl.report.options import GalleryOptions, choose_images
 from orl.report.overlays import image_svg
 from orl.report.sections.frames import not_there, trained_stages
-from orl.report.sections.options import GalleryOptions, choose_images
 from orl.report.style import colour_class
 from orl.report.thumbnails import Album
 from orl.rundir import RunDir
