@@ -1,4 +1,4 @@
-"""The real command line, on drawn scenes: the whole run, its parts, and each kind of bad input."""
+"""The command line on synthetic scenes: a complete run, its parts, and each kind of bad input."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from orl.cli import main
+from orl.cli import COMMANDS, main
 from orl.rundir import RunDir
 from orl.synthetic.scenes import draw_scenes
 
@@ -46,7 +46,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo recipe, shrunk, from images to the report."""
+    """Run the demo recipe, made smaller, from images to the report."""
     out = tmp_path_factory.mktemp("runs") / "demo"
     assert main(run_arguments(scenes, out, "--eval-data", str(scenes))) == 0
     return out
@@ -67,7 +67,7 @@ class Sources(HTMLParser):
         self.addresses += [value or "" for name, value in attributes if name in ("src", "href")]
 
 
-def test_one_command_leaves_everything(finished: Path) -> None:
+def test_one_command_runs_all_stages_and_evaluations(finished: Path) -> None:
     run = RunDir(finished)
     for stage in ("stage1", "stage3"):
         assert run.backbone(stage).exists()
@@ -89,7 +89,7 @@ def test_one_command_leaves_everything(finished: Path) -> None:
     assert 0 <= score["object_fraction"] <= 1
 
 
-def test_the_report_holds_the_numbers_and_asks_for_nothing_from_elsewhere(finished: Path) -> None:
+def test_the_report_has_the_scores_and_loads_nothing_from_elsewhere(finished: Path) -> None:
     run = RunDir(finished)
     html = run.report.read_text()
     sources = Sources()
@@ -103,7 +103,7 @@ def test_the_report_holds_the_numbers_and_asks_for_nothing_from_elsewhere(finish
 
 def test_the_same_command_again_changes_nothing(scenes: Path, finished: Path) -> None:
     kept = [path for path in finished.rglob("*") if path.suffix in (".arrow", ".safetensors", ".jsonl", ".ckpt")]
-    kept += finished.rglob("transfer/*.json")
+    kept += finished.rglob("evaluation/*.json")
     before = {path: path.stat().st_mtime_ns for path in kept}
     assert main(run_arguments(scenes, finished, "--eval-data", str(scenes))) == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == before
@@ -112,7 +112,7 @@ def test_the_same_command_again_changes_nothing(scenes: Path, finished: Path) ->
 def test_stages_one_by_one_give_the_tables_and_weights_of_one_run(scenes: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "parts"
     assert main(["pretrain", "demo", "--images", str(scenes), "--out", str(out), *SMALL]) == 0
-    # From here on the settings are those that the folder was begun with.
+    # From here on the config is that of the folder.
     assert main(["discover", "--out", str(out)]) == 0
     assert main(["pretrain", "--method", "orl", "--out", str(out)]) == 0
     assert main(["report", str(out)]) == 0
@@ -126,7 +126,7 @@ def test_stages_one_by_one_give_the_tables_and_weights_of_one_run(scenes: Path, 
 
 
 @pytest.mark.parametrize("task", ["svm", "knn"])
-def test_a_backbone_file_judged_alone_scores_as_in_the_run(
+def test_a_backbone_file_scores_alone_as_in_its_run(
     scenes: Path, finished: Path, tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = tmp_path / "result.json"
@@ -138,7 +138,7 @@ def test_a_backbone_file_judged_alone_scores_as_in_the_run(
     assert f"mAP {100 * expected:.2f}" in capsys.readouterr().out
 
 
-def test_a_changed_setting_is_shown_and_refused_and_rebuilds_on_demand(
+def test_a_changed_option_is_refused_and_rebuilds_with_overwrite(
     scenes: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "copy"
@@ -153,7 +153,7 @@ def test_a_changed_setting_is_shown_and_refused_and_rebuilds_on_demand(
     assert yaml.safe_load(RunDir(out).config.read_text())["overwrite"] is False
 
 
-def test_ctrl_c_leaves_with_130_and_the_same_command_finishes_the_same_weights(
+def test_ctrl_c_ends_with_130_and_the_same_command_finishes_the_same_weights(
     scenes: Path, finished: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -178,7 +178,7 @@ def test_ctrl_c_leaves_with_130_and_the_same_command_finishes_the_same_weights(
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one message of a command that must fail."""
+    """Return the message of a command that must fail."""
     assert main(arguments) not in (0, None)
     complaints = capsys.readouterr().err
     assert "Traceback" not in complaints
@@ -226,7 +226,7 @@ def test_too_many_bad_images_stop_the_run_and_are_listed(
     assert (tmp_path / "run" / "rejected.csv").read_text().count("empty") >= 10
 
 
-def test_a_refused_command_can_be_mended_and_given_again(
+def test_a_refused_command_can_be_corrected_and_given_again(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images, out = tmp_path / "images", tmp_path / "run"
@@ -240,7 +240,7 @@ def test_a_refused_command_can_be_mended_and_given_again(
     assert main(command) == 0
 
 
-def test_a_changed_limit_of_the_scan_is_obeyed_on_demand(scenes: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_changed_limit_of_the_scan_is_applied_with_overwrite(scenes: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     higher = ["--scan.min-side-px", "73", "--scan.max-rejected-fraction", "1.0", "--overwrite"]
@@ -248,7 +248,7 @@ def test_a_changed_limit_of_the_scan_is_obeyed_on_demand(scenes: Path, finished:
     assert RunDir(out).rejected.read_text().count("too small: 96x72 px, at least 73") == 24
 
 
-def test_a_run_that_was_moved_is_reported_where_it_lies(finished: Path, tmp_path: Path) -> None:
+def test_a_moved_run_is_reported_in_its_new_folder(finished: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(finished, moved)
     shutil.rmtree(moved / "report")
@@ -266,7 +266,7 @@ def test_several_processes_without_an_address_are_refused(
     assert "MASTER_ADDR" in complaint
 
 
-def test_threads_wait_briefly_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_wait_briefly_unless_the_environment_sets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     main([])
@@ -297,7 +297,10 @@ def test_a_changed_image_makes_the_run_stale(
     ("arguments", "complaint"),
     [
         (["rum"], "there is no command 'rum'"),
-        (["run", "quik", "--images", "x", "--out", "y"], "quik is neither a recipe"),
+        (
+            ["run", "quik", "--images", "x", "--out", "y"],
+            "quik is neither a YAML file nor a recipe: a recipe is one of coco, quick, small, demo, not 'quik'",
+        ),
         (["run", "--images", "/no/such/folder", "--out", "{out}"], "/no/such/folder"),
         (["run", "--images", "{empty}", "--out", "{out}"], "{empty}"),
         (["run", "--images", "{few}", "--out", "{out}"], "only 9 usable images, but at least 11 are needed"),
@@ -310,7 +313,7 @@ def test_a_changed_image_makes_the_run_stale(
         (["run", "--images", "x", "--out", "y", "--device", "tpu"], "tpu"),
         (["discover", "demo", "--images", "{scenes}", "--out", "{out}"], "no backbone at"),
         (["pretrain", "demo", *SMALL, "--method", "orl", "--images", "{scenes}", "--out", "{out}"], "no table at"),
-        (["pretrain", "--method", "simsiam"], "or selfemd or orl, not 'simsiam'"),
+        (["pretrain", "--method", "simsiam"], "selfemd, orl, not 'simsiam'"),
         (["evaluate", "svm", "--backbone", "{none}", "--data", "{scenes}"], "nothing at"),
         (
             ["evaluate", "svm", "--backbone", "{text}", "--data", "{scenes}"],
@@ -323,26 +326,26 @@ def test_a_changed_image_makes_the_run_stale(
 def test_a_wrong_command_gets_one_message_and_a_non_zero_exit(
     arguments: list[str], complaint: str, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = {"scenes": scenes, "empty": tmp_path / "empty", "few": tmp_path / "few", "out": tmp_path / "out"}
-    places |= {"none": tmp_path / "none.safetensors", "text": tmp_path / "text.safetensors"}
+    paths = {"scenes": scenes, "empty": tmp_path / "empty", "few": tmp_path / "few", "out": tmp_path / "out"}
+    paths |= {"none": tmp_path / "none.safetensors", "text": tmp_path / "text.safetensors"}
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.safetensors").write_text("hello")
     (tmp_path / "few").mkdir()
     for image in sorted((scenes / "JPEGImages").iterdir())[:9]:
         shutil.copy(image, tmp_path / "few")
     before = set(tmp_path.iterdir())
-    message = refused([argument.format(**places) for argument in arguments], capsys)
-    assert complaint.format(**places) in " ".join(message.split())
+    message = refused([argument.format(**paths) for argument in arguments], capsys)
+    assert complaint.format(**paths) in " ".join(message.split())
     if "{few}" not in arguments and ("{scenes}" not in arguments or "{empty}" in arguments):
-        assert set(tmp_path.iterdir()) == before, "a command that cannot begin leaves nothing"
+        assert set(tmp_path.iterdir()) == before, "a command that cannot start writes nothing"
 
 
-def test_a_config_file_is_a_start_and_its_errors_are_told(
+def test_a_config_file_is_a_recipe_and_its_errors_are_shown(
     scenes: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = yaml.safe_load(RunDir(finished).config.read_text())
+    fields = yaml.safe_load(RunDir(finished).config.read_text())
     file = tmp_path / "mine.yaml"
-    file.write_text(yaml.safe_dump({key: settings[key] for key in settings if key not in ("images", "out")}))
+    file.write_text(yaml.safe_dump({key: fields[key] for key in fields if key not in ("images", "out")}))
     out = tmp_path / "run"
     assert main(["pretrain", str(file), "--images", str(scenes), "--out", str(out)]) == 0
     assert RunDir(out).backbone("stage1").read_bytes() == RunDir(finished).backbone("stage1").read_bytes()
@@ -351,15 +354,25 @@ def test_a_config_file_is_a_start_and_its_errors_are_told(
     assert "unknown key 'epoch'; did you mean 'epochs'?" in message
 
 
+def test_a_run_ends_with_its_weights_and_the_lines_that_use_them(
+    scenes: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(run_arguments(scenes, finished, "--eval-data", str(scenes))) == 0
+    assert capsys.readouterr().out.splitlines()[-4:] == [
+        f"weights: {finished}/stage3/backbone.safetensors",
+        f'load: orl.load_backbone("{finished}")',
+        f"export: orl export {finished} --to torchvision",
+        f"report: {finished}/report/index.html",
+    ]
+
+
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     usage = capsys.readouterr().out
-    for command in ("demo", "run", "pretrain", "discover", "evaluate", "report", "figures", "published-files"):
-        assert command in usage
-        assert main([command, "--help"]) == 0
-        assert "--" in capsys.readouterr().out
-    assert main(["run", "--help"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "Passes over the images." in told
+    for command in COMMANDS:
+        assert f"\n  {command} " in usage
+        if command != "recipes":
+            assert main([command, "--help"]) == 0
+            assert "--" in capsys.readouterr().out
     assert main(["recipes"]) == 0
     assert "ResNet-50" in capsys.readouterr().out

@@ -1,6 +1,6 @@
 """Complete configs by name, and the changes of each image-level method of stage 1."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -245,15 +245,17 @@ def with_changes(
     backbone: BackboneName | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
+    stages: Collection[str] = ("stage1", "stage3"),
 ) -> RunConfig:
-    """Change the fields that belong together in both training stages; None leaves them as they are.
+    """Change the fields of a config that are changed most; None leaves them as they are.
 
     Args:
         config: the config to start from.
         method: image-level method of stage 1, as `with_method` sets it for the epochs of `config`.
         backbone: network of both training stages.
-        epochs: epochs of each training stage.
-        batch_size: images a step in each training stage.
+        epochs: passes over the images in each of `stages`.
+        batch_size: images a step in each of `stages`.
+        stages: training stages whose epochs and batch size are changed.
     """
     if method is not None:
         config = with_method(config, method)
@@ -261,4 +263,4 @@ def with_changes(
         config = replace(config, network=NetworkConfig(backbone=backbone))
     changes: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size}
     changes = {name: value for name, value in changes.items() if value is not None}
-    return replace(config, stage1=replace(config.stage1, **changes), stage3=replace(config.stage3, **changes))
+    return replace(config, **{stage: replace(getattr(config, stage), **changes) for stage in stages})

@@ -1,10 +1,13 @@
 """The command line: a table from verb to function."""
 
+import difflib
 import logging
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 
 from orl.cli.ablations import command_ablate, command_results
 from orl.cli.evaluate import command_evaluate
@@ -18,6 +21,7 @@ from orl.cli.jobs import (
     command_recipes,
     command_run,
 )
+from orl.cli.options import types
 from orl.cli.results import command_report
 from orl.cli.weights import command_export, command_import
 
@@ -42,50 +46,96 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "doctor": command_doctor,
     "recipes": command_recipes,
 }
+OLD_NAMES = {"transfer": "evaluate", "exchange": "published-files"}
+"""Verbs of version 0.1 and their names now."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 an error that is told in one line, 2 a wrong option."""
+    """Run one command.
+
+    Returns:
+        The exit code: 0 done, 1 an error with its message in one line, 2 a wrong verb or option, 130 Ctrl-C.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _wait_briefly_for_threads()
     _log_to_terminal()
-    if not arguments or arguments[0] in ("-h", "--help"):
+    try:
+        with types:
+            code = _run_command(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        # `orl ... | head`: Python would complain at its end that the rest cannot be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _run_command(arguments: list[str]) -> int:
+    verb, *rest = arguments or ["--help"]
+    if verb == "help":
+        verb, *rest = [*rest, "--help"] if rest else ["--help"]
+    if verb in ("-h", "--help"):
         print(_usage())
         return 0
-    if arguments[0] not in COMMANDS:
-        print(f"orl: there is no command {arguments[0]!r}\n\n{_usage()}", file=sys.stderr)
+    if verb == "--version":
+        print(f"orl {version('orl')}")
+        return 0
+    if verb in OLD_NAMES:
+        logger.warning(
+            "'orl %s' is called 'orl %s' now; the old name goes with the next version", verb, OLD_NAMES[verb]
+        )
+        verb = OLD_NAMES[verb]
+    if verb not in COMMANDS:
+        near = difflib.get_close_matches(verb, [*COMMANDS, *OLD_NAMES, "help"], n=1)
+        hint = f"did you mean 'orl {near[0]}'?" if near else f"there are {', '.join(COMMANDS)}"
+        print(f"orl: there is no command {verb!r}; {hint}", file=sys.stderr)
         return 2
     try:
-        COMMANDS[arguments[0]](arguments[1:])
+        COMMANDS[verb](rest)
     except KeyboardInterrupt:
-        return _fail("stopped; the same command goes on from here", INTERRUPTED)
+        return _fail("stopped; the same command resumes", INTERRUPTED)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 2
     except (ValueError, OSError, RuntimeError, ImportError) as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            raise
         return _fail(_one_line(error), getattr(error, "exit_code", 1))
     return 0
 
 
 def _usage() -> str:
-    lines = [f"  {name:<10}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<16}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "orl: pre-train vision backbones on images of whole scenes, without labels",
             "",
-            "usage: orl COMMAND [RECIPE or FILE.yaml] --images IMAGES --out runs/NAME [options]",
+            "usage: orl COMMAND [options]",
+            "       orl run --images IMAGES --out runs/NAME",
             "",
             *lines,
             "",
-            "Every command has --help, with the meaning, unit and default of each option.",
+            "'orl help COMMAND' shows its options with meaning, unit and default; 'orl --version' the version.",
         ]
     )
+
+
+def _reader_is_gone() -> bool:
+    """Return True if standard output is a pipe that nobody reads any more."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # Windows, or standard output is no file
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _wait_briefly_for_threads() -> None:
     """Let torch's threads sleep soon while they wait for each other; nothing else has imported torch yet.
 
-    By default they keep their processors busy for a while, and beside any other job training slows down by far more
-    than its share. Alone this costs a twentieth, and beside a second job training is 1.45 times as fast (see
+    By default they keep their CPU cores busy for a while, which slows down training beside any other job by far more
+    than that job's part. Alone this costs a twentieth, and beside a second job training is 1.45 times as fast (see
     docs/profile.md).
     """
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -109,7 +159,7 @@ def _fail(message: str, exit_code: int) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    """The error's own words; those from a loading worker come wrapped in the text of its traceback."""
+    """Return the error's message; that of a loading worker comes wrapped in the text of its traceback."""
     message = str(error) or type(error).__name__
     if "Original Traceback" in message:
         return message.strip().splitlines()[-1].partition(": ")[2] or message

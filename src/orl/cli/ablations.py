@@ -1,12 +1,29 @@
 """Commands for evidence: studies of several runs, and the page of all results."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 import tyro
 
-from orl.cli.options import finish, read_config, take_flag, take_number, take_path
+from orl.cli.options import RunVerb, Shortcuts, finish, read_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateOptions:
+    """Options of `orl ablate`."""
+
+    seeds: int = 3
+    """Number of seeds, from --seed on."""
+    outside: Path | None = None
+    """Weights from elsewhere as feature extractor, in the ablation of that name; 'orl import' may be needed first."""
+    discovery_only: bool = False
+    """Leave out stage 3: variants are compared by their discovery score."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"--seeds must be at least 1, not {self.seeds}")
 
 
 def command_ablate(arguments: Sequence[str]) -> None:
@@ -29,16 +46,16 @@ def command_ablate(arguments: Sequence[str]) -> None:
         near = get_close_matches(name, ABLATIONS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(ABLATIONS)}"
         raise ValueError(f"there is no study {name!r}; {hint}")
-    num_seeds, options = take_number(options, "--seeds")
-    outside, options = take_path(options, "--outside")
-    discovery_only, options = take_flag(options, "--discovery-only")
-    config = read_config(f"ablate {name}", command_ablate.__doc__, options)
+    verb = RunVerb(name=f"ablate {name}", about=command_ablate.__doc__)
+    config, _, given = read_options(verb, options, Shortcuts, AblateOptions)
     from orl.ablations.markdown import ablation_tables
     from orl.ablations.records import read_result
     from orl.ablations.run import AblationOptions, run_ablation
 
-    seeds = range(config.seed, config.seed + (num_seeds or 3))
-    path = run_ablation(name, config, AblationOptions(seeds=seeds, outside=outside, trains=not discovery_only))
+    seeds = range(config.seed, config.seed + given.seeds)
+    path = run_ablation(
+        name, config, AblationOptions(seeds=seeds, outside=given.outside, trains=not given.discovery_only)
+    )
     print("\n".join(ablation_tables(read_result(path))))
     finish("result", path)
 

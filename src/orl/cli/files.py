@@ -1,43 +1,54 @@
-"""Commands for files of others: published tables of stage 2, image sets."""
+"""Verbs for published files of stage 2 and for data sets of images."""
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from orl.cli.options import finish, read_config, take_path
-from orl.config import load_config
+from orl.cli.options import TRAINING_OPTIONS, RunVerb, Shortcuts, finish, read_options
+from orl.config import ScanConfig, load_config, one_of
 from orl.rundir import RunDir
 
 
-def command_published_files(arguments: Sequence[str]) -> None:
-    """The published JSON files of stage 2: `orl published-files write RUN --to DIR`, or `orl published-files read`.
+@dataclass(frozen=True, kw_only=True)
+class PublishedTables:
+    """Published files to read; at least one of them."""
 
-    Reading takes `--correspondences FILE` (enough for stage 3), `--neighbours FILE` and `--proposals FILE`, at least
-    one of them, and beside them the options of the run that the tables are for.
-    """
-    verbs = {"write": _exchange_write, "read": _exchange_read}
-    verb, *options = arguments or [""]
+    correspondences: Path | None = None
+    """Published correspondences; enough for stage 3."""
+    neighbours: Path | None = None
+    """Published neighbours."""
+    proposals: Path | None = None
+    """Published proposals."""
+
+
+def command_published_files(arguments: Sequence[str]) -> None:
+    """Write the published JSON files of a stage 2, or read them: `orl published-files write|read`."""
+    verbs = {"write": _write_published, "read": _read_published}
+    verb, *options = arguments or ["--help"]
     if verb in ("-h", "--help"):
-        print(f"usage: orl published-files write|read [options]\n\n{command_published_files.__doc__}")
-    elif verb not in verbs:
-        raise ValueError(
-            f"orl published-files takes {' or '.join(verbs)}, not {verb!r}: orl published-files write RUN --to DIR"
+        print(
+            "usage: orl published-files write RUN --to DIR\n"
+            "       orl published-files read --images IMAGES --out runs/NAME --correspondences FILE\n\n"
+            f"{command_published_files.__doc__} Each has --help."
         )
+    elif verb not in verbs:
+        raise ValueError(f"orl published-files must be followed by {one_of(verbs, verb)}")
     else:
         verbs[verb](options)
 
 
-def _exchange_write(arguments: Sequence[str]) -> None:
+def _write_published(arguments: Sequence[str]) -> None:
     def write(run: Annotated[Path, tyro.conf.Positional], to: Path, overwrite: bool = False) -> None:
         """Write the published JSON files of a finished stage 2; their names begin with that of the run.
 
         Args:
             run: folder of the run.
             to: folder for the files.
-            overwrite: replace files that are there.
+            overwrite: replace existing files.
         """
         from orl.datasets.image_table import load_image_table
         from orl.published_files.write import write_published
@@ -50,41 +61,39 @@ def _exchange_write(arguments: Sequence[str]) -> None:
     tyro.cli(write, args=list(arguments), prog="orl published-files write")
 
 
-def _exchange_read(arguments: Sequence[str]) -> None:
-    paths: dict[str, Path | None] = {}
-    for name in ("proposals", "neighbours", "correspondences"):
-        paths[name], arguments = take_path(arguments, f"--{name}")
-    config = read_config("exchange read", command_published_files.__doc__, arguments)
+def _read_published(arguments: Sequence[str]) -> None:
+    verb = RunVerb(
+        name="published-files read",
+        about="Read published files of stage 2 as the tables of a run, whose images are those that the files are of.",
+        sections=("scan",),
+        without=(*TRAINING_OPTIONS, "device", "seed"),
+    )
+    config, _, files = read_options(verb, arguments, Shortcuts, PublishedTables)
     from orl.pipeline.record import record_stage
     from orl.pipeline.run import prepare
     from orl.published_files.read import PublishedFiles, RunTables, read_published
 
-    files = PublishedFiles(**paths)
     images = prepare(config)
     run, started = RunDir(config.out), time.monotonic()
     target = RunTables(folder=run.table(""), shard_size=config.discover.shard_size, overwrite=config.overwrite)
-    found = read_published(files, images, config.images, target)
+    found = read_published(PublishedFiles(**vars(files)), images, config.images, target)
     record_stage(run, "exchange", "done", time.monotonic() - started)
     for name in found:
         finish(name, run.table(name))
 
 
 def command_data(arguments: Sequence[str]) -> None:
-    """Image sets: `orl data pack` makes a copy that is read without decoding, `check` looks at every image.
-
-    `crops` cuts labelled objects into class folders, `scenes` draws a labelled set.
-    """
-    from orl.config import ScanConfig
+    """Prepare and check data sets of images: `orl data pack|check|crops|scenes`."""
     from orl.pipeline.check_source import check_source, format_check
     from orl.pipeline.pack import PackOptions, pack_images
 
     def pack(options: tyro.conf.OmitArgPrefixes[PackOptions]) -> None:
-        """Copy images, reduced to a set size, into a few memory-mapped files with checksums; --images takes the folder.
+        """Copy images, resized, into a few memory-mapped files with checksums, for reading without decoding.
 
-        A packing that was stopped goes on with the same command.
+        The folder of the pack is given to --images. The same command resumes packing that was stopped.
 
         Args:
-            options: what is packed, and how.
+            options: the pack.
         """
         finish("pack", pack_images(options))
 
@@ -94,13 +103,13 @@ def command_data(arguments: Sequence[str]) -> None:
         split: str | None = None,
         workers: int = 2,
     ) -> None:
-        """Tell how many images can be used, why others cannot, and their sizes; of a pack, compare all checksums.
+        """Print how many images can be used, why others cannot, and their sizes; of a pack, compare all checksums.
 
         Args:
             path: images: a folder, a list file, a COCO JSON, a VOC devkit or a pack.
-            scan: which images are taken.
+            scan: rules for the images that are used.
             split: split of a VOC devkit, 'trainval' if not given.
-            workers: processes that read images.
+            workers: worker processes that read images.
         """
         print(format_check(check_source(path, split, scan, workers)))
 
@@ -114,11 +123,11 @@ def command_data(arguments: Sequence[str]) -> None:
         """Cut the labelled objects of a VOC devkit, one image each, into class folders for `orl evaluate linear`.
 
         Args:
-            data: a VOC devkit, or a drawn set, which has the same layout.
-            to: gets train/CLASS and val/CLASS.
+            data: a VOC devkit, or synthetic scenes, which have the same layout.
+            to: folder for train/CLASS and val/CLASS.
             train_split: split whose objects go to train.
             val_split: split whose objects go to val.
-            min_side_px: objects with a shorter side are left out, pixels.
+            min_side_px: shortest side of an object, pixels; smaller objects are left out.
         """
         from orl.pipeline.object_crops import cut_objects
 
@@ -128,14 +137,14 @@ def command_data(arguments: Sequence[str]) -> None:
     def scenes(
         to: Path, num_trainval: int = 400, num_test: int = 200, size_wh: tuple[int, int] = (192, 144), seed: int = 0
     ) -> None:
-        """Draw labelled scenes as a VOC devkit and in COCO's layout, to try every judge without a download.
+        """Draw labelled synthetic scenes in the layouts of VOC and COCO, to try every evaluation without a download.
 
         Args:
-            to: folder of the set.
-            num_trainval: scenes to learn from.
-            num_test: scenes to be scored.
+            to: folder of the data set.
+            num_trainval: scenes of the split trainval.
+            num_test: scenes of the split test.
             size_wh: width and height of a scene, pixels.
-            seed: other scenes for another seed.
+            seed: seed of the scenes.
         """
         from orl.synthetic.coco_layout import write_coco
         from orl.synthetic.scenes import draw_scenes

@@ -1,11 +1,24 @@
-"""Commands that work on a run: the three stages, one by one or all, and whether they would work here."""
+"""Verbs that work on a run: the three stages, one by one or all, and whether they would work here."""
 
 import dataclasses
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from orl.cli.options import REQUIRED, finish, read_config, take_number, take_option, take_path
+from orl.cli.options import (
+    REQUIRED,
+    TRAINING_OPTIONS,
+    DiscoverShortcuts,
+    NoOptions,
+    PretrainShortcuts,
+    RunVerb,
+    Shortcuts,
+    finish,
+    read_config,
+    read_options,
+)
+from orl.config import RunConfig
 from orl.recipes import METHODS, RECIPES
 from orl.rundir import RunDir
 
@@ -13,48 +26,61 @@ DEMO_IMAGES, DEMO_OUT = Path("runs/demo-scenes"), Path("runs/demo")
 
 
 def command_demo(arguments: Sequence[str]) -> None:
-    """Draw labelled scenes and do everything with them: minutes on two processor cores."""
+    """Draw labelled synthetic scenes and run everything on them: minutes on two CPU cores."""
     recipe = RECIPES["demo"](DEMO_IMAGES, DEMO_OUT)
-    judges = dataclasses.replace(recipe.evaluation, shots=(1, 4, 16))
-    start = dataclasses.replace(recipe, eval_data=DEMO_IMAGES, evaluation=judges)
-    config = read_config("demo", command_demo.__doc__, arguments, start)
+    evaluation = dataclasses.replace(recipe.evaluation, shots=(1, 4, 16))
+    default = dataclasses.replace(recipe, eval_data=DEMO_IMAGES, evaluation=evaluation)
+    config = read_config(RunVerb(name="demo", about=command_demo.__doc__, default=default), arguments)
     from orl.pipeline.run import run_demo
 
-    finish("report", run_demo(config))
+    _finish_run(config, run_demo(config))
 
 
 def command_run(arguments: Sequence[str]) -> None:
-    """Stage 1, stage 2, stage 3 and the report; with --eval-data the judges too."""
-    config = read_config("run", command_run.__doc__, arguments)
+    """Run stage 1, stage 2 and stage 3, the evaluations (with --eval-data) and the report.
+
+    The same command resumes a run that was stopped.
+    """
+    config = read_config(RunVerb(name="run", about=command_run.__doc__), arguments)
     from orl.pipeline.run import run_all
 
-    finish("report", run_all(config))
+    _finish_run(config, run_all(config))
+
+
+def _finish_run(config: RunConfig, report: Path | None) -> None:
+    """Print where the weights are and how to use them, in the first of several processes."""
+    if report is None:
+        return
+    finish("weights", RunDir(config.out).backbone("stage3"))
+    print(f'load: orl.load_backbone("{config.out}")')
+    print(f"export: orl export {config.out} --to torchvision")
+    finish("report", report)
 
 
 def command_pretrain(arguments: Sequence[str]) -> None:
-    """One training stage: stage 1 by --method byol, mocov2, simclr, densecl or selfemd; stage 3 by --method orl."""
-    method, arguments = take_option(arguments, "--method", (*METHODS, "orl"))
-    if method in METHODS:
-        if any(given.partition("=")[0] == "--stage1" for given in arguments):
-            raise ValueError(f"--method {method} says what stage 1 is: leave --stage1 out")
-        arguments = [*arguments, "--stage1", method]
-    config = read_config("pretrain", command_pretrain.__doc__, arguments)
+    """Train one stage: stage 1 by byol, mocov2, simclr, densecl or selfemd, or stage 3 by orl.
+
+    Stage 3 needs a finished stage 2 in the same --out. The same command resumes a training that was stopped.
+    """
+    verb = RunVerb(name="pretrain", about=command_pretrain.__doc__)
+    config, given, _ = read_options(verb, arguments, PretrainShortcuts, NoOptions)
     from orl.pipeline.run import run_pretrain
 
-    finish("backbone", run_pretrain(config, "stage3" if method == "orl" else "stage1"))
+    finish("backbone", run_pretrain(config, given.stages[0]))
 
 
 def command_discover(arguments: Sequence[str]) -> None:
-    """Stage 2: neighbours, proposals, RoIs and correspondences, with the network of stage 1.
+    """Run stage 2: neighbours, proposals, RoIs and correspondences.
 
-    Or with any other CNN's weights: `--feature-extractor FILE`, and `--architecture NAME` if the file does not say what they
-    are of.
+    Images and RoIs are embedded with the backbone of stage 1, or with --feature-extractor.
     """
-    for option in ("feature-extractor", "architecture"):
-        value, arguments = take_path(arguments, f"--{option}")
-        if value is not None:
-            arguments = [*arguments, f"--discover.{option}", str(value)]
-    config = read_config("discover", command_discover.__doc__, arguments)
+    verb = RunVerb(
+        name="discover",
+        about=command_discover.__doc__,
+        sections=("scan", "discover"),
+        without=TRAINING_OPTIONS,
+    )
+    config, _, _ = read_options(verb, arguments, DiscoverShortcuts, NoOptions)
     from orl.pipeline.discovery_summary import discover_summary, format_summary
     from orl.pipeline.run import run_discover
 
@@ -64,36 +90,49 @@ def command_discover(arguments: Sequence[str]) -> None:
         finish("correspondences", correspondences)
 
 
-def command_doctor(arguments: Sequence[str]) -> None:
-    """Whether a recipe will work here: versions, devices, the batch that fits, hours; tries some images for a minute.
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """Options of `orl doctor`."""
 
-    Takes `--num-images N` (what hours are for, when there are no --images yet), `--processes N` (how many would train
-    together, each on devices as here) and `--json FILE`, and beside them the options of the run. Without --images
-    scenes are drawn. The exit code is 1 if something will not work.
+    json: Path | None = None
+    """File for the findings as JSON."""
+    num_images: int | None = None
+    """Number of images to estimate the hours for, while there are no --images."""
+    processes: int = 1
+    """Number of processes that would train together, each on devices as here."""
+
+
+def command_doctor(arguments: Sequence[str]) -> None:
+    """Check that a recipe will work here: versions, devices, the batch that fits, hours; takes about a minute.
+
+    Without --images synthetic scenes are used. The exit code is 1 if something will not work.
     """
-    path, arguments = take_path(arguments, "--json")
-    num_images, arguments = take_number(arguments, "--num-images")
-    num_processes, arguments = take_number(arguments, "--processes")
-    config = read_config("doctor", command_doctor.__doc__, arguments, required=())
+    sections = ("scan", "method", "stage1", "discover", "stage3", "objects")
+    verb = RunVerb(name="doctor", about=command_doctor.__doc__, sections=sections, required=(), without=("overwrite",))
+    config, _, options = read_options(verb, arguments, Shortcuts, DoctorOptions)
+    for name in ("num_images", "processes"):
+        count = getattr(options, name)
+        if count is not None and count < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {count}")
     from orl.doctor.report import examine, format_examination, to_json
     from orl.files import write_atomically
 
     out = Path() if config.out == REQUIRED else config.out
     images = None if config.images == REQUIRED else config.images
     config = dataclasses.replace(config, out=out)
-    examination = examine(config, images, num_images=num_images, num_processes=num_processes or 1)
+    examination = examine(config, images, num_images=options.num_images, num_processes=options.processes)
     print(format_examination(examination))
-    if path is not None:
-        write_atomically(path, json.dumps(to_json(examination), indent=1))
-        finish("result", path)
+    if options.json is not None:
+        write_atomically(options.json, json.dumps(to_json(examination), indent=1))
+        finish("result", options.json)
     if not examination.works:
         raise SystemExit(1)
 
 
 def command_recipes(arguments: Sequence[str]) -> None:
-    """List the recipes, and what can be stage 1."""
+    """List the recipes and the methods of stage 1."""
     for name, recipe in RECIPES.items():
         print(f"{name}: {recipe.__doc__}")
-    print("with --stage1 METHOD, stage 1 is\n")
+    print("--method METHOD changes stage 1:\n")
     for name, method in METHODS.items():
         print(f"    {name:<10}{method.__doc__}")

@@ -1,132 +1,344 @@
-"""Settings out of the command line: a recipe or a file first, options on top."""
+"""Options of the command line: the config of a run out of a recipe and the options after it, and their help."""
 
+import ast
+import dataclasses
+import inspect
+import textwrap
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import tyro
 
-from orl.config import RunConfig, load_config
-from orl.recipes import DEFAULT_RECIPE, METHODS, RECIPES, with_method
+from orl.config import BackboneName, ImageMethod, RunConfig, load_config, one_of
+from orl.recipes import DEFAULT_RECIPE, METHODS, RECIPES, with_changes
 from orl.rundir import RunDir
 
 REQUIRED = Path("(required)")
-"""Stands for `images` and `out` until the command line has given them."""
-STAGE1_HELP = f"--stage1 METHOD ({', '.join(METHODS)}) sets all that another image-level method needs as stage 1."
+"""Placeholder for `images` and `out` until the command line has given them."""
+SECTIONS = ("scan", "method", "stage1", "discover", "stage3", "objects", "evaluation")
+"""Configs inside `RunConfig` whose fields are options with a prefix: `--stage1.base-lr`."""
+GROUPS = {
+    "input": (("images", "eval_data"), ("split", "init_from")),
+    "output": (("out", "overwrite"), ("wandb",)),
+    "method": (("recipe", "method", "backbone", "feature_extractor", "architecture"), ()),
+    "size": (("epochs", "batch_size"), ()),
+    "machine": (("device", "precision", "workers", "seed"), ("cache", "compile")),
+}
+"""Groups of options without a prefix: those of the short help, and those of `--help-all` only."""
+TRAINING_OPTIONS: tuple[str, ...] = ("eval_data", "init_from", "wandb", "method", "backbone", "epochs", "batch_size")
+TRAINING_OPTIONS += ("precision", "cache", "compile")
+"""Options without a prefix that have an effect on training only."""
+
+OLD_OPTIONS = {"--stage1": "--method", "--network.backbone": "--backbone"}
+"""Options of version 0.1, as recorded in results, and their names now."""
+EXTRA = "extra"
+"""Field of the parsed options that holds those of one verb."""
+
+types = tyro.constructors.ConstructorRegistry()
+"""Rules that turn the words of a command line into values, for every verb; `with types:` applies them."""
 
 
-def read_config(
-    command: str,
-    about: str | None,
-    arguments: Sequence[str],
-    start: RunConfig | None = None,
-    required: Sequence[str] = ("images", "out"),
-) -> RunConfig:
-    """Settings from a recipe or a file, with the options after it on top.
+@types.primitive_rule
+def _path(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
+    """Expand `~`, which a shell leaves alone in `--out=~/runs/x`."""
+    if info.type is not Path:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: Path(words[0]).expanduser(),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
+    )
 
-    Args:
-        command: the verb, for --help and errors.
-        about: what it does, for --help.
-        arguments: recipe or file, then options; `--stage1 METHOD` takes the settings of another method as stage 1.
-        start: where settings start from when no recipe and no file is given.
-        required: paths that must be given.
+
+@types.primitive_rule
+def _choice(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
+    """Refuse a wrong choice with the near one."""
+    choices = get_args(info.type)
+    if info.type_origin is not Literal or not all(isinstance(choice, str) for choice in choices):
+        return None
+
+    def choose(words: list[str]) -> str:
+        if words[0] not in choices:
+            raise ValueError(f"must be {one_of(choices, words[0])}")
+        return words[0]
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{" + ",".join(choices) + "}",
+        instance_from_str=choose,
+        is_instance=lambda value: value in choices,
+        str_from_instance=lambda value: [value],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shortcuts:
+    """Options that choose the config to start from, or stand for several of its fields."""
+
+    recipe: str | None = None
+    """Recipe (orl recipes) or YAML file to start from; it can also be the first word after the verb."""
+    out: Path = REQUIRED
+    method: ImageMethod | None = None
+    """Image-level method of stage 1, with its rates, views and sizes."""
+    backbone: BackboneName | None = None
+    """Network to train."""
+    epochs: int | None = None
+    """Passes over the images in each training stage."""
+    batch_size: int | None = None
+    """Images a step in each training stage, over all processes."""
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Training stages whose epochs and batch size are changed."""
+        return ("stage1", "stage3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainShortcuts(Shortcuts):
+    """Shortcuts of a single training stage."""
+
+    method: Literal[ImageMethod, "orl"] | None = None  # type: ignore[assignment]
+    """Method to train: an image-level method, which is stage 1, or orl, which is stage 3."""
+    epochs: int | None = None
+    """Passes over the images."""
+    batch_size: int | None = None
+    """Images a step, over all processes."""
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Stage that the method belongs to."""
+        return ("stage3",) if self.method == "orl" else ("stage1",)
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Configs that have an effect on that stage."""
+        return ("scan", "stage3", "objects") if self.method == "orl" else ("scan", "method", "stage1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscoverShortcuts(Shortcuts):
+    """Shortcuts of stage 2."""
+
+    feature_extractor: Path | None = None
+    """Weights of any CNN, a file or folder, to embed images and RoIs with in place of stage 1's backbone."""
+    architecture: str | None = None
+    """Network of those weights where the file does not name it: 'mobilenet_v3_large', 'timm/efficientnet_lite0'."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """Options of a verb that has none of its own."""
+
+
+Given = TypeVar("Given", bound=Shortcuts)
+Extra = TypeVar("Extra")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunVerb:
+    """A verb that works on the config of a run, and the options that have an effect on it."""
+
+    name: str
+    about: str | None
+    """What it does, for its help."""
+    sections: tuple[str, ...] = SECTIONS
+    without: tuple[str, ...] = ()
+    """Options without a prefix that have no effect."""
+    required: tuple[str, ...] = ("images", "out")
+    default: RunConfig | None = None
+    """Config to start from when no recipe and no run is given; the recipe 'quick' if None."""
+
+
+def read_config(verb: RunVerb, arguments: Sequence[str]) -> RunConfig:
+    """Read the config of a run: a recipe, a YAML file or the config of a run in --out, changed by options.
 
     Raises:
-        ValueError: if one is not given, or an option has a wrong value.
+        ValueError: if a required option is missing or a value is wrong.
+        SystemExit: if an option is unknown, or after help.
     """
-    method, arguments = take_option(arguments, "--stage1", tuple(METHODS))
-    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    options = list(arguments[1:] if name else arguments)
-    if start is None or name:
-        start = _start_config(name, options)
-    if method is not None:
-        start = with_method(start, method)
-    origin = f"Settings start from {name or 'recipe ' + repr(start.recipe)}."
-    others = f"Another recipe ({', '.join(RECIPES)}) or a YAML file comes first: orl {command} RECIPE --images ..."
-    config = tyro.cli(
-        RunConfig,
-        default=start,
-        args=options,
-        prog=f"orl {command}" + (f" {name}" if name else ""),
-        description=" ".join([about or "", origin, *([] if name else [others]), STAGE1_HELP]),
+    return read_options(verb, arguments, Shortcuts, NoOptions)[0]
+
+
+def read_options(
+    verb: RunVerb, arguments: Sequence[str], shortcuts: type[Given], extra: type[Extra]
+) -> tuple[RunConfig, Given, Extra]:
+    """Read the config of a run as `read_config` does, and the options that only this verb has.
+
+    Args:
+        verb: the verb.
+        arguments: the words after it.
+        shortcuts: options that choose the config to start from.
+        extra: options that are no part of the config; a dataclass whose fields have defaults.
+    """
+    options = [_new_name(word) for word in arguments]
+    if options and not options[0].startswith("-"):
+        options = [f"--recipe={options[0]}", *options[1:]]
+    asked = [word for word in options if word in ("-h", "--help", "--help-all")]
+    words = [word for word in options if word not in asked]
+    given, _ = tyro.cli(shortcuts, args=words, prog=f"orl {verb.name}", add_help=False, return_unknown_args=True)
+    start = _changed(_start_config(verb, given), given)
+    if isinstance(given, PretrainShortcuts):
+        verb = dataclasses.replace(verb, sections=given.sections)
+    shown = {"-h": "short", "--help": "short", "--help-all": "complete"}[asked[-1]] if asked else "hidden too"
+    values = tyro.cli(
+        _options_class(verb, given, extra, start, shown),
+        args=["--help"] if asked else words,
+        prog=f"orl {verb.name}",
+        description=_description(verb, given, start, shown),
     )
-    missing = [f"--{key}" for key in required if getattr(config, key) == REQUIRED]
+    config = _config(values, start)
+    missing = [f"--{key}" for key in verb.required if getattr(config, key) == REQUIRED]
     if missing:
         raise ValueError(
-            f"{' and '.join(missing)} must be given: orl {command} --images IMAGES --out runs/NAME "
-            f"(orl {command} --help tells all options)"
+            f"{' and '.join(missing)} must be given: orl {verb.name} --images IMAGES --out runs/NAME "
+            f"(orl {verb.name} --help shows the options)"
         )
+    return config, given, getattr(values, EXTRA)
+
+
+def _new_name(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return OLD_OPTIONS.get(name, name) + equals + value
+
+
+def _start_config(verb: RunVerb, given: Shortcuts) -> RunConfig:
+    """Return the config that options change: of the recipe or file, of the run in --out, or the default."""
+    name = given.recipe
+    if name is not None and name in RECIPES:
+        return RECIPES[name](REQUIRED, REQUIRED)
+    if name is not None and not Path(name).expanduser().is_file():
+        raise FileNotFoundError(
+            f"{name} is neither a YAML file nor a recipe: a recipe is {one_of(RECIPES, name)}; images are given with "
+            "--images"
+        )
+    saved = Path(name).expanduser() if name is not None else RunDir(given.out).config
+    if name is None and (verb.default is not None or not saved.exists()):
+        return verb.default or RECIPES[DEFAULT_RECIPE](REQUIRED, REQUIRED)
+    return load_config(saved, {"images": str(REQUIRED), "out": str(REQUIRED)})
+
+
+def _changed(config: RunConfig, given: Shortcuts) -> RunConfig:
+    """Change the fields that shortcuts stand for."""
+    config = with_changes(
+        config,
+        method=None if given.method not in METHODS else given.method,
+        backbone=given.backbone,
+        epochs=given.epochs,
+        batch_size=given.batch_size,
+        stages=given.stages,
+    )
+    if isinstance(given, DiscoverShortcuts):
+        found: dict[str, Any] = {"feature_extractor": given.feature_extractor, "architecture": given.architecture}
+        found = {name: value for name, value in found.items() if value is not None}
+        config = dataclasses.replace(config, discover=dataclasses.replace(config.discover, **found))
     return config
 
 
-def _start_config(name: str | None, options: Sequence[str]) -> RunConfig:
-    if name in RECIPES:
-        return RECIPES[name](REQUIRED, REQUIRED)
-    if name is not None:
-        return _load_start(Path(name))
-    out = next((after for option, after in pairwise(options) if option == "--out"), None)
-    out = out or next((option.removeprefix("--out=") for option in options if option.startswith("--out=")), None)
-    if out is not None and RunDir(Path(out)).config.exists():
-        return _load_start(RunDir(Path(out)).config)
-    return RECIPES[DEFAULT_RECIPE](REQUIRED, REQUIRED)
+def _options_class(verb: RunVerb, given: Shortcuts, extra: type, config: RunConfig, shown: str) -> Any:
+    """Build the dataclass that is parsed: groups of options without a prefix, then the configs with one.
+
+    Args:
+        verb: the verb.
+        given: options that have chosen the config to start from.
+        extra: options that only this verb has.
+        config: the defaults.
+        shown: 'short' or 'complete' for help; 'hidden too' for parsing. The config of a run is saved for all stages,
+            so each verb takes the options of all of them, and shows those with an effect on itself.
+    """
+    own = [item.name for item in dataclasses.fields(given) if item.name != "out"]
+    parts: list[tuple[str, Any, Any]] = []
+    for title, (common, rare) in GROUPS.items():
+        names = [*common, *(rare if shown != "short" else ())]
+        names = [name for name in names if name in own or name in RunConfig.__dataclass_fields__]
+        names = [name for name in names if shown == "hidden too" or name not in verb.without]
+        members = [_shortcut(given, name, config) if name in own else _top_level(verb, name, config) for name in names]
+        group = make_dataclass(title.capitalize(), members, kw_only=True)
+        parts.append((f"{title}_group", _unprefixed(group, title), field(default_factory=group)))
+    if dataclasses.fields(extra):
+        parts.append((EXTRA, _unprefixed(extra, verb.name), field(default_factory=extra)))
+    else:
+        parts.append((EXTRA, Annotated[extra, tyro.conf.Suppress], field(default_factory=extra)))
+    sections = {"short": (), "complete": verb.sections}.get(shown, SECTIONS)
+    for name in sections:
+        section = getattr(config, name)
+        parts.append((name, type(section), field(default=section)))
+    return make_dataclass("Options", parts, kw_only=True)
 
 
-def _load_start(path: Path) -> RunConfig:
-    """Settings from a file, which may leave `images` and `out` to the command line."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is neither a recipe ({', '.join(RECIPES)}) nor a YAML file; images are given with --images"
-        )
-    return load_config(path, {"images": str(REQUIRED), "out": str(REQUIRED)})
+def _unprefixed(group: type, title: str) -> Any:
+    return Annotated[group, tyro.conf.arg(name=title), tyro.conf.OmitArgPrefixes]
 
 
-Choice = TypeVar("Choice", bound=str)
+def _top_level(verb: RunVerb, name: str, config: RunConfig) -> tuple[str, Any, Any]:
+    """Return an option that is a field of the config."""
+    default = getattr(config, name)
+    hint = "(required)" if name in verb.required else "(optional)" if default in (None, REQUIRED) else None
+    return name, _annotated(RunConfig, name, hint), field(default=default)
 
 
-def take_option(arguments: Sequence[str], option: str, choices: Sequence[Choice]) -> tuple[Choice | None, list[str]]:
-    """Take one option with a value out of the arguments; None when it is not there."""
-    value, arguments = _take_value(arguments, option)
-    if value is None:
-        return None, arguments
-    found = next((choice for choice in choices if choice == value), None)
-    if found is None:
-        raise ValueError(f"{option} takes {' or '.join(choices)}, not {value!r}")
-    return found, arguments
+def _shortcut(given: Shortcuts, name: str, config: RunConfig) -> tuple[str, Any, Any]:
+    """Return an option that has changed the defaults already when all options are parsed."""
+    if name in ("epochs", "batch_size"):
+        counts = [str(getattr(getattr(config, stage), name)) for stage in given.stages]
+        default = counts[0] if len(set(counts)) == 1 else f"{counts[0]} in stage 1, {counts[1]} in stage 3"
+    elif name in ("feature_extractor", "architecture"):
+        default = str(getattr(config.discover, name) or "not given")
+    else:
+        default = {"recipe": config.recipe, "method": config.method.name, "backbone": config.network.backbone}[name]
+        default = "orl" if name == "method" and given.stages == ("stage3",) else default
+    return name, _annotated(type(given), name, f"(default: {default})"), field(default=None)
 
 
-def take_path(arguments: Sequence[str], option: str) -> tuple[Path | None, list[str]]:
-    """Take one option with a path out of the arguments, given as `--option PATH` or `--option=PATH`."""
-    value, arguments = _take_value(arguments, option)
-    if value is not None and (not value or value.startswith("--")):
-        raise ValueError(f"{option} needs a path, not {value!r}")
-    return None if value is None else Path(value), arguments
+def _annotated(owner: type, name: str, hint: str | None) -> Any:
+    kind = get_type_hints(owner)[name]
+    inner = next((part for part in get_args(kind) if part is not type(None)), kind)
+    optional = type(None) in get_args(kind)
+    metavar = None
+    if optional:
+        choices = get_args(inner)
+        metavar = "{" + ",".join(choices) + "}" if choices else {Path: "PATH", int: "INT"}.get(inner, "TEXT")
+    about = _field_docs(owner)[name]
+    return Annotated[kind, tyro.conf.arg(help=about, metavar=metavar, help_behavior_hint=hint)]
 
 
-def take_number(arguments: Sequence[str], option: str) -> tuple[int | None, list[str]]:
-    """Take one option with a whole number above 0 out of the arguments."""
-    value, arguments = _take_value(arguments, option)
-    if value is not None and not (value.isdecimal() and int(value)):
-        raise ValueError(f"{option} needs a whole number above 0, not {value!r}")
-    return None if value is None else int(value), arguments
+def _field_docs(owner: type) -> dict[str, str]:
+    """Return the text under each field of a dataclass."""
+    found: dict[str, str] = {}
+    for each in reversed(owner.__mro__[:-1]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(each))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for item, after in zip(body.body, body.body[1:]):
+            if (
+                isinstance(item, ast.AnnAssign)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+            ):
+                found[ast.unparse(item.target)] = str(after.value.value)
+    return found
 
 
-def take_flag(arguments: Sequence[str], option: str) -> tuple[bool, list[str]]:
-    """Take an option without a value out of the arguments: whether it is there."""
-    return option in arguments, [given for given in arguments if given != option]
+def _config(values: Any, start: RunConfig) -> RunConfig:
+    """Return the config out of the parsed options."""
+    changes: dict[str, Any] = {name: getattr(values, name) for name in SECTIONS}
+    for title in GROUPS:
+        changes |= vars(getattr(values, f"{title}_group"))
+    names = {item.name for item in dataclasses.fields(RunConfig)} - {"recipe", "method"}
+    changes = {name: value for name, value in changes.items() if name in names}
+    return dataclasses.replace(start, **changes, method=values.method)
 
 
-def _take_value(arguments: Sequence[str], option: str) -> tuple[str | None, list[str]]:
-    """The value of `--option VALUE` or `--option=VALUE`, None if the option is not there; and the other arguments."""
-    arguments = list(arguments)
-    at = next((at for at, given in enumerate(arguments) if given.partition("=")[0] == option), None)
-    if at is None:
-        return None, arguments
-    _, joined, value = arguments[at].partition("=")
-    value = value if joined else "".join(arguments[at + 1 : at + 2])
-    return value, arguments[:at] + arguments[at + (1 if joined else 2) :]
+def _description(verb: RunVerb, given: Shortcuts, start: RunConfig, shown: str) -> str:
+    about = inspect.cleandoc(verb.about or "")
+    origin = f"The defaults shown are those of {given.recipe or f'recipe {start.recipe!r}'}."
+    rest = f" 'orl {verb.name} --help-all' shows all options." if shown == "short" else ""
+    return f"{about}\n\n{origin}{rest}"
 
 
 def finish(what: str, path: Path | None) -> None:
+    """Print where an output is."""
     if path is not None:  # only the first of several processes has one
         print(f"{what}: {path.resolve()}")
