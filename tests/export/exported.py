@@ -1,4 +1,4 @@
-"""Backbones and runs to be exported, and the code of the pages beside the exports."""
+"""Backbones and runs to export, and the code of the cards beside the exports."""
 
 import contextlib
 import json
@@ -22,8 +22,8 @@ from orl.synthetic.scenes import draw_scene
 from orl.views.augment import normalise
 
 
-def settled_backbone(name: str, seed: int = 0) -> Backbone:
-    """Random weights whose normalisations are as after training: no statistic or factor is 0 or 1."""
+def random_backbone(name: str, seed: int = 0) -> Backbone:
+    """Build a backbone with random weights and random batch statistics: none of them is 0 or 1."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -37,14 +37,14 @@ def settled_backbone(name: str, seed: int = 0) -> Backbone:
     return backbone.eval()
 
 
-def drawn_images(count: int = 2, size_wh: tuple[int, int] = (96, 64)) -> Tensor:
-    """Scenes as a network sees them."""
+def synthetic_images(count: int = 2, size_wh: tuple[int, int] = (96, 64)) -> Tensor:
+    """Return synthetic scenes, normalised."""
     scenes = [draw_scene(0, index, size_wh).image for index in range(count)]
     return normalise(torch.from_numpy(np.stack(scenes)).permute(0, 3, 1, 2))
 
 
 def real_images(folder: Path, count: int = 3) -> list[Tensor]:
-    """Images of their own sizes, reduced to a quarter."""
+    """Return real images of various sizes, reduced to a quarter."""
     paths = sorted((folder / "voc07-small").rglob("*.jpg"))[:count]
     images = [torch.from_numpy(load_image(path)[::4, ::4].copy()).permute(2, 0, 1) for path in paths]
     assert len(images) == count
@@ -53,7 +53,7 @@ def real_images(folder: Path, count: int = 3) -> list[Tensor]:
 
 def write_backbone(folder: Path, name: str = "resnet10", seed: int = 0) -> Path:
     path = folder / "backbone.safetensors"
-    save_backbone(settled_backbone(name, seed), path)
+    save_backbone(random_backbone(name, seed), path)
     return path
 
 
@@ -61,7 +61,7 @@ def write_run(root: Path, stages: tuple[str, ...] = ("stage1", "stage3"), name: 
     """A finished run with its records; stage 1 has other weights than stage 3."""
     run = RunDir(root)
     for seed, stage in enumerate(stages):
-        save_backbone(settled_backbone(name, seed), run.backbone(stage), {"stage": stage, "epochs": "5"})
+        save_backbone(random_backbone(name, seed), run.backbone(stage), {"stage": stage, "epochs": "5"})
     config = {
         "images": "/home/somebody/images",
         "recipe": "quick",
@@ -91,9 +91,9 @@ def write_run(root: Path, stages: tuple[str, ...] = ("stage1", "stage3"), name: 
     return run
 
 
-def write_score(run: RunDir, judge: str, label: str, mean_ap: float, digest: str) -> None:
+def write_score(run: RunDir, evaluation: str, label: str, mean_ap: float, digest: str) -> None:
     result = {"mean_ap": mean_ap, "data": "/home/somebody/VOC2007", "test_split": "test"}
-    path = run.evaluation(judge, label)
+    path = run.evaluation(evaluation, label)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result | {"inputs": {"backbone": digest}}))
 
@@ -108,10 +108,10 @@ def inside(folder: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-def run_page(page: Path, names: dict[str, Any]) -> dict[str, Any]:
-    """What the Python lines of a page leave, run in the folder of the page."""
-    code = re.search(r"```python\n(.*?)\n```", page.read_text(), re.DOTALL)
+def run_card(card: Path, names: dict[str, Any]) -> dict[str, Any]:
+    """Run the Python lines of a card in its folder and return the variables they set."""
+    code = re.search(r"```python\n(.*?)\n```", card.read_text(), re.DOTALL)
     assert code is not None
-    with inside(page.parent):
-        exec(compile(code[1], str(page), "exec"), names)
+    with inside(card.parent):
+        exec(compile(code[1], str(card), "exec"), names)
     return names

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tests.export.exported import drawn_images, real_images, settled_backbone, write_backbone
+from tests.export.exported import random_backbone, real_images, synthetic_images, write_backbone
 from tests.reference.detectron2_resnet import Detectron2ResNet
 
 from orl.export.export import export
@@ -69,18 +69,18 @@ def read_there(config: dict[str, Any], content: dict[str, Any]) -> Detectron2Res
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_its_own_network_reads_every_weight_and_gives_equal_features(tmp_path: Path, name: str) -> None:
+def test_detectron2s_network_reads_every_weight_and_gives_equal_features(tmp_path: Path, name: str) -> None:
     content, config, _ = exported(tmp_path, name)
-    images = drawn_images()
+    images = synthetic_images()
     with torch.no_grad():
         torch.testing.assert_close(
-            read_there(config, content)(images)["res5"], settled_backbone(name)(images), rtol=1e-5, atol=1e-5
+            read_there(config, content)(images)["res5"], random_backbone(name)(images), rtol=1e-5, atol=1e-5
         )
 
 
-def test_all_levels_of_real_images_are_the_same_there(tmp_path: Path, real_data: Path) -> None:
+def test_all_levels_of_real_images_equal_detectron2s(tmp_path: Path, real_data: Path) -> None:
     content, config, _ = exported(tmp_path, "resnet18")
-    theirs, ours = read_there(config, content), settled_backbone("resnet18")
+    theirs, ours = read_there(config, content), random_backbone("resnet18")
     with torch.no_grad():
         for image in real_images(real_data):
             maps = ours.maxpool(ours.relu(ours.bn1(ours.conv1(image))))
@@ -91,16 +91,16 @@ def test_all_levels_of_real_images_are_the_same_there(tmp_path: Path, real_data:
 
 @pytest.mark.parametrize("name", BUILT_THERE)
 def test_names_and_shapes_are_those_of_the_network_that_the_config_builds(name: str) -> None:
-    from orl.export.detectron2 import RESNETS
+    from orl.export.detectron2 import DETECTRON2_RESNETS
 
     with torch.device("meta"):
-        theirs = Detectron2ResNet({**RESNETS[name], "STRIDE_IN_1X1": False}).state_dict()
+        theirs = Detectron2ResNet({**DETECTRON2_RESNETS[name], "STRIDE_IN_1X1": False}).state_dict()
         ours = build_backbone(name).state_dict()
     kept = {to_detectron2(key): value.shape for key, value in ours.items() if not key.endswith("tracked")}
     assert kept == {key: value.shape for key, value in theirs.items() if not key.endswith("tracked")}
 
 
-def test_the_pickle_is_of_plain_float_arrays_and_told_to_be_matched_by_name(tmp_path: Path) -> None:
+def test_the_pickle_has_plain_float_arrays_and_asks_for_matching_by_name(tmp_path: Path) -> None:
     content, _, _ = exported(tmp_path, "resnet18")
     assert content["__author__"] == "orl"
     assert content["matching_heuristics"] is True
@@ -108,11 +108,11 @@ def test_the_pickle_is_of_plain_float_arrays_and_told_to_be_matched_by_name(tmp_
     assert all(array.dtype == np.float32 and array.flags.c_contiguous for array in arrays)
     torch.testing.assert_close(
         torch.from_numpy(content["model"]["res2.0.conv1.norm.running_var"]),
-        settled_backbone("resnet18").state_dict()["layer1.0.bn1.running_var"],
+        random_backbone("resnet18").state_dict()["layer1.0.bn1.running_var"],
     )
 
 
-def test_the_pickle_names_nothing_but_the_making_of_arrays_and_by_the_names_of_numpy_1(tmp_path: Path) -> None:
+def test_the_pickle_refers_only_to_array_functions_under_numpy_1_names(tmp_path: Path) -> None:
     _, _, path = exported(tmp_path, "resnet18")
     named = [argument for operation, argument, _ in pickletools.genops(path.read_bytes()) if operation.name == "GLOBAL"]
     assert set(named) == {"numpy.core.multiarray _reconstruct", "numpy ndarray", "numpy dtype"}
@@ -142,7 +142,7 @@ def test_the_config_is_the_protocol_of_the_paper(tmp_path: Path) -> None:
     assert (config["DATASETS"]["TRAIN"], config["DATASETS"]["TEST"]) == (["coco_2017_train"], ["coco_2017_val"])
 
 
-def test_every_setting_is_one_that_detectron2_documents(tmp_path: Path) -> None:
+def test_every_config_key_is_documented_by_detectron2(tmp_path: Path) -> None:
     _, config, _ = exported(tmp_path, "resnet18")
 
     def check(part: dict[str, Any], where: str) -> None:

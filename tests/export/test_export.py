@@ -11,10 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tests.export.exported import (
-    drawn_images,
+    random_backbone,
     real_images,
-    run_page,
-    settled_backbone,
+    run_card,
+    synthetic_images,
     write_backbone,
     write_run,
 )
@@ -48,27 +48,27 @@ def test_torchvision_loads_its_file_strictly_and_gives_equal_features(tmp_path: 
     assert [path.name for path in written] == [f"{name}_torchvision.pth", f"{name}_torchvision.md"]
     network = getattr(models, name)()
     network.load_state_dict(torch.load(written[0], weights_only=True), strict=True)
-    images = drawn_images()
-    expected = settled_backbone(name)(images)
+    images = synthetic_images()
+    expected = random_backbone(name)(images)
     assert torch.equal(torchvision_features(network, images), expected)
     assert expected.std() > 0.01
     assert torch.equal(network.eval()(images), torch.zeros(2, 1000))
 
 
-def test_the_pages_lines_load_the_torchvision_file_of_a_resnet10_too(tmp_path: Path) -> None:
-    _, page = export(write_backbone(tmp_path / "from"), "torchvision", tmp_path / "to")
-    network = run_page(page, {})["network"]
+def test_the_lines_on_the_card_load_the_torchvision_file_of_a_resnet10_too(tmp_path: Path) -> None:
+    _, card = export(write_backbone(tmp_path / "from"), "torchvision", tmp_path / "to")
+    network = run_card(card, {})["network"]
     assert isinstance(network, ResNet)
     assert isinstance(network.fc, nn.Identity)
-    images = drawn_images()
-    torch.testing.assert_close(network.eval()(images), settled_backbone("resnet10")(images).mean(dim=(2, 3)))
-    assert "all zeros" in page.read_text()
+    images = synthetic_images()
+    torch.testing.assert_close(network.eval()(images), random_backbone("resnet10")(images).mean(dim=(2, 3)))
+    assert "all zeros" in card.read_text()
     assert len(network.layer1) == len(ResNet(BasicBlock, [1, 1, 1, 1]).layer1)
 
 
 @pytest.mark.parametrize("name", backbones.BUILDERS)
-def test_the_names_and_shapes_are_those_of_timms_model(name: str) -> None:
-    from orl.export.torch_files import TIMM_MODELS
+def test_names_and_shapes_equal_those_of_timms_model(name: str) -> None:
+    from orl.export.timm import TIMM_MODELS
 
     model, arguments = TIMM_MODELS[name]
     with torch.device("meta"):
@@ -81,25 +81,25 @@ def test_timm_loads_its_file_strictly_and_gives_equal_features(tmp_path: Path) -
     written = export(write_backbone(tmp_path / "from", "resnet18"), "timm", tmp_path / "to")
     model = timm.create_model("resnet18", num_classes=0)
     model.load_state_dict(torch.load(written[0], weights_only=True), strict=True)
-    images = drawn_images()
-    assert torch.equal(model.eval().forward_features(images), settled_backbone("resnet18")(images))
+    images = synthetic_images()
+    assert torch.equal(model.eval().forward_features(images), random_backbone("resnet18")(images))
 
 
 @pytest.mark.parametrize("name", ["resnet10", "resnet18"])
-def test_the_pages_lines_load_the_timm_file_with_and_without_a_classifier(tmp_path: Path, name: str) -> None:
-    _, page = export(write_backbone(tmp_path / "from", name), "timm", tmp_path / "to")
-    images = drawn_images()
-    left = run_page(page, {"images": images})
+def test_the_lines_on_the_card_load_the_timm_file_with_and_without_a_classifier(tmp_path: Path, name: str) -> None:
+    _, card = export(write_backbone(tmp_path / "from", name), "timm", tmp_path / "to")
+    images = synthetic_images()
+    left = run_card(card, {"images": images})
     classifier = left["network"].eval()
-    torch.testing.assert_close(classifier.forward_features(images), settled_backbone(name)(images))
+    torch.testing.assert_close(classifier.forward_features(images), random_backbone(name)(images))
     assert classifier(images).shape == (2, 20)
     assert left["feature_map"].shape == (2, 512, 2, 3)
 
 
-def test_safetensors_hold_all_weights_and_say_what_they_are(tmp_path: Path) -> None:
+def test_safetensors_contain_all_weights_and_metadata(tmp_path: Path) -> None:
     source = write_backbone(tmp_path / "from")
     written = export(source, "safetensors", tmp_path / "to")
-    expected = settled_backbone("resnet10").state_dict()
+    expected = random_backbone("resnet10").state_dict()
     found = load_file(written[0])
     assert set(found) == set(expected)
     assert all(torch.equal(found[key], value) for key, value in expected.items())
@@ -116,7 +116,7 @@ def test_features_of_real_images_are_the_same_in_torchvision_and_timm(tmp_path: 
     theirs = models.resnet18()
     theirs.load_state_dict(torch.load(export(source, "torchvision", tmp_path)[0], weights_only=True), strict=True)
     timms = timm.create_model("resnet18", num_classes=0, checkpoint_path=export(source, "timm", tmp_path)[0])
-    ours = settled_backbone("resnet18")
+    ours = random_backbone("resnet18")
     for image in real_images(real_data):
         expected = ours(image)
         assert torch.equal(torchvision_features(theirs, image), expected)
@@ -137,13 +137,13 @@ def test_equal_weights_give_equal_bytes_in_another_process_too(tmp_path: Path) -
         assert path.read_bytes() == (tmp_path / "there" / path.name).read_bytes(), path.name
 
 
-def test_nothing_is_replaced_unless_asked_and_then_everything(tmp_path: Path) -> None:
+def test_files_are_replaced_only_with_overwrite_and_then_all_of_them(tmp_path: Path) -> None:
     source, out = write_backbone(tmp_path / "from"), tmp_path / "to"
     first = export(source, "timm", out)
     before = first[0].read_bytes()
     first[1].unlink()
     other = write_backbone(tmp_path / "other", seed=1)
-    with pytest.raises(ValueError, match=r"holds resnet10_timm\.pth already; give another folder, or overwrite"):
+    with pytest.raises(ValueError, match=r"already holds resnet10_timm\.pth; give another folder, or replace"):
         export(other, "timm", out)
     assert first[0].read_bytes() == before
     assert not first[1].exists()
@@ -152,20 +152,20 @@ def test_nothing_is_replaced_unless_asked_and_then_everything(tmp_path: Path) ->
     assert sorted(path.name for path in out.iterdir()) == ["resnet10_timm.md", "resnet10_timm.pth"]
 
 
-def test_the_stage_that_is_asked_for_is_exported(tmp_path: Path) -> None:
+def test_the_given_stage_is_exported(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     weights = [
         torch.load(export(run.root, "timm", tmp_path / stage, stage=stage)[0], weights_only=True)["conv1.weight"]
         for stage in ("stage1", "stage3")
     ]
-    assert torch.equal(weights[0], settled_backbone("resnet10", 0).conv1.weight)
-    assert torch.equal(weights[1], settled_backbone("resnet10", 1).conv1.weight)
+    assert torch.equal(weights[0], random_backbone("resnet10", 0).conv1.weight)
+    assert torch.equal(weights[1], random_backbone("resnet10", 1).conv1.weight)
 
 
-def test_a_form_that_is_unknown_and_a_file_as_the_folder_are_refused(tmp_path: Path) -> None:
+def test_an_unknown_format_and_a_file_as_the_folder_are_refused(tmp_path: Path) -> None:
     source = write_backbone(tmp_path / "from")
     without_type_check = inspect.unwrap(export)
-    with pytest.raises(ValueError, match=r"no form is called 'caffe'; there are torchvision, timm, .*, hub-folder"):
+    with pytest.raises(ValueError, match=r"no format is called 'caffe'; there are torchvision, timm, .*, hub-folder"):
         without_type_check(source, "caffe", tmp_path / "to")
     with pytest.raises(ValueError, match=r"backbone\.safetensors is a file; give a folder"):
         export(source, "timm", source)

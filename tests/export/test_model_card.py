@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.export.exported import settled_backbone, write_backbone, write_run, write_score
+from tests.export.exported import random_backbone, write_backbone, write_run, write_score
 
 from orl import files
 from orl.export.export import export
@@ -21,7 +21,7 @@ def rows_of(card: str) -> dict[str, str]:
     return {name.strip(): rest.strip() for name, rest in lines}
 
 
-def test_the_card_tells_how_stage_3_was_trained(tmp_path: Path) -> None:
+def test_the_card_of_stage_3_lists_its_training(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     rows = rows_of(card_of(run.root, tmp_path / "to"))
     assert rows["method"] == "ORL"
@@ -41,10 +41,10 @@ def test_the_card_of_stage_1_names_its_own_method_and_epochs(tmp_path: Path) -> 
     assert "objects found by" not in rows
 
 
-def test_the_card_tells_of_a_warm_start_and_of_other_weights_that_found_the_objects(tmp_path: Path) -> None:
-    config = {"objects": {"warm_start": True}, "discover": {"backbone": "/home/somebody/moco.pth"}}
+def test_the_card_names_a_warm_start_and_the_feature_extractor(tmp_path: Path) -> None:
+    config = {"objects": {"warm_start": True}, "discover": {"feature_extractor": "/home/somebody/moco.pth"}}
     origin = Origin(digest="d", stage="stage3", config=config)
-    rows = rows_of(write_card(settled_backbone("resnet10"), origin, "", "").decode())
+    rows = rows_of(write_card(random_backbone("resnet10"), origin, "", "").decode())
     assert rows["started from"] == "stage 1 of the run"
     assert rows["objects found by"] == "the weights moco.pth"
 
@@ -52,10 +52,10 @@ def test_the_card_tells_of_a_warm_start_and_of_other_weights_that_found_the_obje
 def test_scores_stand_beside_those_of_random_weights(tmp_path: Path) -> None:
     card = card_of(write_run(tmp_path / "run").root, tmp_path / "to")
     rows = rows_of(card)
-    assert rows["judge"] == "on | random weights | stage 1 | stage 3"
+    assert rows["evaluation"] == "data | random weights | stage 1 | stage 3"
     assert rows["linear SVM, mAP in %"] == "VOC2007, test | 15.1 | 20.3 | 22.9"
     assert "weighted kNN, mAP in %" not in rows
-    assert "on any task is unknown" not in card
+    assert "on any task are unknown" not in card
 
 
 def test_a_score_of_other_weights_is_left_out(tmp_path: Path) -> None:
@@ -63,10 +63,10 @@ def test_a_score_of_other_weights_is_left_out(tmp_path: Path) -> None:
     write_score(run, "svm", "stage3", 0.99, "another digest")
     card = card_of(run.root, tmp_path / "to")
     assert rows_of(card)["linear SVM, mAP in %"] == "VOC2007, test | 15.1 | 20.3 | unknown"
-    assert "How well it does on any task is unknown" in card
+    assert "Its scores on any task are unknown" in card
 
 
-def test_no_folder_of_the_machine_is_told(tmp_path: Path) -> None:
+def test_the_card_contains_no_folder_of_the_machine(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     run.config.write_text(run.config.read_text().replace("init_from: null", "init_from: /home/somebody/prior.pth"))
     card = card_of(run.root, tmp_path / "to")
@@ -75,27 +75,27 @@ def test_no_folder_of_the_machine_is_told(tmp_path: Path) -> None:
     assert rows_of(card)["started from"] == "the weights prior.pth"
 
 
-def test_what_is_not_known_of_a_file_by_itself_is_said_to_be_unknown(tmp_path: Path) -> None:
+def test_the_card_of_a_file_outside_a_run_writes_unknown(tmp_path: Path) -> None:
     card = card_of(write_backbone(tmp_path / "from"), tmp_path / "to")
     rows = rows_of(card)
     for name in ("method", "recipe", "images", "epochs", "batch", "started from", "seed", "versions", "git commit"):
         assert rows[name] == "unknown", name
     assert rows["architecture"] == "resnet10"
     assert "without labels" not in card  # it may have been imported
-    assert "Unknown: no judge has seen these weights" in card
-    assert "On which images it was trained is unknown" in card
+    assert "Unknown: these weights were not evaluated" in card
+    assert "The training images are unknown" in card
     assert "Unknown: it depends on the images" in card
 
 
-def test_what_the_file_says_of_itself_is_told(tmp_path: Path) -> None:
+def test_notes_in_the_file_are_on_the_card(tmp_path: Path) -> None:
     path = tmp_path / "backbone.safetensors"
-    save_backbone(settled_backbone("resnet10"), path, {"layout": "MoCo v2", "source": "moco.pth.tar"})
+    save_backbone(random_backbone("resnet10"), path, {"layout": "MoCo v2", "source": "moco.pth.tar"})
     rows = rows_of(card_of(path, tmp_path / "to"))
-    assert rows["the file says: layout"] == "MoCo v2"
-    assert rows["the file says: source"] == "moco.pth.tar"
+    assert rows["note in the file: layout"] == "MoCo v2"
+    assert rows["note in the file: source"] == "moco.pth.tar"
 
 
-def test_a_run_that_has_no_records_yet_is_no_reason_to_stop(tmp_path: Path) -> None:
+def test_a_run_without_records_has_an_empty_origin(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     run.record.unlink()
     run.images.unlink()
@@ -108,11 +108,11 @@ def test_a_run_that_has_no_records_yet_is_no_reason_to_stop(tmp_path: Path) -> N
     ("name", "content", "message"),
     [
         ("config.yaml", "a: [", r"config\.yaml is not YAML"),
-        ("config.yaml", "7", r"config\.yaml holds no settings but 7"),
+        ("config.yaml", "7", r"config\.yaml holds no config but 7"),
         ("run.json", "{", r"run\.json is not JSON"),
-        ("transfer/svm_stage1.json", "{", r"svm_stage1\.json is not JSON"),
-        ("transfer/svm_stage1.json", "[]", r"svm_stage1\.json is no result of a judge"),
-        ("transfer/svm_stage1.json", json.dumps({"mean_ap": "high"}), "it has no mean_ap"),
+        ("evaluation/svm_stage1.json", "{", r"svm_stage1\.json is not JSON"),
+        ("evaluation/svm_stage1.json", "[]", r"svm_stage1\.json is no result of an evaluation"),
+        ("evaluation/svm_stage1.json", json.dumps({"mean_ap": "high"}), "it has no mean_ap"),
     ],
 )
 def test_a_damaged_record_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -122,8 +122,8 @@ def test_a_damaged_record_is_named(tmp_path: Path, name: str, content: str, mess
         read_origin(RunDir(run.root).backbone("stage3"))
 
 
-def test_a_short_recipe_is_told_as_a_limit_and_a_long_one_is_not(tmp_path: Path) -> None:
-    backbone = settled_backbone("resnet10")
+def test_a_short_recipe_is_listed_as_a_limit_and_a_long_one_is_not(tmp_path: Path) -> None:
+    backbone = random_backbone("resnet10")
     short, long = (
         write_card(backbone, Origin(digest="d", stage="stage3", config={"recipe": recipe}), "", "").decode()
         for recipe in ("demo", "coco")

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.export.exported import drawn_images, real_images, run_page, settled_backbone, write_backbone
+from tests.export.exported import random_backbone, real_images, run_card, synthetic_images, write_backbone
 
 from orl.export.export import export
 
@@ -32,27 +32,27 @@ def run_graph(graph: Path, images: torch.Tensor) -> tuple[torch.Tensor, torch.Te
 def test_onnxruntime_gives_equal_features_for_any_number_and_size(
     graph: Path, count: int, size_wh: tuple[int, int]
 ) -> None:
-    images = drawn_images(count, size_wh)
-    expected = settled_backbone("resnet10")(images)
+    images = synthetic_images(count, size_wh)
+    expected = random_backbone("resnet10")(images)
     feature_map, embedding = run_graph(graph, images)
     torch.testing.assert_close(feature_map, expected, **TOLERANCE)
     torch.testing.assert_close(embedding, expected.sum(dim=(2, 3)) / expected[0, 0].numel(), **TOLERANCE)
 
 
 def test_features_of_real_images_are_the_same(graph: Path, real_data: Path) -> None:
-    backbone = settled_backbone("resnet10")
+    backbone = random_backbone("resnet10")
     for image in real_images(real_data):
         torch.testing.assert_close(run_graph(graph, image)[0], backbone(image), **TOLERANCE)
 
 
 @pytest.mark.slow
-def test_a_bottleneck_network_is_the_same_there_too(tmp_path: Path) -> None:
+def test_a_bottleneck_network_gives_the_same_features(tmp_path: Path) -> None:
     path = export(write_backbone(tmp_path, "resnet50"), "onnx", tmp_path)[0]
-    images = drawn_images()
-    torch.testing.assert_close(run_graph(path, images)[0], settled_backbone("resnet50")(images), **TOLERANCE)
+    images = synthetic_images()
+    torch.testing.assert_close(run_graph(path, images)[0], random_backbone("resnet50")(images), **TOLERANCE)
 
 
-def test_the_graph_is_whole_named_and_in_one_file(graph: Path) -> None:
+def test_the_graph_is_one_file_with_named_inputs_and_outputs(graph: Path) -> None:
     assert sorted(path.name for path in graph.parent.iterdir()) == ["resnet10.onnx", "resnet10_onnx.md"]
     onnx.checker.check_model(str(graph), full_check=True)
     model = onnx.load(str(graph)).graph
@@ -62,7 +62,7 @@ def test_the_graph_is_whole_named_and_in_one_file(graph: Path) -> None:
     assert [dim.dim_param or dim.dim_value for dim in dims] == ["batch", 3, "height", "width"]
 
 
-def test_the_graph_says_nothing_of_the_machine_it_was_made_on(graph: Path) -> None:
+def test_the_graph_contains_no_path_of_the_machine(graph: Path) -> None:
     content = graph.read_bytes()
     assert str(Path(__file__).resolve().parents[2]).encode() not in content
     assert b"stack_trace" not in content
@@ -74,13 +74,15 @@ def test_equal_weights_give_equal_bytes(graph: Path, tmp_path: Path) -> None:
     assert again.read_bytes() == graph.read_bytes()
 
 
-def test_the_pages_lines_run_the_graph(graph: Path) -> None:
-    left = run_page(graph.with_name("resnet10_onnx.md"), {"images": drawn_images().numpy()})
+def test_the_lines_on_the_card_run_the_graph(graph: Path) -> None:
+    left = run_card(graph.with_name("resnet10_onnx.md"), {"images": synthetic_images().numpy()})
     assert left["embedding"].shape == (2, 512)
     assert np.isfinite(left["feature_map"]).all()
 
 
-def test_without_the_package_the_way_to_install_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_onnx_package_is_an_error_with_the_install_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ModuleNotFoundError, match=r"onnxscript must be installed: pip install 'orl\[onnx\]'"):
         export(write_backbone(tmp_path), "onnx", tmp_path / "to")

@@ -88,7 +88,7 @@ def test_files_that_are_no_backbone_are_refused(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="no backbone at"):
         read_backbone_file(tmp_path / "missing.safetensors")
     (tmp_path / "torn.safetensors").write_bytes(b"\x10\x00")
-    with pytest.raises(ValueError, match=r"torn.safetensors is not a whole safetensors file"):
+    with pytest.raises(ValueError, match=r"torn.safetensors is not a complete safetensors file"):
         read_backbone_file(tmp_path / "torn.safetensors")
     save_projector(mlp(2, 2, 2), tmp_path / "p.safetensors")
     with pytest.raises(ValueError, match=r"was not written by orl as a backbone \(first keys 0.bias"):

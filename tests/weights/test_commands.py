@@ -32,7 +32,7 @@ def test_a_published_file_is_imported_exported_and_read_again(
     assert torch.equal(load_backbone(weights)(images), load_backbone(published)(images))
 
 
-def test_files_that_are_there_stay_unless_they_shall_be_replaced(
+def test_existing_files_are_replaced_only_with_overwrite(
     published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["import", str(published), "--out", str(tmp_path)]
@@ -40,13 +40,13 @@ def test_files_that_are_there_stay_unless_they_shall_be_replaced(
     before = (tmp_path / "backbone.safetensors").read_bytes()
     (tmp_path / "backbone.safetensors").write_bytes(b"mine")
     assert main(given) == 1
-    assert "is there already; take another folder, or replace it with --overwrite" in capsys.readouterr().err
+    assert "exists already; give another folder, or replace it with --overwrite" in capsys.readouterr().err
     assert (tmp_path / "backbone.safetensors").read_bytes() == b"mine"
     assert main([*given, "--overwrite"]) == 0
     assert (tmp_path / "backbone.safetensors").read_bytes() == before
 
 
-def test_what_is_no_file_of_weights_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_without_weights_is_one_line_of_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "notes.pth"
     path.write_text("tomorrow: buy milk")
     assert main(["import", str(path)]) == 1

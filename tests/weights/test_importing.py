@@ -75,7 +75,7 @@ def test_weights_of_timm_give_timms_feature_map(tmp_path: Path) -> None:
     assert any("fc (2)" in note for note in imported.notes)
 
 
-def test_a_backbone_of_ours_is_imported_as_it_is(tmp_path: Path) -> None:
+def test_an_orl_backbone_is_imported_unchanged(tmp_path: Path) -> None:
     backbone = build_backbone("resnet10")
     save_backbone(backbone, tmp_path / "backbone.safetensors")
     imported = import_weights(tmp_path / "backbone.safetensors")
@@ -83,7 +83,7 @@ def test_a_backbone_of_ours_is_imported_as_it_is(tmp_path: Path) -> None:
     assert imported.notes == ()
 
 
-def test_checkpoints_of_our_own_methods_are_imported(tmp_path: Path) -> None:
+def test_orl_checkpoints_are_imported(tmp_path: Path) -> None:
     predictors = {term: mlp(8, 16, 8) for term in ("global", "intra", "inter")}
     method = ORL(Encoder(build_backbone("resnet10"), mlp(512, 16, 8)), predictors, dict.fromkeys(predictors, 1.0))
     method.target.backbone.conv1.weight.zero_()
@@ -97,61 +97,61 @@ def test_checkpoints_of_our_own_methods_are_imported(tmp_path: Path) -> None:
     assert_same_weights(imported.predictor, predictors["global"].state_dict())
 
 
-def test_what_detectron2s_files_do_not_say_is_noted(tmp_path: Path) -> None:
+def test_missing_facts_of_detectron2_files_are_noted(tmp_path: Path) -> None:
     path = save(LAYOUTS["detectron2"](known_resnet(), 512).content, tmp_path / "weights.pkl")
     notes = import_weights(path).notes
     assert any("STRIDE_IN_1X1 False, on RGB images" in note for note in notes)
 
 
-def test_the_trained_network_is_taken_and_the_average_noted(tmp_path: Path) -> None:
+def test_the_trained_network_is_used_and_the_average_noted(tmp_path: Path) -> None:
     for layout in ("published_orl", "moco_v2", "openselfsup_byol", "lightly_byol", "solo_learn_byol", "orl_checkpoint"):
         path = save(LAYOUTS[layout](known_resnet(), 512).content, tmp_path / "weights.pth")
         assert any("moving average left out" in note for note in import_weights(path).notes), layout
 
 
-def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+def test_left_out_weights_are_counted_in_the_notes(tmp_path: Path) -> None:
     path = save(LAYOUTS["densecl"](known_resnet(), 512).content, tmp_path / "weights.pth")
     notes = import_weights(path).notes
     assert "left out, with the number of weights: queue (1), queue2 (1), encoder_q (4)" in notes
 
 
-def test_the_count_of_batches_is_kept_and_is_zero_where_there_is_none(tmp_path: Path) -> None:
+def test_batch_counts_are_kept_and_zero_where_missing(tmp_path: Path) -> None:
     for layout, expected in (("moco_v2", 7), ("detectron2_detector", 0)):
         path = save(LAYOUTS[layout](known_resnet(), 512).content, tmp_path / "weights.pth")
         assert import_weights(path).backbone.state_dict()["bn1.num_batches_tracked"].item() == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_another_precision_is_converted_to_single_and_noted(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_other_precisions_are_converted_to_float32_and_noted(dtype: torch.dtype, tmp_path: Path) -> None:
     weights = {
         name: value.to(dtype) if value.is_floating_point() else value for name, value in half_of_resnet().items()
     }
     imported = import_weights(save(weights, tmp_path / "weights.pth"))
     assert imported.backbone.conv1.weight.dtype == torch.float32
     assert torch.equal(imported.backbone.conv1.weight, weights["conv1.weight"].float())
-    assert f"its weights are {str(dtype)[6:]}, and were converted to float32" in imported.notes
+    assert f"its weights were converted from {str(dtype)[6:]} to float32" in imported.notes
 
 
 def half_of_resnet() -> dict[str, torch.Tensor]:
     return trunk(known_resnet())
 
 
-def test_importing_leaves_the_random_generator_alone(tmp_path: Path) -> None:
+def test_importing_leaves_the_random_state_unchanged(tmp_path: Path) -> None:
     path = save(LAYOUTS["moco_v2"](known_resnet(), 512).content, tmp_path / "weights.pth")
     state = torch.get_rng_state()
     import_weights(path)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_head_of_another_form_is_left_out_and_noted(tmp_path: Path) -> None:
+def test_a_head_that_orl_cannot_build_is_left_out_and_noted(tmp_path: Path) -> None:
     weights = LAYOUTS["moco_v2"](known_resnet(), 512).content["state_dict"]
     weights["module.encoder_q.fc.0.weight"] = torch.randn(32, 100)
     imported = import_weights(save(weights, tmp_path / "weights.pth"))
     assert imported.projector is None
-    assert any("its projector was left out: layer 0 takes 100 numbers and is given 512" in x for x in imported.notes)
+    assert any("its projector was left out: layer 0 expects 100 inputs, got 512" in x for x in imported.notes)
 
 
-def test_what_is_imported_is_written_and_read_back(tmp_path: Path) -> None:
+def test_imported_networks_are_written_and_read_back(tmp_path: Path) -> None:
     file = LAYOUTS["published_orl"](known_resnet(), 512)
     source = save(file.content, tmp_path / "published.pth")
     imported = import_weights(source)
@@ -171,11 +171,11 @@ def test_the_written_backbone_notes_its_source(tmp_path: Path) -> None:
         assert text.encode() in header
 
 
-def test_files_that_are_there_are_replaced_only_when_asked(tmp_path: Path) -> None:
+def test_existing_files_are_replaced_only_with_overwrite(tmp_path: Path) -> None:
     source = save(LAYOUTS["published_orl"](known_resnet(), 512).content, tmp_path / "published.pth")
     other = save(LAYOUTS["torchvision_file"](known_resnet(seed=1), 512).content, tmp_path / "theirs.pth")
     write_imported(import_weights(source), tmp_path / "out", source)
-    with pytest.raises(ValueError, match=r"backbone\.safetensors is there already.*--overwrite"):
+    with pytest.raises(ValueError, match=r"backbone\.safetensors exists already.*--overwrite"):
         write_imported(import_weights(other), tmp_path / "out", other)
     assert_same_weights(read_backbone_file(tmp_path / "out" / "backbone.safetensors"), trunk(known_resnet()))
     write_imported(import_weights(other), tmp_path / "out", other, overwrite=True)
@@ -186,12 +186,12 @@ def test_files_that_are_there_are_replaced_only_when_asked(tmp_path: Path) -> No
 
 def test_the_path_is_in_the_message(tmp_path: Path) -> None:
     path = save({"a": torch.zeros(1)}, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match=r"weights\.pth: its layout is none"):
+    with pytest.raises(ValueError, match=r"weights\.pth: its layout is unknown"):
         import_weights(path)
 
 
 def test_an_expected_backbone_is_checked(tmp_path: Path) -> None:
     path = save(LAYOUTS["moco_v2"](known_resnet(), 512).content, tmp_path / "weights.pth")
     assert import_weights(path, "resnet10").backbone.name == "resnet10"
-    with pytest.raises(ValueError, match=r"a resnet10 \(1, 1, 1, 1 basic blocks\), and not a resnet50"):
+    with pytest.raises(ValueError, match=r"a resnet10 \(1, 1, 1, 1 basic blocks\), not a resnet50"):
         import_weights(path, "resnet50")

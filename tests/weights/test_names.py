@@ -23,7 +23,7 @@ def test_names_written_out_by_hand(ours: str, theirs: str) -> None:
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_every_weight_of_every_backbone_has_one_name_there_and_comes_back(name: str) -> None:
+def test_every_weight_name_survives_the_round_trip_to_detectron2(name: str) -> None:
     with torch.device("meta"):
         names = [key for key in build_backbone(name).state_dict() if not key.endswith("num_batches_tracked")]
     theirs = [to_detectron2(key) for key in names]
@@ -36,18 +36,18 @@ def test_every_weight_of_every_backbone_has_one_name_there_and_comes_back(name: 
     "name", ["fc.weight", "layer5.0.conv1.weight", "layer1.0.conv4.weight", "xlayer1.0.conv1.weight"]
 )
 def test_a_name_that_torchvision_does_not_use_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"'{name}' is no weight of torchvision"):
+    with pytest.raises(ValueError, match=f"'{name}' is not a weight of torchvision"):
         to_detectron2(name)
 
 
-def test_the_count_of_batches_which_detectron2_does_not_keep_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"keeps no layer1\.0\.bn1\.num_batches_tracked"):
+def test_a_batch_count_has_no_name_in_detectron2() -> None:
+    with pytest.raises(ValueError, match=r"does not store layer1\.0\.bn1\.num_batches_tracked"):
         to_detectron2("layer1.0.bn1.num_batches_tracked")
 
 
 @pytest.mark.parametrize("name", ["res1.0.conv1.weight", "res2.0.bn1.weight", "conv1.weight", "res2.0.conv1.bias"])
 def test_a_name_that_detectron2_does_not_use_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"'{name}' is no weight of Detectron2"):
+    with pytest.raises(ValueError, match=f"'{name}' is not a weight of Detectron2"):
         from_detectron2(name)
 
 
@@ -67,5 +67,5 @@ def test_names_of_efficientnet_lite0_written_out_by_hand(theirs: str, timms: str
 
 @pytest.mark.parametrize("name", ["_blocks.16._bn2.bias", "_blocks.1._se_reduce.weight", "conv1.weight"])
 def test_a_name_that_efficientnet_lite0_does_not_use_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"'{name}' is no weight of EfficientNet-Lite0"):
+    with pytest.raises(ValueError, match=f"'{name}' is not a weight of EfficientNet-Lite0"):
         from_efficientnet_lite0(name)

@@ -38,20 +38,22 @@ WRITERS = {
 def test_a_malicious_pickle_is_refused_and_not_run(name: str, run: Any, tmp_path: Path) -> None:
     path, touched = tmp_path / name, tmp_path / "touched"
     WRITERS[name]({"state_dict": {"conv1.weight": torch.zeros(1)}, "evil": Touches(touched, run)}, path)
-    with pytest.raises(ValueError, match=r"is of no format" if name == "text.pkl" else r"orl runs no code from a file"):
+    with pytest.raises(
+        ValueError, match=r"an unknown format" if name == "text.pkl" else r"orl runs no code from a file"
+    ):
         open_weights(path)
     assert not touched.exists()
 
 
 @pytest.mark.parametrize("name", ["zip.pth", "legacy.pth", "pickle.pkl"])
-def test_the_malicious_files_of_these_tests_do_run_when_they_are_trusted(name: str, tmp_path: Path) -> None:
+def test_the_malicious_files_of_these_tests_do_run_with_plain_pickle(name: str, tmp_path: Path) -> None:
     path, touched = tmp_path / name, tmp_path / "touched"
     WRITERS[name]({"evil": Touches(touched)}, path)
     pickle.loads(path.read_bytes()) if name == "pickle.pkl" else torch.load(path, weights_only=False)
     assert touched.exists()
 
 
-def test_a_whole_model_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_a_pickled_module_is_refused_with_the_way_out(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pth")
     with pytest.raises(ValueError, match=r"would run torch\.nn\.modules\.linear\.Linear.*model\.state_dict\(\)"):
         open_weights(tmp_path / "model.pth")
@@ -71,7 +73,7 @@ def test_a_module_named_in_a_pickle_is_not_even_imported(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["zip.pth", "legacy.pth"])
-def test_settings_beside_the_weights_are_passed_over(name: str, tmp_path: Path) -> None:
+def test_objects_beside_the_weights_are_ignored(name: str, tmp_path: Path) -> None:
     content = {
         "state_dict": {"weight": torch.arange(3.0)},
         "args": argparse.Namespace(lr=0.1, path=Path("somewhere")),
@@ -86,7 +88,7 @@ def test_settings_beside_the_weights_are_passed_over(name: str, tmp_path: Path) 
     assert opened.entries == ("state_dict", "args", "best", "curve", "groups")
 
 
-def test_settings_of_a_program_that_is_not_installed_are_passed_over(tmp_path: Path) -> None:
+def test_objects_of_packages_that_are_not_installed_are_ignored(tmp_path: Path) -> None:
     module = types.ModuleType("omegaconf.dictconfig")
 
     class DictConfig:
@@ -106,7 +108,7 @@ def test_settings_of_a_program_that_is_not_installed_are_passed_over(tmp_path: P
     assert open_weights(tmp_path / "solo.ckpt").weights["weight"].tolist() == [1, 1]
 
 
-def test_what_is_allowed_while_a_file_is_read_is_not_allowed_after(tmp_path: Path) -> None:
+def test_types_allowed_while_reading_are_not_allowed_afterwards(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(2), "args": argparse.Namespace()}, tmp_path / "a.pth")
     open_weights(tmp_path / "a.pth")
     with pytest.raises(pickle.UnpicklingError, match="Namespace"):
@@ -164,29 +166,29 @@ def test_safetensors_are_read_whatever_the_name(tmp_path: Path) -> None:
         (b"  <html><body>Sign in", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
         (b"\x1f\x8b\x08\x00\x00", "is an archive; unpack it"),
-        (b"\x89HDF\r\n\x1a\n\0\0\0", r"is of no format that orl opens \(it begins with 89 48 44 46"),
-        (b"PK\x03\x04 and no zip", "cannot be read, fetch it again whole"),
-        (b"\x80\x02}q\x00X", "cannot be read, fetch it again whole"),
-        (b"\x10\0\0\0\0\0\0\0{torn", "cannot be read, fetch it again whole"),
+        (b"\x89HDF\r\n\x1a\n\0\0\0", r"has an unknown format \(it begins with 89 48 44 46"),
+        (b"PK\x03\x04 and no zip", "cannot be read; fetch the complete file again"),
+        (b"\x80\x02}q\x00X", "cannot be read; fetch the complete file again"),
+        (b"\x10\0\0\0\0\0\0\0{torn", "cannot be read; fetch the complete file again"),
     ],
 )
-def test_a_file_of_something_else_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_of_another_format_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_bytes(content)
     with pytest.raises(ValueError, match=rf"weights\.pth {message}"):
         open_weights(tmp_path / "weights.pth")
 
 
 @pytest.mark.parametrize("name", ["zip.pth", "legacy.pth", "pickle.pkl", "safetensors"])
-def test_a_torn_file_is_refused_wherever_it_ends(name: str, tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused_at_any_length(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     if name == "safetensors":
         save_file({"weight": torch.randn(100)}, path)
     else:
         WRITERS[name]({"weight": np.zeros(100) if name == "pickle.pkl" else torch.randn(100)}, path)
-    whole = path.read_bytes()
-    for length in (20, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match="cannot be read, fetch it again whole"):
+    complete = path.read_bytes()
+    for length in (20, len(complete) // 2, len(complete) - 1):
+        path.write_bytes(complete[:length])
+        with pytest.raises(ValueError, match="cannot be read; fetch the complete file again"):
             open_weights(path)
 
 
@@ -200,10 +202,10 @@ def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([torch.zeros(1)], "holds a list"),
-        (torch.zeros(1), "holds a Tensor"),
-        ({"epoch": 3, "lr": 0.1}, "holds no tensors; its entries are epoch, lr"),
-        ({}, "holds no tensors; its entries are none"),
+        ([torch.zeros(1)], "contains a list"),
+        (torch.zeros(1), "contains a Tensor"),
+        ({"epoch": 3, "lr": 0.1}, "contains no tensors; its entries are epoch, lr"),
+        ({}, "contains no tensors; its entries are none"),
     ],
 )
 def test_a_file_without_weights_is_refused(content: Any, message: str, tmp_path: Path) -> None:
@@ -213,11 +215,11 @@ def test_a_file_without_weights_is_refused(content: Any, message: str, tmp_path:
 
 
 @pytest.mark.parametrize("key", ["model", "other"])
-def test_a_container_in_itself_is_refused(key: str, tmp_path: Path) -> None:
+def test_a_container_that_contains_itself_is_refused(key: str, tmp_path: Path) -> None:
     content: dict[str, Any] = {"weight": np.zeros(1)}
     content[key] = content
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
-    with pytest.raises(ValueError, match="holds a container that lies in itself"):
+    with pytest.raises(ValueError, match="has a container that contains itself"):
         open_weights(tmp_path / "a.pkl")
 
 

@@ -1,4 +1,4 @@
-"""Commands for weights: in from other projects, out to other projects."""
+"""The commands `orl import` and `orl export`: weights from and for other projects."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from orl.cli.options import finish
 
 
 def command_import(arguments: Sequence[str]) -> None:
-    """Turn weights of another project into a backbone here: `orl import FILE`."""
+    """Convert weights of another project to orl's format: `orl import FILE`."""
 
     def import_(
         file: Annotated[Path, tyro.conf.Positional],
@@ -18,16 +18,16 @@ def command_import(arguments: Sequence[str]) -> None:
         expect: str | None = None,
         overwrite: bool = False,
     ) -> None:
-        """Recognise a checkpoint by its keys and write backbone.safetensors, and projector and predictor where there.
+        """Convert a checkpoint of another project to backbone.safetensors; a projector and predictor are converted too.
 
-        Known are published ORL and OpenSelfSup, MoCo, BYOL, SimCLR and SwAV styles, DenseCL, lightly, solo-learn,
-        Lightning, VISSL, Detectron2, torchvision, timm and safetensors. No code of the file is run.
+        The layout is recognised by the names of the weights: the published ORL, OpenSelfSup, MoCo, BYOL, SimCLR, SwAV,
+        DenseCL, lightly, solo-learn, Lightning, VISSL, Detectron2, torchvision and timm. No code of the file is run.
 
         Args:
-            file: the checkpoint: .pth, .pt, .ckpt, .tar, .pkl or .safetensors.
-            out: folder for the files; one named after the checkpoint, beside it, if not given.
-            expect: refuse all but this backbone, such as resnet50.
-            overwrite: replace files that are there.
+            file: the checkpoint, as .pth, .pt, .ckpt, .tar, .pkl or .safetensors.
+            out: folder for the files; CHECKPOINT_orl beside the checkpoint if not given.
+            expect: name of the backbone, such as resnet50; any other is refused.
+            overwrite: replace existing files.
         """
         from orl.weights.importing import import_weights, write_imported
 
@@ -43,7 +43,7 @@ def command_import(arguments: Sequence[str]) -> None:
 
 
 def command_export(arguments: Sequence[str]) -> None:
-    """Write a backbone for another project: `orl export RUN --to torchvision`."""
+    """Write a backbone in the format of another project: `orl export RUN --to torchvision`."""
 
     def export_(
         source: Annotated[Path, tyro.conf.Positional],
@@ -52,14 +52,14 @@ def command_export(arguments: Sequence[str]) -> None:
         stage: Literal["stage1", "stage3"] | None = None,
         overwrite: bool = False,
     ) -> None:
-        """Write the weights as another project names them, and what is needed beside them: a config, a model card.
+        """Write a backbone in the format of another project: weights, a model card, and a config where one is needed.
 
         Args:
             source: folder of a run, or a backbone.safetensors.
-            to: for whom.
-            out: folder for the files; export/FORM in the run, or beside the file, if not given.
-            stage: of a run; the last that is finished if not given.
-            overwrite: replace files that are there.
+            to: format.
+            out: folder for the files; export/FORMAT in the run, or beside the file, if not given.
+            stage: stage of the run; the last finished one if not given.
+            overwrite: replace existing files.
         """
         from orl.export.export import export
 

@@ -1,4 +1,4 @@
-"""A backbone for Detectron2: its pickle of arrays, and the paper's detection protocol as a ready config."""
+"""A backbone for Detectron2: a pickle of arrays, and the paper's detection protocol as a ready config."""
 
 import pickle
 from typing import Any
@@ -10,42 +10,42 @@ from orl.networks.backbones import Backbone
 from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
 from orl.weights.names import to_detectron2
 
-RESNETS: dict[str, dict[str, int]] = {
+DETECTRON2_RESNETS: dict[str, dict[str, int]] = {
     "resnet18": {"DEPTH": 18, "RES2_OUT_CHANNELS": 64, "WIDTH_PER_GROUP": 64},
     "resnet34": {"DEPTH": 34, "RES2_OUT_CHANNELS": 64, "WIDTH_PER_GROUP": 64},
     "resnet50": {"DEPTH": 50, "RES2_OUT_CHANNELS": 256, "WIDTH_PER_GROUP": 64},
     "resnet101": {"DEPTH": 101, "RES2_OUT_CHANNELS": 256, "WIDTH_PER_GROUP": 64},
     "wide_resnet50_2": {"DEPTH": 50, "RES2_OUT_CHANNELS": 256, "WIDTH_PER_GROUP": 128},
 }
-"""What Detectron2's `build_resnet_backbone` must be told to build each of ours."""
-LEVELS = ["res2", "res3", "res4", "res5"]
-ARRAYS = (b"numpy._core.multiarray\n", b"numpy.core.multiarray\n")
-"""Where numpy 2 and numpy 1 keep the function that rebuilds an array."""
+"""Options of Detectron2's `build_resnet_backbone` for each backbone."""
+FPN_LEVELS = ["res2", "res3", "res4", "res5"]
+ARRAY_MODULES = (b"numpy._core.multiarray\n", b"numpy.core.multiarray\n")
+"""Modules of the function that rebuilds an array, in numpy 2 and in numpy 1."""
 
 
 def detectron2_files(backbone: Backbone, origin: Origin) -> dict[str, bytes]:
-    """The pickle, a config of Mask R-CNN with FPN for 90,000 iterations, and the page.
+    """Return the pickle, a config of Mask R-CNN with FPN for 90,000 iterations, and the card.
 
     Raises:
-        ValueError: if Detectron2 builds no such network.
+        ValueError: if Detectron2 has no such network.
 
     Source:
         Detectron2's `modeling/backbone/resnet.py` and `configs/Base-RCNN-FPN.yaml`; the protocol is that of the
         paper's supplementary.
     """
-    if backbone.name not in RESNETS:
+    if backbone.name not in DETECTRON2_RESNETS:
         raise ValueError(
             f"Detectron2 builds ResNets of depth 18, 34, 50, 101 and 152, and no {backbone.name}; export it to "
             "torchvision, timm or onnx"
         )
     file, config = f"{backbone.name}_detectron2.pkl", f"{backbone.name}_detectron2.yaml"
-    how = f"""\
+    code = f"""\
 # python tools/train_net.py --num-gpus 8 --config-file {config}    (MODEL.WEIGHTS is relative: run it here, or give it)
 from detectron2.config import get_cfg
 
 cfg = get_cfg()
 cfg.merge_from_file("{config}")"""
-    about = (
+    content = (
         "The weights have Detectron2's names, and `matching_heuristics` finds them below `backbone.bottom_up`. The "
         "config needs no other file: Mask R-CNN with FPN on COCO 2017, 90,000 iterations at 16 images, nothing frozen, "
         "batch statistics over all GPUs (SyncBN) in backbone, FPN and heads, images as RGB."
@@ -53,7 +53,7 @@ cfg.merge_from_file("{config}")"""
     return {
         file: _pickle(backbone),
         config: yaml.safe_dump(_config(backbone, file), sort_keys=False, default_flow_style=None).encode(),
-        f"{backbone.name}_detectron2.md": write_card(backbone, origin, how, about),
+        f"{backbone.name}_detectron2.md": write_card(backbone, origin, code, content),
     }
 
 
@@ -63,10 +63,10 @@ def _pickle(backbone: Backbone) -> bytes:
         for name, value in backbone.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
-    content = {"model": weights, "__author__": "orl", "matching_heuristics": True}
-    # Protocol 3 names a function in plain text, so that numpy 2 can be made to write the name that numpy 1 knows too:
-    # Detectron2 is often installed with numpy 1, and numpy 2 keeps the old name for old pickles.
-    return pickle.dumps(content, protocol=3).replace(b"c" + ARRAYS[0], b"c" + ARRAYS[1])
+    pickled = {"model": weights, "__author__": "orl", "matching_heuristics": True}
+    # Protocol 3 writes function names as plain text, so the name can be replaced by numpy 1's, which numpy 2 still
+    # reads: Detectron2 is often installed with numpy 1.
+    return pickle.dumps(pickled, protocol=3).replace(b"c" + ARRAY_MODULES[0], b"c" + ARRAY_MODULES[1])
 
 
 def _config(backbone: Backbone, file: str) -> dict[str, Any]:
@@ -105,8 +105,13 @@ def _model(backbone: Backbone, file: str) -> dict[str, Any]:
         "PIXEL_MEAN": [round(255 * value, 3) for value in IMAGENET_MEAN],
         "PIXEL_STD": [round(255 * value, 3) for value in IMAGENET_STD],
         "BACKBONE": {"NAME": "build_resnet_fpn_backbone", "FREEZE_AT": 0},
-        "RESNETS": {"OUT_FEATURES": LEVELS[:], "NORM": "SyncBN", "STRIDE_IN_1X1": False, **RESNETS[backbone.name]},
-        "FPN": {"IN_FEATURES": LEVELS[:], "NORM": "SyncBN"},
+        "RESNETS": {
+            "OUT_FEATURES": FPN_LEVELS[:],
+            "NORM": "SyncBN",
+            "STRIDE_IN_1X1": False,
+            **DETECTRON2_RESNETS[backbone.name],
+        },
+        "FPN": {"IN_FEATURES": FPN_LEVELS[:], "NORM": "SyncBN"},
         "ANCHOR_GENERATOR": {"SIZES": [[32], [64], [128], [256], [512]], "ASPECT_RATIOS": [[0.5, 1.0, 2.0]]},
         "RPN": {
             "IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],

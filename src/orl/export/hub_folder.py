@@ -1,20 +1,20 @@
-"""A folder as the Hugging Face hub and timm expect it: weights, config and model card."""
+"""A backbone as a folder of the Hugging Face hub, which timm loads: weights, config and model card."""
 
 import json
 
 from safetensors.torch import save
 
 from orl.export.model_card import HUB_HEADER, Origin, write_card
-from orl.export.torch_files import TIMM_MODELS
+from orl.export.timm import TIMM_MODELS
 from orl.networks.backbones import Backbone, own_weights
 from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
 from orl.weights.transform import CROP_PX, RESIZE_PX
 
 
 def hub_folder(backbone: Backbone, origin: Origin) -> dict[str, bytes]:
-    """`model.safetensors`, `config.json` and `README.md`, the model card."""
+    """Return `model.safetensors`, `config.json` and `README.md`, the model card."""
     weights = save(own_weights(backbone), {"format": "pt"})
-    how = """\
+    code = """\
 import timm
 
 network = timm.create_model("local-dir:FOLDER", pretrained=True)  # on the hub: "hf-hub:USER/NAME"
@@ -23,11 +23,11 @@ feature_map = network.forward_features(images)
 from orl import load_backbone
 
 backbone = load_backbone("FOLDER")"""
-    about = "`model.safetensors` holds all weights before the pooling, under torchvision's and timm's names."
+    content = "`model.safetensors` holds all weights before the pooling, under torchvision's and timm's names."
     return {
         "model.safetensors": weights,
         "config.json": _timm_config(backbone),
-        "README.md": write_card(backbone, origin, how, about, header=HUB_HEADER),
+        "README.md": write_card(backbone, origin, code, content, header=HUB_HEADER),
     }
 
 

@@ -1,19 +1,19 @@
-"""A backbone for MMDetection 3: its checkpoint, and the paper's detection protocol as a ready config."""
+"""A backbone for MMDetection 3: a checkpoint, and the paper's detection protocol as a ready config."""
 
 from string import Template
 
 from orl.export.model_card import Origin, write_card
-from orl.export.torch_files import torch_bytes
+from orl.export.torch_file import torch_bytes
 from orl.networks.backbones import Backbone, own_weights
 from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
 
-RESNETS: dict[str, tuple[int, list[int]]] = {
+MMDET_RESNETS: dict[str, tuple[int, list[int]]] = {
     "resnet18": (18, [64, 128, 256, 512]),
     "resnet34": (34, [64, 128, 256, 512]),
     "resnet50": (50, [256, 512, 1024, 2048]),
     "resnet101": (101, [256, 512, 1024, 2048]),
 }
-"""Depth and channels of the four levels of MMDetection's ResNets that are ours too."""
+"""Depth, and channels of the four levels, of the ResNets that MMDetection and orl both have."""
 CONFIG = Template("""\
 # Mask R-CNN with FPN on COCO 2017, 90,000 iterations at 16 images, from the backbone in $file.
 # For MMDetection 3: python tools/train.py $config, with $file in the working folder or its full path below.
@@ -59,22 +59,22 @@ log_processor = dict(by_epoch=False)
 
 
 def mmdet_files(backbone: Backbone, origin: Origin) -> dict[str, bytes]:
-    """The checkpoint under torchvision's names, which are MMDetection's too, the config, and the page.
+    """Return the checkpoint, under the names that torchvision and MMDetection share, the config and the card.
 
     Raises:
-        ValueError: if MMDetection builds no such network.
+        ValueError: if MMDetection has no such network.
 
     Source:
         MMDetection 3's `models/backbones/resnet.py` and `configs/_base_`; the protocol is that of the paper's
         supplementary.
     """
-    if backbone.name not in RESNETS:
+    if backbone.name not in MMDET_RESNETS:
         raise ValueError(
             f"MMDetection builds ResNets of depth 18, 34, 50, 101 and 152 at their usual width, and no "
             f"{backbone.name}; export it to torchvision, timm or onnx"
         )
     file, config = f"{backbone.name}_mmdet.pth", f"{backbone.name}_mmdet.py"
-    depth, channels = RESNETS[backbone.name]
+    depth, channels = MMDET_RESNETS[backbone.name]
     text = CONFIG.substitute(
         file=file,
         config=config,
@@ -83,13 +83,13 @@ def mmdet_files(backbone: Backbone, origin: Origin) -> dict[str, bytes]:
         mean=[round(255 * value, 3) for value in IMAGENET_MEAN],
         std=[round(255 * value, 3) for value in IMAGENET_STD],
     )
-    how = f"""\
+    code = f"""\
 # python tools/train.py {config}    (the path of the weights in it is relative: run it here, or change it)
 from mmengine.config import Config
 
 cfg = Config.fromfile("{config}")"""
-    about = (
-        "The checkpoint holds `state_dict` under torchvision's names, without `fc`. The config goes on from "
+    content = (
+        "The checkpoint holds `state_dict` under torchvision's names, without `fc`. The config extends "
         "MMDetection's own Mask R-CNN: nothing frozen, batch statistics over all GPUs (SyncBN) in backbone, FPN and "
         "heads, a box head of four convolutions and one linear layer."
     )
@@ -97,5 +97,5 @@ cfg = Config.fromfile("{config}")"""
     return {
         file: torch_bytes({"meta": meta, "state_dict": own_weights(backbone)}),
         config: text.encode(),
-        f"{backbone.name}_mmdet.md": write_card(backbone, origin, how, about),
+        f"{backbone.name}_mmdet.md": write_card(backbone, origin, code, content),
     }

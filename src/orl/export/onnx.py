@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from orl.export.model_card import Origin, write_card
 from orl.networks.backbones import Backbone, pool
 
-NEEDED = ("onnx", "onnxscript")
+REQUIRED_PACKAGES = ("onnx", "onnxscript")
 EXAMPLE_SHAPE = (2, 3, 96, 64)
 
 
-class _Both(nn.Module):
+class _FeatureMapAndEmbedding(nn.Module):
     """The feature map and its mean over all positions."""
 
     def __init__(self, backbone: Backbone) -> None:
@@ -26,34 +26,36 @@ class _Both(nn.Module):
 
 
 def onnx_files(backbone: Backbone, origin: Origin) -> dict[str, bytes]:
-    """The graph with its weights in one file; input `images`, outputs `feature_map` and `embedding`.
+    """Return the graph with its weights in one file, and the card.
+
+    The input is `images`; the outputs are `feature_map` and `embedding`.
 
     Raises:
         ModuleNotFoundError: if onnx or onnxscript is not installed.
     """
     file = f"{backbone.name}.onnx"
-    how = f"""\
+    code = f"""\
 import onnxruntime
 
 session = onnxruntime.InferenceSession("{file}")
 feature_map, embedding = session.run(None, {{"images": images}})  # float32 (N, 3, H, W), normalised"""
-    about = (
+    content = (
         f"Input `images` `(N, 3, H, W)`, any N, H and W; outputs `feature_map` `(N, {backbone.num_channels}, H / 32, "
         f"W / 32)`, rounded up, and `embedding` `(N, {backbone.num_channels})`, its mean over all positions. Batch "
-        "normalisation is multiplied into the convolutions: for inference only."
+        "normalisation is fused into the convolutions: for inference only."
     )
-    return {file: _onnx_bytes(backbone), f"{backbone.name}_onnx.md": write_card(backbone, origin, how, about)}
+    return {file: _onnx_bytes(backbone), f"{backbone.name}_onnx.md": write_card(backbone, origin, code, content)}
 
 
 def _onnx_bytes(backbone: Backbone) -> bytes:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in REQUIRED_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(f"to write ONNX, {' and '.join(missing)} must be installed: pip install 'orl[onnx]'")
     import onnx
 
     sizes = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
     program = torch.onnx.export(
-        _Both(backbone).eval(),
+        _FeatureMapAndEmbedding(backbone).eval(),
         (torch.zeros(EXAMPLE_SHAPE),),
         dynamo=True,
         input_names=["images"],
@@ -63,13 +65,13 @@ def _onnx_bytes(backbone: Backbone) -> bytes:
     )
     assert program is not None
     model = program.model_proto
-    _forget_the_machine(model)
+    _remove_traces(model)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString(deterministic=True)
 
 
-def _forget_the_machine(model: object) -> None:
-    """Leave out the exporter's traces, which hold the paths of the machine and would differ from one to the next."""
+def _remove_traces(model: object) -> None:
+    """Remove the exporter's traces: they hold paths, and so differ between machines."""
     import onnx
 
     assert isinstance(model, onnx.ModelProto)

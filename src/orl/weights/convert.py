@@ -1,4 +1,4 @@
-"""The weights of a file, made into this project's backbone, projector and predictor."""
+"""Conversion of recognised weights into a backbone, a projector and a predictor of orl."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -17,40 +17,40 @@ from orl.weights.recognise import RecognisedWeights
 
 Shapes = dict[str, tuple[int, ...]]
 
-FOREIGN: dict[str, Callable[[], nn.Module]] = {
+OTHER_RESNETS: dict[str, Callable[[], nn.Module]] = {
     "resnet152": resnets.resnet152,
     "resnext50_32x4d": resnets.resnext50_32x4d,
     "resnext101_32x8d": resnets.resnext101_32x8d,
     "resnext101_64x4d": resnets.resnext101_64x4d,
     "wide_resnet101_2": resnets.wide_resnet101_2,
 }
-"""Torchvision's ResNets that are no backbones here, to be named when a file holds one."""
-COUNT = "num_batches_tracked"
+"""ResNets of torchvision that are not backbones of orl; the error message names them."""
+BATCH_COUNT = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
 class ImportedWeights:
-    """What a file of another program gave, in evaluation mode."""
+    """The networks of a converted file, in evaluation mode."""
 
     layout: str
-    """Which program's, such as 'MoCo v2'."""
+    """Name of the layout, such as 'MoCo v2'."""
     backbone: Backbone
     projector: nn.Sequential | None
     predictor: nn.Sequential | None
     notes: tuple[str, ...]
-    """What was left out or changed, one sentence each."""
+    """One sentence for each thing that was left out or changed."""
 
 
 def convert(found: RecognisedWeights, expected: str | None = None) -> ImportedWeights:
-    """Build the networks that these weights are of, with them.
+    """Build backbone, projector and predictor with the given weights.
 
     Args:
         found: the weights by part.
-        expected: the backbone's name, where it must be this one.
+        expected: required name of the backbone; any if not given.
 
     Raises:
-        ValueError: if the backbone is another one, lacks or has layers, or a weight is of another shape, not a
-            number, or not real.
+        ValueError: if the backbone is not the expected one, a weight is missing, unknown or of another shape, or a
+            value is not a finite real number.
     """
     notes: list[str] = []
     weights = as_float32(found.backbone, notes)
@@ -62,31 +62,31 @@ def convert(found: RecognisedWeights, expected: str | None = None) -> ImportedWe
     predictor = _build_head(found.predictor, None, "predictor", notes)
     if found.layout.translate is from_detectron2:
         notes.append(
-            "Detectron2's weights do not say where a block has its stride, nor how the images were normalised: right "
-            "are those trained with STRIDE_IN_1X1 False, on RGB images"
+            "Detectron2's weights do not record the position of a block's stride or the normalisation of images: the "
+            "result is right only if they were trained with STRIDE_IN_1X1 False, on RGB images"
         )
-    notes += _about_left_out(found)
+    notes += _notes_on_left_out(found)
     return ImportedWeights(found.layout.name, backbone.eval(), projector, predictor, tuple(dict.fromkeys(notes)))
 
 
 def as_float32(weights: Weights, notes: list[str]) -> Weights:
-    """Weights in float32, of numbers only; a change is added to the notes.
+    """Return the weights in float32; a conversion is appended to the notes.
 
     Raises:
         ValueError: if a weight is complex, an integer, NaN or infinite.
     """
     converted = {}
     for name, value in weights.items():
-        if name.endswith(COUNT):
+        if name.endswith(BATCH_COUNT):
             converted[name] = value.to(torch.int64)
             continue
         if not value.is_floating_point():
-            raise ValueError(f"{name} is {_type_of(value)}, and weights are floating-point numbers")
+            raise ValueError(f"{name} has dtype {_type_of(value)}; weights must be floating-point numbers")
         converted[name] = value.to(torch.float32)
         if not bool(torch.isfinite(converted[name]).all()):
             raise ValueError(f"{name} holds NaN or infinity; its training diverged, or the file is damaged")
         if value.dtype != torch.float32:
-            notes.append(f"its weights are {_type_of(value)}, and were converted to float32")
+            notes.append(f"its weights were converted from {_type_of(value)} to float32")
     return converted
 
 
@@ -95,15 +95,15 @@ def _type_of(value: Tensor) -> str:
 
 
 def infer_architecture(shapes: Shapes, expected: str | None = None) -> str:
-    """The name of the backbone whose weights have these names and shapes.
+    """Return the name of the backbone whose weights have these names and shapes.
 
     Args:
-        shapes: of all weights but the counts of batches; others than a backbone's are an error.
-        expected: the name that it must be.
+        shapes: shapes of all weights except batch counts, by name.
+        expected: required name; any if not given.
 
     Raises:
-        ValueError: if it is none, or another than expected; the message says what was seen and the difference from
-            the nearest.
+        ValueError: if no backbone fits, or another than the expected one; the message gives the differences from the
+            nearest backbone.
     """
     fits = next((name for name in BUILDERS if shapes == shapes_of_backbone(name)), None)
     if expected is not None and expected not in BUILDERS:
@@ -111,12 +111,12 @@ def infer_architecture(shapes: Shapes, expected: str | None = None) -> str:
     if fits and expected in (None, fits):
         return fits
     if fits:
-        raise ValueError(f"its backbone is a {fits} ({_blocks(shapes)}), and not a {expected}")
-    for name, build in FOREIGN.items():
-        if shapes == _shapes_of_foreign(name, build):
+        raise ValueError(f"its backbone is a {fits} ({_blocks(shapes)}), not a {expected}")
+    for name, build in OTHER_RESNETS.items():
+        if shapes == _shapes_of_other(name, build):
             raise ValueError(
-                f"its network is torchvision's {name} ({_blocks(shapes)}), which is no backbone of orl; there are "
-                f"{', '.join(BUILDERS)}. As a prior it can be used with --architecture {name}"
+                f"its network is torchvision's {name} ({_blocks(shapes)}), which orl cannot train; backbones are "
+                f"{', '.join(BUILDERS)}. As a feature extractor it can be used with --architecture {name}"
             )
     nearest = expected or min(BUILDERS, key=lambda name: len(shape_differences(shapes, shapes_of_backbone(name))))
     differences = shape_differences(shapes, shapes_of_backbone(nearest))
@@ -127,31 +127,31 @@ def infer_architecture(shapes: Shapes, expected: str | None = None) -> str:
 
 
 def shapes_of(weights: Weights) -> Shapes:
-    """Name -> shape, without the counts of batches."""
-    return {name: tuple(value.shape) for name, value in weights.items() if not name.endswith(COUNT)}
+    """Return the shape of each weight by name, without batch counts."""
+    return {name: tuple(value.shape) for name, value in weights.items() if not name.endswith(BATCH_COUNT)}
 
 
 @lru_cache(maxsize=16)
 def shapes_of_backbone(name: str) -> Shapes:
-    """Those of one of our backbones."""
+    """Return the shapes of a backbone's weights by name."""
     with torch.device("meta"):
         return shapes_of(build_backbone(name).state_dict())
 
 
 @lru_cache(maxsize=16)
-def _shapes_of_foreign(name: str, build: Callable[[], nn.Module]) -> Shapes:
+def _shapes_of_other(name: str, build: Callable[[], nn.Module]) -> Shapes:
     with torch.device("meta"):
         return {key: shape for key, shape in shapes_of(build().state_dict()).items() if not key.startswith("fc.")}
 
 
-def shape_differences(found: Shapes, wanted: Shapes) -> list[str]:
-    """A sentence for each weight that is missing, too many or of another shape."""
-    missing = [f"it lacks {name}" for name in wanted if name not in found]
-    extra = [f"it has {name}" for name in found if name not in wanted]
+def shape_differences(found: Shapes, expected: Shapes) -> list[str]:
+    """Return a phrase for each weight that is missing, unknown or of another shape."""
+    missing = [f"it lacks {name}" for name in expected if name not in found]
+    extra = [f"it has {name}" for name in found if name not in expected]
     changed = [
-        f"{name} is {_by(found[name])} and not {_by(wanted[name])}"
-        for name in wanted
-        if name in found and found[name] != wanted[name]
+        f"{name} is {_by(found[name])} and not {_by(expected[name])}"
+        for name in expected
+        if name in found and found[name] != expected[name]
     ]
     return [*missing, *extra, *changed]
 
@@ -161,7 +161,7 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 def _blocks(shapes: Shapes) -> str:
-    """Such as '3, 4, 6, 3 bottleneck blocks'."""
+    """Return a description such as '3, 4, 6, 3 bottleneck blocks'."""
     blocks = {tuple(name.split(".")[:2]) for name in shapes if name.startswith("layer")}
     counts = Counter(layer for layer, _ in blocks)
     kind = "bottleneck" if any(".conv3." in name for name in shapes) else "basic"
@@ -169,20 +169,20 @@ def _blocks(shapes: Shapes) -> str:
 
 
 def with_batch_counts(weights: Weights) -> Weights:
-    """With one count of batches for every batch normalisation: 0 where there is none, as in Detectron2."""
-    counted = {name: value for name, value in weights.items() if not name.endswith(COUNT)}
+    """Return the weights with a batch count for every batch normalisation; a missing one, as in Detectron2, is 0."""
+    counted = {name: value for name, value in weights.items() if not name.endswith(BATCH_COUNT)}
     for name in list(counted):
         layer = name.removesuffix(".running_mean")
         if layer != name:
-            count = weights.get(f"{layer}.{COUNT}")
-            counted[f"{layer}.{COUNT}"] = (
+            count = weights.get(f"{layer}.{BATCH_COUNT}")
+            counted[f"{layer}.{BATCH_COUNT}"] = (
                 count.reshape(()) if count is not None and count.numel() == 1 else torch.tensor(0)
             )
     return counted
 
 
-def _build_head(weights: Weights, num_inputs: int | None, what: str, notes: list[str]) -> nn.Sequential | None:
-    """A projector or predictor; None, with a note, where the file has one of another form than ours."""
+def _build_head(weights: Weights, num_inputs: int | None, role: str, notes: list[str]) -> nn.Sequential | None:
+    """Build a projector or predictor; return None, with a note, for one that orl cannot build."""
     if not weights:
         return None
     try:
@@ -190,17 +190,17 @@ def _build_head(weights: Weights, num_inputs: int | None, what: str, notes: list
         layers = build_mlp(_with_affine(with_batch_counts(numbered)))
         _check_sizes(layers, num_inputs)
     except ValueError as error:
-        notes.append(f"its {what} was left out: {error}")
+        notes.append(f"its {role} was left out: {error}")
         return None
     return layers.eval()
 
 
 def numbered_layers(weights: Weights) -> Weights:
-    """A head's weights under the numbers of its layers in a `nn.Sequential`.
+    """Rename a head's weights to the layer numbers of an `nn.Sequential`.
 
     Args:
-        weights: under such numbers already; of one linear layer alone ('weight', 'bias'); or under 'fc0', 'bn0',
-            'fc1', 'bn1' with a ReLU between, as in OpenSelfSup's SimCLR.
+        weights: named by layer number already; named 'weight' and 'bias' for a single linear layer; or named 'fc0',
+            'bn0', 'fc1', 'bn1' with a ReLU between, as in OpenSelfSup's SimCLR.
     """
     numbered = {}
     for name, value in weights.items():
@@ -214,7 +214,7 @@ def numbered_layers(weights: Weights) -> Weights:
 
 
 def _with_affine(weights: Weights) -> Weights:
-    """With the weight 1 and the bias 0 that a batch normalisation without either amounts to."""
+    """Add weight 1 and bias 0 to each batch normalisation without them, which computes the same."""
     filled = dict(weights)
     for name, mean in weights.items():
         layer = name.removesuffix(".running_mean")
@@ -228,13 +228,13 @@ def _check_sizes(layers: Iterable[nn.Module], num_inputs: int | None) -> None:
     for number, layer in enumerate(layers):
         if isinstance(layer, nn.Linear):
             if num_inputs not in (None, layer.in_features):
-                raise ValueError(f"layer {number} takes {layer.in_features} numbers and is given {num_inputs}")
+                raise ValueError(f"layer {number} expects {layer.in_features} inputs, got {num_inputs}")
             num_inputs = layer.out_features
         elif isinstance(layer, nn.BatchNorm1d) and num_inputs not in (None, layer.num_features):
-            raise ValueError(f"layer {number} takes {layer.num_features} numbers and is given {num_inputs}")
+            raise ValueError(f"layer {number} expects {layer.num_features} inputs, got {num_inputs}")
 
 
-def _about_left_out(found: RecognisedWeights) -> list[str]:
+def _notes_on_left_out(found: RecognisedWeights) -> list[str]:
     averages = found.layout.averages
     average = [name for name in found.left_out if averages and name.startswith(averages)]
     others = Counter(name.removeprefix(found.layout.backbone).partition(".")[0] for name in found.left_out)
@@ -242,7 +242,7 @@ def _about_left_out(found: RecognisedWeights) -> list[str]:
         others.subtract([name.removeprefix(found.layout.backbone).partition(".")[0]])
     notes = []
     if average:
-        notes.append(f"the trained network was taken, and the moving average left out ({len(average)} weights)")
+        notes.append(f"the trained network was used, and the moving average left out ({len(average)} weights)")
     rest = ", ".join(f"{part} ({count})" for part, count in others.items() if count > 0)
     if rest:
         notes.append(f"left out, with the number of weights: {rest}")

@@ -1,4 +1,4 @@
-"""A file of another program, brought in: opened, recognised, converted and written as ours."""
+"""Import of a file of another program: open it, recognise its layout, convert it and write it in orl's format."""
 
 import hashlib
 from pathlib import Path
@@ -11,16 +11,16 @@ from orl.weights.recognise import recognise
 
 
 def import_weights(path: Path, expected: str | None = None) -> ImportedWeights:
-    """Read a ResNet's weights as another program wrote them.
+    """Read the weights of a ResNet from a file of another program.
 
     Args:
-        path: the file, or a backbone or checkpoint of ours.
-        expected: the backbone's name, such as 'resnet50', where it must be this one.
+        path: the file; also a backbone or checkpoint of orl.
+        expected: required name of the backbone, such as 'resnet50'; any if not given.
 
     Raises:
         FileNotFoundError: if the file is missing.
-        ValueError: if it cannot be opened without running code from it, if no layout fits, or if its network is no
-            backbone of ours; one sentence says which, and what was seen.
+        ValueError: if the file cannot be opened without running code from it, no layout fits, or its network is not a
+            backbone of orl.
     """
     opened = open_weights(path)
     try:
@@ -30,27 +30,27 @@ def import_weights(path: Path, expected: str | None = None) -> ImportedWeights:
 
 
 def write_imported(imported: ImportedWeights, folder: Path, source: Path, overwrite: bool = False) -> list[Path]:
-    """Write `backbone.safetensors`, and `projector.safetensors` and `predictor.safetensors` where there is one.
+    """Write `backbone.safetensors`, and `projector.safetensors` and `predictor.safetensors` where the file has them.
 
     The backbone's file notes the layout, and the source's name and digest.
 
     Args:
-        imported: what the source gave.
-        folder: made where it is missing.
-        source: the file that it came from.
-        overwrite: replace files that are there.
+        imported: the networks of the source.
+        folder: created if missing.
+        source: the imported file.
+        overwrite: replace existing files.
 
     Returns:
-        The files written.
+        The written files.
 
     Raises:
-        ValueError: if one of the files is there and may not be replaced; none is written then.
+        ValueError: if one of the files exists and `overwrite` is false; no file is written then.
     """
     heads = {"projector": imported.projector, "predictor": imported.predictor}
     paths = {name: folder / f"{name}.safetensors" for name in ("backbone", *heads)}
     present = [path for path in paths.values() if path.exists()]
     if present and not overwrite:
-        raise ValueError(f"{present[0]} is there already; take another folder, or replace it with --overwrite")
+        raise ValueError(f"{present[0]} exists already; give another folder, or replace it with --overwrite")
     with open(source, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     notes = {"layout": imported.layout, "source": source.name, "source_sha256": digest}
@@ -61,6 +61,6 @@ def write_imported(imported: ImportedWeights, folder: Path, source: Path, overwr
             save_projector(head, paths[name])
             written.append(paths[name])
         else:
-            # Else a head of what lay here before would be taken for this backbone's.
+            # Otherwise a head of an earlier import would be used with this backbone.
             paths[name].unlink(missing_ok=True)
     return written

@@ -1,6 +1,7 @@
-"""Weights' names in other programs: Detectron2's ResNets, and back; EfficientNet-Lite0's.
+"""Names of weights in other programs: Detectron2's ResNets, both ways, and EfficientNet-Lite0.
 
-For ResNets mmdet and timm use torchvision's names, as we do."""
+For ResNets mmdet, timm and orl use torchvision's names.
+"""
 
 import re
 
@@ -19,11 +20,11 @@ _BLOCK_BACK = {theirs: ours for ours, theirs in _BLOCK.items()}
 
 
 def to_detectron2(name: str) -> str:
-    """Detectron2's name of a weight that torchvision calls so: 'layer1.0.bn1.bias' is 'res2.0.conv1.norm.bias'.
+    """Translate a name from torchvision to Detectron2: 'layer1.0.bn1.bias' is 'res2.0.conv1.norm.bias'.
 
     Raises:
-        ValueError: if it is no weight of a ResNet without its classifier, or one that Detectron2 does not keep:
-            num_batches_tracked.
+        ValueError: if the name is not a weight of a ResNet without classifier, or is a batch count, which Detectron2
+            does not store.
 
     Source:
         Detectron2's `modeling/backbone/resnet.py` and its `tools/convert-torchvision-to-d2.py`.
@@ -34,22 +35,22 @@ def to_detectron2(name: str) -> str:
     if name in _STEM:
         return _STEM[name]
     if name.endswith(".num_batches_tracked"):
-        raise ValueError(f"Detectron2 keeps no {name}; leave num_batches_tracked out")
-    raise ValueError(f"{name!r} is no weight of torchvision's ResNets before the pooling")
+        raise ValueError(f"Detectron2 does not store {name}; leave num_batches_tracked out")
+    raise ValueError(f"{name!r} is not a weight of torchvision's ResNets before the pooling")
 
 
 def from_detectron2(name: str) -> str:
-    """Torchvision's name of a weight that Detectron2 calls so, without a prefix such as 'backbone.bottom_up.'.
+    """Translate a name from Detectron2, without a prefix such as 'backbone.bottom_up.', to torchvision.
 
     Raises:
-        ValueError: if it is no weight of Detectron2's ResNet.
+        ValueError: if the name is not a weight of Detectron2's ResNet.
     """
     found = _STAGE.fullmatch(name)
     if found and found[3] in _BLOCK_BACK:
         return f"layer{int(found[1]) - 1}.{found[2]}.{_BLOCK_BACK[found[3]]}"
     if name in _STEM_BACK:
         return _STEM_BACK[name]
-    raise ValueError(f"{name!r} is no weight of Detectron2's ResNet, such as 'res2.0.conv1.weight'")
+    raise ValueError(f"{name!r} is not a weight of Detectron2's ResNet, such as 'res2.0.conv1.weight'")
 
 
 _LITE_OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
@@ -66,12 +67,12 @@ _LITE_BLOCKS = [(stage, block) for stage, count in enumerate((1, 2, 2, 3, 3, 4, 
 
 
 def from_efficientnet_lite0(name: str) -> str:
-    """Timm's name of a weight of EfficientNet-Lite0 that the package efficientnet-lite-pytorch calls so.
+    """Translate a name of EfficientNet-Lite0 from the package efficientnet-lite-pytorch to timm.
 
     Timm numbers blocks within stages, and a block's layers in the order of computing.
 
     Raises:
-        ValueError: if EfficientNet-Lite0 has no such weight, as the larger ones and those with squeeze-and-excite.
+        ValueError: if EfficientNet-Lite0 has no such weight; larger variants and squeeze-and-excite have more.
     """
     found = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
     layer, _, entry = name.partition(".")
@@ -82,4 +83,4 @@ def from_efficientnet_lite0(name: str) -> str:
         if found[2] in layers:
             stage, block = _LITE_BLOCKS[int(found[1])]
             return f"blocks.{stage}.{block}.{layers[found[2]]}.{found[3]}"
-    raise ValueError(f"{name!r} is no weight of EfficientNet-Lite0; of the others give timm's weights")
+    raise ValueError(f"{name!r} is not a weight of EfficientNet-Lite0; for other variants give timm's weights")

@@ -1,4 +1,4 @@
-"""Files of weights, opened without running any code from them."""
+"""Safe reading of weights files: no code from a file is run."""
 
 import collections
 import pickle
@@ -15,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 Weights = dict[str, Tensor]
+"""Tensors by name."""
 
 TORCH_MAGIC = bytes.fromhex("80028a0a6cfc9c46f920")
-"""How a file begins that torch wrote before 1.6: the pickled number 0x1950a86a20f9469cfc6c."""
+"""First bytes of a file that torch wrote before 1.6: the pickled number 0x1950a86a20f9469cfc6c."""
 CONTAINERS = (
     "classy_state_dict",
     "base_model",
@@ -31,8 +32,8 @@ CONTAINERS = (
     "student",
     "teacher",
 )
-"""Entries that hold the weights in files of other programs, the trained network's before the average's."""
-SETTINGS = (
+"""Entries that contain the weights in files of other programs; the trained network comes before its average."""
+IGNORED_TYPES = (
     "argparse.Namespace",
     "pathlib.Path",
     "pathlib.PosixPath",
@@ -58,33 +59,33 @@ SETTINGS = (
     "omegaconf.base.Metadata",
     "omegaconf.nodes.AnyNode",
 )
-"""What training programs put beside the weights. It is read as a blank: see `_Blank`."""
-DICTIONARIES = (
+"""Types that training programs store beside the weights; `_Placeholder` replaces them."""
+DICT_TYPES = (
     "collections.defaultdict",
     "pytorch_lightning.utilities.parsing.AttributeDict",
     "lightning.pytorch.utilities.parsing.AttributeDict",
     "lightning_fabric.utilities.data.AttributeDict",
     "lightning.fabric.utilities.data.AttributeDict",
 )
-"""The same, and read as plain dictionaries."""
+"""Types that are read as plain dictionaries."""
 
 
 @dataclass(frozen=True)
 class OpenedFile:
-    """What a file holds."""
+    """The content of a weights file."""
 
     weights: Weights
-    """Name -> tensor, on the CPU, in the file's own type and under its names; empty for no file."""
+    """Tensors by name, on the CPU, with the file's names and types; never empty."""
     entries: tuple[str, ...]
-    """The outermost names, such as 'epoch' and 'state_dict'."""
+    """Names on the top level, such as 'epoch' and 'state_dict'."""
     unpacked: tuple[str, ...]
-    """The containers that were unpacked on the way to the weights, the outermost first."""
+    """Names of the containers around the weights, the outermost first."""
 
 
-class _Blank:
-    """Stands for a setting beside the weights: it takes whatever the file says and does nothing.
+class _Placeholder:
+    """A stand-in for an object beside the weights: it accepts any content and does nothing.
 
-    The class that the file names is neither imported nor called.
+    The class named in the file is neither imported nor called.
     """
 
     def __init__(self, *_: Any) -> None:
@@ -95,21 +96,21 @@ class _Blank:
 
 
 class _PlainDict:
-    """Stands for other dictionaries: torch fills plain ones only."""
+    """A stand-in for other dictionary types: torch fills plain dictionaries only."""
 
     def __new__(cls, *_: Any) -> Any:
         return {}
 
 
 def open_weights(path: Path) -> OpenedFile:
-    """The tensors of a file and their names; by its content, whatever its name ends with.
+    """Read the tensors of a file; its format is recognised by content, not by file name.
 
-    Opens what torch wrote (with weights only), safetensors, and Detectron2's pickles of numpy arrays.
+    Reads files of `torch.save` (with `weights_only`), safetensors, and Detectron2's pickles of numpy arrays.
 
     Raises:
-        FileNotFoundError: if it is missing.
-        ValueError: if it is a folder, empty, torn, of no such format, would have to run code to be read, is
-            quantised, or holds no tensor.
+        FileNotFoundError: if the file is missing.
+        ValueError: if the path is a folder, or the file is empty, damaged, of another format, needs code to be run, is
+            quantised, or contains no tensor.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the file of weights inside it")
@@ -119,15 +120,19 @@ def open_weights(path: Path) -> OpenedFile:
         start = file.read(4096)
     content = _reader(path, start)(path)
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}; give a file of a state dict, of names and tensors")
+        raise ValueError(
+            f"{path} contains a {type(content).__name__}; give a file with a state dict (names and tensors)"
+        )
     try:
         inner, unpacked = _unpack(content)
         weights = _tensors(inner)
     except RecursionError as error:
-        raise ValueError(f"{path} holds a container that lies in itself; give a file of names and tensors") from error
+        raise ValueError(f"{path} has a container that contains itself; give a file of names and tensors") from error
     _check_not_quantised(path, inner)
     if not weights:
-        raise ValueError(f"{path} holds no tensors; its entries are {', '.join(map(str, list(content)[:6])) or 'none'}")
+        raise ValueError(
+            f"{path} contains no tensors; its entries are {', '.join(map(str, list(content)[:6])) or 'none'}"
+        )
     return OpenedFile(weights, tuple(map(str, content)), unpacked)
 
 
@@ -138,10 +143,10 @@ def _reader(path: Path, start: bytes) -> Callable[[Path], Any]:
         return _read_pickle
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 30:
         return _read_safetensors
-    raise ValueError(f"{path} {_what_else(start)}")
+    raise ValueError(f"{path} {_describe_other_format(start)}")
 
 
-def _what_else(start: bytes) -> str:
+def _describe_other_format(start: bytes) -> str:
     if not start:
         return "is empty; fetch it again"
     text = start.decode("utf-8", errors="ignore") if b"\0" not in start else ""
@@ -154,22 +159,24 @@ def _what_else(start: bytes) -> str:
     if start[:2] == b"\x1f\x8b" or start[257:262] == b"ustar":
         return "is an archive; unpack it and give the file of weights inside it"
     return (
-        f"is of no format that orl opens (it begins with {start[:8].hex(' ')}); these are what torch.save writes, "
-        "safetensors, and Detectron2's .pkl"
+        f"has an unknown format (it begins with {start[:8].hex(' ')}); orl reads files of torch.save, safetensors "
+        "and Detectron2's .pkl"
     )
 
 
 def _read_torch(path: Path) -> Any:
-    stand_ins: list[Any] = [(_Blank, name) for name in SETTINGS] + [(_PlainDict, name) for name in DICTIONARIES]
+    stand_ins: list[Any] = [(_Placeholder, name) for name in IGNORED_TYPES] + [
+        (_PlainDict, name) for name in DICT_TYPES
+    ]
     try:
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, error)) from error
-    except Exception as error:  # a torn file fails in many ways
+    except Exception as error:  # a damaged file fails in many ways
         if "TorchScript" in str(error):
             raise ValueError(f"{path} is a TorchScript program; save its state_dict() with torch.save") from error
-        raise ValueError(_torn(path, error)) from error
+        raise ValueError(_damaged(path, error)) from error
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -177,7 +184,7 @@ def _read_safetensors(path: Path) -> Any:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(_torn(path, error)) from error
+        raise ValueError(_damaged(path, error)) from error
 
 
 def _read_pickle(path: Path) -> Any:
@@ -186,16 +193,16 @@ def _read_pickle(path: Path) -> Any:
             return _ArraysOnly(file, encoding="latin1").load()
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, error)) from error
-    except Exception as error:  # a torn file fails in many ways
-        raise ValueError(_torn(path, error)) from error
+    except Exception as error:  # a damaged file fails in many ways
+        raise ValueError(_damaged(path, error)) from error
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads plain containers and numpy arrays; any other name in the file is refused, not looked up."""
+    """An unpickler of plain containers and numpy arrays; any other name in the file is refused without a look-up."""
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy._core.", "numpy.core.")
-        # New functions at each look-up: what a file does to them dies with it.
+        # New functions at each look-up, so that a file cannot change them for the next.
         allowed: dict[str, Callable[..., Any]] = {
             "collections.OrderedDict": collections.OrderedDict,
             "numpy.ndarray": ndarray,
@@ -215,20 +222,20 @@ class _ArraysOnly(pickle.Unpickler):
 def _refusal(path: Path, error: Exception) -> str:
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     if found is None:
-        return _torn(path, error)
+        return _damaged(path, error)
     if "quantized" in found[1] or "ScriptObject" in found[1]:
         return f"{path} is quantised ({found[1]}); give the weights from before the quantisation"
     return (
-        f"{path} was not opened: to read it would run {found[1]}, and orl runs no code from a file. Give a file that "
-        "holds a state dict only, saved by whoever trusts this one: torch.save(model.state_dict(), ...)"
+        f"{path} was not opened: reading it would run {found[1]}, and orl runs no code from a file. Give a file with a "
+        "state dict only, saved by someone who trusts this one: torch.save(model.state_dict(), ...)"
     )
 
 
-def _torn(path: Path, error: Exception) -> str:
-    # Torch explains at length, and names the cause after these words.
+def _damaged(path: Path, error: Exception) -> str:
+    # torch's message is long and gives the cause after these words.
     text = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or "it ends early"
     first_line = text.splitlines()[0]
-    return f"{path} cannot be read, fetch it again whole ({type(error).__name__}: {first_line[:120]})"
+    return f"{path} cannot be read; fetch the complete file again ({type(error).__name__}: {first_line[:120]})"
 
 
 def _unpack(content: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], tuple[str, ...]]:
@@ -253,6 +260,6 @@ def _tensors(content: Mapping[Any, Any], prefix: str = "") -> Weights:
         elif isinstance(value, Tensor):
             found[f"{prefix}{key}"] = value.detach()
         elif isinstance(value, ndarray) and value.dtype.kind in "biufc":
-            # Native byte order, which torch needs, and memory of our own.
+            # torch needs native byte order; the copy owns its memory.
             found[f"{prefix}{key}"] = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
     return found

@@ -1,4 +1,4 @@
-"""Layouts: under which names other programs keep the weights of a ResNet and of its projector."""
+"""Layouts of weights files: the names that other programs give to a ResNet, its projector and its predictor."""
 
 import re
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from orl.weights.names import from_detectron2
 from orl.weights.opening import OpenedFile, Weights
 
 SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-"""A ResNet's parts by their number in `nn.Sequential(*resnet.children())`, where 2 and 3 are ReLU and pooling."""
+"""Parts of a ResNet by number in `nn.Sequential(*resnet.children())`; 2 and 3 are ReLU and pooling."""
 RESNET_NAME = re.compile(
     r"(conv1\.weight|bn1\.\w+|layer\d+\.\d+\.((conv|bn)\d+|downsample\.[01])\.\w+)(?<!num_batches_tracked)"
 )
@@ -22,10 +22,10 @@ def as_torchvision(name: str) -> str:
 
 
 def from_sequential(name: str) -> str:
-    """Torchvision's name of a weight whose part is called by its number: '4.0.conv1.weight'."""
+    """Translate a name whose part is a number, such as '4.0.conv1.weight', to torchvision."""
     part, _, rest = name.partition(".")
     if part not in SEQUENTIAL:
-        raise ValueError(f"{name!r} is no weight of a ResNet's numbered parts")
+        raise ValueError(f"{name!r} is not a weight of a ResNet's numbered parts")
     return f"{SEQUENTIAL[part]}.{rest}"
 
 
@@ -34,25 +34,25 @@ NAMINGS = (
     (from_sequential, "0.weight", "4.0.conv1.weight"),
     (from_detectron2, "stem.conv1.weight", "res2.0.conv1.weight"),
 )
-"""How a ResNet's weights are called: the way back to torchvision, and the names of two of them."""
+"""Naming schemes of ResNets: the translation to torchvision, and the names of two weights."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a program keeps each part."""
+    """The prefixes under which a program stores each part."""
 
     name: str
     backbone: str
-    """What the names of the backbone's weights begin with."""
-    marks: tuple[str, ...] = ()
-    """Beginnings of names that such a file has besides."""
+    """Prefix of the backbone's weights."""
+    required_prefixes: tuple[str, ...] = ()
+    """Prefixes that must occur in such a file besides the backbone's."""
     projector: str = ""
-    """What the names of the projector's weights begin with; empty: the layout has none, or none of our form."""
+    """Prefix of the projector's weights; empty if the layout has none, or one that orl cannot build."""
     predictor: str = ""
     averages: tuple[str, ...] = ()
-    """Beginnings of the moving average's names."""
+    """Prefixes of the moving average's weights."""
     translate: Callable[[str], str] = as_torchvision
-    """From the backbone's names there to torchvision's; a ValueError for a name that is not the backbone's."""
+    """Translation of the backbone's names to torchvision; raises a ValueError for any other name."""
 
 
 LAYOUTS = (
@@ -128,38 +128,38 @@ LAYOUTS = (
     Layout("numbered parts", "", translate=from_sequential),
     Layout("numbered parts", "backbone.", translate=from_sequential),
 )
-"""Those with more marks come before those whose names theirs include: the first that fits is taken."""
+"""Ordered so that a layout with more required prefixes comes before one with fewer; the first that fits is used."""
 
 
 @dataclass(frozen=True)
 class RecognisedWeights:
-    """The weights of a file, by part."""
+    """The weights of a file, sorted by part."""
 
     layout: Layout
     backbone: Weights
-    """Under torchvision's names, without the classifier; also what is no weight of a ResNet."""
+    """Backbone weights under torchvision's names, without the classifier; names unknown to a ResNet are kept."""
     projector: Weights
-    """Under the names in the file, less the prefix; empty where there is none."""
+    """Projector weights under the file's names without the prefix; empty if there is none."""
     predictor: Weights
     left_out: tuple[str, ...]
-    """Names of the weights that belong to no part."""
+    """Names of weights that belong to no part."""
 
 
 def recognise(opened: OpenedFile) -> RecognisedWeights:
-    """Find out which program wrote a file, and sort its weights by part.
+    """Recognise which program wrote a file, and sort its weights by part.
 
     Raises:
         ValueError: if no layout fits; the message names the nearest one and the file's first names.
     """
     weights = strip_wrappers(opened.weights)
-    layout = next((layout for layout in LAYOUTS if _fits(layout, weights)), None) or _wherever(opened, weights)
+    layout = next((layout for layout in LAYOUTS if _fits(layout, weights)), None) or _layout_by_prefix(opened, weights)
     if layout is None:
         raise ValueError(_nearest(weights))
     return _sort(layout, weights)
 
 
 def strip_wrappers(weights: Weights) -> Weights:
-    """Without what DistributedDataParallel and torch.compile put before every name."""
+    """Remove the prefixes that DistributedDataParallel and torch.compile put before every name."""
     for wrapper in WRAPPERS:
         if all(name.startswith(wrapper) for name in weights):
             return strip_wrappers(_below(weights, wrapper))
@@ -172,12 +172,12 @@ def _below(weights: Weights, prefix: str) -> Weights:
 
 def _fits(layout: Layout, weights: Weights) -> bool:
     names = {_translated(layout, name) for name in weights}
-    has_marks = all(any(name.startswith(mark) for name in weights) for mark in layout.marks)
-    return has_marks and {"conv1.weight", "layer1.0.conv1.weight"} <= names
+    has_required = all(any(name.startswith(prefix) for name in weights) for prefix in layout.required_prefixes)
+    return has_required and {"conv1.weight", "layer1.0.conv1.weight"} <= names
 
 
 def _translated(layout: Layout, name: str) -> str | None:
-    """A weight's name in torchvision; None if it is not the backbone's."""
+    """Return a weight's name in torchvision; None if it is not part of the backbone."""
     if not name.startswith(layout.backbone):
         return None
     try:
@@ -186,8 +186,8 @@ def _translated(layout: Layout, name: str) -> str | None:
         return None
 
 
-def _wherever(opened: OpenedFile, weights: Weights) -> Layout | None:
-    """A ResNet under any one prefix, as of a LightningModule that calls it as it likes."""
+def _layout_by_prefix(opened: OpenedFile, weights: Weights) -> Layout | None:
+    """Find a single ResNet under any prefix, as in a LightningModule with names of its own."""
     for translate, stem, block in NAMINGS:
         ends = [name.removesuffix(block) for name in weights if name.endswith(block)]
         prefixes = [prefix for prefix in ends if prefix.endswith(".") and prefix + stem in weights]
@@ -209,7 +209,7 @@ def _sort(layout: Layout, weights: Weights) -> RecognisedWeights:
         if any(part and name.startswith(part) for part in (layout.projector, layout.predictor)):
             continue
         ours = _translated(layout, name) or _untranslatable(layout, name)
-        if ours is None or _is_beside(layout, name, ours):
+        if ours is None or _is_other_part(layout, name, ours):
             left_out.append(name)
         else:
             backbone[ours] = value
@@ -217,16 +217,22 @@ def _sort(layout: Layout, weights: Weights) -> RecognisedWeights:
 
 
 def _untranslatable(layout: Layout, name: str) -> str | None:
-    """The name of a layer that is one of the backbone's and that torchvision's ResNets have no name for."""
+    """Return the name of a backbone layer that torchvision's ResNets do not have."""
     rest = name.removeprefix(layout.backbone)
     is_ours = name.startswith(layout.backbone) and layout.translate is not as_torchvision
-    # The classifier is 'stem.fc' in what Detectron2's own script makes of torchvision's files.
+    # Detectron2's own script for torchvision's files names the classifier 'stem.fc'.
     return rest if is_ours and re.match(r"(stem\.(?!fc\.)|res\d+\.|[0-8]\.)", rest) else None
 
 
-def _is_beside(layout: Layout, name: str, ours: str) -> bool:
-    """Whether a name below the backbone's prefix is of another part all the same."""
-    others = (*layout.marks, *layout.averages, *(f"{word}." for word in CLASSIFIERS), "prototypes.", "queue")
+def _is_other_part(layout: Layout, name: str, ours: str) -> bool:
+    """Return whether a name below the backbone's prefix belongs to another part."""
+    others = (
+        *layout.required_prefixes,
+        *layout.averages,
+        *(f"{word}." for word in CLASSIFIERS),
+        "prototypes.",
+        "queue",
+    )
     return ours.startswith(others) if layout.backbone else name.startswith(others)
 
 
@@ -235,27 +241,29 @@ def _nearest(weights: Weights) -> str:
     counts = [(sum(_is_of(layout, name) for name in weights), layout) for layout in LAYOUTS]
     count, layout = max(counts, key=lambda pair: pair[0])
     known = ", ".join(dict.fromkeys(layout.name for layout in LAYOUTS))
-    near = "nor is any near"
+    near = "no known layout is near"
     if count:
         near = (
-            f"the nearest is {layout.name}, which {count} of {len(weights)} names fit, but which has "
-            f"{_missing_mark(layout, weights)}"
+            f"the nearest is {layout.name}, which {count} of {len(weights)} names fit, but which needs "
+            f"{_missing_names(layout, weights)}"
         )
-    return f"its layout is none that orl knows; {near}. Its first names are {first}. Known are {known}"
+    return f"its layout is unknown; {near}. Its first names are {first}. Known layouts are {known}"
 
 
 def _is_of(layout: Layout, name: str) -> bool:
     ours = _translated(layout, name)
-    others = tuple(filter(None, (layout.projector, layout.predictor, *layout.marks, *layout.averages)))
+    others = tuple(filter(None, (layout.projector, layout.predictor, *layout.required_prefixes, *layout.averages)))
     return bool(ours and RESNET_NAME.fullmatch(ours)) or bool(others and name.startswith(others))
 
 
-def _missing_mark(layout: Layout, weights: Weights) -> str:
+def _missing_names(layout: Layout, weights: Weights) -> str:
     names = {_translated(layout, name) for name in weights}
-    wanted = [f"{mark}..." for mark in layout.marks if not any(name.startswith(mark) for name in weights)]
-    wanted += [
+    missing = [
+        f"{prefix}..." for prefix in layout.required_prefixes if not any(name.startswith(prefix) for name in weights)
+    ]
+    missing += [
         f"a backbone's {name} below '{layout.backbone}'"
         for name in ("conv1.weight", "layer1.0.conv1.weight")
         if name not in names
     ]
-    return " and ".join(wanted)
+    return " and ".join(missing)

@@ -1,4 +1,4 @@
-"""What an image goes through before a backbone sees it outside of training."""
+"""The preprocessing of images for inference: resize, centre crop, normalise."""
 
 from dataclasses import dataclass
 
@@ -15,28 +15,28 @@ RESIZE_PX, CROP_PX = 256, 224
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:
-    """Short side to 256 px, centre crop of 224 px, normalised: what torchvision's weights call their transforms.
+    """The preprocessing for inference: short side to 256 px, centre crop of 224 px, normalisation.
 
-    Not a `torch.nn.Module`, so that a network can carry it without having it among its parts.
+    The same as the `transforms` of torchvision's weights. It is not a `torch.nn.Module`, so that a network can have it
+    as an attribute and not as a part.
     """
 
     resize_px: int = RESIZE_PX
     """Short side of the resized image."""
     crop_px: int = CROP_PX
-    """Side of the square cut from its middle."""
+    """Side of the square cut from the centre."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Of red, green and blue in [0, 1]; taken off."""
+    """Mean of red, green and blue in [0, 1], which is subtracted."""
     std: tuple[float, float, float] = IMAGENET_STD
-    """Of red, green and blue; divided by."""
+    """Standard deviation of red, green and blue, which is the divisor."""
 
     def __call__(
         self, image: Image.Image | UInt8[Tensor, "*n 3 h w"] | Float[Tensor, "*n 3 h w"]
     ) -> Float[Tensor, "*n 3 s s"]:
-        """An image, or a batch of equal size, as the backbone takes it; a Pillow image still lacks the batch dimension.
+        """Preprocess an image, or a batch of equal size; the result for a Pillow image has no batch dimension.
 
         Args:
-            image: a Pillow image of any mode, turned upright by its EXIF tag; or red, green and blue as bytes or as
-                floats in [0, 1].
+            image: a Pillow image of any mode, turned upright by its EXIF tag; or RGB as uint8 or as floats in [0, 1].
 
         Raises:
             ValueError: if floats lie outside [0, 1].
@@ -50,7 +50,7 @@ class Transform:
         return self.normalise(tv.convert_image_dtype(pixels, torch.float32))
 
     def normalise(self, image: Float[Tensor, "*n 3 h w"]) -> Float[Tensor, "*n 3 h w"]:
-        """The last step alone, for images of any size: floats in [0, 1], less the mean, over the deviation."""
+        """Subtract the mean and divide by the std, for floats in [0, 1] of any size."""
         return tv.normalize(image, list(self.mean), list(self.std))
 
 
@@ -58,6 +58,5 @@ def _require_unit_range(image: Tensor) -> None:
     low, high = float(image.min()), float(image.max())
     if low < 0 or high > 1:
         raise ValueError(
-            f"an image of floats must lie in [0, 1], and this one goes from {low:.3g} to {high:.3g}: divide it by 255, "
-            "or give it as uint8"
+            f"floats of an image must lie in [0, 1], got {low:.3g} to {high:.3g}; divide them by 255, or give uint8"
         )
