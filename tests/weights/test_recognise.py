@@ -166,4 +166,4 @@ def test_heads_are_returned_in_float32() -> None:
     found = imported(weights)
     assert found.projector is not None
     assert found.projector[0].weight.dtype == torch.float32
-    assert "its weights are float16, and were converted to float32" in found.notes
+    assert "its weights were converted from float16 to float32" in found.notes
