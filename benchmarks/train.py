@@ -36,7 +36,7 @@ from orl.datasets.sources import find_images
 from orl.memory import keep_freed_memory
 from orl.methods.byol import BYOL, regression_loss
 from orl.networks.backbones import BUILDERS, build_backbone
-from orl.networks.mlp import mlp
+from orl.networks.mlp import byol_mlp
 from orl.networks.online_target import Encoder
 from orl.synthetic.scenes import draw_scene
 from orl.views.augment import normalise
@@ -266,8 +266,8 @@ def our_network(way: Way) -> BYOL:
     """What stage 1 trains."""
     backbone = build_backbone(way.backbone)
     hidden = HIDDEN.get(way.backbone, OTHER_HIDDEN)
-    encoder = Encoder(backbone, mlp(backbone.num_channels, hidden, FEATURES))
-    return BYOL(encoder, mlp(FEATURES, hidden, FEATURES), join_views=way.join_views)
+    encoder = Encoder(backbone, byol_mlp(backbone.num_channels, hidden, FEATURES))
+    return BYOL(encoder, byol_mlp(FEATURES, hidden, FEATURES), join_views=way.join_views)
 
 
 def our_step(way: Way, views: tuple[Tensor, Tensor], method: BYOL | None = None) -> Step:

@@ -84,7 +84,9 @@ def write_large_run(run: RunDir, root: Path, num_images: int) -> None:
     for name in names[1:]:
         (root / name).hardlink_to(root / "0.jpg")
     digests = tuple(f"{index:x}" for index in range(num_images))
-    save_image_table(ImageTable(root=root, names=names, sizes_wh=((2000, 1500),) * num_images, digests=digests), run.images)
+    save_image_table(
+        ImageTable(root=root, names=names, sizes_wh=((2000, 1500),) * num_images, digests=digests), run.images
+    )
     images = np.arange(num_images, dtype=np.int32)
     write_pair_tables(run, images, np.stack([(images + 1) % num_images, (images + 2) % num_images], axis=1))
 
@@ -103,7 +105,7 @@ def write_stages(run: RunDir) -> None:
                     "loss": len(terms) * (1 / step + 1),
                     **{f"loss_{term}": 1 / step + 1 for term in terms},
                     "lr": 0.1,
-                    "spread": 0.75,
+                    "feature_std": 0.75,
                 }
             )
             for step in range(1, 31)

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from orl import processes as module
 from orl.cli import main
 from orl.networks.backbones import build_backbone, save_backbone
-from orl.networks.mlp import mlp, save_projector
+from orl.networks.mlp import byol_mlp, save_projector
 from orl.processes import Processes, joined_processes, local_device
 from orl.rundir import RunDir
 from orl.synthetic.scenes import draw_scenes
@@ -48,7 +48,7 @@ def stage_1(out: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         save_backbone(build_backbone("resnet10"), RunDir(out).backbone("stage1"))
-        save_projector(mlp(512, 16, 8), RunDir(out).projector("stage1"))
+        save_projector(byol_mlp(512, 16, 8), RunDir(out).projector("stage1"))
 
 
 def discovery(scenes: Path, out: Path) -> list[str]:

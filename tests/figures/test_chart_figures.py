@@ -157,7 +157,7 @@ def test_results_that_are_not_there_or_of_another_judge_are_refused(judged: RunD
 @pytest.mark.parametrize(
     ("kind", "name", "more"),
     [
-        ("curves", "curves", ["--stage", "stage1", "--series", "loss", "spread"]),
+        ("curves", "curves", ["--stage", "stage1", "--series", "loss", "feature_std"]),
         ("classes", "classes", ["--task", "knn"]),
         ("low-shot", "low_shot", ["--best-cost-on-test"]),
     ],

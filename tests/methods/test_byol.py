@@ -11,7 +11,7 @@ from torch import nn
 from orl.methods.byol import BYOL, pair_loss, regression_loss
 from orl.methods.orl import ORL
 from orl.networks.backbones import build_backbone
-from orl.networks.mlp import mlp
+from orl.networks.mlp import byol_mlp
 from orl.networks.online_target import Encoder
 
 
@@ -61,7 +61,7 @@ def test_an_empty_batch_is_refused() -> None:
 
 
 def small_encoder() -> Encoder:
-    return Encoder(build_backbone("resnet10"), mlp(512, 16, 8))
+    return Encoder(build_backbone("resnet10"), byol_mlp(512, 16, 8))
 
 
 def views(*names: str, side: int = 32, count: int = 4) -> dict[str, torch.Tensor]:
@@ -96,7 +96,7 @@ def test_pair_loss_compares_each_views_prediction_with_the_targets_projection_of
 
 def test_joined_views_share_their_batch_statistics_and_nothing_else() -> None:
     torch.manual_seed(0)
-    one = BYOL(small_encoder(), mlp(8, 16, 8))
+    one = BYOL(small_encoder(), byol_mlp(8, 16, 8))
     apart, joined = copy.deepcopy(one), copy.deepcopy(one)
     joined.join_views = True
     batch = views("view_1", "view_2")
@@ -119,7 +119,7 @@ def test_joined_views_share_their_batch_statistics_and_nothing_else() -> None:
 
 def test_byol_sends_gradients_to_the_online_network_and_the_predictor_only() -> None:
     torch.manual_seed(0)
-    method = BYOL(small_encoder(), mlp(8, 16, 8))
+    method = BYOL(small_encoder(), byol_mlp(8, 16, 8))
     losses, projections = method(views("view_1", "view_2"))
     losses["loss_global"].backward()
     assert all(weight.grad is not None for weight in method.online.parameters())
@@ -131,7 +131,7 @@ def test_byol_sends_gradients_to_the_online_network_and_the_predictor_only() -> 
 
 def test_orl_is_the_sum_of_three_byol_losses_with_a_predictor_each() -> None:
     torch.manual_seed(0)
-    predictors = {term: mlp(8, 16, 8) for term in ("global", "intra", "inter")}
+    predictors = {term: byol_mlp(8, 16, 8) for term in ("global", "intra", "inter")}
     method = ORL(small_encoder(), predictors, {"global": 1.0, "intra": 0.5, "inter": 2.0}).train()
     batch = views("view_1", "view_2") | views("intra_1", "intra_2", "inter_1", "inter_2", side=64)
     losses, _ = method(batch)
@@ -146,7 +146,7 @@ def test_orl_is_the_sum_of_three_byol_losses_with_a_predictor_each() -> None:
 
 
 def test_a_term_of_weight_zero_is_not_computed() -> None:
-    predictors = {term: mlp(8, 16, 8) for term in ("global", "intra", "inter")}
+    predictors = {term: byol_mlp(8, 16, 8) for term in ("global", "intra", "inter")}
     method = ORL(small_encoder(), predictors, {"global": 0.0, "intra": 1.0, "inter": 0.0})
     losses, _ = method(views("intra_1", "intra_2"))
     assert list(losses) == ["loss_intra"]
@@ -155,6 +155,6 @@ def test_a_term_of_weight_zero_is_not_computed() -> None:
 
 @pytest.mark.parametrize("weights", [(0.0, 0.0, 0.0), (1.0, -1.0, 1.0)])
 def test_useless_loss_weights_are_refused(weights: tuple[float, float, float]) -> None:
-    predictors = {term: mlp(8, 16, 8) for term in ("global", "intra", "inter")}
+    predictors = {term: byol_mlp(8, 16, 8) for term in ("global", "intra", "inter")}
     with pytest.raises(ValueError, match="loss weights must not be negative, nor all 0"):
         ORL(small_encoder(), predictors, dict(zip(predictors, weights)))

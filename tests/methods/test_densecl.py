@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from orl.methods.densecl import DenseCL, most_similar_positions, rows, take_positions
 from orl.methods.mocov2 import MoCoV2
 from orl.networks.backbones import Backbone
-from orl.networks.mlp import conv1x1, mlp, moco_mlp
+from orl.networks.mlp import byol_mlp, conv1x1, moco_mlp
 from orl.networks.online_target import Encoder
 
 TEMPERATURE = 0.2
@@ -50,7 +50,7 @@ def small_encoder() -> Encoder:
 def new_method(queue_size: int = 24, num_groups: int = 2, dense_weight: float = 0.5) -> DenseCL:
     encoder = small_encoder()
     # With batch normalisation, which the paper's has not, groups and order are seen there too.
-    dense_projector = conv1x1(mlp(6, 32, LENGTH))
+    dense_projector = conv1x1(byol_mlp(6, 32, LENGTH))
     return DenseCL(
         encoder,
         dense_projector,

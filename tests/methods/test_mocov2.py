@@ -30,7 +30,7 @@ from orl.methods.mocov2 import (
     shuffle,
 )
 from orl.networks.backbones import Backbone, build_backbone
-from orl.networks.mlp import mlp, moco_mlp
+from orl.networks.mlp import byol_mlp, moco_mlp
 from orl.networks.online_target import Encoder
 
 TEMPERATURE = 0.2
@@ -50,7 +50,7 @@ def small_encoder() -> Encoder:
     parts: OrderedDict[str, nn.Module] = OrderedDict(
         conv=nn.Conv2d(3, 6, 3, stride=2, bias=False), bn=nn.BatchNorm2d(6), relu=nn.ReLU()
     )
-    return Encoder(Backbone(parts, "small", 6), mlp(6, 8, 4))
+    return Encoder(Backbone(parts, "small", 6), byol_mlp(6, 8, 4))
 
 
 def new_method(queue_size: int = 24, num_groups: int = 2) -> MoCoV2:
@@ -309,7 +309,7 @@ def test_buffers_stay_the_same_tensors() -> None:
 
 
 def test_a_projectors_length_is_found_without_a_trace() -> None:
-    projector = mlp(6, 8, 4)
+    projector = byol_mlp(6, 8, 4)
     before = copy.deepcopy(projector.state_dict())
     assert num_outputs(projector, 6) == 4
     assert projector.training

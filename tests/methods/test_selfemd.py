@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from orl.methods.byol import regression_loss
 from orl.methods.selfemd import SelfEMD, cross_reference_weights, emd_loss
 from orl.networks.backbones import Backbone, pool
-from orl.networks.mlp import conv1x1, mlp
+from orl.networks.mlp import byol_mlp, conv1x1
 from orl.networks.online_target import Encoder
 from orl.networks.sync_bn import sync_batch_norm
 
@@ -48,10 +48,10 @@ def new_method(**others: Any) -> SelfEMD:
     torch.manual_seed(0)
     layers = OrderedDict(conv=nn.Conv2d(3, 6, 3, stride=3), bn=nn.BatchNorm2d(6), relu=nn.ReLU())
     method = SelfEMD(
-        Encoder(Backbone(layers, "tiny", 6), mlp(6, 8, 5)),
-        conv1x1(mlp(6, 8, 5)),
-        mlp(5, 8, 5),
-        conv1x1(mlp(5, 8, 5)),
+        Encoder(Backbone(layers, "tiny", 6), byol_mlp(6, 8, 5)),
+        conv1x1(byol_mlp(6, 8, 5)),
+        byol_mlp(5, 8, 5),
+        conv1x1(byol_mlp(5, 8, 5)),
         **{"dense_weight": 0.3, **SINKHORN, **others},
     )
     return method.double()

@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from tests.ports import free_port
 
-from orl.networks.all_gather import draw_permutation, gather, gather_with_gradient, local_rows, own_rank
+from orl.networks.all_gather import all_gather, all_gather_with_gradient, draw_permutation, local_rows, process_rank
 
 BATCH = torch.arange(12, dtype=torch.float64).reshape(6, 2)
 WEIGHTS = torch.linspace(-1, 2, 12, dtype=torch.float64).reshape(6, 2)
@@ -19,10 +19,10 @@ def one_of_two(rank: int, port: int, folder: Path) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=2)
     torch.manual_seed(rank)
     own = local_rows(BATCH).clone().requires_grad_()
-    together = gather_with_gradient(own)
+    together = all_gather_with_gradient(own)
     # Each process has a loss of its own, and both reach the rows of both.
-    ((1 + own_rank()) * together * WEIGHTS).square().sum().backward()
-    found = {"gathered": gather(own), "together": together.detach(), "gradient": own.grad}
+    ((1 + process_rank()) * together * WEIGHTS).square().sum().backward()
+    found = {"gathered": all_gather(own), "together": together.detach(), "gradient": own.grad}
     torch.save(found | {"order": draw_permutation(20, torch.device("cpu"))}, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -42,5 +42,5 @@ def test_two_processes_gather_their_batch_in_order(tmp_path: Path) -> None:
 def test_one_process_has_the_whole_batch() -> None:
     values = BATCH.clone().requires_grad_()
     assert torch.equal(local_rows(BATCH), BATCH)
-    assert not gather(values).requires_grad
-    assert gather_with_gradient(values) is values
+    assert not all_gather(values).requires_grad
+    assert all_gather_with_gradient(values) is values

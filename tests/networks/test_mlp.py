@@ -9,15 +9,15 @@ from torch import nn
 
 from orl.networks.mlp import (
     build_mlp,
+    byol_mlp,
     conv1x1,
     load_projector,
-    mlp,
     moco_mlp,
     save_projector,
     simclr_mlp,
 )
 
-FORMS = [mlp, moco_mlp, simclr_mlp]
+FORMS = [byol_mlp, moco_mlp, simclr_mlp]
 
 
 @pytest.mark.parametrize("form", FORMS)

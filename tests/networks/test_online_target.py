@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from orl.networks.backbones import build_backbone, pool, read_backbone_file, save_backbone
-from orl.networks.mlp import load_projector, mlp, save_projector
+from orl.networks.mlp import byol_mlp, load_projector, save_projector
 from orl.networks.online_target import Encoder, make_target, update_target
 
 
@@ -36,7 +36,7 @@ def test_the_targets_batch_statistics_are_its_own() -> None:
 
 def test_the_target_is_an_equal_copy_that_wants_no_gradient() -> None:
     backbone = build_backbone("resnet10")
-    online = Encoder(backbone, mlp(512, 8, 4))
+    online = Encoder(backbone, byol_mlp(512, 8, 4))
     target = make_target(online)
     for own, theirs in zip(target.parameters(), online.parameters()):
         assert torch.equal(own, theirs)
@@ -46,7 +46,7 @@ def test_the_target_is_an_equal_copy_that_wants_no_gradient() -> None:
 
 
 def test_projector_has_the_layers_of_the_recipe() -> None:
-    projector = mlp(2048, 4096, 256)
+    projector = byol_mlp(2048, 4096, 256)
     assert [type(layer).__name__ for layer in projector] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
     assert projector[0].weight.shape == (4096, 2048)
     assert projector[3].weight.shape == (256, 4096)
@@ -76,7 +76,7 @@ def test_loading_a_backbone_leaves_the_random_state_alone(tmp_path) -> None:
 
 
 def test_projector_goes_to_disk_and_back(tmp_path) -> None:
-    projector = mlp(6, 5, 4).eval()
+    projector = byol_mlp(6, 5, 4).eval()
     save_projector(projector, tmp_path / "p.safetensors")
     inputs = torch.randn(3, 6)
     assert torch.equal(load_projector(tmp_path / "p.safetensors")(inputs), projector(inputs))
@@ -90,7 +90,7 @@ def test_files_that_are_no_backbone_are_refused(tmp_path) -> None:
     (tmp_path / "torn.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(ValueError, match=r"torn.safetensors is not a complete safetensors file"):
         read_backbone_file(tmp_path / "torn.safetensors")
-    save_projector(mlp(2, 2, 2), tmp_path / "p.safetensors")
+    save_projector(byol_mlp(2, 2, 2), tmp_path / "p.safetensors")
     with pytest.raises(ValueError, match=r"was not written by orl as a backbone \(first keys 0.bias"):
         read_backbone_file(tmp_path / "p.safetensors")
     with pytest.raises(FileNotFoundError, match="no projector at"):

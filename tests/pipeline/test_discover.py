@@ -16,7 +16,7 @@ from orl.datasets.image_table import ImageTable
 from orl.discovery.nearest_neighbours import unit_vectors
 from orl.discovery.proposal_filter import filter_proposals
 from orl.networks.backbones import build_backbone, pool, read_backbone_file, save_backbone
-from orl.networks.mlp import load_projector, mlp, save_projector
+from orl.networks.mlp import byol_mlp, load_projector, save_projector
 from orl.pipeline import discover as module
 from orl.pipeline.discover import discover
 from orl.rundir import RunDir
@@ -53,7 +53,7 @@ def stage_1(out: Path, seed: int = 0) -> None:
     torch.manual_seed(seed)
     run = RunDir(out)
     save_backbone(build_backbone("resnet10"), run.backbone("stage1"))
-    save_projector(mlp(512, 16, 8), run.projector("stage1"))
+    save_projector(byol_mlp(512, 16, 8), run.projector("stage1"))
 
 
 def contents(out: Path) -> dict[str, np.ndarray]:
@@ -268,7 +268,7 @@ def test_a_full_disk_in_mid_shard_keeps_what_is_finished_and_goes_on(
 
 def test_a_network_that_has_diverged_is_refused(images: ImageTable, tmp_path: Path) -> None:
     stage_1(tmp_path)
-    projector = mlp(512, 16, 8)
+    projector = byol_mlp(512, 16, 8)
     torch.nn.init.constant_(next(projector.parameters()), torch.nan)
     save_projector(projector, RunDir(tmp_path).projector("stage1"))
     with pytest.raises(ValueError, match="not finite: it has diverged"):

@@ -19,7 +19,7 @@ from orl.processes import joined_processes
 from orl.recipes import demo, with_method
 from orl.rundir import RunDir
 from orl.synthetic.scenes import draw_scenes
-from orl.training.ssl_step import SSLStep
+from orl.training.training_step import SSLStep
 
 CONTRASTIVE: tuple[ImageMethod, ...] = ("mocov2", "simclr", "densecl", "selfemd")
 SHORT = TrainConfig(
@@ -55,7 +55,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
 ) -> None:
     whole, stopped = (small(scenes, tmp_path / name, method) for name in ("whole", "stopped"))
     run_pretrain(whole, "stage1")
-    check = SSLStep._check
+    check = SSLStep._check_finite
 
     def broken(self: SSLStep, measured: dict[str, float]) -> None:
         if next(steps) == 4:
@@ -64,7 +64,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
 
     steps = iter(range(1, NUM_STEPS + 1))
     with monkeypatch.context() as patch:
-        patch.setattr(SSLStep, "_check", broken)
+        patch.setattr(SSLStep, "_check_finite", broken)
         with pytest.raises(RuntimeError, match="the machine fails"):
             run_pretrain(stopped, "stage1")
     run_pretrain(stopped, "stage1")

@@ -11,14 +11,14 @@ from PIL import Image
 from orl.datasets.image_table import ImageTable
 from orl.methods.byol import BYOL
 from orl.networks.backbones import build_backbone
-from orl.networks.mlp import mlp
+from orl.networks.mlp import byol_mlp
 from orl.networks.online_target import Encoder
 from orl.processes import Processes
 from orl.schedules import ema_momentum, warmup_cosine
+from orl.training.batches import TrainingBatches, epoch_batches
 from orl.training.loader import read_from_files
-from orl.training.loop import Options, Schedules, train
-from orl.training.ssl_step import SSLStep
-from orl.views.batch_sampler import EpochBatchSampler
+from orl.training.loop import Schedules, TrainOptions, train
+from orl.training.training_step import SSLStep
 from orl.views.colour import ColourDistribution
 from orl.views.view_dataset import ViewDataset
 from orl.views.view_samplers import GlobalViewSampler, ViewDistribution
@@ -41,13 +41,13 @@ def view_sampler(images: ImageTable) -> GlobalViewSampler:
     return GlobalViewSampler(images, RULES, seed=0)
 
 
-def batches(batch_size: int = BATCH_SIZE, **parts: int) -> EpochBatchSampler:
-    return EpochBatchSampler(num_images=NUM_IMAGES, batch_size=batch_size, epochs=EPOCHS, seed=0, **parts)
+def batches(batch_size: int = BATCH_SIZE, **parts: int) -> TrainingBatches:
+    return epoch_batches(NUM_IMAGES, batch_size, EPOCHS, seed=0, **parts)
 
 
 def new_method() -> BYOL:
     torch.manual_seed(0)
-    return BYOL(Encoder(build_backbone("resnet10"), mlp(512, 16, 8)), mlp(8, 16, 8))
+    return BYOL(Encoder(build_backbone("resnet10"), byol_mlp(512, 16, 8)), byol_mlp(8, 16, 8))
 
 
 def new_ssl_step(method: BYOL, fabric: Fabric | None = None, **options: Any) -> SSLStep:
@@ -56,20 +56,20 @@ def new_ssl_step(method: BYOL, fabric: Fabric | None = None, **options: Any) -> 
 
 
 def schedules(lr: float = 0.05) -> Schedules:
-    def at(step: int) -> dict[str, float]:
+    def values_at(step: int) -> dict[str, float]:
         return {"lr": warmup_cosine(step, NUM_STEPS, 2, lr), "ema_momentum": ema_momentum(step, NUM_STEPS, 0.9)}
 
-    return Schedules(at=at, num_warmup_steps=2)
+    return Schedules(values_at=values_at, num_warmup_steps=2)
 
 
-def options(folder: Path, **others: Any) -> Options:
-    return Options(**{"folder": folder, "title": "stage1", "workers": 0, "checkpoint_minutes": 60.0, **others})
+def options(folder: Path, **others: Any) -> TrainOptions:
+    return TrainOptions(**{"folder": folder, "title": "stage1", "workers": 0, "checkpoint_minutes": 60.0, **others})
 
 
-def run(method: BYOL, samples: ViewDataset, folder: Path, *, lr: float = 0.05, **others: Any) -> BYOL:
+def run(method: BYOL, dataset: ViewDataset, folder: Path, *, lr: float = 0.05, **others: Any) -> BYOL:
     """Train, with the options of the loop that are named."""
     train(
-        new_ssl_step(method), read_from_files(samples), batches(), schedules(lr), options(folder, **others), Processes()
+        new_ssl_step(method), read_from_files(dataset), batches(), schedules(lr), options(folder, **others), Processes()
     )
     return method
 

@@ -36,9 +36,9 @@ def test_a_killed_worker_is_replaced_and_no_batch_is_lost_or_changed(
     images: ImageTable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = batches()
-    killing = Killing(images, list(data)[3][1], marks(tmp_path / "marks", 1))
-    found = list(BatchReader(read_from_files(killing), data, 2, pin_memory=False))
-    expected = list(BatchReader(read_from_files(ViewDataset(view_sampler(images))), batches(), 0, pin_memory=False))
+    killing = Killing(images, data.keys(3)[1], marks(tmp_path / "marks", 1))
+    found = list(BatchReader(read_from_files(killing), data, 2))
+    expected = list(BatchReader(read_from_files(ViewDataset(view_sampler(images))), batches(), 0))
     assert len(found) == len(expected) == NUM_STEPS
     for ours, theirs in zip(found, expected):
         assert ours.files == theirs.files
@@ -48,16 +48,14 @@ def test_a_killed_worker_is_replaced_and_no_batch_is_lost_or_changed(
 
 
 def test_workers_that_are_killed_again_and_again_stop_the_run(images: ImageTable, tmp_path: Path) -> None:
-    killing = Killing(images, next(iter(batches()))[0], marks(tmp_path / "marks", 9))
+    killing = Killing(images, batches().keys(0)[0], marks(tmp_path / "marks", 9))
     with pytest.raises(RuntimeError, match=rf"killed {MAX_KILLED + 1} times .*try fewer than --workers 1"):
-        list(BatchReader(read_from_files(killing), batches(), 1, pin_memory=False))
+        list(BatchReader(read_from_files(killing), batches(), 1))
 
 
 def test_batches_begin_at_the_first_step(images: ImageTable) -> None:
-    data = batches()
-    data.first_step = 4
-    names = [images.names[image_id] for _, image_id in list(batches())[4]]
-    reader = BatchReader(read_from_files(ViewDataset(view_sampler(images))), data, 0, pin_memory=False)
+    names = [images.names[image_id] for _, image_id in batches().keys(4)]
+    reader = BatchReader(read_from_files(ViewDataset(view_sampler(images))), batches(), 0, first_step=4)
     found = list(reader)
     assert len(found) == NUM_STEPS - 4
     assert found[0].files == names
@@ -66,7 +64,7 @@ def test_batches_begin_at_the_first_step(images: ImageTable) -> None:
 
 def test_a_reader_that_is_closed_gives_the_signals_back(images: ImageTable) -> None:
     before = signal.getsignal(signal.SIGCHLD)
-    loaded = BatchReader(read_from_files(ViewDataset(view_sampler(images))), batches(), 0, pin_memory=False).__iter__()
+    loaded = BatchReader(read_from_files(ViewDataset(view_sampler(images))), batches(), 0).__iter__()
     next(loaded)
     assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
     loaded.close()
@@ -79,4 +77,4 @@ def test_an_error_that_is_no_killed_worker_is_passed_on(images: ImageTable) -> N
             raise RuntimeError("a mistake of ours")
 
     with pytest.raises(RuntimeError, match="a mistake of ours"):
-        list(BatchReader(read_from_files(Broken(view_sampler(images))), batches(), 1, pin_memory=False))
+        list(BatchReader(read_from_files(Broken(view_sampler(images))), batches(), 1))

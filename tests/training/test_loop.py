@@ -62,7 +62,7 @@ def test_a_stopped_run_resumed_equals_one_that_went_through(
     images: ImageTable, straight: tuple[BYOL, Path], tmp_path: Path, key_of: int, signal_number: int
 ) -> None:
     data = Interrupting(view_sampler(images))
-    data.interrupt_at, data.signal_number = list(batches())[key_of][1], signal_number
+    data.interrupt_at, data.signal_number = batches().keys(key_of)[1], signal_number
     with pytest.raises(Stopped, match=rf"after step {key_of + 1} of {NUM_STEPS} and saved") as stopped:
         run(new_method(), data, tmp_path)
     assert stopped.value.exit_code == 128 + signal_number
@@ -82,7 +82,7 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(
     images: ImageTable, straight: tuple[BYOL, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = Interrupting(view_sampler(images))
-    data.interrupt_at = list(batches())[2][0]
+    data.interrupt_at = batches().keys(2)[0]
     with pytest.raises(Stopped):
         run(new_method(), data, tmp_path)
     whole = tmp_path / "checkpoints" / "step_00000003.ckpt"
@@ -102,7 +102,7 @@ def test_the_schedules_and_what_was_measured_are_in_the_log(straight: tuple[BYOL
     for row in rows:
         assert row["loss"] == row["loss_global"]
         assert 0 < row["loss"] < 8
-        assert 0 < row["spread"] <= 1.01
+        assert 0 < row["feature_std"] <= 1.01
         assert 0 < row["alignment"] < 4
         assert -8 < row["uniformity"] < 0
         assert row["gradient_norm"] > 0
@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_term_and_images(
 ) -> None:
     method = new_method()
     method.predictor[0].weight.data[0, 0] = float("nan")
-    first = [images.names[image_id] for _, image_id in next(iter(batches()))]
+    first = [images.names[image_id] for _, image_id in batches().keys(0)]
     with pytest.raises(
         RuntimeError, match=rf"at step 1 .*loss_global is nan.*images begin with {first[0]}, {first[1]}"
     ):
@@ -162,7 +162,7 @@ def test_images_that_become_unreadable_are_written_down_and_training_goes_on(
 
 
 def test_too_many_unreadable_images_stop_the_run_and_what_was_done_is_kept(images: ImageTable, tmp_path: Path) -> None:
-    later = {image_id for _, image_id in list(batches())[1]}
+    later = {image_id for _, image_id in batches().keys(1)}
     damaged = emptied(images, tmp_path, sorted(later))
     with pytest.raises(
         RuntimeError, match=r"images could not be read during training, and at most 2 may be .*unreadable\.csv"
@@ -237,7 +237,7 @@ def test_a_full_disk_at_a_checkpoint_is_told_and_the_one_before_stays(
                 raise OSError(28, "No space left on device", str(path))
         write(path, content)
 
-    monkeypatch.setattr(tables, "write_atomically", full_after_two)
+    monkeypatch.setattr(files, "write_atomically", full_after_two)
     with pytest.raises(OSError, match=r"No space left on device: .*step_00000003\.ckpt"):
         run(new_method(), ViewDataset(view_sampler(images)), tmp_path, checkpoint_minutes=1e-9)
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
@@ -284,7 +284,7 @@ def test_processes_that_see_different_checkpoints_are_refused(images: ImageTable
         def gather(self, *numbers: int) -> list[tuple[int, ...]]:
             return [numbers, (7,)]
 
-    with pytest.raises(RuntimeError, match=r"different steps \(\[0, 7\]\): .* must be one folder that all share"):
+    with pytest.raises(RuntimeError, match=r"different steps \(\[0, 7\]\): .* all of them must see one folder"):
         train(
             new_ssl_step(new_method()),
             read_from_files(ViewDataset(view_sampler(images))),

@@ -7,7 +7,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from orl.training.supervised import Supervised
+from orl.training.supervised import SupervisedStep
 from orl.training.training_step import NotFiniteError
 
 
@@ -35,13 +35,13 @@ def new_batch() -> tuple[Tensor, Tensor]:
     return torch.randn(8, 3, generator=generator), torch.randint(2, (8,), generator=generator)
 
 
-def new_training_step(network: Network) -> Supervised:
+def new_training_step(network: Network) -> SupervisedStep:
     groups = [
         {"params": [*network.body.parameters(), *network.norm.parameters()]},
         {"params": network.head.parameters(), "lr_scale": 100.0},
     ]
     optimiser = torch.optim.SGD(groups, lr=1.0)
-    return Supervised(Fabric(accelerator="cpu", devices=1), network, optimiser, losses)
+    return SupervisedStep(Fabric(accelerator="cpu", devices=1), network, optimiser, losses)
 
 
 def test_a_step_is_the_gradient_of_the_sum_of_the_terms_at_the_rate_of_each_group() -> None:

@@ -11,7 +11,7 @@ from tests.weights.foreign import LAYOUTS, feature_map_of, known_resnet, trunk
 
 from orl.methods.orl import ORL
 from orl.networks.backbones import build_backbone, read_backbone_file, save_backbone
-from orl.networks.mlp import load_projector, mlp
+from orl.networks.mlp import byol_mlp, load_projector
 from orl.networks.online_target import Encoder
 from orl.weights.importing import import_weights, write_imported
 
@@ -84,8 +84,8 @@ def test_an_orl_backbone_is_imported_unchanged(tmp_path: Path) -> None:
 
 
 def test_orl_checkpoints_are_imported(tmp_path: Path) -> None:
-    predictors = {term: mlp(8, 16, 8) for term in ("global", "intra", "inter")}
-    method = ORL(Encoder(build_backbone("resnet10"), mlp(512, 16, 8)), predictors, dict.fromkeys(predictors, 1.0))
+    predictors = {term: byol_mlp(8, 16, 8) for term in ("global", "intra", "inter")}
+    method = ORL(Encoder(build_backbone("resnet10"), byol_mlp(512, 16, 8)), predictors, dict.fromkeys(predictors, 1.0))
     method.target.backbone.conv1.weight.zero_()
     path = save({"orl_checkpoint": 1, "step": 3, "method": method.state_dict(), "precision": {}}, tmp_path / "a.ckpt")
     imported = import_weights(path)

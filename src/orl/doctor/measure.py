@@ -43,7 +43,7 @@ from orl.pipeline.shards import proposal_filter
 from orl.processes import Processes, local_device
 from orl.synthetic.scenes import draw_scenes
 from orl.training.fabric import is_out_of_memory, launch_fabric
-from orl.training.ssl_step import SSLStep
+from orl.training.training_step import SSLStep
 from orl.views.view_dataset import ViewDataset, collate_views
 from orl.views.view_samplers import GlobalViewSampler, ObjectTable, ObjectViewSampler
 
@@ -280,10 +280,10 @@ def _steps(ssl_step: SSLStep, samples: ViewDataset, batch_size: int) -> tuple[in
     """Peak bytes and median seconds of a few steps, after one that is not counted."""
     views = collate_views([samples[(0, place % len(samples))] for place in range(batch_size)]).views
     _forget_peak(ssl_step.fabric.device)
-    steps, at = iter(range(1, NUM_STEPS + 2)), {"lr": 1e-3, "ema_momentum": 0.99}
+    steps, schedule = iter(range(1, NUM_STEPS + 2)), {"lr": 1e-3, "ema_momentum": 0.99}
 
     def step() -> None:
-        ssl_step.update(next(steps), views, at)  # it fetches its numbers at the end: the device is done then
+        ssl_step.update(next(steps), views, schedule)  # it fetches its numbers at the end: the device is done then
 
     first_s = _median_seconds(step, 1)
     seconds = _median_seconds(step, 1 if first_s > SLOW_S else NUM_STEPS)

@@ -6,14 +6,14 @@ from safetensors.torch import save
 
 from orl.export.model_card import HUB_HEADER, Origin, write_card
 from orl.export.timm import TIMM_MODELS
-from orl.networks.backbones import Backbone, own_weights
+from orl.networks.backbones import Backbone, cpu_weights
 from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
 from orl.weights.transform import CROP_PX, RESIZE_PX
 
 
 def hub_folder(backbone: Backbone, origin: Origin) -> dict[str, bytes]:
     """Return `model.safetensors`, `config.json` and `README.md`, the model card."""
-    weights = save(own_weights(backbone), {"format": "pt"})
+    weights = save(cpu_weights(backbone), {"format": "pt"})
     code = """\
 import timm
 

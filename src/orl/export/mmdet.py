@@ -4,7 +4,7 @@ from string import Template
 
 from orl.export.model_card import Origin, write_card
 from orl.export.torch_file import torch_bytes
-from orl.networks.backbones import Backbone, own_weights
+from orl.networks.backbones import Backbone, cpu_weights
 from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
 
 MMDET_RESNETS: dict[str, tuple[int, list[int]]] = {
@@ -95,7 +95,7 @@ cfg = Config.fromfile("{config}")"""
     )
     meta = {"author": "orl", "architecture": backbone.name, "source_digest": origin.digest}
     return {
-        file: torch_bytes({"meta": meta, "state_dict": own_weights(backbone)}),
+        file: torch_bytes({"meta": meta, "state_dict": cpu_weights(backbone)}),
         config: text.encode(),
         f"{backbone.name}_mmdet.md": write_card(backbone, origin, code, content),
     }

@@ -5,7 +5,7 @@ import json
 from safetensors.torch import save
 
 from orl.export.model_card import Origin, write_card
-from orl.networks.backbones import Backbone, own_weights
+from orl.networks.backbones import Backbone, cpu_weights
 from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -21,7 +21,7 @@ def safetensors_files(backbone: Backbone, origin: Origin) -> dict[str, bytes]:
         "source_digest": origin.digest,
     }
     # One entry only: safetensors writes several in random order, and equal weights must give equal bytes.
-    weights = save(own_weights(backbone), {"orl": json.dumps(metadata, sort_keys=True)})
+    weights = save(cpu_weights(backbone), {"orl": json.dumps(metadata, sort_keys=True)})
     code = f"""\
 from safetensors.torch import load_file
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from orl.export.model_card import Origin, write_card
 from orl.export.torch_file import torch_bytes
-from orl.networks.backbones import Backbone, own_weights
+from orl.networks.backbones import Backbone, cpu_weights
 
 TIMM_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet10": ("resnet18", {"layers": [1, 1, 1, 1]}),
@@ -29,6 +29,6 @@ network = timm.create_model("{model}", pretrained=True, num_classes=20, pretrain
         f"All weights of timm's `{model}` with `num_classes=0`{' and `layers=[1, 1, 1, 1]`' if arguments else ''}."
     )
     return {
-        file: torch_bytes(own_weights(backbone)),
+        file: torch_bytes(cpu_weights(backbone)),
         f"{backbone.name}_timm.md": write_card(backbone, origin, code, content),
     }

@@ -4,7 +4,7 @@ import torch
 
 from orl.export.model_card import Origin, write_card
 from orl.export.torch_file import torch_bytes
-from orl.networks.backbones import Backbone, own_weights
+from orl.networks.backbones import Backbone, cpu_weights
 
 NUM_IMAGENET_CLASSES = 1000
 """Classes of torchvision's classifier, without which its strict loading fails."""
@@ -17,7 +17,7 @@ IMPORT_AND_CALL = {
 def torchvision_files(backbone: Backbone, origin: Origin) -> dict[str, bytes]:
     """Return the state dict and its card; the classifier, which orl does not train, is filled with zeros."""
     file = f"{backbone.name}_torchvision.pth"
-    weights = own_weights(backbone)
+    weights = cpu_weights(backbone)
     weights["fc.weight"] = torch.zeros(NUM_IMAGENET_CLASSES, backbone.num_channels)
     weights["fc.bias"] = torch.zeros(NUM_IMAGENET_CLASSES)
     imported, call = IMPORT_AND_CALL.get(backbone.name, (backbone.name, f"{backbone.name}()"))

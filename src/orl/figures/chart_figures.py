@@ -16,10 +16,10 @@ from orl.figures.score_figures import LowShotLine, chart_label, draw_class_bars,
 from orl.rundir import TRAINED_STAGES, RunDir
 
 BACKBONES = {"random": "random weights", **TRAINED_STAGES}
-USUAL_SERIES = ("loss", "probe_knn_map", "spread", "lr")
+USUAL_SERIES = ("loss", "probe_knn_map", "feature_std", "lr")
 SERIES_NAMES = {
     "probe_knn_map": "mean AP by kNN",
-    "spread": "feature spread",
+    "feature_std": "feature spread",
     "lr": "learning rate",
     "ema_momentum": "momentum of the target",
     "gradient_norm": "norm of the gradient",

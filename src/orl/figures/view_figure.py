@@ -26,10 +26,9 @@ from orl.figures.run_images import RunImages, find_image
 from orl.figures.sheets import shorten_to_fit
 from orl.rundir import TRAINED_STAGES, RunDir
 from orl.views.augment import augment
-from orl.views.batch_sampler import SampleKey
 from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
 from orl.views.view_dataset import ViewDataset, collate_views
-from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
+from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler, SampleKey
 
 IMAGE_IN, TILE_IN, GAP_IN, TITLE_IN, NAME_IN, CAPTION_IN = (1.74, 1.3), 1.3, 0.08, 0.26, 0.2, 0.2
 NAME_PT = 8

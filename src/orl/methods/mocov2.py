@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from orl.methods.byol import Losses, Projections
-from orl.networks.all_gather import draw_permutation, gather, local_rows, num_processes
+from orl.networks.all_gather import all_gather, draw_permutation, local_rows, world_size
 from orl.networks.online_target import Encoder, make_target, update_target
 
 
@@ -163,15 +163,15 @@ def groups_per_process(num_images: int, num_groups: int) -> int:
     Raises:
         ValueError: if processes or images cannot be shared out evenly, or a group has no two images.
     """
-    if num_groups < 1 or num_groups % num_processes():
-        raise ValueError(f"{num_groups} groups cannot be shared by {num_processes()} processes; take a multiple")
-    batch_size = num_images * num_processes()
+    if num_groups < 1 or num_groups % world_size():
+        raise ValueError(f"{num_groups} groups cannot be shared by {world_size()} processes; take a multiple")
+    batch_size = num_images * world_size()
     if batch_size % num_groups or batch_size < 2 * num_groups:
         raise ValueError(
             f"a batch of {batch_size} images makes no {num_groups} groups of equal size with two images or more; "
             "change num_groups or the batch size"
         )
-    return num_groups // num_processes()
+    return num_groups // world_size()
 
 
 def pass_in_groups(network: nn.Module, values: Tensor, num_groups: int) -> Tensor:
@@ -197,14 +197,14 @@ def shuffle(views: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n 3 h w"], 
         This process's part of the batch in the new order, and the order, which draws on torch's global generator
         of the first process.
     """
-    together = gather(views)
+    together = all_gather(views)
     order = draw_permutation(len(together), views.device)
     return together[local_rows(order)], order
 
 
 def put_back(values: Tensor, order: Int[Tensor, "b"]) -> Tensor:
     """What a network made of `shuffle`'s images, of all processes `(b, ...)`, in the order of the batch."""
-    together = gather(values)
+    together = all_gather(values)
     restored = torch.empty_like(together)
     restored[order] = together
     return restored

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from orl.methods.byol import Losses, Projections, pass_pair
-from orl.networks.all_gather import gather_with_gradient, local_rows
+from orl.networks.all_gather import all_gather_with_gradient, local_rows
 from orl.networks.online_target import Encoder
 
 
@@ -72,7 +72,7 @@ def nt_xent(
     # Autocast would multiply in half precision, and a temperature of 0.1 makes ten times as much of its error.
     with torch.autocast(projection_1.device.type, enabled=False):
         unit_1, unit_2 = _unit(projection_1), _unit(projection_2)
-        all_1, all_2 = gather_with_gradient(unit_1), gather_with_gradient(unit_2)
+        all_1, all_2 = all_gather_with_gradient(unit_1), all_gather_with_gradient(unit_2)
         num_images = len(all_1)
         if num_images < 2:
             raise ValueError(f"nt_xent compares images, and the batch has {num_images}; is drop_last set?")

@@ -69,7 +69,7 @@ def pool(feature_map: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c"]:
     return feature_map.mean(dim=(2, 3))
 
 
-def own_weights(network: nn.Module) -> dict[str, Tensor]:
+def cpu_weights(network: nn.Module) -> dict[str, Tensor]:
     """The weights as they are written: on the CPU, under the network's own names."""
     return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
 
@@ -78,7 +78,7 @@ def save_backbone(backbone: Backbone, path: Path, notes: Mapping[str, str] | Non
     """Write the weights under torchvision's names, and the backbone's name, as safetensors."""
     about = {"kind": "backbone", "backbone": backbone.name, **(notes or {})}
     # One entry only: safetensors writes several in random order, and equal weights shall be equal files.
-    files.write_atomically(path, save(own_weights(backbone), {"orl": json.dumps(about, sort_keys=True)}))
+    files.write_atomically(path, save(cpu_weights(backbone), {"orl": json.dumps(about, sort_keys=True)}))
 
 
 def network_digest(weights: str, name: str, seen: Any = None) -> str:

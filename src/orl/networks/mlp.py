@@ -8,12 +8,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from orl import files
-from orl.networks.backbones import own_weights
+from orl.networks.backbones import cpu_weights
 
 Weights = dict[str, Tensor]
 
 
-def mlp(num_inputs: int, num_hidden: int, num_outputs: int) -> nn.Sequential:
+def byol_mlp(num_inputs: int, num_hidden: int, num_outputs: int) -> nn.Sequential:
     """Linear, BN, ReLU, Linear; the last layer has no bias and no BN after it.
 
     Source:
@@ -97,7 +97,7 @@ def _layer(weights: Weights, number: int) -> nn.Module:
 
 def save_projector(projector: nn.Module, path: Path) -> None:
     """Write the weights as safetensors."""
-    files.write_atomically(path, save(own_weights(projector), {"orl": "projector"}))
+    files.write_atomically(path, save(cpu_weights(projector), {"orl": "projector"}))
 
 
 def load_projector(path: Path) -> nn.Sequential:

@@ -22,7 +22,7 @@ from orl.methods.orl import ORL, TERMS
 from orl.methods.selfemd import SelfEMD
 from orl.methods.simclr import SimCLR
 from orl.networks.backbones import Backbone, build_backbone, read_backbone_file
-from orl.networks.mlp import conv1x1, load_projector, mlp, moco_mlp, simclr_mlp
+from orl.networks.mlp import byol_mlp, conv1x1, load_projector, moco_mlp, simclr_mlp
 from orl.networks.online_target import Encoder
 from orl.rundir import RunDir
 from orl.schedules import ema_momentum, warmup_cosine
@@ -56,7 +56,7 @@ def build_image_method(config: RunConfig) -> Method:
         case SelfEMDConfig() as method:
             return _selfemd(start, settings, method)
         case ByolConfig():
-            return BYOL(_encoder(start, settings, mlp), _predictor(settings), join_views=settings.join_views)
+            return BYOL(_encoder(start, settings, byol_mlp), _predictor(settings), join_views=settings.join_views)
 
 
 def check_batch(config: RunConfig, stage: str, num_processes: int) -> None:
@@ -94,7 +94,7 @@ def build_orl(config: RunConfig) -> ORL:
         ValueError: if a warm start finds a projector of another size.
     """
     run, settings, objects = RunDir(config.out), config.stage3, config.objects
-    encoder = _encoder(_start_backbone(config), settings, mlp)
+    encoder = _encoder(_start_backbone(config), settings, byol_mlp)
     if objects.warm_start:
         encoder = Encoder(read_backbone_file(run.backbone("stage1")), load_projector(run.projector("stage1")))
     weights = {"global": objects.global_weight, "intra": objects.intra_weight, "inter": objects.inter_weight}
@@ -129,14 +129,14 @@ def build_schedules(settings: TrainConfig, steps_per_epoch: int) -> Schedules:
     num_steps = steps_per_epoch * settings.epochs
     num_warmup_steps = round(settings.warmup_epochs * steps_per_epoch)
 
-    def at(step: int) -> dict[str, float]:
+    def values_at(step: int) -> dict[str, float]:
         rises = settings.ema_rises
         return {
             "lr": warmup_cosine(step, num_steps, num_warmup_steps, peak_lr(settings)),
             "ema_momentum": ema_momentum(step, num_steps, settings.ema_momentum) if rises else settings.ema_momentum,
         }
 
-    return Schedules(at=at, num_warmup_steps=num_warmup_steps)
+    return Schedules(values_at=values_at, num_warmup_steps=num_warmup_steps)
 
 
 def view_distribution(views: ViewConfig) -> ViewDistribution:
@@ -210,8 +210,8 @@ def _densecl(start: Backbone, settings: TrainConfig, method: DenseCLConfig) -> D
 
 def _selfemd(start: Backbone, settings: TrainConfig, method: SelfEMDConfig) -> SelfEMD:
     return SelfEMD(
-        _encoder(start, settings, mlp),
-        conv1x1(mlp(start.num_channels, settings.hidden_features, settings.projection_features)),
+        _encoder(start, settings, byol_mlp),
+        conv1x1(byol_mlp(start.num_channels, settings.hidden_features, settings.projection_features)),
         _predictor(settings),
         conv1x1(_predictor(settings)),
         dense_weight=method.dense_weight,
@@ -227,4 +227,4 @@ def _encoder(backbone: Backbone, settings: TrainConfig, projector: Callable[[int
 
 
 def _predictor(settings: TrainConfig) -> nn.Sequential:
-    return mlp(settings.projection_features, settings.hidden_features, settings.projection_features)
+    return byol_mlp(settings.projection_features, settings.hidden_features, settings.projection_features)

@@ -26,11 +26,11 @@ from orl.pipeline.record import forget_stage
 from orl.pipeline.view_samplers import build_view_sampler
 from orl.processes import Processes, local_device
 from orl.rundir import RunDir
+from orl.training.batches import epoch_batches
 from orl.training.fabric import launch_fabric
-from orl.training.loader import Source, cut_on_device, read_from_files
-from orl.training.loop import Options, train
-from orl.training.ssl_step import SSLStep
-from orl.views.batch_sampler import EpochBatchSampler
+from orl.training.loader import BatchSource, cut_on_device, read_from_files
+from orl.training.loop import TrainOptions, train
+from orl.training.training_step import SSLStep
 from orl.views.image_cache import ImageCache, ViewBoxDataset, load_into_memory, require_pack
 from orl.views.view_dataset import ViewDataset
 from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
@@ -139,7 +139,7 @@ def _run_stage(
         return False
     keep_freed_memory()
     ssl_step = _build_ssl_step(config, settings, build, processes)
-    batches = EpochBatchSampler(
+    batches = epoch_batches(
         len(view_sampler.images),
         settings.batch_size,
         settings.epochs,
@@ -147,7 +147,7 @@ def _run_stage(
         rank=processes.rank,
         num_processes=processes.count,
     )
-    options = Options(
+    options = TrainOptions(
         folder=run.stage(stage),
         title=stage,
         workers=config.workers,
@@ -173,7 +173,9 @@ def _run_stage(
     return True
 
 
-def _source(config: RunConfig, view_sampler: GlobalViewSampler | ObjectViewSampler, device: torch.device) -> Source:
+def _source(
+    config: RunConfig, view_sampler: GlobalViewSampler | ObjectViewSampler, device: torch.device
+) -> BatchSource:
     if config.cache == "device":
         require_pack(view_sampler.images)
         images = ImageCache(view_sampler.images, device, workers=config.workers)

@@ -41,7 +41,7 @@ from orl.report.options import Annotations, GalleryOptions
 from orl.report.report import write_report
 from orl.rundir import TRAINED_STAGES, RunDir
 from orl.synthetic.scenes import draw_scenes
-from orl.views.batch_sampler import EpochBatchSampler
+from orl.training.batches import epoch_batches
 from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
 from orl.weights.find import find_weights_file
 
@@ -253,7 +253,7 @@ def prepare(config: RunConfig, *trained: str, discovers: bool = False, num_proce
         check_proposals(config, images)
     for stage in trained:
         settings = stage_settings(config, stage)
-        EpochBatchSampler(len(images), settings.batch_size, settings.epochs, config.seed, num_processes=num_processes)
+        epoch_batches(len(images), settings.batch_size, settings.epochs, config.seed, num_processes=num_processes)
         check_batch(config, stage, num_processes)
     save_config(_found_from_anywhere(config), run.config)
     return images

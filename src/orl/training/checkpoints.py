@@ -52,7 +52,7 @@ class Checkpoints:
 
     def save(self, step: int) -> None:
         """Write the state after a step, unless one is half done."""
-        if self.is_writer and self.training_step.is_whole:
+        if self.is_writer and self.training_step.is_complete:
             save_checkpoint(self.folder, step, self.training_step.state(), self.num_kept)
         self._saved_s = time.monotonic()
 

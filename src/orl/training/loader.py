@@ -1,72 +1,82 @@
-"""Batches in order, whatever happens to the processes that read images, and how long was waited for them."""
+"""Batches from worker processes: in order, read again when a worker is killed, with the time spent waiting for them."""
 
 import logging
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
 from orl.datasets.loader_workers import ignore_interrupts
-from orl.views.batch_sampler import EpochBatchSampler
+from orl.training.batches import TrainingBatches
 from orl.views.image_cache import ImageCache, ViewBoxDataset, collate_view_boxes
 from orl.views.view_dataset import LoadedViews, ViewDataset, collate_views
+from orl.views.view_samplers import SampleKey
 
 logger = logging.getLogger(__name__)
 
 MAX_KILLED = 3
 """Times that killed workers are replaced before training stops."""
 CALM_STEPS = 100
-"""Steps after which earlier ones do not count any more."""
+"""Steps without a killed worker after which the count begins again."""
 KILLED_WORKER = "DataLoader worker"
-"""How torch's message about a worker that is gone begins."""
+"""Beginning of torch's message about a worker that has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """How a batch comes about: workers make samples and join them, this process does the rest."""
+class BatchSource:
+    """The three parts of making a batch."""
 
-    samples: Dataset[Any]
+    dataset: Dataset[Any]
+    """Makes a sample from its key, in a worker."""
     collate: Callable[[Sequence[Any]], Any]
+    """Joins samples to a batch, in a worker."""
     finish: Callable[[Any], LoadedViews]
+    """Does what is left, in the training process."""
 
 
-def read_from_files(samples: ViewDataset) -> Source:
-    """Workers read images and cut views; nothing is left to do."""
-    return Source(samples=samples, collate=collate_views, finish=lambda batch: batch)
+def read_from_files(dataset: ViewDataset) -> BatchSource:
+    """Return a source whose workers read images and cut the views."""
+    return BatchSource(dataset=dataset, collate=collate_views, finish=lambda batch: batch)
 
 
-def cut_on_device(samples: ViewBoxDataset, images: ImageCache) -> Source:
-    """Workers say where views lie; they are cut where the images are held."""
-    return Source(samples=samples, collate=collate_view_boxes, finish=images.load)
+def cut_on_device(dataset: ViewBoxDataset, cache: ImageCache) -> BatchSource:
+    """Return a source whose workers sample view boxes; the training process cuts the views from the image cache."""
+    return BatchSource(dataset=dataset, collate=collate_view_boxes, finish=cache.load)
 
 
 class BatchReader:
-    """The batches from the first step on, read by worker processes; iterate over it once, and close the iterator.
+    """The batches of a training from a step on. Iterate over it once, and close the iterator.
 
-    A sample depends on its key alone, so batches that a killed worker took with it are read again, the same.
+    A sample depends on its key alone, so the batches that a killed worker had begun are read again unchanged.
     """
 
-    def __init__(self, source: Source, batches: EpochBatchSampler, num_workers: int, pin_memory: bool) -> None:
-        self.source, self.batches = source, batches
+    def __init__(
+        self,
+        source: BatchSource,
+        batches: TrainingBatches,
+        num_workers: int,
+        *,
+        first_step: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.source, self.batches, self.first_step = source, batches, first_step
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self.waited_s = 0.0
         """Seconds spent waiting for the newest batch."""
 
     def __iter__(self) -> Generator[LoadedViews, None, None]:
-        """Give batch after batch.
+        """Yield batch after batch.
 
         Raises:
-            RuntimeError: if workers were killed again and again.
+            RuntimeError: if workers are killed more than `MAX_KILLED` times.
         """
-        step, num_killed, killed_at = self.batches.first_step, 0, 0
-        last_step = step + len(self.batches)
-        while step < last_step:
-            self.batches.first_step = step
+        step, num_killed, killed_at = self.first_step, 0, 0
+        while step < self.batches.num_steps:
             try:
-                for batch in self._timed():
+                for batch in self._timed(self.batches.from_step(step)):
                     step += 1
                     yield batch
             except _WorkerKilledError as error:
@@ -77,13 +87,11 @@ class BatchReader:
                         f"processes that read images were killed {num_killed} times ({error}); memory may have run "
                         f"out: try fewer than --workers {self.num_workers}"
                     ) from error
-                logger.warning(
-                    "a process that reads images was killed (%s); new ones go on at step %d", error, step + 1
-                )
+                logger.warning("a process that reads images was killed (%s); starting new ones", error)
 
-    def _timed(self) -> Iterator[LoadedViews]:
+    def _timed(self, keys: Iterable[list[SampleKey]]) -> Iterator[LoadedViews]:
         started = time.monotonic()
-        with _ChildrenEndQuietly(self._loader()) as loaded:
+        with _DeferredWorkerErrors(self._loader(keys)) as loaded:
             while True:
                 batch = _next_batch(loaded)
                 if batch is None:
@@ -93,10 +101,10 @@ class BatchReader:
                 yield finished
                 started = time.monotonic()
 
-    def _loader(self) -> DataLoader[Any]:
+    def _loader(self, keys: Iterable[list[SampleKey]]) -> DataLoader[Any]:
         return DataLoader(
-            self.source.samples,
-            batch_sampler=self.batches,
+            self.source.dataset,
+            batch_sampler=keys,
             num_workers=self.num_workers,
             collate_fn=self.source.collate,
             worker_init_fn=ignore_interrupts,
@@ -117,10 +125,10 @@ def _next_batch(loaded: Iterator[Any]) -> Any:
         raise
 
 
-class _ChildrenEndQuietly:
-    """Iterate over a loader without torch's signal handler, which raises in the middle of whatever step is on.
+class _DeferredWorkerErrors:
+    """An iterator over a loader without torch's signal handler, which raises in the middle of the current step.
 
-    A worker that is gone is still found, when the next batch is waited for.
+    A killed worker is still reported when the next batch is waited for.
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
@@ -132,7 +140,7 @@ class _ChildrenEndQuietly:
         return self._iterator
 
     def __exit__(self, *exception: object) -> None:
-        # A killed worker that is still known when the handler is back would be told of at the end of any other process.
+        # Torch's handler would report a killed worker it still knows when any other child process ends.
         end_workers = getattr(self._iterator, "_shutdown_workers", None)
         if end_workers is not None:
             end_workers()

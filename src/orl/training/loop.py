@@ -1,4 +1,7 @@
-"""The one training loop: batch after batch, until the last one or until it is asked to stop."""
+"""The training loop: step after step until the last one, or until a signal stops it.
+
+`train` reads batches, does steps (`orl.training.training_step.TrainingStep.update`), writes the log and checkpoints.
+"""
 
 import json
 import logging
@@ -9,42 +12,42 @@ from pathlib import Path
 
 from orl import files
 from orl.processes import Processes
+from orl.training.batches import TrainingBatches
 from orl.training.checkpoints import Checkpoints
 from orl.training.collapse import CollapseWatch
 from orl.training.fabric import is_out_of_memory
 from orl.training.interrupts import Stopped, StopRequest
-from orl.training.loader import BatchReader, Source
+from orl.training.loader import BatchReader, BatchSource
 from orl.training.metrics import MetricsLog, WandbMode
 from orl.training.progress_log import ProgressLog
 from orl.training.training_step import NotFiniteError, TrainingStep
 from orl.training.unreadable import UNREADABLE, UnreadableImages
-from orl.views.batch_sampler import EpochBatchSampler
 from orl.views.view_dataset import LoadedViews
 
 logger = logging.getLogger(__name__)
 
 NUM_NAMED = 5
-"""Images that an error names; a file has all."""
+"""Images that an error message names; `not_finite.json` lists all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedules:
-    """What changes with the number of steps done."""
+    """The values that change with the step."""
 
-    at: Callable[[int], dict[str, float]]
-    """Values by name for the step after so many: `lr`, and what else the trainee asks for."""
+    values_at: Callable[[int], dict[str, float]]
+    """Number of steps done -> values of the next step by name: `lr`, and for SSL methods `ema_momentum`."""
     num_warmup_steps: int = 0
-    """Steps before which no collapse is warned of."""
+    """Steps before the first warning of collapse."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """How training is run and watched; none of it changes what is learnt."""
+class TrainOptions:
+    """Options of running and monitoring a training; none of them changes the weights."""
 
     folder: Path
-    """Of the stage; gets checkpoints, metrics.jsonl, tensorboard, unreadable.csv."""
+    """Folder of the stage, for checkpoints, metrics.jsonl, tensorboard and unreadable.csv."""
     title: str
-    """What the progress bar says."""
+    """Title of the progress bar."""
     workers: int
     """Processes that read images, for each process that trains."""
     checkpoint_minutes: float
@@ -52,42 +55,43 @@ class Options:
     num_checkpoints: int = 2
     """Checkpoints that are kept."""
     max_unreadable: int = 0
-    unreadable_hint: str = ""
     """Images that may become unreadable before training stops."""
+    unreadable_hint: str = ""
+    """Way to change that number, for the error message."""
     wandb: WandbMode = "off"
-    """Whether Weights & Biases gets the numbers."""
+    """Whether metrics go to Weights & Biases too."""
     probe: Callable[[], dict[str, float]] | None = None
-    """Judges what is trained while it is trained: scores by name."""
+    """Evaluates the network during training: scores by name."""
     probe_steps: int = 0
     """Steps between two probes."""
     out_of_memory_hint: str = "take a smaller batch or smaller images"
-    """What to do when memory runs out."""
+    """Advice for the error message when memory runs out."""
 
 
 def train(
     training_step: TrainingStep,
-    source: Source,
-    batches: EpochBatchSampler,
+    source: BatchSource,
+    batches: TrainingBatches,
     schedules: Schedules,
-    options: Options,
+    options: TrainOptions,
     processes: Processes | None = None,
 ) -> None:
-    """Train to the end, from the newest checkpoint in the folder if there is one.
+    """Train to the last step, from the newest checkpoint in the folder if there is one.
 
     Args:
-        trainee: does the steps.
-        source: gives the sample of each image.
-        batches: say which image comes at which step, to this process.
-        schedules: learning rate and whatever else changes.
-        options: how to run and watch it.
-        processes: all that train together; this one alone if not given.
+        training_step: does the steps.
+        source: makes the samples.
+        batches: the images of each step, for this process.
+        schedules: the learning rate and other scheduled values.
+        options: folder, checkpoints, workers and monitoring.
+        processes: all processes that train together; only this one if not given.
 
     Raises:
-        RuntimeError: if the loss or the gradient is not finite, memory runs out, or too many images cannot be read.
-        Stopped: after Ctrl-C, SIGTERM or SIGUSR1 to any of the processes, when the state is saved.
+        RuntimeError: if the loss or the gradient is not finite, memory runs out, or too many images are unreadable.
+        Stopped: after Ctrl-C, SIGTERM or SIGUSR1 to any of the processes; the state is saved.
     """
     processes = processes or Processes()
-    is_first, num_steps = processes.is_first, batches.steps_per_epoch * batches.epochs
+    is_first, num_steps = processes.is_first, batches.num_steps
     checkpoints = Checkpoints(
         options.folder / "checkpoints",
         training_step,
@@ -95,10 +99,11 @@ def train(
         num_kept=options.num_checkpoints,
         is_writer=is_first,
     )
-    step = batches.first_step = _common_step(checkpoints.resume(), processes, options.folder)
+    step = _common_step(checkpoints.resume(), processes, options.folder)
     if step == num_steps:
         return
-    reader = BatchReader(source, batches, options.workers, pin_memory=training_step.fabric.device.type == "cuda")
+    pin_memory = training_step.fabric.device.type == "cuda"
+    reader = BatchReader(source, batches, options.workers, first_step=step, pin_memory=pin_memory)
     unreadable = UnreadableImages(
         options.folder / UNREADABLE, options.max_unreadable, hint=options.unreadable_hint, is_writer=is_first
     )
@@ -112,12 +117,12 @@ def train(
         closing(reader.__iter__()) as loaded,
     ):
         for batch in loaded:
-            at = schedules.at(step)
-            _note_unreadable(unreadable, batch, step + 1, processes)
-            with _explained(step + 1, batch, options, processes):
-                metrics = training_step.update(step + 1, batch.views, at)
+            schedule = schedules.values_at(step)
+            _record_unreadable(unreadable, batch, step + 1, processes)
+            with _explained_errors(step + 1, batch, options, processes):
+                metrics = training_step.update(step + 1, batch.views, schedule)
             step += 1
-            metrics = {"epoch": step / batches.steps_per_epoch, **metrics, **at}
+            metrics = {"epoch": batches.epoch(step), **metrics, **schedule}
             if is_first and options.probe is not None and step % options.probe_steps == 0:
                 metrics |= options.probe()
             progress_log.add(step, metrics, reader.waited_s)
@@ -131,44 +136,45 @@ def train(
 
 
 def _common_step(step: int, processes: Processes, folder: Path) -> int:
+    """Check that all processes resume from the same step."""
     steps = [number for (number,) in processes.gather(step)]
     if len(set(steps)) > 1:
         raise RuntimeError(
-            f"the processes found checkpoints of different steps ({steps}): {folder} must be one folder that all share"
+            f"the processes found checkpoints of different steps ({steps}): all of them must see one folder {folder}"
         )
     return step
 
 
-def _note_unreadable(unreadable: UnreadableImages, batch: LoadedViews, step: int, processes: Processes) -> None:
-    """Write down what could not be read for this step; too much of it stops all processes."""
-    parts = processes.gather(len(batch.unreadable), int(not batch.views))
-    if not any(number for number, _ in parts):
+def _record_unreadable(unreadable: UnreadableImages, batch: LoadedViews, step: int, processes: Processes) -> None:
+    """Record the unreadable images of this step; stop all processes when there are too many."""
+    counts = processes.gather(len(batch.unreadable), int(not batch.views))
+    if not any(num_unreadable for num_unreadable, _ in counts):
         return
     rows = processes.gather_lists(batch.unreadable)
     unreadable.add(step, rows)
-    if any(is_empty for _, is_empty in parts):
+    if any(is_empty for _, is_empty in counts):
         file, reason = rows[-1]
         raise RuntimeError(
             f"{len(rows)} images in a row cannot be read at step {step}, the last one {file}: {reason}. "
-            "Is the disk still there? The state is saved: the same command goes on"
+            "Is the disk still there? The state is saved: the same command resumes"
         )
 
 
 class _NotFiniteRunError(RuntimeError):
-    """Told already, and not to be saved: the weights may be on their way to where this came from."""
+    """A loss that is not finite, reported. No checkpoint follows: the weights may be on their way to diverge."""
 
 
 @contextmanager
-def _explained(step: int, batch: LoadedViews, options: Options, processes: Processes) -> Iterator[None]:
-    """Say why a step cannot be done, and what to do about it."""
+def _explained_errors(step: int, batch: LoadedViews, options: TrainOptions, processes: Processes) -> Iterator[None]:
+    """Add the step, its images and advice to the errors of a step."""
     try:
         yield
     except NotFiniteError as error:
-        # All processes come here together, since what is not finite is a mean over them.
+        # All processes come here together: the value that is not finite is a mean over them.
         names, path = processes.gather_lists(batch.files), options.folder / "not_finite.json"
-        told = {"step": step, "terms": {name: str(value) for name, value in error.terms.items()}, "images": names}
+        report = {"step": step, "terms": {name: str(value) for name, value in error.terms.items()}, "images": names}
         if processes.is_first:
-            files.write_atomically(path, json.dumps(told, indent=1))
+            files.write_atomically(path, json.dumps(report, indent=1))
         raise _NotFiniteRunError(
             f"at step {step} {error}; its images begin with {', '.join(names[:NUM_NAMED])} (all are in {path}). In "
             "a new run (--out) try a smaller base-lr, a longer warm-up, or --precision 32-true"
@@ -184,7 +190,7 @@ def _explained(step: int, batch: LoadedViews, options: Options, processes: Proce
 
 @contextmanager
 def _saved_on_failure(checkpoints: Checkpoints, steps_done: Callable[[], int]) -> Iterator[None]:
-    """Keep the steps that are done when the next one cannot be, whatever the reason."""
+    """Save a checkpoint of the finished steps when the next one fails."""
     try:
         yield
     except (Stopped, _NotFiniteRunError):

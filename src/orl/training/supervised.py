@@ -1,6 +1,6 @@
-"""A network that is trained with labels: a batch in, named losses down."""
+"""The training step of a network that learns from labels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from orl.training.training_step import TrainingStep
 
-Losses = Callable[[Any, Any], tuple[dict[str, Tensor], dict[str, Tensor]]]
-"""From the model and a batch to the terms, whose sum is minimised, and to what is only told."""
+LossFunction = Callable[[Any, Any], tuple[dict[str, Tensor], dict[str, Tensor]]]
+"""Model and batch -> the loss terms, whose sum is minimised, and further metrics."""
 
 
-class Supervised(TrainingStep):
-    """A network, an optimiser and the losses of a batch.
+class SupervisedStep(TrainingStep):
+    """A network, its optimiser and the losses of a batch.
 
-    Among several processes the caller shares batch statistics, by `synchronise_batch_norm` before the optimiser is
-    made.
+    With several processes the caller synchronises batch normalisation (`sync_batch_norm`) before it makes the
+    optimiser.
     """
 
     def __init__(
@@ -25,25 +25,28 @@ class Supervised(TrainingStep):
         fabric: Fabric,
         network: nn.Module,
         optimiser: torch.optim.Optimizer,
-        losses: Losses,
+        losses: LossFunction,
         *,
         seed: int = 0,
     ) -> None:
-        """Put the network on the device.
+        """Move the network to the device.
 
         Args:
-            fabric: launched already.
-            network: changed in place; in the modes, training or evaluation, that its parts shall have.
-            optimiser: over those of its parameters that are trained.
-            losses: of a batch, which it moves to the device.
-            seed: of what is drawn at a step.
+            fabric: a launched Fabric.
+            network: trained in place; its parts keep their modes, training or evaluation.
+            optimiser: over the weights that are trained.
+            losses: the loss function; it also moves the batch to the device.
+            seed: seed of the random numbers that are sampled within a step.
         """
         super().__init__(fabric, network, optimiser, seed=seed)
         self.losses = losses
 
     def backward(self, batch: Any) -> dict[str, Tensor]:
-        """Add the gradients of the sum of the terms; each term is told."""
-        terms, told = self.losses(self.model, batch)
+        """Add the gradients of the summed loss terms; return the loss, its terms and the further metrics."""
+        terms, metrics = self.losses(self.model, batch)
         loss = torch.stack(list(terms.values())).sum()
         self.fabric.backward(loss)
-        return {"loss": loss, **terms, **told}
+        return {"loss": loss, **terms, **metrics}
+
+    def finish(self, schedule: Mapping[str, float]) -> None:
+        """Do nothing: there is no target network."""

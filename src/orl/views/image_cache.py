@@ -16,12 +16,11 @@ from orl.datasets.image_table import ImageTable
 from orl.datasets.packs import open_pack
 from orl.datasets.threads import map_in_threads
 from orl.progress import progress_bar
-from orl.views.batch_sampler import SampleKey
 from orl.views.colour import ColourParameters
 from orl.views.crops import cut_boxes, round_to_pixels
 from orl.views.cut import Sample, View
 from orl.views.view_dataset import LoadedViews
-from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
+from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler, SampleKey
 
 MAX_GATHERED_BYTES = 2**27
 """Pixels that are cut at a time, as floats."""

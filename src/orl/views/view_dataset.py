@@ -7,9 +7,8 @@ import numpy as np
 from torch.utils.data import Dataset, default_collate
 
 from orl.datasets.decode import ImageError
-from orl.views.batch_sampler import SampleKey
 from orl.views.cut import cut_views
-from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
+from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler, SampleKey
 
 MAX_REPLACEMENTS = 10
 """Images tried in place of an unreadable one before training stops."""

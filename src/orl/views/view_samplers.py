@@ -12,10 +12,12 @@ from numpy import ndarray
 
 from orl import boxes
 from orl.datasets.image_table import ImageTable
-from orl.views.batch_sampler import SampleKey
 from orl.views.colour import ColourDistribution, sample_colours
 from orl.views.crops import random_resized_crop
 from orl.views.cut import ViewBox, ViewBoxes
+
+SampleKey = tuple[int, int]
+"""Epoch and row of the image: the key of a sample in a data set."""
 
 
 @dataclass(frozen=True, kw_only=True)

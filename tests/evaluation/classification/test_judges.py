@@ -29,7 +29,7 @@ from orl.networks.sync_bn import ProcessBatchNorm
 from orl.processes import Processes, joined_processes
 from orl.provenance import StaleResultError
 from orl.training.interrupts import Stopped
-from orl.training.supervised import Supervised
+from orl.training.supervised import SupervisedStep
 
 LINEAR = LinearConfig(dataset="folder", epochs=6, batch_size=6, base_lr=2.0, size_px=32, jitter=0.0)
 SEMI = SemiConfig(dataset="folder", fraction=0.5, epochs=4, batch_size=6, backbone_lr=0.05, head_lr=0.5, size_px=32)
@@ -62,7 +62,7 @@ def rates(folder: Path) -> list[float]:
 )
 def test_the_rate_of_every_step_is_that_of_the_recipe(dataset: Any, epochs: int, falls: tuple[int, ...]) -> None:
     course, steps_per_epoch = linear_course(LinearConfig(dataset=dataset)), 7
-    at = course.schedules(steps_per_epoch).at
+    at = course.schedules(steps_per_epoch).values_at
     assert (course.epochs, course.batch_size) == (epochs, 256)
     for step in range(epochs * steps_per_epoch):
         epoch = step // steps_per_epoch
@@ -72,7 +72,7 @@ def test_the_rate_of_every_step_is_that_of_the_recipe(dataset: Any, epochs: int,
 
 def test_the_semi_supervised_rates_of_every_step_are_those_of_the_recipe(subject: EvaluatedBackbone) -> None:
     settings, steps_per_epoch = SemiConfig(), 50
-    at = semi_course(settings).schedules(steps_per_epoch).at
+    at = semi_course(settings).schedules(steps_per_epoch).values_at
     for step in range(20 * steps_per_epoch):
         epoch = step // steps_per_epoch
         expected = 0.01 if epoch < 12 else 0.002 if epoch < 16 else 0.0004
@@ -352,7 +352,7 @@ def test_images_to_score_may_be_mended_when_all_is_learnt(
     with pytest.raises(RuntimeError, match="mend them and give the same command again: training is kept"):
         evaluate_linear(subject, images[0], val, settings, where, Processes())
     (val.root / val.names[0]).write_bytes(whole)
-    monkeypatch.setattr(Supervised, "update", None)
+    monkeypatch.setattr(SupervisedStep, "update", None)
     result = evaluate_linear(
         subject, images[0], flat_images(tmp_path / "mended", "val", 4), settings, where, Processes()
     )

@@ -17,13 +17,13 @@ from torchvision.models.detection._utils import Matcher
 from orl.evaluation.detection.configs import COCO, VOC, DetectionConfig, plan_training
 from orl.evaluation.detection.datasets import DetectionDataset
 from orl.evaluation.detection.samples import TrainingRules
-from orl.evaluation.detection.train import Course, StepBatches, build_training_step, learning_rate, train_detector
+from orl.evaluation.detection.train import Course, build_training_step, learning_rate, train_detector
 from orl.networks.backbones import Backbone, build_backbone
 from orl.processes import Processes, joined_processes
 from orl.training.fabric import launch_fabric
 from orl.training.interrupts import Stopped
-from orl.training.loop import Options
-from orl.training.supervised import Supervised
+from orl.training.loop import TrainOptions
+from orl.training.supervised import SupervisedStep
 
 
 def course(images: DetectionDataset, settings: DetectionConfig = SETTINGS) -> Course:
@@ -37,12 +37,12 @@ def backbone() -> Backbone:
     return build_backbone("resnet10")
 
 
-def options(folder: Path, **others: Any) -> Options:
-    return Options(**{"folder": folder, "title": "detector", "workers": 0, "checkpoint_minutes": 60.0, **others})
+def options(folder: Path, **others: Any) -> TrainOptions:
+    return TrainOptions(**{"folder": folder, "title": "detector", "workers": 0, "checkpoint_minutes": 60.0, **others})
 
 
 def test_every_step_of_1x_has_detectron2s_learning_rate() -> None:
-    at = learning_rate(plan_training(DetectionConfig(), COCO)).at
+    at = learning_rate(plan_training(DetectionConfig(), COCO)).values_at
     lrs = np.array([at(step)["lr"] for step in range(90_000)])
     assert_close(lrs[[0, 500, 999]], np.array([2e-5, 0.01001, 0.02 * (0.999 + 0.001 * 0.001)]), rtol=1e-12, atol=0)
     assert (lrs[1000:60_000] == 0.02).all()
@@ -62,25 +62,8 @@ def test_every_step_of_1x_has_detectron2s_learning_rate() -> None:
 def test_other_schedules_fall_at_their_own_milestones(
     settings: DetectionConfig, protocol: Any, expected: dict[int, float]
 ) -> None:
-    at = learning_rate(plan_training(settings, protocol)).at
+    at = learning_rate(plan_training(settings, protocol)).values_at
     assert {step: at(step)["lr"] for step in expected} == pytest.approx(expected, rel=1e-12)
-
-
-def test_batches_run_on_over_the_ends_of_epochs() -> None:
-    keys = [key for batch in StepBatches(5, 2, 10, seed=3) for key in batch]
-    assert [epoch for epoch, _ in keys] == [0] * 5 + [1] * 5 + [2] * 5 + [3] * 5
-    for epoch in range(4):
-        assert [image for of, image in keys if of == epoch] == np.random.default_rng([3, epoch]).permutation(5).tolist()
-
-
-def test_batches_go_on_where_they_stopped_and_processes_share_them() -> None:
-    whole = list(StepBatches(5, 4, 6, seed=3))
-    resumed = StepBatches(5, 4, 6, seed=3)
-    resumed.first_step = 4
-    assert list(resumed) == whole[4:]
-    assert (len(resumed), resumed.steps_per_epoch * resumed.epochs) == (2, 6)
-    parts = [list(StepBatches(5, 4, 6, seed=3, rank=rank, num_processes=2)) for rank in range(2)]
-    assert [[*one, *other] for one, other in zip(*parts)] == [[*batch[0::2], *batch[1::2]] for batch in whole]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +71,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> DetectionDataset:
     return draw_images(tmp_path_factory.mktemp("images"), 6)
 
 
-def trained(images: DetectionDataset, folder: Path, **others: Any) -> Supervised:
+def trained(images: DetectionDataset, folder: Path, **others: Any) -> SupervisedStep:
     training_step = build_training_step(backbone(), course(images), Fabric(accelerator="cpu", devices=1))
     train_detector(training_step, course(images), options(folder, **others), Processes())
     return training_step
@@ -128,7 +111,7 @@ def test_statistics_are_those_of_training_without_precise_ones(images: Detection
     assert differing == {"running_mean", "running_var", "num_batches_tracked"}
 
 
-def even(training_step: Supervised) -> Supervised:
+def even(training_step: SupervisedStep) -> SupervisedStep:
     """Nothing is left to chance, and every image has as many anchors and proposals: losses are means of means."""
     rpn, heads = training_step.network.rpn, training_step.network.roi_heads
     rpn.fg_bg_sampler.batch_size_per_image = heads.fg_bg_sampler.batch_size_per_image = 10**6
@@ -151,7 +134,7 @@ def one_object(images: DetectionDataset) -> DetectionDataset:
     )
 
 
-def train_evenly(fabric: Fabric, images: DetectionDataset, folder: Path, processes: Processes) -> Supervised:
+def train_evenly(fabric: Fabric, images: DetectionDataset, folder: Path, processes: Processes) -> SupervisedStep:
     settings = replace(SETTINGS, short_sides_px=(64,), base_lr=0.02)
     own = course(one_object(images), settings)
     training_step = even(build_training_step(backbone(), own, fabric))

@@ -12,11 +12,11 @@ from torch.utils.data import Dataset
 from orl.datasets.classified import ClassifiedImages
 from orl.datasets.decode import ImageError, load_image
 from orl.embed import CENTRE_FRACTION
-from orl.views.batch_sampler import SampleKey
 from orl.views.colour import ColourDistribution, sample_colours
 from orl.views.crops import centre_box, cut_boxes, random_resized_crop
 from orl.views.cut import View
 from orl.views.view_dataset import LoadedViews, image_and_replacements
+from orl.views.view_samplers import SampleKey
 
 AREA_RANGE, ASPECT_RATIO_RANGE = (0.08, 1.0), (3 / 4, 4 / 3)
 

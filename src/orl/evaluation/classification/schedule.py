@@ -17,12 +17,12 @@ from orl.evaluation.classification.samples import Rules, TrainingImages, trainin
 from orl.evaluation.output import EvaluationOutput, finished, write_result
 from orl.processes import Processes, local_device
 from orl.schedules import step_decay
+from orl.training.batches import epoch_batches
 from orl.training.fabric import launch_fabric
-from orl.training.loader import Source
-from orl.training.loop import Options, Schedules, train
-from orl.training.supervised import Supervised
+from orl.training.loader import BatchSource
+from orl.training.loop import Schedules, TrainOptions, train
+from orl.training.supervised import SupervisedStep
 from orl.training.unreadable import UNREADABLE, UnreadableImages
-from orl.views.batch_sampler import EpochBatchSampler
 from orl.views.view_dataset import collate_views
 
 MAX_UNREADABLE_FRACTION = 0.01
@@ -47,7 +47,7 @@ class Course:
     def schedules(self, steps_per_epoch: int) -> Schedules:
         """The learning rate, step by step."""
         milestones = [round(fraction * self.epochs * steps_per_epoch) for fraction in self.milestones]
-        return Schedules(at=lambda step: {"lr": step_decay(step, milestones, self.lr, self.factor)})
+        return Schedules(values_at=lambda step: {"lr": step_decay(step, milestones, self.lr, self.factor)})
 
 
 def train_and_score(
@@ -95,7 +95,7 @@ def train_and_score(
     found = processes.from_first(lambda: finished(place, inputs), "the result that may be there")
     if found is not None:
         return found if processes.is_first else None
-    batches = EpochBatchSampler(
+    batches = epoch_batches(
         len(train_images),
         course.batch_size,
         course.epochs,
@@ -113,10 +113,10 @@ def train_and_score(
     network = build().train()
     if fabric.world_size > 1:
         network.synchronise(fabric.device)
-    training_step = Supervised(fabric, network, optimise(network), losses, seed=place.seed)
+    training_step = SupervisedStep(fabric, network, optimise(network), losses, seed=place.seed)
     rules = Rules(size_px=course.size_px, colours=training_colours(course.jitter))
     samples = TrainingImages(train_images, rules, place.seed)
-    source = Source(samples=samples, collate=collate_views, finish=lambda batch: batch)
+    source = BatchSource(dataset=samples, collate=collate_views, finish=lambda batch: batch)
     options = _options(course, place, len(train_images))
     train(training_step, source, batches, course.schedules(batches.steps_per_epoch), options, processes)
     counts, unreadable = score_images(
@@ -141,8 +141,8 @@ def train_and_score(
     return write_result(place, result, inputs)
 
 
-def _options(course: Course, place: EvaluationOutput, num_images: int) -> Options:
-    return Options(
+def _options(course: Course, place: EvaluationOutput, num_images: int) -> TrainOptions:
+    return TrainOptions(
         folder=place.folder,
         title=course.task,
         workers=place.workers,

@@ -26,7 +26,7 @@ from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.output import EvaluationOutput, finished, write_result
 from orl.processes import Processes, local_device
 from orl.training.fabric import launch_fabric
-from orl.training.loop import Options
+from orl.training.loop import TrainOptions
 
 YEARS_BY_AREA = ("VOC2010", "VOC2011", "VOC2012")
 """Devkits that take the area of the whole curve, where the earlier ones take 11 points."""
@@ -177,7 +177,7 @@ def _detect(
     if not processes.gather(int(path.exists()))[0][0]:
         fabric = launch_fabric(local_device(place.device), place.precision, processes)
         training_step = build_training_step(subject.network, course, fabric)
-        options = Options(
+        options = TrainOptions(
             folder=place.folder,
             title="detector",
             workers=place.workers,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from orl.networks.all_gather import num_processes, sum_over_processes
+from orl.networks.all_gather import sum_over_processes, world_size
 
 
 class _Sums:
@@ -34,7 +34,7 @@ class _Sums:
 
     def write(self, layer: _BatchNorm) -> None:
         """Give the layer mean and variance over the batches of all processes."""
-        count, values, squares = sum_over_processes(self.sums) if num_processes() > 1 else self.sums
+        count, values, squares = sum_over_processes(self.sums) if world_size() > 1 else self.sums
         assert layer.running_mean is not None
         assert layer.running_var is not None
         if not count.all():

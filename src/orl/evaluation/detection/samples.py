@@ -20,8 +20,8 @@ from torch.utils.data import Dataset
 from orl import boxes
 from orl.datasets.decode import ImageError, image_size, load_image
 from orl.evaluation.detection.datasets import DetectionDataset
-from orl.views.batch_sampler import SampleKey
 from orl.views.view_dataset import LoadedViews, image_and_replacements
+from orl.views.view_samplers import SampleKey
 
 
 @dataclass(frozen=True, kw_only=True)

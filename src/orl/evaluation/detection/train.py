@@ -1,15 +1,10 @@
 """The training of a detector: so many steps on an endless stream of shuffled images, by the one loop."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Int
 from lightning_fabric import Fabric
-from numpy import ndarray
 
 from orl.evaluation.detection.configs import DECAY_FACTOR, WARMUP_FACTOR, DetectionConfig, Plan
 from orl.evaluation.detection.datasets import DetectionDataset
@@ -19,43 +14,15 @@ from orl.evaluation.detection.samples import TrainingRules, TrainingSamples, col
 from orl.networks.sync_bn import sync_batch_norm
 from orl.processes import Processes
 from orl.schedules import warmup_step_decay
-from orl.training.loader import BatchReader, Source
-from orl.training.loop import Options, Schedules, train
-from orl.training.supervised import Supervised
-from orl.views.batch_sampler import EpochBatchSampler, SampleKey
+from orl.training.batches import TrainingBatches, stream_batches
+from orl.training.loader import BatchReader, BatchSource
+from orl.training.loop import Schedules, TrainOptions, train
+from orl.training.supervised import SupervisedStep
 
 MAX_UNREADABLE_FRACTION = 0.01
 """Of the training images, which may turn out unreadable before training stops; others take their places."""
 PRECISE_BN_STREAM = 1
 """What tells the images for batch statistics from those of training, which have the seed alone."""
-
-
-class StepBatches(EpochBatchSampler):
-    """So many steps, whatever the number of epochs they come to; a batch may begin in one epoch and end in the next.
-
-    Its one 'epoch' is the whole training, as the loop sees it; images are keyed by the pass that they come in.
-    """
-
-    def __init__(
-        self, num_images: int, batch_size: int, num_steps: int, seed: int, *, rank: int = 0, num_processes: int = 1
-    ) -> None:
-        """As `EpochBatches`, with a number of steps instead of epochs."""
-        super().__init__(num_images, batch_size, 1, seed, rank=rank, num_processes=num_processes)
-        self.num_steps = num_steps
-        self._order = lru_cache(maxsize=2)(self._shuffled)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.num_steps
-
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        for step in range(self.first_step, self.num_steps):
-            places = range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.num_processes)
-            keys = [divmod(place, self.num_images) for place in places]
-            yield [(epoch, int(self._order(epoch)[place])) for epoch, place in keys]
-
-    def _shuffled(self, epoch: int) -> Int[ndarray, "n"]:
-        return np.random.default_rng([self.seed, epoch]).permutation(self.num_images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +35,14 @@ class Course:
     rules: TrainingRules
     seed: int
 
-    def source(self) -> Source:
+    def source(self) -> BatchSource:
         """Training samples, read by workers."""
         samples = TrainingSamples(self.images, self.rules, self.seed)
-        return Source(samples=samples, collate=collate_detection, finish=lambda batch: batch)
+        return BatchSource(dataset=samples, collate=collate_detection, finish=lambda batch: batch)
 
-    def batches(self, num_steps: int, processes: Processes, stream: int = 0) -> StepBatches:
+    def batches(self, num_steps: int, processes: Processes, stream: int = 0) -> TrainingBatches:
         """This process's part of so many steps."""
-        return StepBatches(
+        return stream_batches(
             len(self.images),
             self.settings.batch_size,
             num_steps,
@@ -88,16 +55,16 @@ class Course:
 def learning_rate(plan: Plan) -> Schedules:
     """Linear warm-up, then steps down."""
 
-    def at(step: int) -> dict[str, float]:
+    def values_at(step: int) -> dict[str, float]:
         lr = warmup_step_decay(
             step, plan.num_warmup_steps, plan.milestones, plan.lr, factor=DECAY_FACTOR, warmup_factor=WARMUP_FACTOR
         )
         return {"lr": lr}
 
-    return Schedules(at=at, num_warmup_steps=plan.num_warmup_steps)
+    return Schedules(values_at=values_at, num_warmup_steps=plan.num_warmup_steps)
 
 
-def build_training_step(backbone: object, course: Course, fabric: Fabric) -> Supervised:
+def build_training_step(backbone: object, course: Course, fabric: Fabric) -> SupervisedStep:
     """The detector on its device, with its optimiser.
 
     Raises:
@@ -107,10 +74,10 @@ def build_training_step(backbone: object, course: Course, fabric: Fabric) -> Sup
     detector: Any = build_detector(backbone, len(course.images.classes), course.settings)
     if fabric.world_size > 1:
         detector = sync_batch_norm(detector, fabric.device)
-    return Supervised(fabric, detector, sgd(detector, course.plan.lr), losses, seed=course.seed)
+    return SupervisedStep(fabric, detector, sgd(detector, course.plan.lr), losses, seed=course.seed)
 
 
-def train_detector(training_step: Supervised, course: Course, options: Options, processes: Processes) -> None:
+def train_detector(training_step: SupervisedStep, course: Course, options: TrainOptions, processes: Processes) -> None:
     """Train to the end, from the newest checkpoint if there is one; then compute batch statistics anew.
 
     Raises:
@@ -123,7 +90,7 @@ def train_detector(training_step: Supervised, course: Course, options: Options, 
         precise_statistics(training_step, course, options.workers, processes)
 
 
-def precise_statistics(training_step: Supervised, course: Course, workers: int, processes: Processes) -> None:
+def precise_statistics(training_step: SupervisedStep, course: Course, workers: int, processes: Processes) -> None:
     """Batch statistics of the final weights, from fresh batches of training images."""
     batches = course.batches(course.settings.precise_bn_iterations, processes, PRECISE_BN_STREAM)
     reader = BatchReader(course.source(), batches, workers, pin_memory=training_step.fabric.device.type == "cuda")

@@ -15,7 +15,7 @@ from orl.rundir import TRAINED_STAGES
 SERIES = {
     "loss": "loss",
     "probe_knn_map": "mean AP by kNN while training",
-    "spread": "feature spread",
+    "feature_std": "feature spread",
     "lr": "learning rate",
     "images_per_s": "images per second",
 }

@@ -12,7 +12,7 @@ from orl.rundir import RunDir
 
 SERIES = {
     "probe_knn_map": "mean AP by kNN while training",
-    "spread": "feature spread",
+    "feature_std": "feature spread",
     "alignment": "alignment of the two views",
     "gradient_norm": "norm of the gradient",
     "lr": "learning rate",

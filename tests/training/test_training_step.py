@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def views(images: ImageTable) -> Sample:
     samples = ViewDataset(view_sampler(images))
-    return collate_views([samples[key] for key in next(iter(batches()))]).views
+    return collate_views([samples[key] for key in batches().keys(0)]).views
 
 
 def double() -> Fabric:
@@ -55,7 +55,7 @@ def test_a_batch_in_parts_steps_by_the_mean_of_the_parts_gradients(views: Sample
     for part, _ in ssl_step._parts(views):
         by_hand.zero_grad()
         alone = new_ssl_step(copy.deepcopy(by_hand), double())
-        losses.append(alone._backward(part, is_last=True)["loss"])
+        losses.append(alone._backward_part(part, is_last=True)["loss"])
         gradients.append([w.grad.clone() for w in alone.method.parameters() if w.grad is not None])
     found = ssl_step.update(1, views, {"lr": 0.05, "ema_momentum": 0.9})
     assert found["loss"] == pytest.approx(torch.stack(losses).mean().item())
@@ -100,7 +100,7 @@ def test_a_gradient_that_is_not_finite_steps_nothing(views: Sample) -> None:
     handle.remove()
     for one, other in zip(before.parameters(), method.parameters()):
         assert torch.equal(one, other)
-    assert ssl_step.is_whole
+    assert ssl_step.is_complete
 
 
 def test_what_a_method_draws_depends_on_seed_and_step_alone(views: Sample) -> None:
@@ -218,7 +218,7 @@ def stopped_alone(rank: int, port: int, images: ImageTable, folder: Path) -> Non
     with joined_processes(CPU) as processes:
         samples = Signalling(view_sampler(images))
         data = batches(rank=rank, num_processes=2)
-        samples.signal_at = list(data)[3][0] if rank == 1 else None
+        samples.signal_at = data.keys(3)[0] if rank == 1 else None
         ssl_step = new_ssl_step(new_method(), launch_fabric(CPU, "32-true", processes))
         with pytest.raises(Stopped, match="stopped after step 4 of 6 and saved") as stopped:
             train(ssl_step, read_from_files(samples), data, schedules(), options(folder), processes)
