@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, TypeVar
 
 from orl.config import EvaluationConfig
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
@@ -19,16 +19,8 @@ Tables = dict[str, dict[str, float | None]]
 Published scores of the same protocol have the same title and column (`orl.evaluation.published_scores`)."""
 
 
-@runtime_checkable
-class LabelledData(Protocol):
-    """Options that name labelled data; the object reads the labels when they are needed, and once."""
-
-    @property
-    def data(self) -> Path:
-        """Folder of the data set."""
-
-
-Data = TypeVar("Data", bound=LabelledData)
+Data = TypeVar("Data")
+"""Options that name labelled data: a frozen dataclass with the folder `data`, which reads the labels once."""
 Config = TypeVar("Config")
 
 

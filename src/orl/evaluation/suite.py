@@ -12,7 +12,7 @@ from orl.evaluation.comparison import write_comparison
 from orl.evaluation.evaluated_backbone import RANDOM, EvaluatedBackbone, load_evaluated_backbone
 from orl.evaluation.evaluations import EVALUATIONS
 from orl.evaluation.output import EvaluationOutput
-from orl.evaluation.protocol import Datasets, Evaluation, LabelledData, Result
+from orl.evaluation.protocol import Datasets, Evaluation, Result
 from orl.processes import Processes
 from orl.training.interrupts import Stopped
 from orl.weights.find import find_weights_file
@@ -30,7 +30,7 @@ class Step:
     name: str
     """Name of the JSON file, without its suffix."""
     evaluation: Evaluation[Any, Any]
-    data: LabelledData
+    data: Any
     config: Any
 
     def check(self) -> None:
@@ -88,7 +88,7 @@ def plan_suite(datasets: Datasets, configs: Mapping[str, Any] | None = None) -> 
         ValueError: if no data set is given, or one list of labels for two fractions.
     """
     configs = {**suite_configs(), **(configs or {})}
-    shared: dict[LabelledData, LabelledData] = {}
+    shared: dict[Any, Any] = {}
     steps = [
         Step(
             name=entry.name,
