@@ -260,7 +260,7 @@ def test_a_damaged_jpeg_is_refused_when_it_is_read(images: Path, tmp_path: Path)
         load_image(PackedImage(folder, "0.png"))
 
 
-def test_a_pack_held_in_memory_is_read_there_also_by_forked_processes(copied: Path, images: Path) -> None:
+def test_forked_processes_read_a_pack_from_memory(copied: Path, images: Path) -> None:
     open_pack.cache_clear()
     open_pack(copied).load_into_memory()
     shutil.rmtree(copied)
@@ -269,7 +269,7 @@ def test_a_pack_held_in_memory_is_read_there_also_by_forked_processes(copied: Pa
         assert pool.apply(_shape, (PackedImage(copied, "0.png"),)) == (48, 60, 3)
 
 
-def test_a_torn_pack_is_not_held(copied: Path) -> None:
+def test_a_torn_pack_cannot_be_loaded_into_memory(copied: Path) -> None:
     path = shard_path(copied, 0, "pixels")
     path.write_bytes(path.read_bytes()[:-1])
     open_pack.cache_clear()

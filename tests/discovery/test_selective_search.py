@@ -1,5 +1,7 @@
 import ctypes
 import ctypes.util
+import doctest
+import inspect
 import logging
 import subprocess
 import sys
@@ -12,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from tests.discovery.images import mottled
 from tests.reference.selective_search import (
     bins_by_loops,
@@ -296,6 +300,42 @@ def test_the_array_of_per_image_need_not_be_contiguous_or_writable() -> None:
     np.testing.assert_array_equal(search(standing, 0), search(np.ascontiguousarray(standing), 0))
 
 
+def test_a_pil_image_of_any_mode_gives_the_boxes_of_its_rgb_array() -> None:
+    image = two_squares()
+    expected = search(image)
+    np.testing.assert_array_equal(search(Image.fromarray(image)), expected)
+    np.testing.assert_array_equal(search(Image.fromarray(image).convert("RGBA")), expected)
+    gray = Image.fromarray(image).convert("L")
+    np.testing.assert_array_equal(search(gray), search(np.stack([np.array(gray)] * 3, axis=-1)))
+
+
+def test_the_seed_is_0_unless_it_is_given() -> None:
+    image = scene(0).image
+    np.testing.assert_array_equal(search(image), search(image, seed=0))
+    assert not np.array_equal(search(image), search(image, seed=2))
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        ("image.jpg", TypeError, "needs a PIL image or an RGB array, got str"),
+        (torch.zeros(3, 8, 8), TypeError, r"got Tensor; for a torch tensor \(3, H, W\) pass tensor.permute"),
+        (np.zeros((8, 9, 3)), TypeError, r"dtype uint8, got float64; for values in \[0, 1\]"),
+        (np.zeros((8, 9), np.uint8), ValueError, r"shape \(height, width, 3\), got \(8, 9\); for a gray array"),
+        (np.zeros((8, 9, 4), np.uint8), ValueError, r"shape \(height, width, 3\), got \(8, 9, 4\)"),
+        (np.zeros((0, 9, 3), np.uint8), ValueError, r"at least one pixel, got an image of shape \(0, 9, 3\)"),
+    ],
+)
+def test_anything_but_an_rgb_image_is_refused(image: Any, error: type[Exception], message: str) -> None:
+    # Unwrapped, because the test suite checks the types in signatures, which a user's program does not.
+    with pytest.raises(error, match=message):
+        inspect.unwrap(search)(image)
+
+
+def test_the_example_in_the_docstring_runs() -> None:
+    assert doctest.testmod(selective_search) == (0, 5)
+
+
 def test_the_image_is_left_as_it_was() -> None:
     image = scene(3).image
     before = image.copy()
@@ -370,6 +410,6 @@ def test_a_compilation_is_announced_when_it_takes_long_and_only_then(
 
 
 @pytest.mark.parametrize("scale", [0.0, -0.5, 1.5, float("nan")])
-def test_a_scale_that_is_no_share_is_refused(scale: float) -> None:
-    with pytest.raises(ValueError, match=rf"scale must be in \(0, 1\], not {scale}"):
+def test_a_scale_outside_0_to_1_is_refused(scale: float) -> None:
+    with pytest.raises(ValueError, match=rf"scale must be in \(0, 1\], got {scale}"):
         search(two_squares(), 0, scale)

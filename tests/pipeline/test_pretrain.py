@@ -282,5 +282,5 @@ def test_a_pack_trains_to_the_same_bits_from_disk_from_memory_and_on_the_device(
 
 @pytest.mark.parametrize("cache", ["ram", "device"])
 def test_only_a_pack_is_held(scenes: Path, tmp_path: Path, cache: str) -> None:
-    with pytest.raises(ValueError, match="only packed images are held"):
+    with pytest.raises(ValueError, match="only packed images can be cached"):
         run_pretrain(small(scenes, tmp_path / "run", cache=cache), "stage1")

@@ -105,7 +105,7 @@ class Pack:
     shard_starts: Int[ndarray, "_"]
     """The first image of each shard, and the number of images after the last."""
     _open: OrderedDict[int, mmap.mmap] = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
-    _held: list[mmap.mmap] = field(default_factory=list, init=False, repr=False, compare=False)
+    _in_memory: list[mmap.mmap] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def format(self) -> PackFormat:
@@ -118,7 +118,7 @@ class Pack:
     @property
     def is_in_memory(self) -> bool:
         """Whether `hold_in_memory` has read it."""
-        return bool(self._held)
+        return bool(self._in_memory)
 
     @property
     def is_reduced(self) -> bool:
@@ -141,18 +141,18 @@ class Pack:
         row = self.rows[name]
         shard = int(np.searchsorted(self.shard_starts, row, side="right")) - 1
         begin, end = self.extents[row].tolist()
-        pages = self._held[shard] if self._held else self._map(shard)
+        pages = self._in_memory[shard] if self._in_memory else self._map(shard)
         width, height = self.sizes_wh[row].tolist()
         return Stored(self.format, (width, height), memoryview(pages)[begin:end])
 
     def load_into_memory(self) -> None:
         """Read all shards into memory that processes forked from this one share; one that is not reads the files."""
-        for shard in range(self.num_shards) if not self._held else ():
+        for shard in range(self.num_shards) if not self._in_memory else ():
             num_bytes = self.shard_bytes(shard)
             pages = mmap.mmap(-1, max(1, num_bytes))
             with open(self._checked_path(shard), "rb") as file:
                 file.readinto(memoryview(pages)[:num_bytes])
-            self._held.append(pages)
+            self._in_memory.append(pages)
 
     def is_complete(self, shard: int) -> bool:
         """Whether the file of a shard is there in its full length."""

@@ -1,4 +1,4 @@
-"""Images held on the device that trains: views are cut there, a batch at a time, and no worker reads an image."""
+"""Image cache: all pixels of a pack on the training device, where views are cut a batch at a time."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,35 +11,34 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from orl import memory
-from orl.datasets.decode import ImageError, load_image
 from orl.datasets.image_table import ImageTable
 from orl.datasets.packs import open_pack
 from orl.datasets.threads import map_in_threads
 from orl.progress import progress_bar
 from orl.views.colour import ColourParameters
 from orl.views.crops import cut_boxes, round_to_pixels
-from orl.views.cut import Sample, View
+from orl.views.cut import Sample, View, read_image
 from orl.views.view_dataset import LoadedViews
 from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler, SampleKey
 
-MAX_GATHERED_BYTES = 2**27
-"""Pixels that are cut at a time, as floats."""
+MAX_CUT_BYTES = 2**27
+"""Bytes of the pixels, as floats, that are resized in one step."""
 CUBIC_SHARPNESS = -0.5
-"""The free parameter of bicubic interpolation, as Pillow and torch's antialiased resizing have it."""
+"""Free parameter of bicubic interpolation: the value of Pillow and of torch's antialiased resizing."""
 
 
 class PixelViewBox(NamedTuple):
-    """Where a view is cut, and what is to happen to its colours; in a batch, every field has a leading dimension."""
+    """A view box in integer pixels; in a batch, every field has a leading dimension."""
 
     image_id: Int[Tensor, "*n"] | int
     box: Int[Tensor, "*n 4"] | Int[ndarray, "4"]
-    """xyxy, in whole pixels and inside the image."""
+    """xyxy, in integer pixels, inside the image."""
     size_px: Int[Tensor, "*n"] | int
     colours: ColourParameters
 
 
 class ViewBoxDataset(Dataset[dict[str, PixelViewBox]]):
-    """Samples without pixels: workers draw where views lie, and `HeldImages.load` cuts a batch of them."""
+    """View boxes of samples, without pixels: workers sample them, and `ImageCache.load` cuts a batch of them."""
 
     def __init__(self, view_sampler: GlobalViewSampler | ObjectViewSampler) -> None:
         self.view_sampler = view_sampler
@@ -48,7 +47,7 @@ class ViewBoxDataset(Dataset[dict[str, PixelViewBox]]):
         return len(self.view_sampler.images)
 
     def __getitem__(self, key: SampleKey) -> dict[str, PixelViewBox]:
-        """The places of an image's views in an epoch: the same as those of `Samples`."""
+        """Return the view boxes of an image in an epoch: those that `ViewDataset` cuts."""
         sizes_wh = self.view_sampler.images.sizes_wh
         return {
             name: PixelViewBox(image_id, np.array(round_to_pixels(box, sizes_wh[image_id])), size_px, colours)
@@ -57,25 +56,25 @@ class ViewBoxDataset(Dataset[dict[str, PixelViewBox]]):
 
 
 def collate_view_boxes(samples: Sequence[dict[str, PixelViewBox]]) -> dict[str, PixelViewBox]:
-    """A batch out of samples."""
+    """Join view boxes into a batch."""
     return default_collate(list(samples))
 
 
 class ImageCache:
-    """All pixels of all images, one after another, on one device."""
+    """Pixels of all images on one device."""
 
     def __init__(self, images: ImageTable, device: torch.device, *, workers: int = 1, quiet: bool = False) -> None:
         """Read every image once.
 
         Args:
-            images: of a pack as a rule, whose images are small and soon read.
-            device: where the pixels go, and where views are cut.
-            workers: threads that read.
+            images: image table; of a pack as a rule, because its images are small and fast to read.
+            device: device that stores the pixels and cuts the views.
+            workers: number of threads that read.
             quiet: show no progress bar.
 
         Raises:
-            ValueError: if the pixels do not fit; tells how many there are, and how much is free.
-            ImageError: if an image cannot be read, or has another size than when it was scanned.
+            ValueError: if the pixels do not fit into the free memory of the device.
+            ImageError: if an image cannot be read, or has another size than the image table lists.
         """
         self.images = images
         sizes = torch.tensor(images.sizes_wh, dtype=torch.int64)
@@ -85,19 +84,19 @@ class ImageCache:
         self._pixels = torch.empty((int(counts.sum()), 3), dtype=torch.uint8, device=device)
         self._first_pixels = torch.tensor(self._starts, device=device)
         self._widths = sizes[:, 0].to(device)
-        with progress_bar(total=len(images), title=f"hold images on {device}", unit="images", quiet=quiet) as bar:
+        with progress_bar(total=len(images), title=f"load images to {device}", unit="images", quiet=quiet) as bar:
             map_in_threads(self._read, range(len(images)), workers, bar.update)
 
     def load(self, batch: dict[str, PixelViewBox]) -> LoadedViews:
-        """A batch with its views' pixels on the device."""
+        """Cut the views of a batch, and name its images."""
         image_ids: Any = next(iter(batch.values())).image_id
         return LoadedViews(self.cut(batch), [self.images.names[image_id] for image_id in image_ids.tolist()], [])
 
     def cut(self, batch: dict[str, PixelViewBox]) -> Sample:
-        """The views of a batch, cut by antialiased bicubic interpolation.
+        """Cut the views of a batch by antialiased bicubic interpolation.
 
-        On a CPU they are those that workers cut, bit for bit; elsewhere they are rounded from float32 after the same
-        two passes: a value in some hundreds differs by one grey level or, rarely, two.
+        On a CPU the views equal those that workers cut, bit for bit. On a GPU they are rounded from float32 after the
+        same two passes: one value in a few hundred differs by one grey level or, rarely, by two.
         """
         cut = self._cut_one_by_one if self._pixels.device.type == "cpu" else self.cut_batch
         sample: Sample = {}
@@ -120,24 +119,24 @@ class ImageCache:
     def cut_batch(
         self, image_ids: Int[Tensor, "n"], boxes: Int[Tensor, "n 4"], size_px: int
     ) -> UInt8[Tensor, "n 3 s s"]:
-        """Crops of many images in a few large operations, as a GPU wants them: resizing is two matrix products."""
+        """Cut crops of many images in a few large operations, which suit a GPU: resizing is two matrix products."""
         sides = boxes[:, 2:] - boxes[:, :2]
-        num_together = max(1, MAX_GATHERED_BYTES // (12 * int(sides.max(dim=0).values.prod())))
+        num_together = max(1, MAX_CUT_BYTES // (12 * int(sides.max(dim=0).values.prod())))
         device = self._pixels.device
-        parts = []
+        crops = []
         for rows in torch.arange(len(boxes)).split(num_together):
             widest, highest = sides[rows].max(dim=0).values.tolist()
-            ids, places = image_ids[rows].to(device), boxes[rows].to(device)
-            gathered = self._gather(ids, places, widest, highest)
-            across = resize_weights(places[:, 2] - places[:, 0], widest, size_px)
-            down = resize_weights(places[:, 3] - places[:, 1], highest, size_px)
-            parts.append(_resize(gathered, across, down))
-        return torch.cat(parts).permute(0, 3, 1, 2)
+            ids, part = image_ids[rows].to(device), boxes[rows].to(device)
+            frames = self._frames(ids, part, widest, highest)
+            across = resize_weights(part[:, 2] - part[:, 0], widest, size_px)
+            down = resize_weights(part[:, 3] - part[:, 1], highest, size_px)
+            crops.append(_resize(frames, across, down))
+        return torch.cat(crops).permute(0, 3, 1, 2)
 
-    def _gather(
+    def _frames(
         self, image_ids: Int[Tensor, "n"], boxes: Int[Tensor, "n 4"], widest: int, highest: int
     ) -> UInt8[Tensor, "n h w 3"]:
-        """The pixels of the boxes at the top left of frames of one size; the rest of a frame is of no meaning."""
+        """Return the pixels of each box at the top left of a frame of one size; the rest of a frame has no meaning."""
         left, top, right, bottom = (side[:, None] for side in boxes.unbind(dim=1))
         columns = (left + torch.arange(widest, device=boxes.device)).minimum(right - 1)
         rows = (top + torch.arange(highest, device=boxes.device)).minimum(bottom - 1)
@@ -145,56 +144,55 @@ class ImageCache:
         return self._pixels[row_starts[:, :, None] + columns[:, None, :]]
 
     def _read(self, image_id: int) -> int:
-        path, (width, height) = self.images.path(image_id), self.images.sizes_wh[image_id]
-        image = load_image(path, None)
-        if image.shape[:2] != (height, width):
-            raise ImageError(path, f"has {image.shape[1]}x{image.shape[0]} px, and had {width}x{height} when scanned")
+        image = torch.from_numpy(read_image(self.images, image_id)).reshape(-1, 3)
         start = self._starts[image_id]
-        self._pixels[start : start + width * height] = torch.from_numpy(image).reshape(-1, 3).to(self._pixels.device)
+        self._pixels[start : start + len(image)] = image.to(self._pixels.device)
         return 1
 
 
 def resize_weights(sides_px: Int[Tensor, "n"], width_px: int, size_px: int) -> Float[Tensor, "n s w"]:
-    """What each pixel along a side adds to each pixel of the resized side: antialiased bicubic interpolation.
+    """Compute the weights of antialiased bicubic interpolation along one axis.
 
     Args:
-        sides_px: sides of several boxes.
-        width_px: at least the longest side; what lies behind a side adds nothing.
-        size_px: what all sides are resized to.
+        sides_px: sides of several boxes along the axis.
+        width_px: at least the longest side; pixels beyond a side have weight 0.
+        size_px: size that all sides are resized to.
 
     Returns:
-        Weights that add up to 1 for every pixel of a resized side.
+        Weight of each input pixel for each output pixel; the weights of an output pixel sum to 1.
     """
-    places = torch.arange(width_px, device=sides_px.device)
+    positions = torch.arange(width_px, device=sides_px.device)
     scale = (sides_px.double() / size_px)[:, None, None]
     stretch = scale.clamp(min=1)
     centre = (torch.arange(size_px, device=sides_px.device) + 0.5)[None, :, None] * scale
-    distance = ((places + 0.5 - centre) / stretch).abs()
+    distance = ((positions + 0.5 - centre) / stretch).abs()
     near = (CUBIC_SHARPNESS + 2) * distance**3 - (CUBIC_SHARPNESS + 3) * distance**2 + 1
     far = CUBIC_SHARPNESS * (distance**3 - 5 * distance**2 + 8 * distance - 4)
     weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
-    weights = weights * (places < sides_px[:, None, None])
+    weights = weights * (positions < sides_px[:, None, None])
     return (weights / weights.sum(dim=2, keepdim=True)).float()
 
 
 def require_pack(images: ImageTable) -> None:
-    """Other images are read as small as their views allow, and so would give other views when they are held.
+    """Refuse to cache images that are not in a pack.
+
+    Image files are read at a reduced size where the views allow it, so the cache would give other views.
 
     Raises:
         ValueError: if the images are not in a pack.
     """
     if not images.packed:
         raise ValueError(
-            f"only packed images are held, and {images.root} is no pack: make one with 'orl data pack', or leave "
-            "--cache at disk"
+            f"only packed images can be cached, and {images.root} is not a pack: make one with 'orl data pack', or use "
+            "--cache disk"
         )
 
 
 def load_into_memory(images: ImageTable) -> None:
-    """Read a pack into memory before workers start: those that are forked share it, and no image is read from disk.
+    """Read a pack into memory before workers start, so that forked workers share it.
 
     Raises:
-        ValueError: if the images are not in a pack, do not fit into the free memory, or a shard is missing or torn.
+        ValueError: if the images are not in a pack, do not fit into the free memory, or a shard is damaged.
     """
     require_pack(images)
     pack = open_pack(images.root)
@@ -206,29 +204,29 @@ def load_into_memory(images: ImageTable) -> None:
 def _resize(
     frames: UInt8[Tensor, "n h w 3"], across: Float[Tensor, "n s w"], down: Float[Tensor, "n s h"]
 ) -> UInt8[Tensor, "n s s 3"]:
-    """Along the rows first, rounded to whole values in between, as torch does it with bytes."""
+    """Resize along the rows, round, then resize along the columns: the order of torch's resizing of bytes."""
     n, height, width, _ = frames.shape
     size_px = across.shape[1]
     by_column = frames.transpose(1, 2).float().reshape(n, width, height * 3)
-    narrow = _whole_values(torch.bmm(across, by_column)).view(n, size_px, height, 3)
+    narrow = _rounded(torch.bmm(across, by_column)).view(n, size_px, height, 3)
     by_row = narrow.transpose(1, 2).reshape(n, height, size_px * 3)
-    return _whole_values(torch.bmm(down, by_row)).view(n, size_px, size_px, 3).to(torch.uint8)
+    return _rounded(torch.bmm(down, by_row)).view(n, size_px, size_px, 3).to(torch.uint8)
 
 
-def _whole_values(values: Tensor) -> Tensor:
-    # Halves go up, as in the arithmetic of whole numbers.
+def _rounded(values: Tensor) -> Tensor:
+    # Halves are rounded up, as in integer arithmetic.
     return (values + 0.5).floor_().clamp_(0, 255)
 
 
 def _require_space(num_bytes: int, device: torch.device) -> None:
     on_gpu = device.type == "cuda"
     if on_gpu:
-        # What an earlier stage has left with torch is free too.
+        # Memory that torch has cached since an earlier stage is free too.
         torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else memory.available_bytes()
     if num_bytes > free:
         where, instead = (str(device), "ram or disk") if on_gpu else ("memory", "disk")
         raise ValueError(
-            f"the images need {num_bytes / 1e9:.2f} GB and {where} has {free / 1e9:.2f} GB free: take --cache "
+            f"the images need {num_bytes / 1e9:.2f} GB and {where} has {free / 1e9:.2f} GB free: use --cache "
             f"{instead}, or a pack of a smaller --short-side"
         )
