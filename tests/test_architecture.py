@@ -33,6 +33,7 @@ FLOORS = {
     "figures": 8,
     "report": 9,
     "pipeline": 10,
+    "api": 11,
     "doctor": 11,
     "ablations": 11,
     "cli": 12,

@@ -15,7 +15,9 @@ import yaml
 from orl import files
 
 BackboneName = Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2"]
-"""Backbones that can be trained."""
+"""Backbones that can be trained by name."""
+OWN_MODULE = "module/"
+"""Start of the name of a backbone that is a module of the user's own."""
 ImageMethod = Literal["byol", "mocov2", "simclr", "densecl", "selfemd"]
 """Methods of stage 1."""
 WARM_START_METHODS: tuple[ImageMethod, ...] = ("byol", "selfemd")
@@ -26,11 +28,14 @@ WARM_START_METHODS: tuple[ImageMethod, ...] = ("byol", "selfemd")
 class NetworkConfig:
     """Network that both training stages train."""
 
-    backbone: BackboneName = "resnet50"
-    """Backbone, trained from random weights."""
+    backbone: str = "resnet50"
+    """Backbone, trained from random weights: a `BackboneName`, or a module given from Python ('module/...')."""
 
     def __post_init__(self) -> None:
         _check_types(self)
+        names = typing.get_args(BackboneName)
+        if self.backbone not in names and not self.backbone.startswith(OWN_MODULE):
+            raise ValueError(f"backbone must be {one_of(names, self.backbone)}")
 
 
 @dataclass(frozen=True, kw_only=True)

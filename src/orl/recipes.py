@@ -1,13 +1,13 @@
 """Complete configs by name, and the changes of each image-level method of stage 1."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from orl.config import (
     WARM_START_METHODS,
-    BackboneName,
     ByolConfig,
     DenseCLConfig,
     DiscoverConfig,
@@ -21,8 +21,13 @@ from orl.config import (
     SimCLRConfig,
     TrainConfig,
     ViewConfig,
+    flat,
+    from_plain,
+    load_config,
     one_of,
+    to_plain,
 )
+from orl.rundir import RunDir
 
 LONG_EPOCHS = 100
 """Epochs of stage 1 from which the published numbers of MoCo v2 and SimCLR are used.
@@ -209,6 +214,35 @@ def _moco_training(config: RunConfig) -> tuple[TrainConfig, dict[str, int]]:
     return stage1, {"queue_size": 65_536 if is_long else 8 * batch_size, "num_groups": 8 if is_long else 2}
 
 
+REQUIRED = Path("(required)")
+"""Placeholder for the images and the folder of a run that are given later."""
+
+
+def start_config(recipe: str | None, out: Path = REQUIRED, default: RunConfig | None = None) -> RunConfig:
+    """Return the config to start from: a recipe, a YAML file, the config of a run that is there, or a default.
+
+    Args:
+        recipe: name of a recipe or path of a YAML file; None for that of the run in `out`, if there is one.
+        out: folder of the run.
+        default: what to return when no recipe and no run is given; the recipe `DEFAULT_RECIPE` if None.
+
+    Raises:
+        FileNotFoundError: if the recipe is neither a name nor a file.
+        ValueError: if the file is no config.
+    """
+    if recipe is not None and recipe in RECIPES:
+        return RECIPES[recipe](REQUIRED, REQUIRED)
+    saved = RunDir(out).config if recipe is None else Path(recipe).expanduser()
+    if saved.is_file() and (recipe is not None or default is None):
+        return load_config(saved, {"images": str(REQUIRED), "out": str(REQUIRED)})
+    if recipe is not None:
+        raise FileNotFoundError(
+            f"{recipe} is neither a YAML file nor a recipe: a recipe is {one_of(RECIPES, recipe)}; images are given "
+            "with --images"
+        )
+    return default or RECIPES[DEFAULT_RECIPE](REQUIRED, REQUIRED)
+
+
 METHODS: dict[ImageMethod, Callable[[RunConfig], RunConfig]] = {
     "byol": byol,
     "mocov2": mocov2,
@@ -242,7 +276,7 @@ def with_changes(
     config: RunConfig,
     *,
     method: ImageMethod | None = None,
-    backbone: BackboneName | None = None,
+    backbone: str | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     stages: Collection[str] = ("stage1", "stage3"),
@@ -264,3 +298,32 @@ def with_changes(
     changes: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size}
     changes = {name: value for name, value in changes.items() if value is not None}
     return replace(config, **{stage: replace(getattr(config, stage), **changes) for stage in stages})
+
+
+def with_fields(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """Change any fields of a config by their dotted names.
+
+    Args:
+        config: the config to start from.
+        changes: new values by names such as 'seed' or 'stage1.views.size_px'.
+
+    Raises:
+        ValueError: if there is no such field, or a value is wrong.
+
+    Example:
+        >>> config = with_fields(demo("images", "runs/x"), {"seed": 1, "stage1.views.size_px": 96})
+        >>> config.seed, config.stage1.views.size_px
+        (1, 96)
+    """
+    plain = to_plain(config)
+    names = flat(plain)
+    for name, value in changes.items():
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            raise ValueError(f"there is no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        *parents, last = name.split(".")
+        inner = plain
+        for parent in parents:
+            inner = inner[parent]
+        inner[last] = value
+    return from_plain(RunConfig, plain, "config")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orl.cli.options import (
-    REQUIRED,
     TRAINING_OPTIONS,
     DiscoverShortcuts,
     NoOptions,
@@ -19,7 +18,7 @@ from orl.cli.options import (
     read_options,
 )
 from orl.config import RunConfig
-from orl.recipes import METHODS, RECIPES
+from orl.recipes import METHODS, RECIPES, REQUIRED
 from orl.rundir import RunDir
 
 DEMO_IMAGES, DEMO_OUT = Path("runs/demo-scenes"), Path("runs/demo")

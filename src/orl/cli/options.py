@@ -11,12 +11,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import tyro
 
-from orl.config import BackboneName, ImageMethod, RunConfig, load_config, one_of
-from orl.recipes import DEFAULT_RECIPE, METHODS, RECIPES, with_changes
-from orl.rundir import RunDir
+from orl.config import BackboneName, ImageMethod, RunConfig, one_of
+from orl.recipes import METHODS, REQUIRED, start_config, with_changes
 
-REQUIRED = Path("(required)")
-"""Placeholder for `images` and `out` until the command line has given them."""
 SECTIONS = ("scan", "method", "stage1", "discover", "stage3", "objects", "evaluation")
 """Configs inside `RunConfig` whose fields are options with a prefix: `--stage1.base-lr`."""
 GROUPS = {
@@ -180,7 +177,7 @@ def read_options(
     asked = [word for word in options if word in ("-h", "--help", "--help-all")]
     words = [word for word in options if word not in asked]
     given, _ = tyro.cli(shortcuts, args=words, prog=f"orl {verb.name}", add_help=False, return_unknown_args=True)
-    start = _changed(_start_config(verb, given), given)
+    start = _changed(start_config(given.recipe, given.out, verb.default), given)
     if isinstance(given, PretrainShortcuts):
         verb = dataclasses.replace(verb, sections=given.sections)
     shown = {"-h": "short", "--help": "short", "--help-all": "complete"}[asked[-1]] if asked else "hidden too"
@@ -203,22 +200,6 @@ def read_options(
 def _new_name(word: str) -> str:
     name, equals, value = word.partition("=")
     return OLD_OPTIONS.get(name, name) + equals + value
-
-
-def _start_config(verb: RunVerb, given: Shortcuts) -> RunConfig:
-    """Return the config that options change: of the recipe or file, of the run in --out, or the default."""
-    name = given.recipe
-    if name is not None and name in RECIPES:
-        return RECIPES[name](REQUIRED, REQUIRED)
-    if name is not None and not Path(name).expanduser().is_file():
-        raise FileNotFoundError(
-            f"{name} is neither a YAML file nor a recipe: a recipe is {one_of(RECIPES, name)}; images are given with "
-            "--images"
-        )
-    saved = Path(name).expanduser() if name is not None else RunDir(given.out).config
-    if name is None and (verb.default is not None or not saved.exists()):
-        return verb.default or RECIPES[DEFAULT_RECIPE](REQUIRED, REQUIRED)
-    return load_config(saved, {"images": str(REQUIRED), "out": str(REQUIRED)})
 
 
 def _changed(config: RunConfig, given: Shortcuts) -> RunConfig:

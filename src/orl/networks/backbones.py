@@ -1,5 +1,7 @@
 """Backbones: torchvision's networks cut before the pooling, under torchvision's own weight names."""
 
+import copy
+import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -38,6 +40,9 @@ BUILDERS = {
     "wide_resnet50_2": wide_resnet50_2,
 }
 
+OWN_MODULE = "module/"
+"""Start of the name of a backbone that is a module of the user's own."""
+
 
 class Backbone(nn.Sequential):
     """Images in, feature map out: `(N, 3, H, W)` to `(N, num_channels, H / 32, W / 32)`."""
@@ -57,11 +62,55 @@ def build_backbone(name: str) -> Backbone:
     Raises:
         ValueError: if there is no such backbone.
     """
+    if name.startswith(OWN_MODULE):
+        return _copy_own_module(name)
     if name not in BUILDERS:
         raise ValueError(f"no backbone is called {name!r}; there are {', '.join(BUILDERS)}")
     network = BUILDERS[name]()
     parts = OrderedDict((key, part) for key, part in network.named_children() if key not in ("avgpool", "fc"))
     return Backbone(parts, name, network.fc.in_features)
+
+
+def register_backbone(module: nn.Module) -> str:
+    """Make a module of one's own a backbone of this process, and return its name.
+
+    Every network of that name starts from the module's present weights. A saved backbone of it can be read in any
+    process that has registered a module of the same class.
+
+    Args:
+        module: a network from images `(N, 3, H, W)` to a feature map `(N, C, h, w)`.
+
+    Raises:
+        ValueError: if its output is no feature map.
+    """
+    was_training = module.training
+    with torch.no_grad():
+        output = module.eval()(torch.zeros(2, 3, 64, 64))
+    module.train(was_training)
+    if not isinstance(output, Tensor) or output.ndim != 4 or len(output) != 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"a backbone gives a feature map (N, C, h, w), and {type(module).__name__} gave {shape}")
+    digest = hashlib.sha256(save(own_weights(module))).hexdigest()
+    name = f"{OWN_MODULE}{type(module).__name__}@{digest[:8]}"
+    _own_modules[name] = Backbone(OrderedDict(body=copy.deepcopy(module).cpu()), name, output.shape[1])
+    return name
+
+
+_own_modules: dict[str, Backbone] = {}
+
+
+def _copy_own_module(name: str) -> Backbone:
+    same_class = name.partition("@")[0] + "@"
+    found = _own_modules.get(name) or next(
+        (own for key, own in _own_modules.items() if key.startswith(same_class)), None
+    )
+    if found is None:
+        raise ValueError(
+            f"{name} is a module that was given from Python: register one of its class with orl.register_backbone first"
+        )
+    own = copy.deepcopy(found).train()
+    own.name = name
+    return own
 
 
 def pool(feature_map: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c"]:

@@ -1,0 +1,253 @@
+"""The verbs of the command line as Python functions.
+
+Every function checks its values at once, resumes work that was stopped, and works in one process or, started by
+torchrun or srun, in several.
+
+Example:
+    >>> import orl
+    >>> weights = orl.pretrain(images=images, out=out, recipe="demo", epochs=1, batch_size=8)
+    >>> backbone = orl.load_backbone(weights)
+    >>> backbone.num_channels
+    512
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from orl.config import ImageMethod, RunConfig, one_of
+from orl.evaluation.evaluated_backbone import load_evaluated_backbone
+from orl.evaluation.evaluations import find_evaluation
+from orl.evaluation.output import EvaluationOutput, results_folder
+from orl.networks.backbones import read_backbone_file, register_backbone
+from orl.networks.device import compute_device
+from orl.pipeline.run import run_all, run_discover, run_pretrain
+from orl.processes import joined_processes
+from orl.recipes import METHODS, REQUIRED, start_config, with_changes, with_fields
+from orl.rundir import RunDir
+
+AnyPath = str | Path
+
+
+def pretrain(
+    *,
+    out: AnyPath,
+    images: AnyPath | None = None,
+    method: ImageMethod | Literal["orl"] = "byol",
+    backbone: str | nn.Module | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    recipe: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Path:
+    """Train one stage: stage 1 by an image-level method, or stage 3 by 'orl'.
+
+    Args:
+        out: folder of the run. Its config is the start where there is one.
+        images: a folder (any tree), a list file, a COCO JSON, a VOC devkit or a pack; that of the run if None.
+        method: 'byol', 'mocov2', 'simclr', 'densecl', 'selfemd'; or 'orl', which needs the finished `discover`.
+        backbone: name of a ResNet, or a module from images `(N, 3, H, W)` to feature maps `(N, C, h, w)`. A module
+            starts from its own weights, and has the trained ones afterwards; `orl.register_backbone` makes it known
+            in another process. The backbone of the recipe if None.
+        epochs: passes over the images; those of the recipe if None.
+        batch_size: images a step, over all processes; that of the recipe if None.
+        recipe: name of a recipe or path of a YAML file; that of the run, or 'quick', if None.
+        options: other fields of `RunConfig` by their dotted names, such as `{"seed": 1, "stage1.base_lr": 0.3}`.
+
+    Returns:
+        The path of the trained backbone, for `orl.load_backbone`.
+
+    Raises:
+        ValueError: if a value is wrong, or the run in `out` has another config.
+
+    Example:
+        >>> import torch
+        >>> module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=8), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
+        >>> weights = orl.pretrain(images=images, out=own, recipe="demo", backbone=module, epochs=1, batch_size=8)
+        >>> weights.name
+        'backbone.safetensors'
+    """
+    if method != "orl" and method not in METHODS:
+        raise ValueError(f"method must be {one_of([*METHODS, 'orl'], method)}")
+    stage = "stage3" if method == "orl" else "stage1"
+    config = start_config(recipe, Path(out))
+    config = with_changes(
+        config,
+        method=None if method == "orl" else method,
+        backbone=_name(backbone),
+        epochs=epochs,
+        batch_size=batch_size,
+        stages=(stage,),
+    )
+    config = _with_paths(config, out, images, options)
+    run_pretrain(config, stage)
+    return _trained(config, stage, backbone)
+
+
+def discover(
+    *,
+    out: AnyPath,
+    images: AnyPath | None = None,
+    feature_extractor: AnyPath | None = None,
+    recipe: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Path:
+    """Find neighbours, proposals, RoIs and correspondences: stage 2.
+
+    Args:
+        out: folder of the run. Its config is the start where there is one.
+        images: the images, as `pretrain` takes them; those of the run if None.
+        feature_extractor: weights of any CNN to embed with; the backbone of stage 1 if None.
+        recipe: name of a recipe or path of a YAML file; that of the run, or 'quick', if None.
+        options: other fields of `RunConfig` by their dotted names.
+
+    Returns:
+        The folder of the table of correspondences.
+
+    Raises:
+        FileNotFoundError: if stage 1 is not finished and no feature extractor is given.
+        ValueError: if a value is wrong, or the run in `out` has another config.
+
+    Example:
+        >>> orl.discover(out=out, options={"discover.num_neighbours": 4}).name
+        'correspondences'
+    """
+    config = _with_paths(start_config(recipe, Path(out)), out, images, options)
+    if feature_extractor is not None:
+        found = replace(config.discover, feature_extractor=Path(feature_extractor))
+        config = replace(config, discover=found)
+    run_discover(config)
+    return RunDir(config.out).table("correspondences")
+
+
+def run(
+    *,
+    out: AnyPath,
+    images: AnyPath | None = None,
+    method: ImageMethod | None = None,
+    backbone: str | nn.Module | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    eval_data: AnyPath | None = None,
+    recipe: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Path:
+    """Run all three stages, the evaluations and the report, which is `report/index.html` in `out`.
+
+    Args:
+        out: folder of the run. Its config is the start where there is one.
+        images: the images, as `pretrain` takes them; those of the run if None.
+        method: image-level method of stage 1; that of the recipe if None.
+        backbone: a name or a module, as `pretrain` takes it. A module starts stages 1 and 3, and has the weights of
+            stage 3 afterwards.
+        epochs: passes over the images in each training stage.
+        batch_size: images a step in each training stage, over all processes.
+        eval_data: labelled data set for the evaluations, in the layout of a VOC devkit.
+        recipe: name of a recipe or path of a YAML file; that of the run, or 'quick', if None.
+        options: other fields of `RunConfig` by their dotted names.
+
+    Returns:
+        The path of stage 3's backbone, for `orl.load_backbone`.
+
+    Raises:
+        ValueError: if a value is wrong, or the run in `out` has another config.
+    """
+    config = with_changes(
+        start_config(recipe, Path(out)), method=method, backbone=_name(backbone), epochs=epochs, batch_size=batch_size
+    )
+    config = _with_paths(config, out, images, options)
+    if eval_data is not None:
+        config = replace(config, eval_data=Path(eval_data))
+    run_all(config)
+    return _trained(config, "stage3", backbone)
+
+
+def evaluate(
+    backbone: AnyPath,
+    data: AnyPath,
+    task: str = "svm",
+    *,
+    architecture: str | None = None,
+    out: AnyPath | None = None,
+    seed: int = 0,
+    workers: int = 2,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    overwrite: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any] | None:
+    """Score a backbone on labelled data.
+
+    Args:
+        backbone: folder of a run, a file of weights, or 'random'.
+        data: the labelled data set.
+        task: 'svm', 'knn', 'low-shot', 'linear', 'linear-estimate', 'semi', 'detect' or 'detect-voc'.
+        architecture: network of the weights, where the file does not name it.
+        out: JSON file of the result; in a folder beside the weights if None.
+        seed: seed of random weights and of everything that is sampled.
+        workers: worker processes that read images.
+        device: device to compute on.
+        overwrite: replace a result of other weights, data or options.
+        options: options of the task, as `orl evaluate TASK --help` shows them: `{"size_px": 96}`.
+
+    Returns:
+        The result as in the JSON file; None in all processes but the first.
+
+    Raises:
+        ValueError: if there is no such task or option, or the data do not fit the task.
+
+    Example:
+        >>> result = orl.evaluate(out, data, "knn", options={"size_px": 32})
+        >>> 0 <= result["mean_ap"] <= 1
+        True
+    """
+    evaluation = find_evaluation(task)
+    labelled, config = _split_options(evaluation.data, evaluation.config, {"data": Path(data), **(options or {})})
+    evaluation.check(labelled, config)
+    source = Path(backbone)
+    if out is None:
+        name = f"{evaluation.result_stem(config)}_{Path(data).resolve().name}.json"
+        out = results_folder(source, architecture) / name
+    output = EvaluationOutput(result=Path(out), seed=seed, workers=workers, device=device, overwrite=overwrite)
+    with joined_processes(compute_device(device)) as processes:
+        evaluated = load_evaluated_backbone(source, architecture, seed)
+        return evaluation.run(evaluated, labelled, config, output, processes)
+
+
+def _name(backbone: str | nn.Module | None) -> str | None:
+    return register_backbone(backbone) if isinstance(backbone, nn.Module) else backbone
+
+
+def _with_paths(
+    config: RunConfig, out: AnyPath, images: AnyPath | None, options: Mapping[str, Any] | None
+) -> RunConfig:
+    config = replace(config, out=Path(out), images=config.images if images is None else Path(images))
+    if config.images == REQUIRED:
+        raise ValueError(f"images must be given: there is no run in {out} yet")
+    return with_fields(config, options or {})
+
+
+def _trained(config: RunConfig, stage: str, backbone: str | nn.Module | None) -> Path:
+    """Return the path of the trained backbone, and put its weights into the module that was given."""
+    path = RunDir(config.out).backbone(stage)
+    if isinstance(backbone, nn.Module):
+        body = read_backbone_file(path).get_submodule("body")
+        backbone.load_state_dict(body.state_dict())
+    return path
+
+
+def _split_options(data: Any, config: Any, options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Divide options between the dataclass of the data and that of the protocol."""
+    names = [{item.name for item in fields(part) if item.init} for part in (data, config)]
+    for name in options:
+        if name not in names[0] | names[1]:
+            near = difflib.get_close_matches(name, names[0] | names[1], n=1)
+            raise ValueError(f"the task has no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    found = [
+        part(**{name: value for name, value in options.items() if name in known})
+        for part, known in zip((data, config), names)
+    ]
+    return found[0], found[1]
