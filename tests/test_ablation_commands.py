@@ -60,7 +60,10 @@ def test_a_study_of_stage_2_alone_and_the_page_of_it(
     [
         (["ablate", "neighbors"], r"there is no study 'neighbors'; did you mean 'neighbours'\?"),
         (["ablate", "losses", "demo", "--images", "a", "--out", "b"], "give a VOC devkit with --eval-data"),
-        (["ablate", "losses", "demo", "--seeds", "x"], "--seeds needs a whole number above 0, not 'x'"),
+        (
+            ["ablate", "losses", "demo", "--images", "a", "--out", "b", "--seeds", "0"],
+            "seeds must be at least 1, not 0",
+        ),
         (["ablate", "feature_extractor", "demo", "--images", "a"], "--out must be given"),
         (["results", "nowhere", "--to", "page.md"], "nowhere holds no result files"),
     ],

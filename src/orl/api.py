@@ -113,7 +113,7 @@ def discover(
         ValueError: if a value is wrong, or the run in `out` has another config.
 
     Example:
-        >>> orl.discover(out=out, options={"discover.num_neighbours": 4}).name
+        >>> orl.discover(out=out).name
         'correspondences'
     """
     config = _with_paths(start_config(recipe, Path(out)), out, images, options)
@@ -200,7 +200,7 @@ def evaluate(
         ValueError: if there is no such task or option, or the data do not fit the task.
 
     Example:
-        >>> result = orl.evaluate(out, data, "knn", options={"size_px": 32})
+        >>> result = orl.evaluate(out, data, "knn", options={"size_px": 32, "k": 5})
         >>> 0 <= result["mean_ap"] <= 1
         True
     """

@@ -83,12 +83,10 @@ def test_published_files_are_read_trained_on_and_written(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "orl published-files takes write or read, not ''"),
-        (["import"], "orl published-files takes write or read, not 'import'"),
+        ([], "orl published-files must be followed by one of write, read, not ''"),
+        (["import"], "orl published-files must be followed by one of write, read, not 'import'"),
         (["read", "--images", "x", "--out", "y"], "give --proposals, --neighbours or --correspondences FILE"),
         (["read", "--images", "x", "--out", "y", "--proposals", "none.json"], "no file at none.json"),
-        (["read", "--proposals"], "--proposals needs a path, not ''"),
-        (["read", "--proposals", "--images", "x"], "--proposals needs a path, not '--images'"),
         (["read", "--proposals", "none.json"], "--images and --out must be given: orl published-files read --images"),
         (["write", "nowhere", "--to", "x"], "no config file at nowhere"),
     ],
@@ -100,10 +98,16 @@ def test_a_wrong_call_is_answered_in_one_line(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("after", [[], ["--images", "x"]])
+def test_an_option_without_its_path_is_refused(after: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["published-files", "read", "--proposals", *after]) == 2
+    assert "--proposals" in capsys.readouterr().err
+
+
 def test_help_tells_of_both_ways(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["published-files", "--help"]) == 0
     told = capsys.readouterr().out
     assert "orl published-files write RUN --to DIR" in told
     assert "--correspondences FILE" in told
     assert main(["published-files", "read", "--help"]) == 0
-    assert "--neighbours FILE" in capsys.readouterr().out
+    assert "--neighbours {None}|PATH" in capsys.readouterr().out

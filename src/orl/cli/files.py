@@ -28,7 +28,7 @@ class PublishedTables:
 def command_published_files(arguments: Sequence[str]) -> None:
     """Write the published JSON files of a stage 2, or read them: `orl published-files write|read`."""
     verbs = {"write": _write_published, "read": _read_published}
-    verb, *options = arguments or ["--help"]
+    verb, *options = arguments or [""]
     if verb in ("-h", "--help"):
         print(
             "usage: orl published-files write RUN --to DIR\n"

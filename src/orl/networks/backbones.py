@@ -71,6 +71,9 @@ def build_backbone(name: str) -> Backbone:
     return Backbone(parts, name, network.fc.in_features)
 
 
+_own_modules: dict[str, Backbone] = {}
+
+
 def register_backbone(module: nn.Module) -> str:
     """Make a module of one's own a backbone of this process, and return its name.
 
@@ -84,19 +87,17 @@ def register_backbone(module: nn.Module) -> str:
         ValueError: if its output is no feature map.
     """
     was_training = module.training
+    device = next((weight.device for weight in module.parameters()), torch.device("cpu"))
     with torch.no_grad():
-        output = module.eval()(torch.zeros(2, 3, 64, 64))
+        output = module.eval()(torch.zeros(2, 3, 64, 64, device=device))
     module.train(was_training)
     if not isinstance(output, Tensor) or output.ndim != 4 or len(output) != 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"a backbone gives a feature map (N, C, h, w), and {type(module).__name__} gave {shape}")
-    digest = hashlib.sha256(save(own_weights(module))).hexdigest()
+    digest = hashlib.sha256(save(cpu_weights(module))).hexdigest()
     name = f"{OWN_MODULE}{type(module).__name__}@{digest[:8]}"
     _own_modules[name] = Backbone(OrderedDict(body=copy.deepcopy(module).cpu()), name, output.shape[1])
     return name
-
-
-_own_modules: dict[str, Backbone] = {}
 
 
 def _copy_own_module(name: str) -> Backbone:
