@@ -196,7 +196,9 @@ def test_processes_of_a_machine_take_its_gpus_in_turn(monkeypatch: pytest.Monkey
         assert local_device("cuda") == torch.device("cuda", gpu)
 
 
-def test_what_srun_started_joins_as_what_torchrun_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sruns_variables_are_translated_to_torchruns_and_the_environment_is_only_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     step = {
@@ -207,21 +209,22 @@ def test_what_srun_started_joins_as_what_torchrun_started(monkeypatch: pytest.Mo
         "SLURM_LOCALID": "1",
         "SLURM_JOB_ID": "1234567",
     }
-    with monkeypatch.context() as started:
-        for name, value in step.items():
-            started.setenv(name, value)
-        started.setattr(os, "environ", dict(os.environ))
-        assert module.num_processes() == 8
-        found = {
-            name: os.environ[name] for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        }
-    assert found == {
+    for name, value in step.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    assert module.num_processes() == 8
+    assert module.torchrun_variables() == {
+        "WORLD_SIZE": "8",
         "RANK": "5",
         "LOCAL_RANK": "1",
         "LOCAL_WORLD_SIZE": "4",
         "MASTER_ADDR": "gpu07",
         "MASTER_PORT": "19567",
     }
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    assert module.torchrun_variables()["MASTER_PORT"] == "29500", "an address that is given is kept"
+    monkeypatch.delenv("MASTER_PORT")
+    assert dict(os.environ) == before
 
 
 def test_a_batch_script_of_slurm_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: atomic writes, digests of bytes, temporaries of killed processes."""
+"""Atomic writes, digests of files, and removal of temporary files of killed processes."""
 
 import errno
 import hashlib
@@ -10,16 +10,16 @@ NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def file_digest(path: Path) -> str:
-    """A short name of a file's content."""
+    """Return a digest of a file's bytes: 16 hexadecimal digits of its SHA-256."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def write_atomically(path: Path, data: bytes | str | memoryview) -> None:
-    """Write a whole file under a temporary name, then rename it: a reader sees the old file or the new one.
+    """Write a file under a temporary name, then rename it: a reader sees the old file or the complete new one.
 
     Raises:
-        OSError: if it cannot be written; a full disk is told with the way out.
+        OSError: if it cannot be written; the message for a full disk names the size and the way out.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -34,7 +34,7 @@ def write_atomically(path: Path, data: bytes | str | memoryview) -> None:
             raise
         raise OSError(
             error.errno,
-            f"the disk is full: no space to write {path} ({len(data) / 1e6:.1f} MB). What is finished is kept: make "
+            f"the disk is full: no space to write {path} ({len(data) / 1e6:.1f} MB). Finished files are kept: make "
             "space and give the same command again",
         ) from error
     finally:

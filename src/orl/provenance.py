@@ -1,4 +1,4 @@
-"""Provenance of results: a fingerprint of all inputs, kept beside a result, says whether it is up to date or stale."""
+"""Provenance of results: a fingerprint of all inputs beside a result decides whether it is up to date or stale."""
 
 import hashlib
 import json
@@ -9,34 +9,35 @@ from typing import Any
 
 from orl.files import remove_stale_temporaries, write_atomically
 
-VERSION = 1
+VERSION = 2
+"""Format of tables and manifests; orl 0.1 wrote version 1."""
 MANIFEST = "manifest.json"
 
 
 class StaleResultError(ValueError):
-    """A result on disk was made from something else than what is asked for now."""
+    """A result on disk was made from other inputs than those of now."""
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:
-    """A short name of a set of inputs: the same inputs, the same name."""
+    """Return a fingerprint of inputs: 16 hexadecimal digits, equal for equal JSON values."""
     text = json.dumps(inputs, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def claim(folder: Path, inputs: Mapping[str, Any], overwrite: bool = False) -> bool:
-    """Take a folder for a result made from these inputs, or go on with one that was taken for them before.
+    """Claim a folder for the result of these inputs, or resume a result of the same inputs.
 
     Args:
-        folder: where the result lies; its manifest says what it is made from.
-        made_from: everything that decides the result; JSON values only.
-        overwrite: delete a result made from something else.
+        folder: folder of the result and of its manifest.
+        inputs: all that decides the result; JSON values only.
+        overwrite: delete a result of other inputs.
 
     Returns:
-        Whether the result is begun, and not gone on with.
+        True if the result is new, False if it is resumed.
 
     Raises:
-        StaleResultError: if the folder holds a result made from something else.
-        ValueError: if the folder holds files and no manifest, and so is none of ours.
+        StaleResultError: if the folder holds a result of other inputs or of another version.
+        ValueError: if the folder holds files without a manifest, which orl did not write.
     """
     path = folder / MANIFEST
     manifest = {"version": VERSION, "fingerprint": fingerprint(inputs)}
@@ -46,9 +47,8 @@ def claim(folder: Path, inputs: Mapping[str, Any], overwrite: bool = False) -> b
         if {key: found.get(key) for key in manifest} == manifest:
             return False
         if not overwrite:
-            raise StaleResultError(_difference(folder, found.get("inputs", {}), inputs))
-        # The old manifest stays until all else is gone: a process killed here leaves a folder that is known as ours,
-        # and stale.
+            raise StaleResultError(_difference(folder, found, inputs))
+        # The old manifest stays until all other files are gone: a process killed here leaves a stale folder of ours.
         for part in folder.iterdir():
             if part != path:
                 shutil.rmtree(part) if part.is_dir() else part.unlink()
@@ -59,7 +59,7 @@ def claim(folder: Path, inputs: Mapping[str, Any], overwrite: bool = False) -> b
 
 
 def read_inputs(folder: Path) -> dict[str, Any] | None:
-    """What the result in a folder is made from, finished or not; None where there is none.
+    """Return the inputs of the result in a folder, finished or not; None if there is none.
 
     Raises:
         ValueError: if its manifest cannot be read.
@@ -69,17 +69,39 @@ def read_inputs(folder: Path) -> dict[str, Any] | None:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
+    """Read a manifest.
+
+    Raises:
+        ValueError: if it is no JSON object.
+    """
     try:
-        return json.loads(path.read_text())
+        manifest = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is not a table's manifest ({error}); rebuild it with --overwrite") from error
+        raise ValueError(f"{path} is not a manifest ({error}); rebuild its folder with --overwrite") from error
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{path} is not a manifest (it holds {type(manifest).__name__}); rebuild with --overwrite")
+    return manifest
 
 
-def _difference(folder: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+def version_error(path: Path, version: object) -> str:
+    """Return the message for a result of another format."""
+    writer = "orl 0.1" if version == 1 else "another version of orl"
+    return (
+        f"{path} was written by {writer} (format {version}, this version reads {VERSION}); rebuild it with "
+        "--overwrite, or take another folder"
+    )
+
+
+def _difference(folder: Path, manifest: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+    if manifest.get("version") != VERSION:
+        return version_error(folder, manifest.get("version"))
+    found = manifest.get("inputs", {})
     changed = [
-        f"{key}: was {found.get(key)!r}, now {asked.get(key)!r}"
-        for key in sorted({*found, *asked})
-        if found.get(key) != asked.get(key)
+        f"{key}: was {found.get(key)!r}, now {inputs.get(key)!r}"
+        for key in sorted({*found, *inputs})
+        if found.get(key) != inputs.get(key)
     ]
-    what = "; ".join(changed) or "written by another version of orl"
-    return f"stale: {folder} was made from something else ({what}). Rebuild it with --overwrite, or take another folder"
+    return (
+        f"stale: {folder} was made from other inputs ({'; '.join(changed)}). Rebuild it with --overwrite, or take "
+        "another folder"
+    )

@@ -1,4 +1,4 @@
-"""Where every file of a run lies, and the record of what was run."""
+"""Paths of the files of a run, and readers of its record and of its discovery score."""
 
 import json
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from orl import tables
 
 TRAINED_STAGES = {"stage1": "stage 1", "stage3": "stage 3"}
-"""The stages that leave a backbone, by the names of their folders, and what they are called."""
+"""Training stages: name of the folder -> label."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class RunDir:
         return self.root / "log.txt"
 
     def stage(self, name: str) -> Path:
-        """Folder of 'stage1' or 'stage3': metrics.jsonl, tensorboard/, checkpoints/, backbone.safetensors."""
+        """Return the folder of 'stage1' or 'stage3': metrics.jsonl, tensorboard/, checkpoints/, backbone.safetensors."""
         return self.root / name
 
     def backbone(self, stage: str) -> Path:
@@ -52,7 +52,7 @@ class RunDir:
         return self.root / stage / "metrics.jsonl"
 
     def table(self, name: str) -> Path:
-        """Folder of one table of stage 2: embeddings, neighbours, proposals, rois, ..."""
+        """Return the folder of a table of stage 2: embeddings, neighbours, proposals, rois, ..."""
         return self.root / "discover" / name
 
     @property
@@ -60,12 +60,12 @@ class RunDir:
         return self.root / "discover" / "score.json"
 
     def evaluation(self, task: str, backbone: str) -> Path:
-        """Result of one judge ('svm', 'knn', 'low-shot') on one backbone ('random', 'stage1', 'stage3')."""
+        """Return the file of one evaluation ('svm', 'knn', 'low-shot') of a backbone ('random', 'stage1', 'stage3')."""
         return self.root / "evaluation" / f"{task}_{backbone}.json"
 
     @property
     def figures(self) -> Path:
-        """Folder of what `orl figures` draws."""
+        """Folder of the output of `orl figures`."""
         return self.root / "figures"
 
     @property
@@ -74,7 +74,7 @@ class RunDir:
 
 
 def read_record(run: RunDir) -> dict[str, Any]:
-    """What `run.json` says; empty when there is none yet.
+    """Read `run.json`; return an empty dict if there is none yet.
 
     Raises:
         ValueError: if the file is not JSON.
@@ -88,7 +88,7 @@ def read_record(run: RunDir) -> dict[str, Any]:
 
 
 def read_discovery_score(run: RunDir) -> dict[str, Any] | None:
-    """The score of the correspondences that there are; None where there is none, or it is of others.
+    """Read the score of the correspondences; None if there is none, or if it is of earlier correspondences.
 
     Raises:
         ValueError: if the file is not JSON.

@@ -1,7 +1,7 @@
-"""What one stage leaves for the next: tables of shards on disk, each shard written whole or not at all.
+"""Tables on disk that one stage writes for the next: Arrow shards, each written atomically, and a manifest.
 
-A table is a folder: `manifest.json` says what it was made from, `00000.arrow`, `00001.arrow`, ... hold the rows.
-The columns of each table:
+A table is a folder: `manifest.json` holds its inputs and the format's version, `00000.arrow`, `00001.arrow`, ... hold
+the rows. Columns of each table (images: `images.parquet`, all others: `discover/NAME/`):
 
 | table | one row a | columns |
 | --- | --- | --- |
@@ -11,13 +11,13 @@ The columns of each table:
 | proposals | box as found | `image_id` int32, `box` float32 (4,) |
 | rois | box as kept | `image_id` int32, `box` float32 (4,) |
 | roi_embeddings | RoI | `embedding` float16 (D,) |
-| correspondences | matched pair | `image_id`, `neighbour_id` int32, `roi`, `neighbour_roi` int64, `similarity` float32|
+| correspondences | matched pair | `image_id`, `neighbour_id` int32, `roi`, `neighbour_roi` int64, `similarity` float32 |
 
-Rows come in the order of the images, so that the rows of one image are a slice: see `row_starts`. `roi` and
-`neighbour_roi` are rows of rois.
+Boxes are xyxy, in pixels. Rows are in the order of the images, so the rows of one image are a slice: see `row_starts`.
+`roi` and `neighbour_roi` are row numbers of rois.
 
-A table may be larger than the memory: its shards are mapped when they are asked for, at most `MAX_OPEN_SHARDS` at a
-time, `Table.rows` and `Table.parts` give views of them, and `Table.release` lets go of the pages that were read.
+A table may be larger than the memory. Its shards are memory-mapped when they are read, at most `MAX_OPEN_SHARDS` at a
+time. `Table.rows` and `Table.parts` return views of them, and `Table.release` frees the pages that were read.
 """
 
 import mmap
@@ -33,30 +33,30 @@ import pyarrow as pa
 from numpy import ndarray
 
 from orl.files import write_atomically
-from orl.provenance import MANIFEST, VERSION, claim, fingerprint, read_manifest
+from orl.provenance import MANIFEST, VERSION, claim, fingerprint, read_manifest, version_error
 
 MAX_OPEN_SHARDS = 256
-"""Shards of one table that are mapped at a time: each holds a file descriptor, of which a process often has 1,024."""
+"""Most shards of one table mapped at a time: each takes a file descriptor, of which a process often has 1,024."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A finished table; nothing of it is in memory but what was asked for."""
+    """A finished table, memory-mapped: only the columns that are read take memory."""
 
     folder: Path
     inputs: Mapping[str, Any]
     shard_rows: tuple[int, ...]
-    """Rows of each shard."""
+    """Number of rows of each shard."""
     _open: OrderedDict[int, "_Shard"] = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
 
     @property
     def fingerprint(self) -> str:
-        """The name of what the table was made from."""
+        """Fingerprint of the table's inputs."""
         return fingerprint(self.inputs)
 
     @property
     def num_rows(self) -> int:
-        """Rows of all shards."""
+        """Number of rows of all shards."""
         return int(self.shard_starts[-1])
 
     @property
@@ -69,21 +69,21 @@ class Table:
 
     @cached_property
     def shard_starts(self) -> ndarray:
-        """The first row of each shard, and the number of rows after the last."""
+        """First row of each shard, then the number of all rows."""
         return np.concatenate([[0], np.cumsum(self.shard_rows, dtype=np.int64)])
 
     def column(self, name: str) -> ndarray:
-        """One column of all shards, in memory; a view of the file where there is one shard only."""
+        """Read one column of all shards; with a single shard this is a view of the file."""
         return self.rows(name, 0, self.num_rows)
 
     def rows(self, name: str, start: int, stop: int) -> ndarray:
-        """Some rows of a column: a view of the file inside one shard, a copy across shards.
+        """Read some rows of a column: a view of the file within one shard, a copy across shards.
 
         Raises:
             ValueError: if there are no such rows.
         """
         if not 0 <= start <= stop <= self.num_rows:
-            raise ValueError(f"table {self.folder} has {self.num_rows} rows, and not {start} to {stop}")
+            raise ValueError(f"table {self.folder} has {self.num_rows} rows, not {start} to {stop}")
         first = min(int(np.searchsorted(self.shard_starts, start, side="right")) - 1, self.num_shards - 1)
         begin = int(self.shard_starts[first])
         part = self.shard_column(first, name)[start - begin : stop - begin]
@@ -97,21 +97,21 @@ class Table:
         return joined
 
     def shard_column(self, index: int, name: str) -> ndarray:
-        """One column of one shard, a view of its file."""
+        """Read one column of one shard, as a view of its file."""
         return _to_numpy(self._shard(index).columns.column(name))
 
     def parts(self, name: str) -> Iterator[tuple[int, ndarray]]:
-        """One column shard by shard, as (first row, rows); a shard is let go of at the next."""
+        """Yield one column shard by shard, as (first row, rows); each shard is unmapped before the next."""
         for index, start in enumerate(self.shard_starts[:-1].tolist()):
             yield start, self.shard_column(index, name)
             self.release()
             self._open.pop(index, None)
 
     def row_starts(self, num_images: int) -> ndarray:
-        """Where each image's rows begin, as the function `row_starts`, read shard by shard.
+        """Return the first row of each image, as the function `row_starts`, reading shard by shard.
 
         Raises:
-            ValueError: if the rows are those of other images, or not in their order.
+            ValueError: if the rows are of other images, or not in the order of the images.
         """
         counts, last = np.zeros(num_images + 1, np.int64), 0
         for _, image_ids in self.parts("image_id"):
@@ -130,7 +130,7 @@ class Table:
         return counts.cumsum()
 
     def release(self) -> None:
-        """Let go of the pages that were read: views stay valid, and read the file again when they are used."""
+        """Free the pages that were read: views stay valid, and read the file again when they are used."""
         if hasattr(mmap, "MADV_DONTNEED"):
             for shard in self._open.values():
                 shard.pages.madvise(mmap.MADV_DONTNEED)
@@ -140,7 +140,7 @@ class Table:
             self._open.move_to_end(index)
             return self._open[index]
         if len(self._open) >= MAX_OPEN_SHARDS:
-            # Unmapped, and its file closed, as soon as the last view of it is gone.
+            # The file is unmapped and closed as soon as the last view of it is gone.
             self._open.popitem(last=False)
         self._open[index] = _open_shard(self.folder, index)
         return self._open[index]
@@ -148,17 +148,17 @@ class Table:
 
 @dataclass(frozen=True)
 class _Shard:
-    """A mapped file and its columns, which are views of it."""
+    """A memory-mapped file and its columns, which are views of it."""
 
     pages: mmap.mmap
     columns: pa.Table
 
 
 def begin(folder: Path, inputs: Mapping[str, Any], num_shards: int, overwrite: bool = False) -> list[int]:
-    """Claim a folder for a table and list its missing shards; none when the table is finished.
+    """Claim a folder for a table and list its missing shards; an empty list if the table is finished.
 
     Raises:
-        StaleResultError: as `claim`.
+        StaleResultError: if the folder holds a table of other inputs or of another version.
     """
     claim(folder, {**inputs, "num_shards": num_shards}, overwrite)
     finished = {path.name for path in folder.iterdir()}
@@ -166,7 +166,7 @@ def begin(folder: Path, inputs: Mapping[str, Any], num_shards: int, overwrite: b
 
 
 def write_shard(folder: Path, index: int, columns: Mapping[str, ndarray]) -> None:
-    """Write one shard whole: a killed process leaves it or nothing."""
+    """Write one shard atomically: a killed process leaves it complete or not at all."""
     table = pa.table({name: _to_arrow(values) for name, values in columns.items()})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
@@ -179,31 +179,28 @@ def load(folder: Path) -> Table:
 
     Raises:
         FileNotFoundError: if there is no table.
-        ValueError: if it is unfinished, torn or of another version.
+        ValueError: if it is unfinished, damaged or of another version.
     """
     path = folder / MANIFEST
     if not path.exists():
         raise FileNotFoundError(f"no table at {folder}; make it with 'orl discover'")
     manifest = read_manifest(path)
     if manifest.get("version") != VERSION:
-        raise ValueError(
-            f"table {folder} has version {manifest.get('version')}, this program reads {VERSION}; "
-            "rebuild it with --overwrite"
-        )
+        raise ValueError(version_error(folder, manifest.get("version")))
     num_shards = manifest["inputs"]["num_shards"]
     rows = tuple(_open_shard(folder, index).columns.num_rows for index in range(num_shards))
     return Table(folder, manifest["inputs"], rows)
 
 
 def check_image_list(table: Table, images: str) -> None:
-    """Refuse a table whose rows are those of other images than a run has now.
+    """Refuse a table of another image list than the run has now.
 
     Args:
-        table: one of stage 2.
+        table: a table of stage 2.
         images: fingerprint of the run's image list.
 
     Raises:
-        ValueError: if it is so.
+        ValueError: if the table was made from another image list.
     """
     if table.inputs.get("images", images) != images:
         raise ValueError(
@@ -213,28 +210,28 @@ def check_image_list(table: Table, images: str) -> None:
 
 
 def check_inputs(table: Table) -> None:
-    """Refuse a table where another than it was made from has taken the place of one that it was made from.
+    """Refuse a table if a table that it was made from has been rebuilt from other inputs since.
 
     Args:
-        table: its origins lie beside it; those that are not there any more are passed over.
+        table: a table of stage 2; the tables that it was made from are beside it. Deleted ones are skipped.
 
     Raises:
-        ValueError: if it is so, or an origin is not finished.
+        ValueError: if one of its input tables has changed or is unfinished.
     """
     folder, name = table.folder.parent, table.folder.name
-    for origin, expected in table.inputs.items():
-        if origin == name or not (folder / origin / MANIFEST).exists():
+    for source, expected in table.inputs.items():
+        if source == name or not (folder / source / MANIFEST).exists():
             continue
-        if finished_fingerprint(folder / origin) != expected:
+        if finished_fingerprint(folder / source) != expected:
             raise ValueError(
-                f"{table.folder} was made from other {origin} than are in {folder / origin}; finish stage 2 with "
+                f"{table.folder} was made from other {source} than are in {folder / source}; finish stage 2 with "
                 "'orl discover'"
             )
-        check_inputs(load(folder / origin))
+        check_inputs(load(folder / source))
 
 
 def finished_fingerprint(folder: Path) -> str | None:
-    """The fingerprint of a finished table, None where there is none."""
+    """Return the fingerprint of a finished table; None if there is none."""
     try:
         return load(folder).fingerprint
     except (FileNotFoundError, ValueError):
@@ -242,11 +239,11 @@ def finished_fingerprint(folder: Path) -> str | None:
 
 
 def row_starts(image_ids: ndarray, num_images: int) -> ndarray:
-    """Where each image's rows begin: image `i` has the rows from `starts[i]` up to `starts[i + 1]`.
+    """Return the first row of each image: image `i` has the rows from `starts[i]` up to `starts[i + 1]`.
 
     Args:
-        image_ids: the `image_id` column, which never falls.
-        num_images: images in all, with or without rows.
+        image_ids: the `image_id` column, in rising order.
+        num_images: number of images, with or without rows.
 
     Returns:
         `num_images + 1` row numbers.
@@ -255,7 +252,7 @@ def row_starts(image_ids: ndarray, num_images: int) -> ndarray:
 
 
 def shard_slices(num_items: int, shard_size: int) -> list[slice]:
-    """Which items go into which shard; one empty shard for no items."""
+    """Split items into shards; no items make one empty shard."""
     return [slice(i, min(i + shard_size, num_items)) for i in range(0, max(1, num_items), shard_size)]
 
 
@@ -271,7 +268,7 @@ def _open_shard(folder: Path, index: int) -> _Shard:
         return _Shard(pages, pa.ipc.open_file(pa.py_buffer(pages)).read_all())
     except FileNotFoundError as error:
         raise ValueError(f"table {folder} lacks shard {path.name}; run 'orl discover' again to finish it") from error
-    # An empty file is a ValueError of mmap, and Arrow's own errors are some ValueErrors and some OSErrors.
+    # mmap raises ValueError for an empty file; Arrow's own errors are partly ValueErrors, partly OSErrors.
     except (ValueError, OSError) as error:
         raise ValueError(f"shard {path} cannot be read ({error}); delete it and run again") from error
 

@@ -27,10 +27,10 @@ STOPPING: list[tuple[Plan, str, str]] = [
     (good_plan({"wandb": "offline"}, {"optional": {"wandb": False}}), "wandb is missing", "pip install wandb"),
     (good_plan({"compile": True}, {"compiler": None}), "needs a C\\+\\+ compiler", "leave --compile out"),
     (good_plan(num_images=40), "a batch of 64 needs as many images, and there are 40", "--stage1.batch-size 10"),
-    (good_plan(num_processes=3), "a batch of 64 cannot be shared evenly by 3 processes", "--stage1.batch-size"),
+    (good_plan(num_processes=3), "a batch of 64 is no multiple of 3 processes", "--stage1.batch-size"),
     (
         good_plan({"stage1": TrainConfig(batch_size=64, epochs=1, accumulation_steps=5)}),
-        "by 1 processes in 5 parts",
+        "cannot be split into 5 equal gradient accumulation steps",
         "--stage1.accumulation-steps",
     ),
     (good_plan(out_of_memory={"stage1": "killed"}), "stage1 finds no memory .*killed", "--network.backbone"),
@@ -86,8 +86,8 @@ def test_what_is_slow_is_named_and_stops_nothing(plan: Plan, what: str, way_out:
 
 
 def expect(plan: Plan, what: str, way_out: str, stops: bool) -> None:
-    found = [finding for finding in find_obstacles(plan) if re.search(what, finding.what)]
-    assert found, [finding.what for finding in find_obstacles(plan)]
+    found = [finding for finding in find_obstacles(plan) if re.search(what, finding.message)]
+    assert found, [finding.message for finding in find_obstacles(plan)]
     assert found[0].stops is stops
     assert way_out in found[0].way_out
 
@@ -103,8 +103,8 @@ def test_a_package_is_missed_only_by_settings_that_need_it(name: str, settings: 
     missing = {"optional": {"faiss": True, "cv2": True, "wandb": True, name: False}}
     assert find_obstacles(good_plan(machine=missing)) == []
     (finding,) = find_obstacles(good_plan({"discover": settings}, missing))
-    assert finding.what.startswith(f"{name} is missing")
-    assert finding.way_out.startswith("pip install")
+    assert finding.message.startswith(f"{name} is missing")
+    assert finding.remedy.startswith("pip install")
 
 
 def test_as_many_workers_as_processors_are_no_obstacle() -> None:

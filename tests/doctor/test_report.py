@@ -67,7 +67,7 @@ def test_what_stops_is_shown_with_its_way_out() -> None:
     assert not found.works
     assert "tried on a GPU" in shown
     assert "will not work: stage1 passes 64 images at once" in shown
-    assert "way out: set --stage1.accumulation-steps 2" in shown
+    assert "remedy: set --stage1.accumulation-steps 2" in shown
     assert "slower than need be: this GPU multiplies bf16" in shown
 
 
@@ -143,5 +143,5 @@ def test_stage_3_is_not_tried_where_stage_2_finds_no_memory(tmp_path: Path, monk
     monkeypatch.setattr(report, "in_own_process", tried)
     plan = report._measured(good_plan(training={}, discovery=None), NO_IMAGES)
     assert list(plan.training) == ["stage1"]
-    (finding,) = [each for each in find_obstacles(plan) if each.what.startswith("stage2 finds no memory")]
-    assert "--discover.search-scale" in finding.way_out
+    (finding,) = [each for each in find_obstacles(plan) if each.message.startswith("stage2 finds no memory")]
+    assert "--discover.search-scale" in finding.remedy

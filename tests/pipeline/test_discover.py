@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from tests.reference.discovery import match_by_loops, neighbours_by_loops
 
-from orl import provenance, tables
+from orl import files, provenance, tables
 from orl.config import DiscoverConfig, RunConfig
 from orl.datasets.decode import load_image
 from orl.datasets.image_table import ImageTable
@@ -19,6 +19,7 @@ from orl.networks.backbones import build_backbone, pool, read_backbone_file, sav
 from orl.networks.mlp import byol_mlp, load_projector, save_projector
 from orl.pipeline import discover as module
 from orl.pipeline.discover import discover
+from orl.pipeline.preflight import preflight
 from orl.rundir import RunDir
 from orl.views.augment import normalise
 from orl.views.crops import cut_boxes
@@ -46,6 +47,10 @@ def new_config(out: Path, **changes: object) -> RunConfig:
     settings = {"num_neighbours": 3, "embed_px": 32, "roi_embed_px": 32, "min_side": 0.2, "top_fraction": 0.25}
     config = DiscoverConfig(**(settings | {"shard_size": 2} | changes))
     return RunConfig(images=Path("images"), out=out, workers=0, device="cpu", discover=config)
+
+
+def run_stage2(config: RunConfig, images: ImageTable) -> bool:
+    return discover(preflight(replace(config, images=images.root), ("discover",)), images)
 
 
 def stage_1(out: Path, seed: int = 0) -> None:
@@ -78,7 +83,7 @@ def rebuilt_by(config: RunConfig, images: ImageTable) -> list[str]:
         return {name: (RunDir(config.out).table(name) / "00000.arrow").stat().st_mtime_ns for name in TABLES}
 
     before = times()
-    discover(config, images)
+    run_stage2(config, images)
     return [name for name, time in times().items() if time != before[name]]
 
 
@@ -87,7 +92,7 @@ def whole(images: ImageTable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stage 2 that went through in one shard."""
     out = tmp_path_factory.mktemp("whole")
     stage_1(out)
-    assert discover(new_config(out, shard_size=100), images)
+    assert run_stage2(new_config(out, shard_size=100), images)
     return out
 
 
@@ -151,7 +156,7 @@ def test_shards_of_any_size_give_the_same_tables(
     images: ImageTable, whole: Path, tmp_path: Path, shard_size: int
 ) -> None:
     stage_1(tmp_path)
-    discover(new_config(tmp_path, shard_size=shard_size), images)
+    run_stage2(new_config(tmp_path, shard_size=shard_size), images)
     first, second = contents(tmp_path), contents(whole)
     for name, values in first.items():
         # Batches end elsewhere, and so sums are rounded elsewhere; neighbours and pairs must be the same ones.
@@ -168,7 +173,7 @@ def test_a_run_that_died_at_any_table_goes_on_to_the_same_tables(
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     for out in (straight, broken):
         stage_1(out)
-    discover(new_config(straight), images)
+    run_stage2(new_config(straight), images)
     write = tables.write_shard
     written: list[Path] = []
 
@@ -180,18 +185,18 @@ def test_a_run_that_died_at_any_table_goes_on_to_the_same_tables(
 
     monkeypatch.setattr(module.tables, "write_shard", write_until)
     with pytest.raises(OSError, match="No space left"):
-        discover(new_config(broken), images)
+        run_stage2(new_config(broken), images)
     monkeypatch.undo()
     kept = {path: path.stat().st_mtime_ns for path in (broken / "discover").rglob("*.arrow")}
     assert len(kept) == len(written)
-    assert discover(new_config(broken), images)
+    assert run_stage2(new_config(broken), images)
     assert_same(straight, broken)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items()), "a finished shard was made again"
 
 
 def test_a_finished_stage_does_nothing(images: ImageTable, whole: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*.arrow")}
-    assert not discover(new_config(whole, shard_size=100), images)
+    assert not run_stage2(new_config(whole, shard_size=100), images)
     assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("*.arrow")}
 
 
@@ -216,9 +221,9 @@ def test_a_changed_setting_makes_stale_what_depends_on_it_and_nothing_else(
     shutil.copytree(whole, out)
     changed = new_config(out, shard_size=100, **change)
     with pytest.raises(
-        provenance.StaleResultError, match=rf"{stale[0]} was made from something else.*{next(iter(change))}"
+        provenance.StaleResultError, match=rf"{stale[0]} was made from other inputs.*{next(iter(change))}"
     ):
-        discover(changed, images)
+        run_stage2(changed, images)
     assert rebuilt_by(replace(changed, overwrite=True), images) == stale
 
 
@@ -229,7 +234,7 @@ def test_another_backbone_makes_every_embedding_stale_and_no_proposal(
     shutil.copytree(whole, out)
     stage_1(out, seed=1)
     with pytest.raises(provenance.StaleResultError, match=r"embeddings .*backbone: was"):
-        discover(new_config(out, shard_size=100), images)
+        run_stage2(new_config(out, shard_size=100), images)
     rebuilt = rebuilt_by(replace(new_config(out, shard_size=100), overwrite=True), images)
     assert rebuilt == ["embeddings", "neighbours", "roi_embeddings", "correspondences"]
 
@@ -239,7 +244,7 @@ def test_per_image_of_another_content_makes_every_table_stale(images: ImageTable
     shutil.copytree(whole, out)
     edited = replace(images, digests=("edited", *images.digests[1:]))
     with pytest.raises(provenance.StaleResultError, match=r"embeddings .*images: was"):
-        discover(new_config(out, shard_size=100), edited)
+        run_stage2(new_config(out, shard_size=100), edited)
     assert rebuilt_by(replace(new_config(out, shard_size=100), overwrite=True), edited) == list(TABLES)
 
 
@@ -248,7 +253,7 @@ def test_a_full_disk_in_mid_shard_keeps_what_is_finished_and_goes_on(
     images: ImageTable, whole: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage_1(tmp_path)
-    fsync = tables.os.fsync
+    fsync = files.os.fsync
 
     def full_disk(file: int) -> None:
         if f"{name}/.00002.arrow" in str(Path(f"/proc/self/fd/{file}").readlink()):
@@ -256,13 +261,13 @@ def test_a_full_disk_in_mid_shard_keeps_what_is_finished_and_goes_on(
         fsync(file)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tables.os, "fsync", full_disk)
+        patch.setattr(files.os, "fsync", full_disk)
         with pytest.raises(OSError, match=rf"disk is full.*{name}/00002.arrow.*give the same command again"):
-            discover(new_config(tmp_path), images)
+            run_stage2(new_config(tmp_path), images)
     folder = RunDir(tmp_path).table(name)
     assert sorted(path.name for path in folder.iterdir()) == ["00000.arrow", "00001.arrow", provenance.MANIFEST]
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "discover").rglob("*.arrow")}
-    assert discover(new_config(tmp_path), images)
+    assert run_stage2(new_config(tmp_path), images)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items()), "a finished shard was made again"
 
 
@@ -272,9 +277,9 @@ def test_a_network_that_has_diverged_is_refused(images: ImageTable, tmp_path: Pa
     torch.nn.init.constant_(next(projector.parameters()), torch.nan)
     save_projector(projector, RunDir(tmp_path).projector("stage1"))
     with pytest.raises(ValueError, match="not finite: it has diverged"):
-        discover(new_config(tmp_path), images)
+        run_stage2(new_config(tmp_path), images)
 
 
 def test_without_stage_1_the_way_is_told(images: ImageTable, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no backbone at .*stage1"):
-        discover(new_config(tmp_path), images)
+        run_stage2(new_config(tmp_path), images)

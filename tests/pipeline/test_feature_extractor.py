@@ -14,7 +14,6 @@ from orl import tables
 from orl.cli import main
 from orl.config import DiscoverConfig, RunConfig, TrainConfig, ViewConfig
 from orl.networks.backbones import build_backbone, save_backbone
-from orl.pipeline.feature_extractor import load_feature_extractor
 from orl.pipeline.run import run_all, run_discover, run_pretrain
 from orl.recipes import demo
 from orl.rundir import RunDir
@@ -89,9 +88,9 @@ def test_images_are_normalised_as_the_network_knows_them() -> None:
     torch.testing.assert_close(ImageNetInputBackbone(network)(views), expected)
 
 
-def test_without_any_network_the_way_out_is_told(scenes: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"train stage 1 with 'orl pretrain', or look with other weights"):
-        load_feature_extractor(small(scenes, tmp_path / "run"))
+def test_a_discovery_without_a_trained_network_is_refused(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"train stage 1 with 'orl pretrain', or embed with other weights"):
+        run_discover(small(scenes, tmp_path / "run"))
 
 
 def test_the_command_line_takes_a_file_and_the_name_of_its_network(

@@ -13,7 +13,8 @@ from tests.ports import free_port
 from orl.config import ImageMethod, RunConfig, TrainConfig, ViewConfig
 from orl.datasets.image_table import load_image_table
 from orl.networks.backbones import read_backbone_file
-from orl.pipeline.pretrain import pretrain_images
+from orl.pipeline.preflight import preflight
+from orl.pipeline.pretrain import pretrain
 from orl.pipeline.run import run_all, run_pretrain
 from orl.processes import joined_processes
 from orl.recipes import demo, with_method
@@ -87,7 +88,8 @@ def one_of_two(rank: int, port: int, scenes: Path, folder: Path) -> None:
     with joined_processes(torch.device("cpu")) as processes:
         for method in CONTRASTIVE:
             config = double(small(scenes, folder / method, method))
-            pretrain_images(config, load_image_table(RunDir(folder / "one").images), processes)
+            inputs = preflight(config, ("stage1",), processes)
+            pretrain(inputs, load_image_table(RunDir(folder / "one").images), "stage1", processes)
 
 
 def test_two_processes_train_every_method_as_one(scenes: Path, tmp_path: Path) -> None:

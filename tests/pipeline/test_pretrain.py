@@ -12,14 +12,14 @@ from orl.config import RunConfig, TrainConfig, ViewConfig, differences
 from orl.datasets import decode
 from orl.networks.backbones import build_backbone, read_backbone_file, save_backbone
 from orl.networks.device import compute_device
-from orl.pipeline.assemble import peak_lr, view_distribution
 from orl.pipeline.pack import PackOptions, pack_images
 from orl.pipeline.run import run_discover, run_pretrain
+from orl.pipeline.training_setup import peak_lr, view_distribution
 from orl.pipeline.view_samplers import object_table
 from orl.recipes import coco, demo
 from orl.rundir import RunDir, read_record
 from orl.synthetic.scenes import draw_scenes
-from orl.training import ssl_step as ssl_step
+from orl.training.training_step import SSLStep
 from orl.views.colour import ColourDistribution
 
 
@@ -112,14 +112,14 @@ def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig
 def start_of(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
     """The first weights that a training has, once it has begun."""
     found: dict[str, torch.Tensor] = {}
-    update = ssl_step.SSLStep.update
+    update = SSLStep.update
 
-    def watched(self: ssl_step.SSLStep, *arguments: object) -> dict[str, float]:
+    def watched(self: SSLStep, *arguments: object) -> dict[str, float]:
         if not found:
             found.update({name: value.clone() for name, value in self.method.online.state_dict().items()})
         return update(self, *arguments)
 
-    monkeypatch.setattr(ssl_step.SSLStep, "update", watched)
+    monkeypatch.setattr(SSLStep, "update", watched)
     return found
 
 
@@ -135,9 +135,9 @@ def test_training_starts_from_given_weights_and_tells_other_weights_apart(
     for name, weight in given.state_dict().items():
         assert torch.equal(found[f"backbone.{name}"], weight), name
     save_backbone(build_backbone("resnet10"), tmp_path / "given.safetensors")
-    with pytest.raises(ValueError, match=r"stage 1 of .* began with other weights, and --init-from is .*given"):
+    with pytest.raises(ValueError, match=r"stage 1 of .* started from other weights, and --init-from is .*given"):
         run_pretrain(config, "stage1")
-    with pytest.raises(ValueError, match=r"stage 1 of .* began with other weights, and --init-from is None"):
+    with pytest.raises(ValueError, match=r"stage 1 of .* started from other weights, and --init-from is None"):
         run_pretrain(replace(config, init_from=None), "stage1")
 
 
@@ -208,7 +208,7 @@ def test_pairs_of_other_rois_or_of_another_stage_1_are_not_trained_on(trained: R
     shutil.copytree(trained.out, run.root)
     run.config.unlink()
     run_pretrain(replace(config, stage1=replace(config.stage1, epochs=1), overwrite=True), "stage1")
-    with pytest.raises(ValueError, match="looked with another stage 1 than there is now"):
+    with pytest.raises(ValueError, match="was made with another stage 1 than there is now"):
         run_pretrain(replace(config, stage1=replace(config.stage1, epochs=1)), "stage3")
 
 
@@ -246,14 +246,16 @@ def test_the_probe_judges_at_its_epochs_and_changes_no_weight(scenes: Path, trai
 
 def test_a_probe_without_labels_is_refused(scenes: Path, tmp_path: Path) -> None:
     config = small(scenes, tmp_path / "run", stage1=replace(SHORT, probe_epochs=1))
-    with pytest.raises(ValueError, match=r"probe_epochs needs a labelled set .* --eval-data"):
+    with pytest.raises(ValueError, match=r"probe_epochs needs a labelled data set .* --eval-data"):
         run_pretrain(config, "stage1")
 
 
 @pytest.mark.parametrize("parts", [3, 4])
 def test_parts_that_are_unequal_or_too_small_are_refused(scenes: Path, tmp_path: Path, parts: int) -> None:
     config = small(scenes, tmp_path / "run", stage1=replace(SHORT, accumulation_steps=parts))
-    with pytest.raises(ValueError, match=rf"the 4 images .* of a batch of 4 cannot be passed in {parts} equal parts"):
+    with pytest.raises(
+        ValueError, match=rf"the 4 images .* of a batch of 4 cannot be split into {parts} equal gradient"
+    ):
         run_pretrain(config, "stage1")
 
 
@@ -282,5 +284,5 @@ def test_a_pack_trains_to_the_same_bits_from_disk_from_memory_and_on_the_device(
 
 @pytest.mark.parametrize("cache", ["ram", "device"])
 def test_only_a_pack_is_held(scenes: Path, tmp_path: Path, cache: str) -> None:
-    with pytest.raises(ValueError, match="only packed images can be cached"):
+    with pytest.raises(ValueError, match="takes packed images only"):
         run_pretrain(small(scenes, tmp_path / "run", cache=cache), "stage1")

@@ -1,4 +1,4 @@
-"""What every command does to a run's folder before it begins, and how a run is looked at elsewhere."""
+"""Preflight and scan: which inputs are refused, and when the config of a run is saved."""
 
 import sys
 from contextlib import nullcontext
@@ -10,9 +10,13 @@ import torch
 
 from orl import provenance
 from orl.config import RunConfig, load_config
+from orl.datasets.image_table import ImageTable
 from orl.networks.backbones import build_backbone, save_backbone
 from orl.pipeline import run as run_module
-from orl.pipeline.run import prepare, run_demo
+from orl.pipeline import run_report
+from orl.pipeline.preflight import preflight
+from orl.pipeline.run import run_demo
+from orl.pipeline.scan import scan
 from orl.processes import Processes
 from orl.recipes import demo
 from orl.rundir import RunDir, read_record
@@ -28,20 +32,24 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     return replace(config, discover=replace(config.discover, num_neighbours=2))
 
 
+def start(config: RunConfig, *stages: str) -> ImageTable:
+    return scan(preflight(config, stages))
+
+
 def test_images_are_found_again_from_any_folder(config: RunConfig, tmp_path: Path, monkeypatch) -> None:
-    prepare(config)
+    start(config)
     assert load_config(RunDir(config.out).config).images == tmp_path / "scenes"
-    prepare(config)
+    start(config)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     begun = load_config(tmp_path / "run" / "config.yaml")
-    assert len(prepare(replace(begun, out=tmp_path / "run"))) == 4
+    assert len(start(replace(begun, out=tmp_path / "run"))) == 4
 
 
 def test_a_command_that_was_started_as_a_module_is_told_as_it_is_typed(config: RunConfig, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/orl/__main__.py", "run", "demo", "--out", "a b"])
-    prepare(config)
+    start(config)
     assert read_record(RunDir(config.out))["command"] == "orl run demo --out 'a b'"
 
 
@@ -53,34 +61,34 @@ def test_the_report_of_a_gpus_run_is_written_where_there_is_none(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch, asked: str, has_gpu: bool, used: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
-    assert run_module._gallery_options(replace(config, device=asked)).device == used
+    assert run_report._gallery_options(replace(config, device=asked)).device == used
 
 
 def test_a_refused_setting_is_not_kept(config: RunConfig) -> None:
-    prepare(config)
+    start(config)
     kept = RunDir(config.out).config.read_bytes()
     with pytest.raises(ValueError, match=r"discover\.max_similarity: was None, now 0\.95"):
-        prepare(replace(config, discover=replace(config.discover, max_similarity=0.95)))
+        start(replace(config, discover=replace(config.discover, max_similarity=0.95)))
     assert RunDir(config.out).config.read_bytes() == kept
-    prepare(config)
+    start(config)
 
 
 def test_judges_may_be_added_and_images_may_be_lost_more_often(config: RunConfig) -> None:
-    prepare(config)
+    start(config)
     shots = replace(config.evaluation, shots=(1, 2))
-    prepare(replace(config, evaluation=shots, scan=replace(config.scan, max_rejected_fraction=0.5)))
-    with pytest.raises(ValueError, match=r"transfer\.shots: was \[1, 2\], now \[4\]"):
-        prepare(replace(config, evaluation=replace(config.evaluation, shots=(4,))))
+    start(replace(config, evaluation=shots, scan=replace(config.scan, max_rejected_fraction=0.5)))
+    with pytest.raises(ValueError, match=r"evaluation\.shots: was \[1, 2\], now \[4\]"):
+        start(replace(config, evaluation=replace(config.evaluation, shots=(4,))))
 
 
 def test_weights_to_start_from_are_not_for_going_on(config: RunConfig, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_backbone(build_backbone("resnet10"), tmp_path / "given.safetensors")
-    prepare(config)
+    start(config)
     provenance.claim(RunDir(config.out).stage("stage1"), {"seed": 0})
     kept = RunDir(config.out).config.read_bytes()
-    with pytest.raises(ValueError, match=r"stage 1 of run began with random weights, and --init-from is given"):
-        prepare(replace(config, init_from=Path("given.safetensors")))
+    with pytest.raises(ValueError, match=r"stage 1 of run started from random weights, and --init-from is given"):
+        start(replace(config, init_from=Path("given.safetensors")))
     assert RunDir(config.out).config.read_bytes() == kept
 
 
@@ -96,18 +104,18 @@ def test_what_stage_2_lacks_is_told_before_stage_1(config: RunConfig, monkeypatc
     asked = replace(config, discover=replace(config.discover, **changes))
     told = {"opencv": "orl\\[opencv", "file": r"no file of boxes at typo\.json", "faiss": "FAISS is not installed"}
     with pytest.raises((ImportError, FileNotFoundError), match=told[proposals]):
-        prepare(asked, "stage1", discovers=True)
+        start(asked, "stage1", "discover")
     assert not RunDir(config.out).config.exists()
 
 
 def test_boxes_that_were_moved_are_the_same_boxes(config: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "boxes.json").write_text("{}")
     own = replace(config.discover, proposals="file", proposals_file=Path("boxes.json"))
-    prepare(replace(config, discover=own))
+    start(replace(config, discover=own))
     (tmp_path / "boxes.json").rename(tmp_path / "moved.json")
-    prepare(replace(config, discover=replace(own, proposals_file=Path("moved.json"))))
+    start(replace(config, discover=replace(own, proposals_file=Path("moved.json"))))
     with pytest.raises(ValueError, match=r"discover\.proposals: was file, now grid"):
-        prepare(replace(config, discover=replace(config.discover, proposals="grid")))
+        start(replace(config, discover=replace(config.discover, proposals="grid")))
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -115,6 +123,6 @@ def test_the_first_process_alone_draws_the_demo(config: RunConfig, monkeypatch: 
     drawn: list[Path] = []
     monkeypatch.setattr(run_module, "draw_scenes", lambda folder, **_: drawn.append(folder))
     monkeypatch.setattr(run_module, "joined_processes", lambda device: nullcontext(Processes(rank=rank)))
-    with pytest.raises(FileNotFoundError, match="no images at" if rank == 0 else "no image table at"):
+    with pytest.raises(FileNotFoundError, match="no images at"):
         run_demo(replace(config, images=Path("nothing")))
     assert drawn == [Path("nothing")] * (rank == 0)

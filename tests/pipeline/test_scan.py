@@ -10,9 +10,10 @@ from tests.datasets.packs import draw_images, pack
 from orl import provenance
 from orl.config import DiscoverConfig, RunConfig
 from orl.datasets import validation as images_scan
-from orl.datasets.image_table import load_image_table
+from orl.datasets.image_table import ImageTable, load_image_table
 from orl.datasets.packs import PackedImage, open_pack, shard_path
-from orl.pipeline.scan import scan
+from orl.pipeline.preflight import preflight
+from orl.pipeline.scan import scan as scan_inputs
 from orl.provenance import StaleResultError
 from orl.rundir import RunDir
 
@@ -20,6 +21,10 @@ from orl.rundir import RunDir
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     return draw_images(tmp_path / "images")
+
+
+def scan(config: RunConfig) -> ImageTable:
+    return scan_inputs(preflight(config))
 
 
 def config(images: Path, out: Path) -> RunConfig:

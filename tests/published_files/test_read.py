@@ -238,7 +238,7 @@ def test_a_second_reading_does_nothing_and_another_file_is_stale(
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.arrow")} == before
     documents["proposals"]["bbox"][0][0][0] += 1
     other = write("other", documents["proposals"])
-    with pytest.raises(provenance.StaleResultError, match=r"proposals was made from something else \(file_digest: was"):
+    with pytest.raises(provenance.StaleResultError, match=r"proposals was made from other inputs \(file_digest: was"):
         read(run, images, proposals=other)
     read(run, images, proposals=other, overwrite=True)
     changed = [path.parent.name for path, time in before.items() if path.stat().st_mtime_ns != time]

@@ -69,11 +69,12 @@ def _read_published(arguments: Sequence[str]) -> None:
         without=(*TRAINING_OPTIONS, "device", "seed"),
     )
     config, _, files = read_options(verb, arguments, Shortcuts, PublishedTables)
+    from orl.pipeline.preflight import preflight
     from orl.pipeline.record import record_stage
-    from orl.pipeline.run import prepare
+    from orl.pipeline.scan import scan
     from orl.published_files.read import PublishedFiles, RunTables, read_published
 
-    images = prepare(config)
+    images = scan(preflight(config))
     run, started = RunDir(config.out), time.monotonic()
     target = RunTables(folder=run.table(""), shard_size=config.discover.shard_size, overwrite=config.overwrite)
     found = read_published(PublishedFiles(**vars(files)), images, config.images, target)

@@ -24,7 +24,7 @@ def command_report(arguments: Sequence[str]) -> None:
         if not runs:
             raise ValueError("no run is given; give the folder of one, or of several to compare them")
         if len(runs) > 1:
-            from orl.pipeline.run import compare_reports
+            from orl.pipeline.run_report import compare_reports
 
             finish("comparison", compare_reports(runs, out))
             return
@@ -32,7 +32,7 @@ def command_report(arguments: Sequence[str]) -> None:
             raise ValueError(f"--out {out} is the file of a comparison, and one run is given; its report lies in it")
         if not RunDir(runs[0]).config.exists():
             raise FileNotFoundError(f"no run at {runs[0]}: there is no {RunDir(runs[0]).config.name} in it")
-        from orl.pipeline.run import report_run
+        from orl.pipeline.run_report import report_run
 
         finish("report", report_run(dataclasses.replace(load_config(RunDir(runs[0]).config), out=runs[0])))
 

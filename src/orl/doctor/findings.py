@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from orl.config import DenseCLConfig, MoCoV2Config, RunConfig
+from orl.config import RunConfig
 from orl.doctor.machine import OPTIONAL
 from orl.doctor.plan import Plan, disk_needed, estimate_stage
-from orl.pipeline.assemble import check_batch, stage_settings
+from orl.pipeline.preflight import batch_problems
+from orl.pipeline.training_setup import stage_config
+from orl.rundir import TRAINED_STAGES
 
 GIB = 2**30
 LONG_HOURS = 24 * 14
@@ -20,8 +22,8 @@ class Finding:
 
     stops: bool
     """Whether it will not work; otherwise it works, but slowly."""
-    what: str
-    way_out: str
+    message: str
+    remedy: str
 
 
 def find_obstacles(plan: Plan) -> list[Finding]:
@@ -40,15 +42,15 @@ def _device(plan: Plan) -> Iterator[Finding]:
     if not device_is_there(plan.config, len(plan.machine.gpus)):
         yield Finding(
             stops=True,
-            what="a GPU is asked for (--device cuda), and torch sees none",
-            way_out="take --device cpu or auto, or install a driver and a torch built for it",
+            message="a GPU is asked for (--device cuda), and torch sees none",
+            remedy="take --device cpu or auto, or install a driver and a torch built for it",
         )
     backend = "nccl" if plan.computes_on_gpu else "gloo"
     if plan.num_processes > 1 and backend not in plan.machine.backends:
         yield Finding(
             stops=True,
-            what=f"{plan.num_processes} processes talk by {backend}, which this torch lacks",
-            way_out="train in one process, or install torch's own wheels",
+            message=f"{plan.num_processes} processes talk by {backend}, which this torch lacks",
+            remedy="train in one process, or install torch's own wheels",
         )
 
 
@@ -59,20 +61,20 @@ def _precision(plan: Plan) -> Iterator[Finding]:
     if config.precision == "16-mixed" and not plan.computes_on_gpu:
         yield Finding(
             stops=True,
-            what="--precision 16-mixed needs a GPU, and this would run on the processor",
-            way_out="take --precision 32-true" + (" or bf16-mixed" if has_bf16 else ""),
+            message="--precision 16-mixed needs a GPU, and this would run on the processor",
+            remedy="take --precision 32-true" + (" or bf16-mixed" if has_bf16 else ""),
         )
     if config.precision == "bf16-mixed" and not has_bf16:
         yield Finding(
             stops=False,
-            what=f"this {device} has no bf16 in hardware: --precision bf16-mixed is slower than 32-true on it",
-            way_out="take --precision 16-mixed" if plan.computes_on_gpu else "take --precision 32-true",
+            message=f"this {device} has no bf16 in hardware: --precision bf16-mixed is slower than 32-true on it",
+            remedy="take --precision 16-mixed" if plan.computes_on_gpu else "take --precision 32-true",
         )
     if config.precision == "32-true" and has_bf16:
         yield Finding(
             stops=False,
-            what=f"this {device} multiplies bf16 in hardware, and --precision 32-true does not use it",
-            way_out="take --precision bf16-mixed"
+            message=f"this {device} multiplies bf16 in hardware, and --precision 32-true does not use it",
+            remedy="take --precision bf16-mixed"
             if plan.computes_on_gpu
             else "try the same with --precision bf16-mixed: it made ResNets 1.6 times as fast on such a processor",
         )
@@ -88,59 +90,35 @@ def _packages(plan: Plan) -> Iterator[Finding]:
     for name, is_wanted in wanted.items():
         if is_wanted and not plan.machine.optional[name]:
             option, _, command = OPTIONAL[name].partition("; ")
-            yield Finding(stops=True, what=f"{name} is missing, which these settings need ({option})", way_out=command)
+            yield Finding(
+                stops=True, message=f"{name} is missing, which these settings need ({option})", remedy=command
+            )
     if config.compile and plan.machine.compiler is None:
         yield Finding(
             stops=True,
-            what="--compile needs a C++ compiler, and there is none (CXX, c++, g++, clang++)",
-            way_out="install g++, or leave --compile out",
+            message="--compile needs a C++ compiler, and there is none (CXX, c++, g++, clang++)",
+            remedy="install g++, or leave --compile out",
         )
 
 
 def _batches(plan: Plan) -> Iterator[Finding]:
-    for stage in ("stage1", "stage3"):
-        settings = stage_settings(plan.config, stage)
-        if settings.batch_size > plan.num_images:
-            yield Finding(
-                stops=True,
-                what=f"a batch of {settings.batch_size} needs as many images, and there are {plan.num_images}",
-                way_out=f"set --{stage}.batch-size {_smaller_batch(plan)} or another smaller one",
-            )
-        fraction, rest = divmod(settings.batch_size, plan.num_processes)
-        if rest or fraction % settings.accumulation_steps or fraction // settings.accumulation_steps < 2:
-            yield Finding(
-                stops=True,
-                what=f"a batch of {settings.batch_size} cannot be shared evenly by {plan.num_processes} processes in "
-                f"{settings.accumulation_steps} parts of two images or more",
-                way_out=f"set another --{stage}.batch-size or --{stage}.accumulation-steps",
-            )
-            continue
-        try:
-            check_batch(plan.config, stage, plan.num_processes)
-        except ValueError as error:
-            what, _, way_out = str(error).rpartition(": ")
-            yield Finding(stops=True, what=what, way_out=f"{way_out} or another --{stage}.batch-size")
-
-
-def _smaller_batch(plan: Plan) -> int:
-    """A quarter of the images, or a little less, that groups of a batch can share."""
-    method = plan.config.method
-    groups = method.num_groups if isinstance(method, MoCoV2Config | DenseCLConfig) else 1
-    return max(2, plan.num_images // 4 // groups) * groups
+    for stage in TRAINED_STAGES:
+        for problem in batch_problems(plan.config, stage, plan.num_images, plan.num_processes):
+            yield Finding(stops=True, message=problem.message, remedy=problem.remedy)
 
 
 def _memory(plan: Plan) -> Iterator[Finding]:
     for stage, message in plan.out_of_memory.items():
         yield Finding(
             stops=True,
-            what=f"{stage} finds no memory even for the few images of the measurement ({message})",
-            way_out="take a smaller --discover.search-scale, or stop what else uses the memory"
+            message=f"{stage} finds no memory even for the few images of the measurement ({message})",
+            remedy="take a smaller --discover.search-scale, or stop what else uses the memory"
             if stage == "stage2"
             else f"take smaller --{stage}.views.size-px, --network.backbone or --{stage}.hidden-features, or stop "
             "what else uses the device",
         )
     for stage, cost in plan.training.items():
-        settings, estimate = stage_settings(plan.config, stage), estimate_stage(plan, stage)
+        settings, estimate = stage_config(plan.config, stage), estimate_stage(plan, stage)
         fraction = settings.batch_size // plan.num_processes
         passed = fraction // settings.accumulation_steps
         if passed <= estimate.largest_batch:
@@ -149,9 +127,9 @@ def _memory(plan: Plan) -> Iterator[Finding]:
         parts = estimate.accumulation_steps
         yield Finding(
             stops=True,
-            what=f"{stage} passes {passed} images at once, for which it needs about {needed:.1f} GiB of memory, and "
+            message=f"{stage} passes {passed} images at once, for which it needs about {needed:.1f} GiB of memory, and "
             f"{free:.1f} are free: {estimate.largest_batch} fit",
-            way_out=f"set --{stage}.accumulation-steps {parts}"
+            remedy=f"set --{stage}.accumulation-steps {parts}"
             if parts is not None
             else f"set a smaller --{stage}.batch-size, --{stage}.views.size-px or --network.backbone",
         )
@@ -164,9 +142,9 @@ def _shared_memory(plan: Plan) -> Iterator[Finding]:
         if room is not None and needed > room:
             yield Finding(
                 stops=True,
-                what=f"the {plan.config.workers} workers of {stage} hand over batches through /dev/shm: up to "
+                message=f"the {plan.config.workers} workers of {stage} hand over batches through /dev/shm: up to "
                 f"{needed / GIB:.2f} GiB, and it has {room / GIB:.2f}",
-                way_out="give the container more (docker run --shm-size, or --ipc=host), or take fewer --workers",
+                remedy="give the container more (docker run --shm-size, or --ipc=host), or take fewer --workers",
             )
 
 
@@ -175,8 +153,8 @@ def _disk(plan: Plan) -> Iterator[Finding]:
     if needed > free:
         yield Finding(
             stops=True,
-            what=f"checkpoints and tables take about {needed / GIB:.1f} GiB, and {free / GIB:.1f} are free",
-            way_out="take --out on another disk, or make room",
+            message=f"checkpoints and tables take about {needed / GIB:.1f} GiB, and {free / GIB:.1f} are free",
+            remedy="take --out on another disk, or make room",
         )
 
 
@@ -185,16 +163,16 @@ def _workers(plan: Plan) -> Iterator[Finding]:
     if workers > cores:
         yield Finding(
             stops=False,
-            what=f"{workers} workers share {cores:g} processors: more of them read no faster, and each takes memory",
-            way_out=f"set --workers {max(1, int(cores))}",
+            message=f"{workers} workers share {cores:g} processors: more of them read no faster, and each takes memory",
+            remedy=f"set --workers {max(1, int(cores))}",
         )
     for stage in plan.training:
         estimate = estimate_stage(plan, stage)
         if plan.computes_on_gpu and estimate.wait_fraction > MAX_WAIT_FRACTION:
             yield Finding(
                 stops=False,
-                what=f"{stage} would wait for images {estimate.wait_fraction:.0%} of the time",
-                way_out="pack the images once (orl data pack), or set more --workers"
+                message=f"{stage} would wait for images {estimate.wait_fraction:.0%} of the time",
+                remedy="pack the images once (orl data pack), or set more --workers"
                 if workers >= cores
                 else f"set --workers {int(cores)}",
             )
@@ -204,10 +182,9 @@ def _hours(plan: Plan) -> Iterator[Finding]:
     for stage in plan.training:
         hours = estimate_stage(plan, stage).hours
         if hours > LONG_HOURS:
-            settings = stage_settings(plan.config, stage)
+            epochs = stage_config(plan.config, stage).epochs
             yield Finding(
                 stops=False,
-                what=f"{stage} would take about {hours / 24:.0f} days: {settings.epochs} epochs of {plan.num_images:,} "
-                "images",
-                way_out=f"set fewer --{stage}.epochs, take a smaller recipe (quick), or more and faster devices",
+                message=f"{stage} would take about {hours / 24:.0f} days: {epochs} epochs of {plan.num_images:,} images",
+                remedy=f"set fewer --{stage}.epochs, take a smaller recipe (quick), or more and faster devices",
             )

@@ -30,16 +30,16 @@ from orl.embed import BATCH_SIZE, CPU_BATCH_SIZE, embed_boxes
 from orl.memory import keep_freed_memory, peak_resident_bytes
 from orl.networks.backbones import build_backbone, pool
 from orl.networks.fuse_batch_norm import fuse_batch_norm
-from orl.pipeline.assemble import (
+from orl.pipeline.proposal_tables import proposer
+from orl.pipeline.shards import proposal_filter
+from orl.pipeline.training_setup import (
     Method,
     build_image_method,
     build_optimiser,
     build_orl,
-    stage_settings,
+    stage_config,
     view_distribution,
 )
-from orl.pipeline.proposal_tables import proposer
-from orl.pipeline.shards import proposal_filter
 from orl.processes import Processes, local_device
 from orl.synthetic.scenes import draw_scenes
 from orl.training.fabric import is_out_of_memory, launch_fabric
@@ -158,7 +158,7 @@ def measure_training(config: RunConfig, stage: str, images: ImageTable, found: F
     keep_freed_memory()
     samples = ViewDataset(_view_sampler(config, stage, images, found))
     sample_bytes = sum(view.crop.nbytes for view in samples[(0, 0)].views.values())
-    settings = stage_settings(config, stage)
+    settings = stage_config(config, stage)
     batches = measured_batches(sample_bytes // 3, local_device(config.device).type, settings.batch_size)
     method = _method(config, stage, batches[1])
     fabric = launch_fabric(local_device(config.device), config.precision, Processes())
@@ -221,7 +221,7 @@ def measured_batches(pixels_per_image: int, device_type: str, most: int) -> tupl
 def _view_sampler(
     config: RunConfig, stage: str, images: ImageTable, found: FoundRois | None
 ) -> GlobalViewSampler | ObjectViewSampler:
-    rules = view_distribution(stage_settings(config, stage).views)
+    rules = view_distribution(stage_config(config, stage).views)
     if stage == "stage1" or found is None:
         return GlobalViewSampler(images, rules, config.seed)
     return ObjectViewSampler(images, rules, object_table(found, len(images)), config.objects.roi_size_px, config.seed)

@@ -6,7 +6,7 @@ from orl.config import RunConfig
 from orl.doctor.estimates import largest_batch, parts_needed, queue_bytes, seconds_per_image, training_hours
 from orl.doctor.machine import Machine
 from orl.doctor.measure import DiscoveryCost, TrainingCost
-from orl.pipeline.assemble import stage_settings
+from orl.pipeline.training_setup import stage_config
 
 PROPOSAL_BYTES, PROPOSALS_A_IMAGE = 20, 2500
 """Of a box in a table, and how many selective search finds in an image of 640x480."""
@@ -61,7 +61,7 @@ class StageEstimate:
 
 def estimate_stage(plan: Plan, stage: str) -> StageEstimate:
     """Memory, rates and hours of 'stage1' or 'stage3', which must have been measured."""
-    cost, settings, config = plan.training[stage], stage_settings(plan.config, stage), plan.config
+    cost, settings, config = plan.training[stage], stage_config(plan.config, stage), plan.config
     batch = max(1, settings.batch_size // plan.num_processes)
     largest = largest_batch(cost.memory, plan.free_bytes)
     parts = parts_needed(batch, largest)
@@ -90,7 +90,7 @@ def discovery_hours(plan: Plan, cost: DiscoveryCost) -> float:
 
 def disk_needed(plan: Plan) -> int:
     """Bytes that the run will write: checkpoints of both stages, one more while it is written, and the tables."""
-    kept = {stage: stage_settings(plan.config, stage).keep_checkpoints + 1 for stage in plan.training}
+    kept = {stage: stage_config(plan.config, stage).keep_checkpoints + 1 for stage in plan.training}
     checkpoints = sum(number * plan.training[stage].state_bytes for stage, number in kept.items())
     embedding_bytes = 0.0 if plan.discovery is None else plan.discovery.rois * plan.discovery.embedding_bytes
     return checkpoints + int(plan.num_images * (PROPOSALS_A_IMAGE * PROPOSAL_BYTES + embedding_bytes))

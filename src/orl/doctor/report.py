@@ -11,7 +11,7 @@ from orl.doctor.findings import GIB, Finding, device_is_there, find_obstacles
 from orl.doctor.machine import OPTIONAL, Machine, look_at_machine
 from orl.doctor.measure import NUM_SAMPLES, in_own_process, measure_discovery, measure_training, sample_images
 from orl.doctor.plan import Plan, StageEstimate, discovery_hours, disk_needed, estimate_stage
-from orl.pipeline.assemble import stage_settings
+from orl.pipeline.training_setup import stage_config
 from orl.progress import progress_bar
 from orl.rundir import TRAINED_STAGES
 
@@ -163,11 +163,11 @@ def format_findings(findings: list[Finding]) -> str:
     if not findings:
         return "nothing stands in the way"
     kinds = {True: "will not work", False: "slower than need be"}
-    return "\n".join(f"{kinds[one.stops]}: {one.what}\n    way out: {one.way_out}" for one in findings)
+    return "\n".join(f"{kinds[one.stops]}: {one.message}\n    remedy: {one.remedy}" for one in findings)
 
 
 def _stage_lines(plan: Plan, stage: str, estimate: StageEstimate) -> list[str]:
-    cost, settings = plan.training[stage], stage_settings(plan.config, stage)
+    cost, settings = plan.training[stage], stage_config(plan.config, stage)
     fits = (
         f"a batch of {settings.batch_size} needs accumulation-steps {estimate.accumulation_steps}"
         if estimate.accumulation_steps

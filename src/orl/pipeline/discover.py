@@ -1,5 +1,6 @@
-"""Stage 2: from a trained network to correspondences, as six tables, each finished shard by shard."""
+"""Stage 2: from a trained network to correspondences, as six tables of shards, and their score."""
 
+import json
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -9,14 +10,19 @@ from typing import Any
 
 import torch
 
-from orl import provenance, tables
+from orl import files, provenance, tables
 from orl.config import DiscoverConfig, RunConfig
 from orl.datasets.image_table import ImageTable
+from orl.datasets.sources import read_labels
+from orl.evaluation.correspondences import score_correspondences
 from orl.pipeline import shards
 from orl.pipeline.discovery_summary import StepRecord
-from orl.pipeline.feature_extractor import load_feature_extractor
+from orl.pipeline.feature_extractor import load_stage1_extractor
 from orl.pipeline.neighbour_tables import neighbour_finder, neighbour_inputs
+from orl.pipeline.preflight import RunInputs
 from orl.pipeline.proposal_tables import proposal_inputs, proposer
+from orl.pipeline.record import recorded_stage
+from orl.pipeline.run_report import optional_annotations
 from orl.processes import Processes, local_device
 from orl.progress import progress_bar
 from orl.rundir import RunDir
@@ -24,43 +30,52 @@ from orl.rundir import RunDir
 logger = logging.getLogger(__name__)
 
 CROPS = "bicubic by torch"
-"""How boxes are cut for the network; embeddings of other crops are stale."""
+"""Version of the crops that the network sees; embeddings of other crops are stale."""
 
 
-def discover(config: RunConfig, images: ImageTable, processes: Processes | None = None) -> bool:
-    """Find the correspondences of every image with stage 1's network, or one from outside; finished shards are kept.
+def discover(inputs: RunInputs, images: ImageTable, processes: Processes | None = None) -> bool:
+    """Find the correspondences of all images and score them where labels are known; finished shards are kept.
 
-    Several processes share the shards of each table. What a shard holds does not depend on which of them made it.
+    Several processes share the shards of each table. The content of a shard does not depend on the process.
 
     Args:
-        config: the run.
+        inputs: the checked inputs of the run.
         images: its images.
-        processes: all that work on this run; this one alone if not given.
+        processes: all processes of the run; this one alone if not given.
 
     Returns:
-        Whether anything was left to do.
+        True if anything was left to do.
 
     Raises:
-        FileNotFoundError: if there is no network to look with.
-        StaleResultError: if a table was made from something else and `overwrite` is off.
+        FileNotFoundError: if stage 1 has not been trained and no external network is given.
+        StaleResultError: if a table was made from other inputs and `overwrite` is off.
         RuntimeError: if another process ended.
     """
-    run, settings = RunDir(config.out), config.discover
-    device = local_device(config.device)
-    feature_extractor = load_feature_extractor(config)
-    encoder = feature_extractor.encoder.to(memory_format=torch.channels_last).to(device)
-    known = tables.finished_fingerprint(run.table("correspondences"))
     processes = processes or Processes()
+    with recorded_stage(inputs.run, "discover", processes):
+        is_new = _build_tables(inputs, images, processes)
+        if processes.is_first:
+            score_discovery(inputs.config, images)
+    return is_new
+
+
+def _build_tables(inputs: RunInputs, images: ImageTable, processes: Processes) -> bool:
+    """Build the six tables; return True if the correspondences are new."""
+    config, run, options = inputs.config, inputs.run, inputs.config.discover
+    device = local_device(config.device)
+    extractor = inputs.feature_extractor or load_stage1_extractor(run)
+    encoder = extractor.encoder.to(memory_format=torch.channels_last).to(device)
+    earlier = tables.finished_fingerprint(run.table("correspondences"))
     build = partial(_build, config, images, processes)
     embeddings = build(
         "embeddings",
         {
-            "backbone": feature_extractor.backbone_digest,
-            "projector": feature_extractor.projector_digest,
-            "embed_px": settings.embed_px,
+            "backbone": extractor.backbone_digest,
+            "projector": extractor.projector_digest,
+            "embed_px": options.embed_px,
             "crops": CROPS,
         },
-        lambda: shards.image_embedder(images, encoder, settings.embed_px, device, config.workers),
+        lambda: shards.image_embedder(images, encoder, options.embed_px, device, config.workers),
     )
     neighbours = build(
         "neighbours",
@@ -74,29 +89,29 @@ def discover(config: RunConfig, images: ImageTable, processes: Processes | None 
     )
     rois = build(
         "rois",
-        {"proposals": proposals.fingerprint, **_filter_settings(settings)},
-        lambda: shards.proposal_filter(images, proposals, **_filter_settings(settings)),
+        {"proposals": proposals.fingerprint, **_filter_options(options)},
+        lambda: shards.proposal_filter(images, proposals, **_filter_options(options)),
     )
     roi_embeddings = build(
         "roi_embeddings",
         {
             "rois": rois.fingerprint,
-            "backbone": feature_extractor.backbone_digest,
-            "roi_embed_px": settings.roi_embed_px,
+            "backbone": extractor.backbone_digest,
+            "roi_embed_px": options.roi_embed_px,
             "crops": CROPS,
         },
-        lambda: shards.roi_embedder(images, rois, encoder, settings.roi_embed_px, device, config.workers),
+        lambda: shards.roi_embedder(images, rois, encoder, options.roi_embed_px, device, config.workers),
     )
     correspondences = build(
         "correspondences",
         {
             "neighbours": neighbours.fingerprint,
             "roi_embeddings": roi_embeddings.fingerprint,
-            "top_fraction": settings.top_fraction,
+            "top_fraction": options.top_fraction,
         },
-        lambda: shards.matcher(len(images), neighbours, rois, roi_embeddings, settings.top_fraction, device),
+        lambda: shards.matcher(len(images), neighbours, rois, roi_embeddings, options.top_fraction, device),
     )
-    return correspondences.fingerprint != known
+    return correspondences.fingerprint != earlier
 
 
 def _build(
@@ -107,7 +122,7 @@ def _build(
     inputs: dict[str, Any],
     new_maker: Callable[[], shards.ShardMaker],
 ) -> tables.Table:
-    """Make the missing shards of one table and open it; the maker is asked for only when one is missing."""
+    """Make the missing shards of one table and open it; `new_maker` is called only if one is missing."""
     run, slices = RunDir(config.out), tables.shard_slices(len(images), config.discover.shard_size)
     folder = run.table(name)
     sizes = {"shard_size": config.discover.shard_size, "num_shards": len(slices)}
@@ -133,8 +148,8 @@ def _make_shards(
     processes: Processes,
     record: StepRecord,
 ) -> None:
-    """Make the shards that fall to this process and wait for the others; the first shows how far all have come."""
-    # Images that are done when the first so many of the missing shards are.
+    """Make the shards dealt to this process and wait for the others; the first process shows the progress of all."""
+    # Number of images done after 0, 1, 2, ... of the missing shards.
     done = list(accumulate((slices[index].stop - slices[index].start for index in missing), initial=0))
     before = slices[-1].stop - done[-1]
     title = folder.name.replace("_", " ")
@@ -152,13 +167,33 @@ def _make_shards(
 
 
 def _ignore(num_images: int) -> None:
-    """Of one of several processes, images are counted by the shard."""
+    """Ignore single images: several processes count by the shard."""
 
 
-def _filter_settings(settings: DiscoverConfig) -> dict[str, Any]:
+def _filter_options(config: DiscoverConfig) -> dict[str, Any]:
     return {
-        "min_side": settings.min_side,
-        "max_aspect_ratio": settings.max_aspect_ratio,
-        "max_iou": settings.max_iou,
-        "max_rois": settings.max_rois,
+        "min_side": config.min_side,
+        "max_aspect_ratio": config.max_aspect_ratio,
+        "max_iou": config.max_iou,
+        "max_rois": config.max_rois,
     }
+
+
+def score_discovery(config: RunConfig, images: ImageTable) -> None:
+    """Write how often correspondences join objects of one class, where the images' source has labels."""
+    run, labels = RunDir(config.out), optional_annotations(read_labels, config)
+    if labels is None:
+        run.discovery_score.unlink(missing_ok=True)
+        logger.info("the correspondences are not scored: the source of the images has no labels")
+        return
+    correspondences, rois = tables.load(run.table("correspondences")), tables.load(run.table("rois"))
+    columns = ("image_id", "neighbour_id", "roi", "neighbour_roi", "similarity")
+    score = score_correspondences(
+        labels,
+        images.names,
+        {name: rois.column(name) for name in ("image_id", "box")},
+        {name: correspondences.column(name) for name in columns},
+        seed=config.seed,
+    )
+    result = score.to_json() | {"correspondences": correspondences.fingerprint}
+    files.write_atomically(run.discovery_score, json.dumps(result, indent=1))

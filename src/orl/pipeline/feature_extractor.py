@@ -1,4 +1,4 @@
-"""What stage 2 looks with: stage 1's network, or any other convolutional network's weights."""
+"""Feature extractor of stage 2: stage 1's network, or the weights of any other convolutional network."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from orl import files
-from orl.config import RunConfig
+from orl.config import DiscoverConfig
 from orl.networks.backbones import Backbone, read_backbone_file
 from orl.networks.fuse_batch_norm import fuse_batch_norm
 from orl.networks.mlp import load_projector
@@ -16,36 +16,25 @@ from orl.weights.find import find_weights_file
 from orl.weights.loading import load_eval_network
 
 NO_PROJECTOR = "none: pooled features"
-"""In place of a projector's digest."""
+"""Value of `projector_digest` without a projector."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureExtractor:
-    """A network and what its embeddings depend on."""
+    """A frozen network, with the digests that its embeddings depend on."""
 
     encoder: Encoder
     backbone_digest: str
     projector_digest: str
 
 
-def load_feature_extractor(config: RunConfig) -> FeatureExtractor:
-    """The network of stage 1, or the one that the settings name.
-
-    Images are embedded by backbone and projector, which lies beside the backbone; without one by pooled features.
+def load_stage1_extractor(run: RunDir) -> FeatureExtractor:
+    """Load stage 1's backbone and projector.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it cannot be read safely, or is no network that gives feature maps.
+        FileNotFoundError: if stage 1 has not been trained.
     """
-    source = config.discover.feature_extractor
-    if source is not None:
-        return _outside_feature_extractor(find_weights_file(source), config.discover.architecture)
-    run = RunDir(config.out)
     path, projector = run.backbone("stage1"), run.projector("stage1")
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no backbone at {path}; train stage 1 with 'orl pretrain', or look with other weights: --backbone FILE"
-        )
     return FeatureExtractor(
         encoder=Encoder(fuse_batch_norm(read_backbone_file(path)), load_projector(projector)).eval(),
         backbone_digest=files.file_digest(path),
@@ -53,8 +42,17 @@ def load_feature_extractor(config: RunConfig) -> FeatureExtractor:
     )
 
 
-def _outside_feature_extractor(path: Path, architecture: str | None) -> FeatureExtractor:
-    network = load_eval_network(path, architecture)
+def load_external_extractor(config: DiscoverConfig) -> FeatureExtractor:
+    """Load the network that `feature_extractor` names.
+
+    Images are embedded with the projector in the same folder, or by pooled features if there is none.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be opened safely, or is no network with feature maps.
+    """
+    path = find_weights_file(config.feature_extractor or Path())
+    network = load_eval_network(path, config.architecture)
     backbone: nn.Module = fuse_batch_norm(network) if isinstance(network, Backbone) else network
     projector = path.with_name("projector.safetensors")
     has_projector = projector.exists()

@@ -16,7 +16,7 @@ from orl.datasets.decode import load_image
 from orl.datasets.image_table import ImageTable, require_original_sizes
 from orl.datasets.threads import map_in_threads
 from orl.discovery.baseline_boxes import grid_boxes, random_boxes
-from orl.discovery.opencv_search import new_opencv_search, opencv_selective_search
+from orl.discovery.opencv_search import opencv_selective_search
 from orl.discovery.selective_search import compile_search, selective_search
 from orl.pipeline.shards import Columns, Report, ShardMaker, box_columns
 from orl.published_files.box_file import read_box_file
@@ -34,7 +34,7 @@ def proposal_inputs(images: ImageTable, config: RunConfig) -> dict[str, Any]:
     settings = config.discover
     inputs: dict[str, Any] = {"images": images.fingerprint, "proposals": settings.proposals}
     if settings.proposals == "file":
-        return {**inputs, "file": files.file_digest(_boxes_file(settings))}
+        return {**inputs, "file": files.file_digest(boxes_file(settings))}
     if settings.proposals == "selective-search":
         inputs |= {"search_version": SEARCH_VERSION, "search_scale": settings.search_scale}
     return inputs if settings.proposals == "grid" else {**inputs, "seed": config.seed}
@@ -50,7 +50,7 @@ def proposer(images: ImageTable, config: RunConfig, folder: Path) -> ShardMaker:
     """
     if config.discover.proposals == "file":
         require_original_sizes(images)
-        lists = read_box_file(_boxes_file(config.discover), images, config.images, folder)
+        lists = read_box_file(boxes_file(config.discover), images, config.images, folder)
 
         def read(rows: slice, report: Report) -> Columns:
             found = lists(rows)
@@ -105,22 +105,13 @@ def _side_by_side(find: Callable[[int], Boxes], image_ids: Sequence[int], thread
     return found
 
 
-def check_proposals(config: RunConfig, images: ImageTable) -> None:
-    """Refuse what stage 2 would end with after stage 1: a file of boxes that is not there, a missing package.
+def boxes_file(config: DiscoverConfig) -> Path:
+    """Return the path of the user's own boxes.
 
     Raises:
-        FileNotFoundError, ImportError, ValueError: if it is so.
+        FileNotFoundError: if there is no such file.
     """
-    if config.discover.proposals == "file":
-        _boxes_file(config.discover)
-        require_original_sizes(images)
-    if config.discover.proposals == "opencv":
-        new_opencv_search()
-
-
-def _boxes_file(settings: DiscoverConfig) -> Path:
-    if settings.proposals_file is None:
-        raise ValueError("proposals from a file need --discover.proposals-file FILE")
-    if not settings.proposals_file.is_file():
-        raise FileNotFoundError(f"no file of boxes at {settings.proposals_file}")
-    return settings.proposals_file
+    path = config.proposals_file
+    if path is None or not path.is_file():
+        raise FileNotFoundError(f"no file of boxes at {path}; give one with --discover.proposals-file")
+    return path

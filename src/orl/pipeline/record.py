@@ -24,6 +24,15 @@ logger = logging.getLogger(__name__)
 RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "numba", "scikit-learn")
 
 
+def begin_record(run: RunDir, facts: Mapping[str, Any]) -> None:
+    """Make the folder of a run, remove what killed processes left half-written, and open its record and log."""
+    run.root.mkdir(parents=True, exist_ok=True)
+    for folder in (run.root, run.table("")):
+        files.remove_stale_temporaries(folder)
+    log_to_file(run)
+    record_run(run, facts)
+
+
 def record_run(run: RunDir, facts: Mapping[str, Any]) -> None:
     """Write command, versions, machine and the caller's facts to `run.json`; keep the states of stages."""
     record = {

@@ -1,4 +1,4 @@
-"""Before any training: find the images, read every one, and record those that cannot be used."""
+"""Scan: read every image before any training, write `images.parquet`, and record those that cannot be used."""
 
 import csv
 import logging
@@ -6,32 +6,50 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from orl.config import RunConfig, ScanConfig
+from orl.config import ScanConfig, save_config
 from orl.datasets.image_table import ImageTable, load_image_table, save_image_table
 from orl.datasets.packs import SHARDS
-from orl.datasets.sources import find_images
 from orl.datasets.validation import check_scan, save_rejected, scan_images
+from orl.pipeline.preflight import RunInputs, with_absolute_paths
+from orl.pipeline.record import begin_record, recorded_stage
+from orl.processes import Processes
 from orl.provenance import MANIFEST, StaleResultError
 from orl.rundir import TRAINED_STAGES, RunDir
 
 logger = logging.getLogger(__name__)
 
 
-def scan(config: RunConfig) -> ImageTable:
-    """The usable images of a run; the others are in `rejected.csv` with the reason.
+def scan(inputs: RunInputs, processes: Processes | None = None) -> ImageTable:
+    """Read all images of a run and return the usable ones; the others are in `rejected.csv` with the reason.
 
-    A scan is taken over from an earlier part of the run while the source names the same images and none of the files
-    has changed since; `overwrite` reads them all again.
+    The first process scans; the others wait and load its table. The config is saved after the scan: from then on
+    the folder belongs to it. A refused command can be corrected and given again.
+
+    An earlier scan is reused while the source lists the same images and no file has changed since; `overwrite` reads
+    all images again.
 
     Raises:
-        FileNotFoundError, ValueError: if the source holds no images, too few, or too many that cannot be used.
+        ValueError: if too few images are usable, or too many are not.
         StaleResultError: if the images changed and `overwrite` is off.
     """
-    root, names = find_images(config.images, config.split)
-    min_images = config.discover.num_neighbours + 1
-    return scan_into(
-        RunDir(config.out), root, names, config.scan, min_images, workers=config.workers, overwrite=config.overwrite
-    )
+    processes, config, run = processes or Processes(), inputs.config, inputs.run
+    if not processes.is_first:
+        processes.wait("the scan of the images")
+        return load_image_table(run.images)
+    begin_record(run, {"recipe": config.recipe, "seed": config.seed, "device": inputs.device_name})
+    with recorded_stage(run, "scan"):
+        images = scan_into(
+            run,
+            inputs.root,
+            inputs.names,
+            config.scan,
+            inputs.min_images,
+            workers=config.workers,
+            overwrite=config.overwrite,
+        )
+    save_config(with_absolute_paths(config), run.config)
+    processes.wait("the scan of the images")
+    return images
 
 
 def scan_into(
@@ -44,23 +62,24 @@ def scan_into(
     workers: int,
     overwrite: bool,
 ) -> ImageTable:
-    """The usable ones of these images, as `scan`; a pack keeps its scan in files of the same names as a run.
+    """Scan images into a folder, as `scan` does; a pack has the files of its scan under the same names.
 
     Args:
-        run: where the table of the images and `rejected.csv` lie.
+        run: folder of the image table and of `rejected.csv`.
         root: folder that the names start from, or a pack.
         names: path of each image below the root.
-        limits: which images are taken.
+        limits: rules for usable images.
         min_images: fewest usable images.
         workers: processes that read.
-        overwrite: read all again, and take what is found.
+        overwrite: read all images again, and replace an earlier table.
 
     Raises:
-        FileNotFoundError, ValueError, StaleResultError: as `scan`.
+        ValueError: if too few images are usable, or too many are not.
+        StaleResultError: if the images changed and `overwrite` is off.
     """
-    known = load_image_table(run.images) if run.images.exists() else None
-    if known is not None and not overwrite and known.root == root and _unchanged(run, known, names):
-        return known
+    earlier = load_image_table(run.images) if run.images.exists() and not overwrite else None
+    if earlier is not None and earlier.root == root and _is_unchanged(run, earlier, names):
+        return earlier
     images, rejected = scan_images(
         root,
         names,
@@ -68,12 +87,12 @@ def scan_into(
         max_pixels=int(limits.max_megapixels * 1e6),
         workers=workers,
     )
-    if known is not None and not overwrite and _may_go_on_without(run, known, images, limits):
-        return replace(known, root=images.root)
-    if known is not None and known.fingerprint != images.fingerprint and not overwrite:
+    if earlier is not None and _only_few_images_lost(run, earlier, images, limits):
+        return replace(earlier, root=images.root)
+    if earlier is not None and earlier.fingerprint != images.fingerprint:
         raise StaleResultError(
-            f"the images of {run.root} have changed: {len(known)} usable before, {len(images)} now, "
-            f"{len(set(known.names) ^ set(images.names))} added or removed. Rebuild with --overwrite, or take "
+            f"the images of {run.root} have changed: {len(earlier)} usable before, {len(images)} now, "
+            f"{len(set(earlier.names) ^ set(images.names))} added or removed. Rebuild with --overwrite, or take "
             "another folder"
         )
     save_rejected(rejected, run.rejected)
@@ -90,37 +109,38 @@ def scan_into(
     return images
 
 
-def _may_go_on_without(run: RunDir, known: ImageTable, images: ImageTable, limits: ScanConfig) -> bool:
-    """Whether a few images alone are gone from a run that has begun to train, which takes others in their place."""
-    lost = len(known) - len(images)
-    begun = any((run.stage(stage) / MANIFEST).exists() for stage in TRAINED_STAGES)
-    if not begun or known.packed != images.packed or not 0 < lost <= limits.max_rejected_fraction * len(known):
+def _only_few_images_lost(run: RunDir, earlier: ImageTable, images: ImageTable, limits: ScanConfig) -> bool:
+    """Check that a run in training lost only a few images, which training replaces by others."""
+    num_lost = len(earlier) - len(images)
+    in_training = any((run.stage(stage) / MANIFEST).exists() for stage in TRAINED_STAGES)
+    max_lost = limits.max_rejected_fraction * len(earlier)
+    if not in_training or earlier.packed != images.packed or not 0 < num_lost <= max_lost:
         return False
-    digests = dict(zip(known.names, known.digests))
+    digests = dict(zip(earlier.names, earlier.digests))
     if any(digests.get(name) != digest for name, digest in zip(images.names, images.digests)):
         return False
-    gone = sorted(set(known.names) - set(images.names))
+    lost = sorted(set(earlier.names) - set(images.names))
     logger.warning(
-        "%d of the %d images of this run are gone or cannot be read any more, such as %s: training takes others in "
-        "their place, and stage 2 needs them back. --overwrite begins anew without them",
-        lost,
-        len(known),
-        gone[0],
+        "%d of the %d images of this run are gone or unreadable, such as %s: training takes others in their place, and "
+        "stage 2 needs them back. --overwrite starts from scratch without them",
+        num_lost,
+        len(earlier),
+        lost[0],
     )
     return True
 
 
-def _unchanged(run: RunDir, known: ImageTable, names: Sequence[str]) -> bool:
+def _is_unchanged(run: RunDir, earlier: ImageTable, names: Sequence[str]) -> bool:
     with open(run.rejected, newline="", encoding="utf-8") as file:
         rejected = {row["name"] for row in csv.DictReader(file)}
-    if set(known.names) | rejected != set(names):
+    if set(earlier.names) | rejected != set(names):
         return False
     scanned_at = run.images.stat().st_mtime
-    return all(_modified_at(path) <= scanned_at for path in _files(known))
+    return all(_modified_at(path) <= scanned_at for path in _files(earlier))
 
 
 def _files(images: ImageTable) -> Iterator[Path]:
-    """What the images lie in; the folder of a pack's shards too, which tells that one was deleted."""
+    """List the files of the images; for a pack its shards and their folder, whose time shows a deleted shard."""
     if images.packed:
         shards = images.root / SHARDS
         return iter([shards, *shards.iterdir()])
@@ -128,7 +148,7 @@ def _files(images: ImageTable) -> Iterator[Path]:
 
 
 def _modified_at(path: Path) -> float:
-    """A file that was put in another's place may keep an older time of its own, but not of its entry."""
+    """Return the later of the times of content and of the directory entry; a replaced file may have an old content."""
     try:
         found = path.stat()
         return max(found.st_mtime, found.st_ctime)

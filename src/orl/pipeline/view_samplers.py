@@ -7,7 +7,7 @@ from numpy import ndarray
 from orl import tables
 from orl.config import RunConfig
 from orl.datasets.image_table import ImageTable
-from orl.pipeline.assemble import view_distribution
+from orl.pipeline.training_setup import view_distribution
 from orl.rundir import RunDir
 from orl.views.view_samplers import GlobalViewSampler, ObjectTable, ObjectViewSampler
 

@@ -64,6 +64,8 @@ class TrainOptions:
     """Evaluates the network during training: scores by name."""
     probe_steps: int = 0
     """Steps between two probes."""
+    after_step: Callable[[int], None] | None = None
+    """Called in the first process after each step, with the number of steps done."""
     out_of_memory_hint: str = "take a smaller batch or smaller images"
     """Advice for the error message when memory runs out."""
 
@@ -126,6 +128,8 @@ def train(
             if is_first and options.probe is not None and step % options.probe_steps == 0:
                 metrics |= options.probe()
             progress_log.add(step, metrics, reader.waited_s)
+            if is_first and options.after_step is not None:
+                options.after_step(step)
             signals = [number for (number,) in processes.gather(stop.signal_number or 0) if number]
             if signals:
                 checkpoints.save(step)

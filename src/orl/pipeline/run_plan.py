@@ -1,0 +1,142 @@
+"""Texts for the person who starts a run: the plan with its steps, the expected time, and the results at the end."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from orl.config import RunConfig
+from orl.pipeline.preflight import RunInputs
+from orl.pipeline.training_setup import stage_config
+from orl.rundir import TRAINED_STAGES, RunDir
+
+logger = logging.getLogger(__name__)
+
+NUM_STAGES = 4
+FEW_STEPS = 200
+"""Fewer steps of a training stage are warned of: the demo's 240 are the shortest training measured above random."""
+WARMUP_STEPS, TIMED_STEPS, TIMED_S = 2, 5, 10.0
+"""Steps that are not timed, and fewest steps and seconds that an expected time is computed from."""
+
+
+def log_plan(inputs: RunInputs, num_images: int) -> None:
+    """Log each stage to come with its number of steps, and warn of a training that is too short to learn."""
+    for line in plan_lines(inputs, num_images):
+        logger.info(line)
+    for line in step_warnings(inputs, num_images):
+        logger.warning(line)
+
+
+def plan_lines(inputs: RunInputs, num_images: int) -> list[str]:
+    """Describe the stages of a run, a line each."""
+    config = inputs.config
+    lines = [f"plan for {num_images:,} images in {inputs.run.root}, on {inputs.device_name}:"]
+    for number, (stage, method) in enumerate((("stage1", config.method.name), ("discover", ""), ("stage3", "orl")), 1):
+        title = f"  stage {number} of {NUM_STAGES}"
+        if stage not in inputs.stages:
+            continue
+        if stage == "discover":
+            extractor = config.discover.feature_extractor or "stage 1's backbone"
+            lines.append(f"{title}: discover correspondences of objects, embedding images and boxes with {extractor}")
+            continue
+        train, per_epoch = stage_config(config, stage), num_images // stage_config(config, stage).batch_size
+        lines.append(
+            f"{title}: pretrain {config.network.backbone} with {method}: {train.epochs} epochs of {per_epoch:,} steps "
+            f"at batch {train.batch_size}, {train.epochs * per_epoch:,} steps in all"
+        )
+    if inputs.stages == run_stages(config):
+        last = f"evaluate on {config.eval_data} and write the report"
+        lines.append(
+            f"  stage {NUM_STAGES} of {NUM_STAGES}: "
+            + (last if config.eval_data else "write the report; without --eval-data nothing is evaluated")
+        )
+    trained = [TRAINED_STAGES[stage] for stage in inputs.stages if stage in TRAINED_STAGES]
+    if trained:
+        lines.append(f"  expected time: follows after the first {TIMED_STEPS + WARMUP_STEPS} steps of {trained[0]}")
+    return lines
+
+
+def step_warnings(inputs: RunInputs, num_images: int) -> list[str]:
+    """Name each training stage with fewer than `FEW_STEPS` steps, and the ways out."""
+    found = []
+    for stage, label in TRAINED_STAGES.items():
+        train = stage_config(inputs.config, stage)
+        num_steps = num_images // train.batch_size * train.epochs
+        if stage in inputs.stages and num_steps < FEW_STEPS:
+            found.append(
+                f"{label} has only {num_steps} steps ({num_images} images at batch {train.batch_size}, {train.epochs} "
+                f"epochs), too few to learn anything useful: take more images, a smaller --{stage}.batch-size or more "
+                f"--{stage}.epochs, for at least {FEW_STEPS} steps"
+            )
+    return found
+
+
+def run_stages(config: RunConfig) -> tuple[str, ...]:
+    """Return the stages of a complete run: stage 1 is left out where nothing uses its weights."""
+    return ("stage1", "discover", "stage3") if config.needs_stage1 else ("discover", "stage3")
+
+
+def expected_time_logger(inputs: RunInputs, stage: str, num_images: int) -> Callable[[int], None]:
+    """Build a function that takes the number of steps done, after each step, and logs the expected time once.
+
+    The time of stage 3 is extrapolated from a step of stage 1 by the pixels of their views, so it is rough.
+    """
+    num_steps = _num_steps(inputs.config, stage, num_images)
+    started: dict[str, float] = {}
+
+    def after_step(step: int) -> None:
+        now, started["count"] = time.monotonic(), started.get("count", 0) + 1
+        if started["count"] == WARMUP_STEPS:
+            started.update(step=step, at_s=now)
+        if "at_s" not in started or "logged" in started:
+            return
+        steps, elapsed_s = step - started["step"], now - started["at_s"]
+        if steps < TIMED_STEPS or elapsed_s < TIMED_S:
+            return
+        started["logged"] = 1
+        step_s = elapsed_s / steps
+        line = f"expected time: {TRAINED_STAGES[stage]} about {format_duration(step_s * (num_steps - step))} more"
+        if stage == "stage1" and "stage3" in inputs.stages:
+            rest_s = step_s * _pixel_ratio(inputs.config) * _num_steps(inputs.config, "stage3", num_images)
+            line += f"; stage 3 roughly {format_duration(rest_s)}, by the pixels of its views; stage 2 not yet measured"
+        logger.info(line)
+
+    return after_step
+
+
+def log_outcome(run: RunDir) -> None:
+    """Log where the results of a finished run are."""
+    for line in outcome_lines(run):
+        logger.info(line)
+
+
+def outcome_lines(run: RunDir) -> list[str]:
+    """Say where the weights of a finished run are, how to load and export them, and where the report is."""
+    found = [run.backbone(stage) for stage in TRAINED_STAGES if run.backbone(stage).exists()]
+    lines = []
+    if found:
+        lines += [
+            f"weights: {found[-1]}",
+            f"load them in Python: from orl import load_backbone; backbone = load_backbone({str(run.root)!r})",
+            f"export them: orl export {run.root} --to torchvision",
+        ]
+    return [*lines, f"report: {run.report}"] if run.report.exists() else lines
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration in one unit: seconds, minutes, hours or days."""
+    for limit, divisor, unit in ((90, 1, "s"), (5400, 60, "min"), (72 * 3600, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / divisor:.{1 if unit == 'h' else 0}f} {unit}"
+    return f"{seconds / 86400:.0f} days"
+
+
+def _num_steps(config: RunConfig, stage: str, num_images: int) -> int:
+    train = stage_config(config, stage)
+    return num_images // train.batch_size * train.epochs
+
+
+def _pixel_ratio(config: RunConfig) -> float:
+    """Divide the pixels of a batch of views of stage 3 by those of stage 1."""
+    stage1 = config.stage1.batch_size * 2 * config.stage1.views.size_px**2
+    stage3 = config.stage3.batch_size * (2 * config.stage3.views.size_px**2 + 4 * config.objects.roi_size_px**2)
+    return stage3 / stage1
