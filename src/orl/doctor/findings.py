@@ -182,9 +182,10 @@ def _hours(plan: Plan) -> Iterator[Finding]:
     for stage in plan.training:
         hours = estimate_stage(plan, stage).hours
         if hours > LONG_HOURS:
-            epochs = stage_config(plan.config, stage).epochs
+            train = stage_config(plan.config, stage)
             yield Finding(
                 stops=False,
-                message=f"{stage} would take about {hours / 24:.0f} days: {epochs} epochs of {plan.num_images:,} images",
+                message=f"{stage} would take about {hours / 24:.0f} days: {train.epochs} epochs of "
+                f"{plan.num_images:,} images",
                 remedy=f"set fewer --{stage}.epochs, take a smaller recipe (quick), or more and faster devices",
             )
