@@ -231,7 +231,7 @@ def test_a_training_that_begins_anew_forgets_the_scores_of_the_weights_before(
 def test_the_probe_judges_at_its_epochs_and_changes_no_weight(scenes: Path, trained: RunConfig, tmp_path: Path) -> None:
     probing = replace(SHORT, probe_epochs=1)
     config = small(scenes, tmp_path / "run", stage1=probing, eval_data=scenes)
-    told = r"labelled set of --eval-data .*k is 20, but there are 12 training images.*begin with --transfer\."
+    told = r"labelled data set of --eval-data .*k is 20, but there are 12 training images.*begin with --evaluation"
     with pytest.raises(ValueError, match=told):
         run_pretrain(config, "stage1")
     config = replace(config, evaluation=replace(config.evaluation, knn_neighbours=5))

@@ -97,7 +97,7 @@ def test_a_run_that_trains_goes_on_without_a_few_images_and_takes_no_others(
         scan(settings)
     provenance.claim(RunDir(settings.out).stage("stage1"), {"images": table.fingerprint})
     assert scan(settings) == table
-    assert f"1 of the 7 images of this run are gone or cannot be read any more, such as {table.names[2]}" in caplog.text
+    assert f"1 of the 7 images of this run are gone or unreadable, such as {table.names[2]}" in caplog.text
     moved = root.rename(tmp_path / "moved")
     assert scan(replace(settings, images=moved)) == replace(table, root=moved)
     moved.rename(root)
