@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from orl import provenance
-from orl.config import RunConfig, load_config
+from orl.config import NetworkConfig, RunConfig, TrainConfig, load_config
 from orl.datasets.image_table import ImageTable
 from orl.networks.backbones import build_backbone, save_backbone
 from orl.pipeline import run as run_module
@@ -71,6 +71,39 @@ def test_a_refused_setting_is_not_kept(config: RunConfig) -> None:
         start(replace(config, discover=replace(config.discover, max_similarity=0.95)))
     assert RunDir(config.out).config.read_bytes() == kept
     start(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"network": NetworkConfig(backbone="module/Net@0")}, "module/Net@0 is a module that was given from Python"),
+        ({"init_from": Path("no.pth")}, r"nothing at no\.pth"),
+        ({"cache": "ram"}, "--cache ram takes packed images only"),
+        ({"eval_data": Path("no-devkit")}, "no-devkit"),
+        ({"precision": "16-mixed"}, "16-mixed needs a GPU"),
+        ({"stage3": TrainConfig(batch_size=5)}, "a batch of 5 needs as many images, and there are 4: set --stage3"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_refused_command_saves_no_config_and_the_corrected_one_is_accepted(
+    config: RunConfig, changes: dict, error: str
+) -> None:
+    train = TrainConfig(batch_size=4)
+    config = replace(config, stage1=train, stage3=train, device="cpu")
+    with pytest.raises((ValueError, FileNotFoundError), match=error):
+        start(replace(config, **changes), "stage1", "discover", "stage3")
+    assert not RunDir(config.out).root.exists(), "a check wrote something"
+    assert len(start(config, "stage1", "discover", "stage3")) == 4
+
+
+def test_too_few_usable_images_for_a_batch_are_refused_by_the_scan_and_save_no_config(config: RunConfig) -> None:
+    train = TrainConfig(batch_size=4)
+    config = replace(config, stage1=train, stage3=train, scan=replace(config.scan, max_rejected_fraction=0.5))
+    names = Path("scenes/ImageSets/Main/trainval.txt").read_text().split()
+    next(Path("scenes/JPEGImages").glob(f"{names[0]}.*")).write_bytes(b"")
+    with pytest.raises(ValueError, match="only 3 usable images, but at least 4 are needed"):
+        start(config, "stage1")
+    assert not RunDir(config.out).config.exists()
 
 
 def test_judges_may_be_added_and_images_may_be_lost_more_often(config: RunConfig) -> None:

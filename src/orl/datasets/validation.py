@@ -120,8 +120,8 @@ def check_scan(
         )
     if len(images) < min_images:
         raise ValueError(
-            f"only {len(images)} usable images, but at least {min_images} are needed, one more than the "
-            f"neighbours of each: {found}; add images or ask for fewer neighbours"
+            f"only {len(images)} usable images, but at least {min_images} are needed, for the largest batch and one more than "
+            f"the neighbours of an image: {found}; add images, or set a smaller batch or fewer neighbours"
         )
 
 

@@ -20,7 +20,7 @@ from orl.discovery.faiss_neighbours import load_faiss
 from orl.discovery.opencv_search import new_opencv_search
 from orl.evaluation.run_evaluations import check_run_dataset
 from orl.evaluation.voc_dataset import VocDataset
-from orl.networks.backbones import Backbone
+from orl.networks.backbones import Backbone, build_backbone
 from orl.networks.device import compute_device
 from orl.pipeline.feature_extractor import FeatureExtractor, load_external_extractor
 from orl.pipeline.proposal_tables import boxes_file
@@ -89,6 +89,9 @@ def preflight(config: RunConfig, stages: Sequence[str] = (), processes: Processe
     feature_extractor = _read_feature_extractor(config, run) if "discover" in stages else None
     _check_saved_config(config, run)
     _check_packages(config, stages, device)
+    if any(stage in stages for stage in TRAINED_STAGES):
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            build_backbone(config.network.backbone)
     start = _read_start(config)
     start_digest = files.file_digest(find_weights_file(config.init_from)) if config.init_from else None
     _check_start_unchanged(config, run, start_digest)
