@@ -14,12 +14,14 @@ from orl import load_backbone
 
 
 def main(source: str) -> None:
-    """Ten lines from weights to the losses of one image with one object, drawn here."""
+    """Build a detector from weights, and compute the losses of one random image with one object."""
     backbone = load_backbone(source, frozen=False)  # frozen=True trains the pyramid and the heads only
     channels = [backbone.num_channels // fraction for fraction in (8, 4, 2, 1)]
     levels = {"layer1": "0", "layer2": "1", "layer3": "2", "layer4": "3"}
     pyramid = BackboneWithFPN(backbone, levels, channels, out_channels=256)
-    detector = MaskRCNN(pyramid, num_classes=2, min_size=128, max_size=192)  # normalises images as ImageNet's
+    detector = MaskRCNN(
+        pyramid, num_classes=2, min_size=128, max_size=192
+    )  # normalises images with ImageNet's statistics
     image, mask = torch.rand(3, 128, 160), torch.zeros(1, 128, 160, dtype=torch.uint8)
     mask[:, 32:96, 40:120] = 1
     target = {"boxes": torch.tensor([[40.0, 32.0, 120.0, 96.0]]), "labels": torch.tensor([1]), "masks": mask}

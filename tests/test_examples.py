@@ -1,4 +1,4 @@
-"""The examples run: each script for real, on drawn scenes, SLURM's commands replaced by stubs."""
+"""The examples run: each script for real, on synthetic scenes, with stubs in place of SLURM's commands."""
 
 import importlib.util
 import json
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,10 +49,19 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment(scenes: Path, out: Path, **more: str) -> dict[str, str]:
-    """What a script is told; the commands of this Python go first."""
+    """Return the environment of a script, in which the commands of this Python come first."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    settings = {"IMAGES": str(scenes), "OUT": str(out), "RECIPE": "demo", "WORKERS": "1", "PATH": path}
-    return {**os.environ, **settings, "OMP_NUM_THREADS": "1", **more}
+    options = {"IMAGES": str(scenes), "OUT": str(out), "RECIPE": "demo", "WORKERS": "1", "PATH": path}
+    return {**os.environ, **options, "OMP_NUM_THREADS": "1", **more}
+
+
+def load_example(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(Path(name).stem, EXAMPLES / name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_every_example_is_in_the_list() -> None:
@@ -68,18 +78,20 @@ def test_scripts_are_bash_and_stop_at_the_first_error(script: Path) -> None:
 
 
 @pytest.mark.slow
-def test_own_images_from_python(
-    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = importlib.util.spec_from_file_location("own_images", EXAMPLES / "own_images.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def test_own_images_from_python(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = load_example("own_images.py")
     arguments = ["--images", str(scenes), "--out", str(tmp_path / "run"), "--recipe", "demo"]
     module.main([*arguments, "--epochs", "1", "--batch-size", "8"])
     assert "backbone: resnet10, 512 channels" in capsys.readouterr().out
     assert RunDir(tmp_path / "run").report.exists()
+
+
+@pytest.mark.slow
+def test_a_network_of_ones_own_is_trained(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = load_example("own_network.py")
+    options = {"workers": 0, "device": "cpu", "stage1.views.size_px": 32, "stage1.hidden_features": 32}
+    module.main(scenes, tmp_path / "run", recipe="demo", epochs=1, batch_size=8, options=options)
+    assert "features: (1, 64)" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -97,24 +109,24 @@ def test_one_node_trains_with_two_processes(scenes: Path, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_several_nodes_meet_on_one(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    told = environment(scenes, out, PROCESSES="1", NODES="2", FIRST_NODE="localhost", PORT="29517", JOB="test")
+    variables = environment(scenes, out, PROCESSES="1", NODES="2", FIRST_NODE="localhost", PORT="29517", JOB="test")
     command = ["bash", str(EXAMPLES / "several_nodes.sh"), *TINY]
-    nodes = [subprocess.Popen(command, env=told) for _ in range(2)]
+    nodes = [subprocess.Popen(command, env=variables) for _ in range(2)]
     assert [node.wait(MAX_WAIT_S) for node in nodes] == [0, 0]
     assert RunDir(out).backbone("stage3").exists()
 
 
 @pytest.mark.slow
-def test_a_job_saves_before_its_time_is_over_and_goes_into_the_queue_again(scenes: Path, tmp_path: Path) -> None:
+def test_a_job_saves_and_requeues_itself_before_its_time_is_over(scenes: Path, tmp_path: Path) -> None:
     for name, text in (("srun", SRUN_STUB), ("scontrol", SCONTROL_STUB)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    told = environment(scenes, tmp_path / "run", SLURM_JOB_ID="17", SCONTROL_LOG=str(tmp_path / "scontrol.log"))
-    told["PATH"] = os.pathsep.join([str(tmp_path), told["PATH"]])
+    variables = environment(scenes, tmp_path / "run", SLURM_JOB_ID="17", SCONTROL_LOG=str(tmp_path / "scontrol.log"))
+    variables["PATH"] = os.pathsep.join([str(tmp_path), told["PATH"]])
     command = ["bash", str(EXAMPLES / "slurm.sbatch"), *TINY, "--stage1.epochs", "5000"]
     steps = [0]
-    for _ in range(2):  # the second part goes on where the first one was stopped
-        job = subprocess.Popen(command, env=told)
+    for _ in range(2):  # the second part resumes where the first one was stopped
+        job = subprocess.Popen(command, env=variables)
         wait_for_step(RunDir(tmp_path / "run").metrics("stage1"), steps[-1] + 3, job)
         job.send_signal(signal.SIGUSR1)
         assert job.wait(MAX_WAIT_S) == 0
@@ -124,12 +136,12 @@ def test_a_job_saves_before_its_time_is_over_and_goes_into_the_queue_again(scene
 
 
 @pytest.mark.slow
-def test_a_job_that_fails_does_not_go_into_the_queue_again(tmp_path: Path) -> None:
+def test_a_job_that_fails_is_not_requeued(tmp_path: Path) -> None:
     (tmp_path / "srun").write_text(SRUN_STUB)
     (tmp_path / "srun").chmod(0o755)
-    told = environment(tmp_path / "nowhere", tmp_path / "run", SLURM_JOB_ID="17")
-    told["PATH"] = os.pathsep.join([str(tmp_path), told["PATH"]])
-    job = subprocess.run(["bash", str(EXAMPLES / "slurm.sbatch")], env=told, capture_output=True, text=True)
+    variables = environment(tmp_path / "nowhere", tmp_path / "run", SLURM_JOB_ID="17")
+    variables["PATH"] = os.pathsep.join([str(tmp_path), told["PATH"]])
+    job = subprocess.run(["bash", str(EXAMPLES / "slurm.sbatch")], env=variables, capture_output=True, text=True)
     assert job.returncode == 1
     assert "no images at" in job.stderr
 

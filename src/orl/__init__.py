@@ -1,9 +1,15 @@
 """Object-level representation learning: pre-train vision backbones on images of whole scenes, without labels.
 
+The jobs of the command line are functions: `pretrain`, `discover`, `run`, `evaluate`. `load_backbone` reads weights.
+Parts work alone: `selective_search` on an image, `CorrespondenceDataset` on a finished stage 2, `score_svm` on arrays.
+
 Example:
+    >>> import numpy as np
     >>> import orl
-    >>> weights = orl.pretrain(images="photos", out="runs/mine", backbone="resnet18")  # doctest: +SKIP
-    >>> backbone = orl.load_backbone(weights)  # doctest: +SKIP
+    >>> image = np.zeros((60, 80, 3), dtype=np.uint8)
+    >>> image[10:50, 20:60] = (200, 30, 30)
+    >>> [20.0, 10.0, 60.0, 50.0] in orl.selective_search(image).tolist()
+    True
 """
 
 import importlib
@@ -14,7 +20,10 @@ if TYPE_CHECKING:
     from orl.api import evaluate as evaluate
     from orl.api import pretrain as pretrain
     from orl.api import run as run
+    from orl.discovery.selective_search import selective_search as selective_search
+    from orl.evaluation.svm import score_svm as score_svm
     from orl.networks.backbones import register_backbone as register_backbone
+    from orl.views.correspondence_dataset import CorrespondenceDataset as CorrespondenceDataset
     from orl.weights.loading import load_backbone as load_backbone
 
     __version__: str
@@ -26,6 +35,9 @@ _MODULES = {
     "evaluate": "orl.api",
     "load_backbone": "orl.weights.loading",
     "register_backbone": "orl.networks.backbones",
+    "selective_search": "orl.discovery.selective_search",
+    "CorrespondenceDataset": "orl.views.correspondence_dataset",
+    "score_svm": "orl.evaluation.svm",
 }
 """Module of each public name. They are imported when they are used, since the command line starts without torch."""
 
