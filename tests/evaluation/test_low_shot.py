@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,14 +9,15 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
 from tests.reference.average_precision import average_precision_by_thresholds
 
-from orl.evaluation.low_shot import SHOTS, check_shots, draw_samples, fixed_cost, score_low_shot
+from orl.evaluation.low_shot import SHOTS, check_shots, fixed_cost, sample_labels, score_low_shot
+from orl.evaluation.newton_svm import fit_svms
 
 CLASSES = ("cat", "dog", "bird")
 COSTS = (1.0, 10.0, 0.5**4, 0.5**8)
 
 
 def problem(num_images=120, seed=0):
-    """Three classes that features tell apart only in part; some labels are ignored."""
+    """Return three classes that overlap in the features; some labels are ignored."""
     generator = np.random.default_rng(seed)
     features = generator.normal(size=(num_images, 10)).astype(np.float32)
     labels = np.where(features[:, :3] + generator.normal(size=(num_images, 3)) > 0.7, 1, -1)
@@ -31,25 +33,25 @@ def liblinear(features, labels, cost, others):
 
 
 def by_loops(parts, shots, num_samples, seed):
-    """Test AP at every cost and the mean AP over folds, by one LIBLINEAR fit after another: (k, s, c, cost)."""
+    """Return test AP at every cost and mean AP over folds, by one LIBLINEAR fit after another: (k, s, c, cost)."""
     train, train_labels, test, test_labels = parts
     train, test = (
         rows / (np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True) + 1e-5) for rows in (train, test)
     )
-    on_test, held_out = (np.zeros((len(shots), num_samples, 3, len(COSTS))) for _ in range(2))
+    on_test, by_folds = (np.zeros((len(shots), num_samples, 3, len(COSTS))) for _ in range(2))
     for i, s, c, j in np.ndindex(on_test.shape):
-        labels = draw_samples(train_labels, shots[i], num_samples, seed)[:, s, c]
+        labels = sample_labels(train_labels, shots[i], num_samples, seed)[:, s, c]
         scores = liblinear(train, labels, COSTS[j], test)
         on_test[i, s, c, j] = average_precision_by_thresholds(scores.tolist(), test_labels[:, c].tolist())
         if shots[i] >= 3:
             rows, kept = train[labels != 0], labels[labels != 0]
-            held_out[i, s, c, j] = np.mean(
+            by_folds[i, s, c, j] = np.mean(
                 [
                     average_precision_score(kept[out], liblinear(rows[used], kept[used], COSTS[j], rows[out]))
                     for used, out in StratifiedKFold(3).split(rows, kept)
                 ]
             )
-    return on_test, held_out
+    return on_test, by_folds
 
 
 def test_shots_are_those_of_the_protocol():
@@ -57,16 +59,16 @@ def test_shots_are_those_of_the_protocol():
 
 
 def test_scores_equal_loops_of_liblinear_fits(monkeypatch):
-    monkeypatch.setattr("orl.evaluation.newton_svm.TOLERANCE", 1e-8)
+    monkeypatch.setattr("orl.evaluation.low_shot.fit_svms", partial(fit_svms, tol=1e-8))
     parts, shots = problem(), (2, 6)
     result = score_low_shot(*parts, CLASSES, shots=shots, num_samples=2, seed=5, costs=COSTS, quiet=True)
-    on_test, held_out = by_loops(parts, shots, 2, seed=5)
+    on_test, by_folds = by_loops(parts, shots, 2, seed=5)
     for i, k in enumerate(("2", "6")):
         best = on_test[i].mean(axis=(0, 1)).argmax()
         assert result.best_cost_on_test[k] == COSTS[best]
         assert_allclose(result.mean_ap_best_cost_on_test[k], on_test[i, :, :, best].mean())
         assert_allclose(result.std_best_cost_on_test[k], on_test[i, :, :, best].mean(axis=1).std())
-        chosen = [0, 0] if k == "2" else held_out[i].mean(axis=1).argmax(axis=1)
+        chosen = [0, 0] if k == "2" else by_folds[i].mean(axis=1).argmax(axis=1)
         assert result.costs[k] == [COSTS[choice] for choice in chosen]
         aps = np.array([on_test[i, s, :, choice] for s, choice in enumerate(chosen)])
         assert_allclose(result.mean_ap[k], aps.mean())
@@ -87,7 +89,7 @@ def test_the_best_cost_on_test_is_never_worse_and_more_shots_help():
 
 def test_samples_have_k_positives_and_so_many_negatives_for_each_other_class():
     _, labels, _, _ = problem()
-    samples = draw_samples(labels, 4, 5, seed=0)
+    samples = sample_labels(labels, 4, 5, seed=0)
     assert ((samples == 1).sum(axis=0) == 4).all()
     assert ((samples == -1).sum(axis=0) == 8).all()
     assert ((samples == 0) | (samples == labels[:, None])).all()
@@ -95,14 +97,14 @@ def test_samples_have_k_positives_and_so_many_negatives_for_each_other_class():
 
 def test_samples_depend_on_seed_k_sample_and_class_alone():
     _, labels, _, _ = problem()
-    five = draw_samples(labels, 4, 5, seed=0)
-    assert np.array_equal(draw_samples(labels, 4, 2, seed=0), five[:, :2])
+    five = sample_labels(labels, 4, 5, seed=0)
+    assert np.array_equal(sample_labels(labels, 4, 2, seed=0), five[:, :2])
     changed = labels.copy()
     changed[:, 0] = -changed[:, 0]
-    assert np.array_equal(draw_samples(changed, 4, 5, seed=0)[:, :, 1:], five[:, :, 1:])
-    assert not np.array_equal(draw_samples(labels, 4, 5, seed=1), five)
+    assert np.array_equal(sample_labels(changed, 4, 5, seed=0)[:, :, 1:], five[:, :, 1:])
+    assert not np.array_equal(sample_labels(labels, 4, 5, seed=1), five)
     assert len({five[:, sample].tobytes() for sample in range(5)}) == 5
-    assert not ((draw_samples(labels, 2, 5, seed=0) == 1) <= (five == 1)).all()
+    assert not ((sample_labels(labels, 2, 5, seed=0) == 1) <= (five == 1)).all()
 
 
 def test_the_fixed_cost_is_one_or_the_nearest():
@@ -113,18 +115,18 @@ def test_the_fixed_cost_is_one_or_the_nearest():
 def test_a_class_without_positive_test_images_is_skipped_but_counts_for_negatives():
     train, train_labels, test, test_labels = problem()
     test_labels[:, 1] = -1
-    # One cost: it would else be chosen on two classes here and on three there.
+    # One cost only: its choice depends on the scored classes, of which there are two here and three below.
     result = score_low_shot(
         train, train_labels, test, test_labels, CLASSES, shots=(2,), num_samples=2, costs=(1.0,), quiet=True
     )
     assert result.skipped == {"dog": "no positive test image"}
     assert list(result.per_class_ap["2"]) == ["cat", "bird"]
-    whole = score_low_shot(*problem(), CLASSES, shots=(2,), num_samples=2, costs=(1.0,), quiet=True)
-    assert_allclose(result.per_class_ap["2"]["bird"], whole.per_class_ap["2"]["bird"], rtol=1e-12)
+    all_scored = score_low_shot(*problem(), CLASSES, shots=(2,), num_samples=2, costs=(1.0,), quiet=True)
+    assert_allclose(result.per_class_ap["2"]["bird"], all_scored.per_class_ap["2"]["bird"], rtol=1e-12)
 
 
 def test_fits_that_stop_at_the_limit_are_counted(monkeypatch):
-    monkeypatch.setattr("orl.evaluation.newton_svm.MAX_NEWTON_STEPS", 1)
+    monkeypatch.setattr("orl.evaluation.low_shot.fit_svms", partial(fit_svms, max_iter=1))
     result = score_low_shot(*problem(), CLASSES, shots=(6,), num_samples=2, costs=(100.0,), quiet=True)
     assert 0 < result.num_unconverged <= result.num_fits == 24
 

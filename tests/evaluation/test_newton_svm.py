@@ -1,3 +1,6 @@
+import doctest
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,72 +10,73 @@ from numpy.testing import assert_allclose
 from sklearn.svm import LinearSVC
 from torch.testing import assert_close
 
-from orl.evaluation import newton_svm as squared_hinge
-from orl.evaluation.newton_svm import Fits, find_rotation, fit_squared_hinge
+from orl.evaluation import newton_svm
+from orl.evaluation.newton_svm import Fits, LinearSVM, fit_eigenbasis, fit_svms
 
 
 def problems(num_images=80, num_features=12, num_problems=5, seed=0):
-    """Noisy classes, a share of the images left out of each; penalties of many sizes."""
+    """Return noisy classes, a fraction of the images left out of each, with costs of many sizes."""
     generator = np.random.default_rng(seed)
     features = np.abs(generator.normal(size=(num_images, num_features))) * 0.9 ** np.arange(num_features)
     margins = features[:, :1] - features[:, 1:2] + 0.5 * generator.normal(size=(num_images, num_problems))
-    signs = np.where(margins > 0.3, 1.0, -1.0)
-    kept = generator.random(signs.shape) > 0.2
+    y = np.where(margins > 0.3, 1.0, -1.0)
+    kept = generator.random(y.shape) > 0.2
     costs = np.geomspace(0.5**19, 100, num_problems)
-    return features, torch.from_numpy(signs), torch.from_numpy(2 * np.where(signs > 0, 2.0, 1.0) * kept * costs), costs
+    return features, torch.from_numpy(y), torch.from_numpy(np.where(y > 0, 2.0, 1.0) * kept * costs), costs
 
 
-def gradients(rows, signs, penalties, weights):
+def gradients(X, y, C, weights):
     objective = weights.square().sum() / 2
-    objective = objective + (penalties * (1 - signs * (rows @ weights)).clamp_min(0).square()).sum() / 2
+    objective = objective + (C * (1 - y * (X @ weights)).clamp_min(0).square()).sum()
     return torch.autograd.grad(objective, weights)[0]
+
+
+fit_tightly = partial(fit_svms, tol=1e-9)
 
 
 @pytest.fixture
 def tight(monkeypatch):
-    monkeypatch.setattr(squared_hinge, "TOLERANCE", 1e-9)
-    monkeypatch.setattr(squared_hinge, "CG_TOLERANCE", 1e-3)
+    monkeypatch.setattr(newton_svm, "CG_TOL", 1e-3)
 
 
 def test_two_opposite_images_have_the_weights_of_the_closed_form(tight):
-    # Images 2 and -2 of labels 1 and -1 with penalty 3: no bias, and w = 2 * 3 * 2 * (1 - 2 w), so w = 12 / 25.
+    # Images 2 and -2 of labels 1 and -1 with C = 1.5: no bias, and w = 2 * 2 C * 2 * (1 - 2 w), so w = 12 / 25.
     features = np.array([[2.0], [-2.0]])
-    rotation = find_rotation(features)
-    signs = torch.tensor([[1.0], [-1.0]]).double()
-    fits = fit_squared_hinge(rotation.rows(features), signs, torch.full((2, 1), 3.0).double())
-    assert_close((rotation.basis @ fits.weights)[:, 0], torch.tensor([12 / 25, 0.0]).double())
+    eigenbasis = fit_eigenbasis(features)
+    y = torch.tensor([[1.0], [-1.0]]).double()
+    fits = fit_tightly(eigenbasis.project(features), y, torch.full((2, 1), 1.5).double())
+    assert_close((eigenbasis.basis @ fits.coef)[:, 0], torch.tensor([12 / 25, 0.0]).double())
 
 
 @pytest.mark.parametrize("num_features", [12, 200])
 def test_the_gradient_vanishes_at_the_solution(tight, num_features):
-    features, signs, penalties, _ = problems(num_features=num_features)
-    rows = find_rotation(features).rows(features)
-    fits = fit_squared_hinge(rows, signs, penalties)
+    features, y, C, _ = problems(num_features=num_features)
+    projected = fit_eigenbasis(features).project(features)
+    fits = fit_tightly(projected, y, C)
     assert fits.converged.all()
-    found = gradients(rows.exact, signs, penalties, fits.weights.clone().requires_grad_())
-    first = gradients(rows.exact, signs, penalties, torch.zeros_like(fits.weights).requires_grad_())
+    found = gradients(projected.X, y, C, fits.coef.clone().requires_grad_())
+    first = gradients(projected.X, y, C, torch.zeros_like(fits.coef).requires_grad_())
     assert (found.norm(dim=0) < 1e-6 * first.norm(dim=0)).all()
 
 
 @pytest.mark.parametrize("num_features", [12, 200])
 def test_weights_and_bias_equal_those_of_liblinear(tight, num_features):
-    features, signs, penalties, costs = problems(num_features=num_features)
-    rotation = find_rotation(features)
-    weights = rotation.basis @ fit_squared_hinge(rotation.rows(features), signs, penalties).weights
+    features, y, C, costs = problems(num_features=num_features)
+    eigenbasis = fit_eigenbasis(features)
+    weights = eigenbasis.basis @ fit_tightly(eigenbasis.project(features), y, C).coef
     for index, cost in enumerate(costs):
-        kept = (penalties[:, index] > 0).numpy()
+        kept = (C[:, index] > 0).numpy()
         svm = LinearSVC(C=cost, class_weight={1: 2, -1: 1}, tol=1e-10, max_iter=1_000_000, dual=True, random_state=0)
-        svm.fit(features[kept], signs[kept, index].numpy())
+        svm.fit(features[kept], y[kept, index].numpy())
         assert_allclose(weights[:-1, index], svm.coef_[0], rtol=1e-4, atol=1e-8)
         assert_allclose(weights[-1, index], svm.intercept_[0], rtol=1e-4, atol=1e-8)
 
 
-def test_scores_are_near_those_of_a_tight_fit(monkeypatch):
-    features, signs, penalties, _ = problems()
-    rows = find_rotation(features).rows(features)
-    scores = rows.exact @ fit_squared_hinge(rows, signs, penalties).weights
-    monkeypatch.setattr(squared_hinge, "TOLERANCE", 1e-9)
-    exact = rows.exact @ fit_squared_hinge(rows, signs, penalties).weights
+def test_scores_are_near_those_of_a_tight_fit():
+    features, y, C, _ = problems()
+    projected = fit_eigenbasis(features).project(features)
+    scores = projected.X @ fit_svms(projected, y, C).coef
+    exact = projected.X @ fit_tightly(projected, y, C).coef
     error = (scores - exact).std(dim=0) / exact.std(dim=0)
     assert error.max() < 1e-4
     assert error.max() > 0
@@ -83,139 +87,241 @@ def test_scores_are_near_those_of_a_tight_fit(monkeypatch):
 @example(481)
 @example(1282)
 def test_few_images_and_large_costs_are_solved_as_well(seed):
-    """The hard case: a small gradient leaves scores by a fifth of their deviation from where they belong."""
-    features, signs, penalties, costs = problems(num_images=30, num_problems=3, seed=seed)
+    """In the hard case a small gradient leaves scores a fifth of their standard deviation from the optimum."""
+    features, y, C, costs = problems(num_images=30, num_problems=3, seed=seed)
     assert costs.max() == 100
-    rows = find_rotation(features).rows(features)
-    scores = fit_squared_hinge(rows, signs, penalties).scores
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(squared_hinge, "TOLERANCE", 1e-9)
-        exact = fit_squared_hinge(rows, signs, penalties).scores
+    projected = fit_eigenbasis(features).project(features)
+    scores = fit_svms(projected, y, C).scores
+    exact = fit_tightly(projected, y, C).scores
     assert ((scores - exact).std(dim=0) <= 1e-4 * exact.std(dim=0)).all()
 
 
 @pytest.mark.parametrize("num_features", [12, 200])
-def test_a_newton_step_by_images_is_that_by_conjugate_gradients_and_solves_its_equation(monkeypatch, num_features):
-    monkeypatch.setattr(squared_hinge, "CG_TOLERANCE", 1e-12)
-    features, signs, penalties, _ = problems(num_features=num_features)
-    rows = find_rotation(features).rows(features, quick_dtype=torch.float64)
-    gradient = torch.from_numpy(np.random.default_rng(1).normal(size=(rows.exact.shape[1], signs.shape[1])))
-    diagonal = 1 + rows.squares.T @ penalties
-    for index in range(signs.shape[1]):
-        hessian = torch.eye(len(gradient)).double() + rows.exact.T @ (penalties[:, [index]] * rows.exact)
+def test_both_ways_to_solve_a_newton_step_solve_its_equation(monkeypatch, num_features):
+    monkeypatch.setattr(newton_svm, "CG_TOL", 1e-12)
+    features, y, C, _ = problems(num_features=num_features)
+    projected = fit_eigenbasis(features).project(features, dtype=torch.float64)
+    gradient = torch.from_numpy(np.random.default_rng(1).normal(size=(projected.X.shape[1], y.shape[1])))
+    diagonal = 1 + projected.X32_squared.T @ C
+    for index in range(y.shape[1]):
+        hessian = torch.eye(len(gradient)).double() + projected.X.T @ (C[:, [index]] * projected.X)
         expected = torch.linalg.solve(hessian, -gradient[:, index])
-        column = penalties[:, [index]], gradient[:, [index]]
-        by_images, by_images_z = squared_hinge._by_images(rows, *column)
-        others, others_z = squared_hinge._by_conjugate_gradients(rows.quick, *column, diagonal[:, [index]])
+        column = C[:, [index]], gradient[:, [index]]
+        by_images, by_images_z = newton_svm._solve_by_images(projected, *column)
+        others, others_z = newton_svm._solve_by_conjugate_gradients(projected.X32, *column, diagonal[:, [index]])
         assert_close(by_images[:, 0], expected)
         assert_close(others[:, 0], expected, rtol=1e-4, atol=1e-5)
         for step, step_z in ((by_images, by_images_z), (others, others_z)):
-            assert_close(step_z, rows.exact @ step)
+            assert_close(step_z, projected.X @ step)
 
 
-def test_images_that_are_alike_and_penalties_beyond_float32_are_solved(monkeypatch):
-    # In float32 the system of twenty images that are one is singular: 1 / penalty does not show beside 1.
+def test_equal_images_at_costs_beyond_float32_are_solved():
+    # In float32 the system of twenty equal images is singular: 1 / cost is lost beside 1.
     features = np.repeat(np.eye(2, 3), 10, axis=0)
-    rows = find_rotation(features).rows(features)
-    signs = torch.tensor([1.0] * 10 + [-1.0] * 10).double()[:, None]
-    gradient = rows.exact.T @ -signs
-    step, _ = squared_hinge._by_images(rows, torch.full((20, 1), 1e9), gradient.float())
+    projected = fit_eigenbasis(features).project(features)
+    y = torch.tensor([1.0] * 10 + [-1.0] * 10).double()[:, None]
+    gradient = projected.X.T @ -y
+    step, _ = newton_svm._solve_by_images(projected, torch.full((20, 1), 1e9), gradient.float())
     assert torch.isfinite(step).all()
-    fits = fit_squared_hinge(rows, signs, torch.full((20, 1), 1e9).double())
+    fits = fit_svms(projected, y, torch.full((20, 1), 0.5e9).double())
     assert fits.converged.all()
-    assert_close(fits.scores, signs, rtol=1e-3, atol=0)
+    assert_close(fits.scores, y, rtol=1e-3, atol=0)
 
 
 def test_columns_of_few_and_of_many_images_are_solved_side_by_side(monkeypatch):
-    features, signs, penalties, _ = problems(num_images=200, num_features=40)
-    rows = find_rotation(features).rows(features)
-    signs[:20, 2:] = -signs[:20, 2:]
+    features, y, C, _ = problems(num_images=200, num_features=40)
+    projected = fit_eigenbasis(features).project(features)
+    y[:20, 2:] = -y[:20, 2:]
     seen = []
-    by_images = squared_hinge._by_images
-    monkeypatch.setattr(squared_hinge, "NUM_SAVED", 20)
-    monkeypatch.setattr(squared_hinge, "_by_images", lambda *given: seen.append(given[1].shape[1]) or by_images(*given))
-    mixed = fit_squared_hinge(rows, signs, penalties).scores
-    assert any(0 < count < signs.shape[1] for count in seen)
+    by_images = newton_svm._solve_by_images
+    monkeypatch.setattr(newton_svm, "NUM_CG_STEPS_SAVED", 20)
+    monkeypatch.setattr(
+        newton_svm, "_solve_by_images", lambda *given: seen.append(given[1].shape[1]) or by_images(*given)
+    )
+    mixed = fit_svms(projected, y, C).scores
+    assert any(0 < count < y.shape[1] for count in seen)
     for saved in (0, 1e9):
-        monkeypatch.setattr(squared_hinge, "NUM_SAVED", saved)
-        one_way = fit_squared_hinge(rows, signs, penalties).scores
+        monkeypatch.setattr(newton_svm, "NUM_CG_STEPS_SAVED", saved)
+        one_way = fit_svms(projected, y, C).scores
         assert ((mixed - one_way).std(dim=0) <= 1e-2 * mixed.std(dim=0)).all()
 
 
-def test_images_without_penalty_do_not_matter(tight):
-    features, signs, penalties, _ = problems()
+def test_images_with_a_cost_of_zero_do_not_matter(tight):
+    features, y, C, _ = problems()
     kept = torch.arange(80) % 3 > 0
-    rows = find_rotation(features).rows(features)
-    masked = fit_squared_hinge(rows, torch.where(kept[:, None], signs, 0), penalties * kept[:, None])
-    alone = fit_squared_hinge(rows[kept.nonzero()[:, 0]], signs[kept], penalties[kept])
-    assert len(rows[kept.nonzero()[:, 0]]) == int(kept.sum())
-    assert_close(masked.weights, alone.weights, rtol=1e-6, atol=1e-9)
+    projected = fit_eigenbasis(features).project(features)
+    masked = fit_tightly(projected, torch.where(kept[:, None], y, 0), C * kept[:, None])
+    alone = fit_tightly(projected[kept.nonzero()[:, 0]], y[kept], C[kept])
+    assert len(projected[kept.nonzero()[:, 0]]) == int(kept.sum())
+    assert_close(masked.coef, alone.coef, rtol=1e-6, atol=1e-9)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**16), st.integers(1, 5))
 def test_one_batch_equals_one_problem_at_a_time(seed, num_problems):
-    features, signs, penalties, _ = problems(num_images=30, num_problems=num_problems, seed=seed)
-    rows = find_rotation(features).rows(features)
+    features, y, C, _ = problems(num_images=30, num_problems=num_problems, seed=seed)
+    projected = fit_eigenbasis(features).project(features)
     with pytest.MonkeyPatch.context() as patch:
-        # To the end: where images are few and the cost is 100, fits that stop early stop apart by much more.
-        patch.setattr(squared_hinge, "TOLERANCE", 1e-9)
-        patch.setattr(squared_hinge, "CG_TOLERANCE", 1e-3)
-        together = rows.exact @ fit_squared_hinge(rows, signs, penalties).weights
+        # Where images are few and the cost is 100, fits that stop early differ by much more.
+        patch.setattr(newton_svm, "CG_TOL", 1e-3)
+        together = projected.X @ fit_tightly(projected, y, C).coef
         for index in range(num_problems):
-            alone = fit_squared_hinge(rows, signs[:, [index]], penalties[:, [index]])
+            alone = fit_tightly(projected, y[:, [index]], C[:, [index]])
             # float32 steps round otherwise in another batch.
-            error = (rows.exact @ alone.weights)[:, 0] - together[:, index]
+            error = (projected.X @ alone.coef)[:, 0] - together[:, index]
             assert error.std() <= 1e-4 * together[:, index].std()
 
 
-def test_a_start_changes_the_way_and_not_the_end(tight):
-    features, signs, penalties, _ = problems()
-    rows = find_rotation(features).rows(features)
-    cold = fit_squared_hinge(rows, signs, penalties)
-    start = fit_squared_hinge(rows, signs, penalties / 2)
-    unchanged = Fits(weights=start.weights.clone(), scores=start.scores.clone(), converged=start.converged)
-    assert_close(fit_squared_hinge(rows, signs, penalties, start).weights, cold.weights, rtol=1e-5, atol=1e-6)
-    assert torch.equal(start.weights, unchanged.weights)
+def test_the_start_does_not_change_the_solution(tight):
+    features, y, C, _ = problems()
+    projected = fit_eigenbasis(features).project(features)
+    cold = fit_tightly(projected, y, C)
+    start = fit_tightly(projected, y, C / 2)
+    unchanged = Fits(coef=start.coef.clone(), scores=start.scores.clone(), converged=start.converged)
+    assert_close(fit_tightly(projected, y, C, start).coef, cold.coef, rtol=1e-5, atol=1e-6)
+    assert torch.equal(start.coef, unchanged.coef)
     assert torch.equal(start.scores, unchanged.scores)
-    assert_close(cold.scores, rows.exact @ cold.weights)
+    assert_close(cold.scores, projected.X @ cold.coef)
 
 
-def test_from_the_solution_one_step_is_enough(tight, monkeypatch):
-    features, signs, penalties, _ = problems()
-    rows = find_rotation(features).rows(features)
-    solved = fit_squared_hinge(rows, signs, penalties)
-    monkeypatch.setattr(squared_hinge, "MAX_NEWTON_STEPS", 1)
-    assert fit_squared_hinge(rows, signs, penalties, solved).converged.all()
-    assert not fit_squared_hinge(rows, signs, penalties).converged.any()
+def test_from_the_solution_one_step_is_enough(tight):
+    features, y, C, _ = problems()
+    projected = fit_eigenbasis(features).project(features)
+    solved = fit_tightly(projected, y, C)
+    assert fit_tightly(projected, y, C, solved, max_iter=1).converged.all()
+    assert not fit_tightly(projected, y, C, max_iter=1).converged.any()
 
 
-def test_fits_that_reach_the_limit_say_so_and_others_do_not(monkeypatch):
-    monkeypatch.setattr(squared_hinge, "MAX_NEWTON_STEPS", 3)
-    features, signs, penalties, _ = problems()
-    rows = find_rotation(features).rows(features)
-    converged = fit_squared_hinge(rows, signs, penalties).converged.tolist()
+def test_only_fits_that_reach_the_limit_are_not_converged():
+    features, y, C, _ = problems()
+    projected = fit_eigenbasis(features).project(features)
+    converged = fit_svms(projected, y, C, max_iter=3).converged.tolist()
     assert converged[0]
     assert not converged[-1]
 
 
 @pytest.mark.parametrize("shape", [(20, 6), (6, 20)])
-def test_a_rotation_keeps_products_and_makes_directions_uncorrelated(shape):
+def test_the_eigenbasis_keeps_inner_products_and_makes_directions_uncorrelated(shape):
     features = np.random.default_rng(0).normal(size=shape)
-    rotation = find_rotation(features)
-    rows = rotation.rows(features).exact
+    eigenbasis = fit_eigenbasis(features)
+    projected = eigenbasis.project(features).X
     constant = np.concatenate([features, np.ones((shape[0], 1))], axis=1)
-    assert rows.shape == (shape[0], min(shape[0], shape[1] + 1))
-    assert_allclose(rows @ rows.T, constant @ constant.T, atol=1e-10)
-    products = rows.T @ rows
+    assert projected.shape == (shape[0], min(shape[0], shape[1] + 1))
+    assert_allclose(projected @ projected.T, constant @ constant.T, atol=1e-10)
+    products = projected.T @ projected
     assert_allclose(products, torch.diag(products.diagonal()), atol=1e-10)
 
 
 def test_a_step_that_overshoots_is_halved():
-    # z = 0 and both images active; the step of 8 leads beyond the optimum, where the squares are larger than before.
+    # z = 0 and both images are within their margin; the step of 8 leads beyond the optimum, where the loss is larger.
     w, z, step = torch.zeros(1, 1), torch.zeros(2, 1), torch.full((1, 1), 8.0)
-    signs = torch.tensor([[1.0], [-1.0]])
+    y = torch.tensor([[1.0], [-1.0]])
     step_z = torch.tensor([[8.0], [-4.0]])
-    length = squared_hinge._step_length(w, z, step, step_z, signs, torch.ones(2, 1))
+    length = newton_svm._step_length(w, z, step, step_z, y, torch.ones(2, 1))
     # Gains at 1, 1/2 and so on: 32 - 1, 8 - 1, 2 - 1, 0.5 - 0.5 - 0.375, so the fourth.
     assert length.tolist() == [0.125]
+
+
+def as_torch(array):
+    return torch.from_numpy(array)
+
+
+ARRAYS = {
+    "numpy": np.asarray,
+    "torch": as_torch,
+    "float32": lambda array: as_torch(array).float(),
+    "requires_grad": lambda array: as_torch(array).requires_grad_(),
+}
+
+
+def separable(num_images=40):
+    generator = np.random.default_rng(0)
+    y = np.arange(num_images) % 3
+    return generator.normal(size=(num_images, 5)) + 3 * np.eye(3, 5)[y], y
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_the_estimator_equals_liblinear_for_numpy_and_torch(tight, kind):
+    X, y = separable()
+    svm = LinearSVM(C=0.1, tol=1e-9).fit(ARRAYS[kind](X), torch.from_numpy(y))
+    assert svm.classes_ == ("0", "1", "2")
+    for index in range(3):
+        signs = np.where(y == index, 1, -1)
+        reference = LinearSVC(C=0.1, class_weight={1: 2, -1: 1}, tol=1e-10, max_iter=100_000, dual=True, random_state=0)
+        reference.fit(X, signs)
+        expected = reference.decision_function(X)
+        assert_allclose(svm.decision_function(ARRAYS[kind](X))[:, index], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_features_are_accepted(dtype):
+    X, y = separable()
+    scores = LinearSVM().fit(torch.from_numpy(X).to(dtype), y).decision_function(torch.from_numpy(X).to(dtype))
+    assert (scores.argmax(axis=1) == y).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [lambda y: y == 0, lambda y: (y == 0).astype(int), lambda y: np.where(y == 0, 1, -1), lambda y: (y == 0)[:, None]],
+)
+def test_labels_of_one_class_may_be_bool_zero_one_or_signs(labels):
+    X, y = separable()
+    expected = LinearSVM().fit(X, np.where(y == 0, 1, -1)).decision_function(X)
+    assert expected.shape == (40,)
+    assert_allclose(LinearSVM().fit(X, labels(y)).decision_function(X), expected)
+
+
+def test_an_ignored_image_has_no_part_in_its_class():
+    X, y = separable()
+    signs = np.where(y == 0, 1, -1)
+    signs[[2, 5]] = 0
+    kept = signs != 0
+    assert_allclose(LinearSVM().fit(X, signs).coef_, LinearSVM().fit(X[kept], signs[kept]).coef_, rtol=1e-3, atol=1e-5)
+
+
+def test_a_larger_positive_weight_raises_the_scores_of_positive_images():
+    X, _ = separable()
+    noisy = np.where(np.random.default_rng(1).random(40) < 0.3, 1, -1)
+    light, heavy = (
+        LinearSVM(positive_weight=weight).fit(X, noisy).decision_function(X)[noisy == 1].mean() for weight in (1, 5)
+    )
+    assert heavy > light + 0.1
+
+
+def test_a_fit_that_reaches_its_limit_is_not_converged():
+    X, y = separable()
+    assert not LinearSVM(C=100.0, max_iter=1).fit(X, y).converged_.any()
+    assert LinearSVM().fit(X, y).converged_.all()
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "message"),
+    [
+        (np.ones((4, 2)), np.array([0, 1, 0]), "X has 4 images and y has 3"),
+        (np.ones(4), np.array([0, 1, 0, 1]), r"X must have the shape \(images, features\), got \(4,\)"),
+        (np.full((4, 2), np.nan), np.array([0, 1, 0, 1]), "8 of 8 values of X are not finite"),
+        (np.ones((4, 2)), np.array([1, 1, 1, 1]), "class 0 has 4 positive and 0 negative images"),
+        (np.ones((4, 2)), np.array([0.5, 1, 0, 1]), "labels must be whole numbers, got float64 values such as"),
+        (np.ones((4, 2)), np.array([[0, 2], [1, 0], [0, 1], [1, 1]]), "labels must be -1, 0 and 1, or class ids"),
+        (np.ones((4, 2)), np.array([-2, 1, 0, 1]), "labels must be -1, 0 and 1, or class ids from 0"),
+        (np.ones((4, 2)), np.zeros((4, 1, 1), dtype=int), r"labels must have the shape .* got \(4, 1, 1\)"),
+        (np.ones((4, 2)), np.array(["cat", "dog", "cat", "dog"]), "labels must be numbers, got <U3"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(X, y, message):
+    with pytest.raises(ValueError, match=message):
+        LinearSVM().fit(X, y)
+
+
+def test_an_svm_that_is_not_fitted_or_gets_other_features_is_refused():
+    X, y = separable()
+    with pytest.raises(RuntimeError, match="has not been fitted"):
+        LinearSVM().decision_function(X)
+    with pytest.raises(ValueError, match="X has 3 features, but the SVM was fitted on 5"):
+        LinearSVM().fit(X, y).decision_function(X[:, :3])
+    with pytest.raises(ValueError, match="C, positive_weight and tol must be above 0"):
+        LinearSVM(C=0.0)
+
+
+def test_the_example_of_the_estimator_runs():
+    assert doctest.testmod(newton_svm) == (0, 4)
