@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orl.evaluation.comparison import READERS, lines_of, write_comparison
+from orl.evaluation.comparison import table_lines, write_comparison
+from orl.evaluation.evaluations import EVALUATIONS, RUN_EVALUATIONS, find_evaluation
 from orl.evaluation.published_scores import PUBLISHED
 
 SVM = {"task": "svm", "backbone": "mine", "mean_ap": 0.5}
@@ -21,14 +22,14 @@ LINEAR = {"task": "linear", "backbone": "mine", "dataset": "imagenet", "top1": 0
 ESTIMATE = {"task": "linear-estimate", "backbone": "mine", "dataset": "imagenet", "top1": 0.55, "top5": 0.7}
 
 
-def test_fractions_become_per_cent_and_what_there_is_not_stays_out() -> None:
-    (line,) = lines_of(DETECTION)
+def test_fractions_become_per_cent_and_a_missing_score_stays_missing() -> None:
+    (line,) = table_lines(DETECTION)
     assert line.scores == {"box AP": 25.0, "box AP50": 50.0, "box APl": None, "mask AP": 12.5}
 
 
 def test_an_unknown_task_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"task 'tea' is not known; known are svm, "):
-        lines_of({"task": "tea"})
+    with pytest.raises(ValueError, match=r"there is no evaluation 'tea'; there are svm, "):
+        table_lines({"task": "tea"})
 
 
 def test_published_lines_stand_below_ours_in_their_own_table_only(tmp_path: Path) -> None:
@@ -53,9 +54,9 @@ def test_a_fast_estimate_never_stands_in_a_table_of_the_protocol(tmp_path: Path)
     assert "not the linear protocol" in estimate["comparison"]
 
 
-def test_what_departs_from_the_protocol_is_told_beside_the_score(tmp_path: Path) -> None:
-    path = write_comparison(tmp_path, [{**SVM, "protocol_deviations": ["96 px, not 224", "a drawn set"]}])
-    assert "| mine | 50.00 | measured here | 96 px, not 224; a drawn set |" in path.read_text()
+def test_protocol_deviations_stand_beside_the_score(tmp_path: Path) -> None:
+    path = write_comparison(tmp_path, [{**SVM, "protocol_deviations": ["96 px, not 224", "a synthetic data set"]}])
+    assert "| mine | 50.00 | measured here | 96 px, not 224; a synthetic data set |" in path.read_text()
 
 
 def test_the_csv_holds_every_number_of_the_json(tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_the_csv_holds_every_number_of_the_json(tmp_path: Path) -> None:
 
 
 def test_the_published_rows_are_those_of_the_papers() -> None:
-    """Typed again here from the tables, not from `published.py`."""
+    """Compare with numbers typed from the papers' tables, not copied from the module."""
     detection = {
         "random weights": (31.0, 28.5),
         "supervised on ImageNet": (38.9, 35.4),
@@ -101,5 +102,16 @@ def test_the_published_rows_are_those_of_the_papers() -> None:
     assert len(PUBLISHED) == len(expected)
 
 
-def test_every_judge_has_a_reader() -> None:
-    assert set(READERS) == {"svm", "knn", "low-shot", "linear", "linear-estimate", "semi", "detect", "detect-voc"}
+def test_the_list_has_each_evaluation_once_with_its_own_name() -> None:
+    names = [evaluation.name for evaluation in EVALUATIONS]
+    assert names == ["svm", "knn", "low-shot", "linear", "linear-estimate", "semi", "detect", "detect-voc"]
+    assert [evaluation.name for evaluation in RUN_EVALUATIONS] == ["svm", "knn", "low-shot"]
+    assert all(find_evaluation(evaluation.name) is evaluation for evaluation in EVALUATIONS)
+
+
+def test_defaults_of_every_config_are_the_protocol_and_name_the_file() -> None:
+    stems = {evaluation.name: evaluation.result_stem(evaluation.config()) for evaluation in EVALUATIONS}
+    assert stems.pop("semi") == "semi-1percent"
+    assert all(name == stem for name, stem in stems.items())
+    linear = find_evaluation("linear")
+    assert linear.result_stem(linear.config(levels=True)) == "linear-levels"

@@ -1,4 +1,4 @@
-"""A result that is there already: kept, refused or made again; and what tells one network from another."""
+"""An existing result is kept, refused or replaced; networks are identified by their digests."""
 
 from pathlib import Path
 
@@ -13,36 +13,38 @@ from orl.provenance import StaleResultError
 INPUTS = {"backbone": "abc", "sizes": (1, 2)}
 
 
-def test_a_result_is_found_again_for_what_it_was_made_from(tmp_path: Path) -> None:
-    place = EvaluationOutput(result=tmp_path / "deep" / "svm.json")
-    assert finished(place, INPUTS) is None
-    written = write_result(place, {"task": "svm"}, INPUTS)
-    assert finished(place, INPUTS) == {"task": "svm", "inputs": {"backbone": "abc", "sizes": [1, 2]}}
+def test_a_result_is_read_for_the_inputs_that_it_was_made_from(tmp_path: Path) -> None:
+    output = EvaluationOutput(result=tmp_path / "deep" / "svm.json")
+    assert finished(output, INPUTS) is None
+    written = write_result(output, {"task": "svm"}, INPUTS)
+    assert finished(output, INPUTS) == {"task": "svm", "inputs": {"backbone": "abc", "sizes": [1, 2]}}
     assert written["task"] == "svm"
 
 
-def test_a_result_of_something_else_is_refused_with_what_differs(tmp_path: Path) -> None:
-    place = EvaluationOutput(result=tmp_path / "svm.json")
-    write_result(place, {"task": "svm"}, INPUTS)
-    with pytest.raises(StaleResultError, match=r"svm\.json was made from other weights or settings \(backbone\)"):
-        finished(place, {**INPUTS, "backbone": "def"})
-    again = EvaluationOutput(result=place.result, overwrite=True)
+def test_a_result_of_other_inputs_is_refused_with_the_difference(tmp_path: Path) -> None:
+    output = EvaluationOutput(result=tmp_path / "svm.json")
+    write_result(output, {"task": "svm"}, INPUTS)
+    with pytest.raises(StaleResultError, match=r"svm\.json was made from other weights or options \(backbone\)"):
+        finished(output, {**INPUTS, "backbone": "def"})
+    again = EvaluationOutput(result=output.result, overwrite=True)
     assert finished(again, {**INPUTS, "backbone": "def"}) is None
 
 
 @pytest.mark.parametrize("content", ["my notes", '{"task": "sv', "[1, 2]", '{"made_from": "x"}', "{}", "[" * 9999])
-def test_a_file_that_is_no_result_is_not_written_over(tmp_path: Path, content: str) -> None:
-    place = EvaluationOutput(result=tmp_path / "notes.json")
-    place.result.write_text(content)
-    with pytest.raises(ValueError, match=r"notes\.json is there and is no result of a judge.*--overwrite"):
-        finished(place, INPUTS)
-    assert place.result.read_text() == content
-    assert finished(EvaluationOutput(result=place.result, overwrite=True), INPUTS) is None
+def test_a_file_that_is_no_result_is_not_overwritten(tmp_path: Path, content: str) -> None:
+    output = EvaluationOutput(result=tmp_path / "notes.json")
+    output.result.write_text(content)
+    with pytest.raises(
+        ValueError, match=r"notes\.json exists and is not a result of this version of 'orl evaluate'.*--overwrite"
+    ):
+        finished(output, INPUTS)
+    assert output.result.read_text() == content
+    assert finished(EvaluationOutput(result=output.result, overwrite=True), INPUTS) is None
 
 
 @pytest.mark.parametrize("name", ["result", "linear_0.1", "weights.pth"])
-def test_another_ending_than_json_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name} is to hold a result as JSON; give a name that ends in \.json"):
+def test_another_suffix_than_json_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}; give a name that ends in \.json"):
         EvaluationOutput(result=tmp_path / name)
     assert EvaluationOutput(result=tmp_path / f"{name}.json").folder == tmp_path / name
 
@@ -51,8 +53,8 @@ def test_results_of_two_files_in_one_folder_go_to_two_folders(tmp_path: Path) ->
     for name in ("one", "two"):
         save_backbone(build_backbone("resnet10"), tmp_path / f"{name}.safetensors")
     folders = [results_folder(tmp_path / f"{name}.safetensors") for name in ("one", "two")]
-    assert folders == [tmp_path / "one_transfer", tmp_path / "two_transfer"]
-    assert results_folder(Path("random"), "resnet18") == Path("transfer/random_resnet18")
+    assert folders == [tmp_path / "one_evaluation", tmp_path / "two_evaluation"]
+    assert results_folder(Path("random"), "resnet18") == Path("evaluation/random_resnet18")
     with pytest.raises(FileNotFoundError, match="nothing at"):
         results_folder(tmp_path / "none.safetensors")
 

@@ -1,96 +1,274 @@
+"""The evaluations on VOC07, from a devkit to the JSON: checked first, embedded once, kept."""
+
 import json
+import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.testing import assert_array_equal
 from PIL import Image
+from tests.evaluation.devkit import draw_devkit
 
 from orl.embed import embed_images
-from orl.evaluation.voc07 import embed_labelled, evaluate_knn, evaluate_svm
-from orl.evaluation.voc_dataset import read_labelled
-from orl.networks.backbones import build_backbone
+from orl.evaluation import voc07
+from orl.evaluation.evaluated_backbone import EvaluatedBackbone, load_evaluated_backbone
+from orl.evaluation.knn import KNN, KnnConfig, score_knn
+from orl.evaluation.low_shot import LOW_SHOT, LowShotConfig, score_low_shot
+from orl.evaluation.output import EvaluationOutput
+from orl.evaluation.protocol import Evaluation
+from orl.evaluation.svm import SVM, SvmConfig, score_svm
+from orl.evaluation.voc_dataset import VocDataset
+from orl.processes import Processes
+from orl.provenance import StaleResultError
 
-COLOURS = {"cat": (220, 30, 30), "dog": (30, 30, 220)}
+SMALL_PX = 32
 
 
-def draw_devkit(root, num_images=12):
-    """Images of one flat colour with a little noise: red ones show a cat, blue ones a dog."""
-    lists = root / "ImageSets" / "Main"
-    for folder in (lists, root / "JPEGImages", root / "Annotations"):
-        folder.mkdir(parents=True)
-    generator = np.random.default_rng(0)
+@pytest.fixture(scope="module")
+def flat_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_devkit(tmp_path_factory.mktemp("flat") / "VOC2007")
+
+
+@pytest.fixture
+def devkit(flat_images: Path, tmp_path: Path) -> Path:
+    """Copy that a test may change."""
+    return Path(shutil.copytree(flat_images, tmp_path / "VOC2007"))
+
+
+@pytest.fixture(scope="module")
+def backbone() -> EvaluatedBackbone:
+    return load_evaluated_backbone(Path("random"), "resnet10")
+
+
+@pytest.fixture
+def embedded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Title of each embedding that is computed."""
+    titles = []
+
+    def noted(*arguments: Any, title: str, **others: Any) -> Any:
+        titles.append(title)
+        return embed_images(*arguments, title=title, **others)
+
+    monkeypatch.setattr(voc07, "embed_images", noted)
+    return titles
+
+
+def dataset(devkit: Path, **options: Any) -> VocDataset:
+    return VocDataset(**{"data": devkit, "size_px": SMALL_PX, **options})
+
+
+def run(
+    evaluation: Evaluation[Any, Any],
+    backbone: EvaluatedBackbone,
+    data: VocDataset,
+    config: Any,
+    path: Path,
+    **others: Any,
+) -> dict[str, Any]:
+    output = EvaluationOutput(**{"result": path, "device": "cpu", "workers": 1, "quiet": True, **others})
+    result = evaluation.run(backbone, data, config, output, Processes())
+    assert result is not None
+    return result
+
+
+def test_three_evaluations_embed_the_images_once_and_score_those_features(
+    devkit: Path, backbone: EvaluatedBackbone, embedded: list[str], tmp_path: Path
+) -> None:
+    # Some images of every class are noise, so that no evaluation scores 1.
+    generator = np.random.default_rng(1)
+    for path in sorted((devkit / "JPEGImages").iterdir())[::5]:
+        Image.fromarray(generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(path)
+    data = dataset(devkit)
+    svm = run(SVM, backbone, data, SvmConfig(), tmp_path / "svm.json")
+    knn = run(KNN, backbone, data, KnnConfig(k=3), tmp_path / "knn.json")
+    shots = LowShotConfig(shots=(1, 2), num_samples=2)
+    low_shot = run(LOW_SHOT, backbone, data, shots, tmp_path / "low-shot.json")
+    assert embedded == ["embed trainval", "embed test"]
+    train, test = data.readable()
+    features = voc07.embed_labelled(backbone.network, train, test, size_px=SMALL_PX, quiet=True)
+    own = (*features.arrays, train.classes)
+    assert_array_equal(features.test_features, embed_images(backbone.network, test.paths, size_px=SMALL_PX, quiet=True))
+    assert svm["mean_ap"] == score_svm(*own, quiet=True).mean_ap < 1
+    assert knn["mean_ap"] == score_knn(*own, k=3, quiet=True).mean_ap < 1
+    assert low_shot["mean_ap"] == score_low_shot(*own, shots=(1, 2), num_samples=2, quiet=True).mean_ap
+    for task, result in (("svm", svm), ("knn", knn), ("low-shot", low_shot)):
+        assert json.loads((tmp_path / f"{task}.json").read_text()) == result
+        assert (result["task"], result["num_train"], result["num_test"]) == (task, 12, 12)
+        assert result["protocol_deviations"] == [
+            "resnet10, not resnet50",
+            "32 px, not 224",
+            "2 classes, not 20",
+            "12 training images and 12 test images, not VOC07's 5,011 and 4,952",
+            *(["num_samples 2, not 5"] if task == "low-shot" else []),
+        ]
+
+
+def test_a_result_is_kept_and_another_size_has_features_of_its_own(
+    flat_images: Path, backbone: EvaluatedBackbone, embedded: list[str], tmp_path: Path
+) -> None:
+    for _ in range(2):
+        run(SVM, backbone, dataset(flat_images), SvmConfig(), tmp_path / "svm.json")
+    assert len(embedded) == 2
+    run(SVM, backbone, dataset(flat_images, size_px=48), SvmConfig(), tmp_path / "svm_48.json")
+    assert len(embedded) == 4
+
+
+def test_a_seed_without_effect_makes_no_result_stale(
+    flat_images: Path, backbone: EvaluatedBackbone, tmp_path: Path
+) -> None:
+    for evaluation, config in ((SVM, SvmConfig()), (KNN, KnnConfig(k=3))):
+        path = tmp_path / f"{evaluation.name}.json"
+        first, other = (run(evaluation, backbone, dataset(flat_images), config, path, seed=seed) for seed in (0, 1))
+        assert first == other
+    run(SVM, backbone, dataset(flat_images), SvmConfig(solver="liblinear"), tmp_path / "drawn.json")
+    with pytest.raises(StaleResultError, match=r"\(seed\)"):
+        run(SVM, backbone, dataset(flat_images), SvmConfig(solver="liblinear"), tmp_path / "drawn.json", seed=1)
+
+
+def test_the_same_images_in_another_folder_have_the_same_result(
+    flat_images: Path, devkit: Path, backbone: EvaluatedBackbone, embedded: list[str], tmp_path: Path
+) -> None:
+    results = [
+        run(KNN, backbone, dataset(root), KnnConfig(k=3), tmp_path / "knn.json") for root in (flat_images, devkit)
+    ]
+    assert results[0] == results[1]
+    assert len(embedded) == 2
+
+
+def test_another_image_of_the_same_name_makes_the_result_stale(
+    devkit: Path, backbone: EvaluatedBackbone, tmp_path: Path
+) -> None:
+    run(KNN, backbone, dataset(devkit), KnnConfig(k=3), tmp_path / "knn.json")
+    Image.new("RGB", (30, 30)).save(devkit / "JPEGImages" / "test00.jpg")
+    with pytest.raises(StaleResultError, match=r"knn\.json was made from other weights or options \(images\)"):
+        run(KNN, backbone, dataset(devkit), KnnConfig(k=3), tmp_path / "knn.json")
+    # Features of it are not those of the old image.
+    run(KNN, backbone, dataset(devkit), KnnConfig(k=3), tmp_path / "knn.json", overwrite=True)
+
+
+def test_two_backbones_may_write_into_one_folder(
+    flat_images: Path, backbone: EvaluatedBackbone, embedded: list[str], tmp_path: Path
+) -> None:
+    other = load_evaluated_backbone(Path("random"), "resnet10", seed=1)
+    for name, each in (("one", backbone), ("other", other)):
+        run(KNN, each, dataset(flat_images), KnnConfig(k=3), tmp_path / f"knn_{name}.json")
+    assert len(embedded) == 4
+    assert len(list(tmp_path.glob("features_*"))) == 2
+
+
+@pytest.mark.parametrize("solver", ["batched", "liblinear"])
+def test_the_result_names_its_solver_which_is_no_deviation(
+    flat_images: Path, backbone: EvaluatedBackbone, tmp_path: Path, solver: Any
+) -> None:
+    result = run(SVM, backbone, dataset(flat_images), SvmConfig(solver=solver), tmp_path / "svm.json")
+    assert (result["solver"], result["mean_ap"]) == (solver, 1.0)
+    assert not any("solver" in line for line in result["protocol_deviations"])
+
+
+def test_a_class_with_too_few_images_is_logged_and_a_protocol_deviation(
+    devkit: Path, backbone: EvaluatedBackbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for split in ("trainval", "test"):
-        names = [f"{split}{index:02}" for index in range(num_images)]
-        (lists / f"{split}.txt").write_text("\n".join(names))
-        for name, shown in zip(names, [*COLOURS] * num_images):
-            pixels = np.clip(COLOURS[shown] + generator.integers(-20, 20, size=(40, 48, 3)), 0, 255)
-            Image.fromarray(pixels.astype(np.uint8)).save(root / "JPEGImages" / f"{name}.jpg")
-        for label in COLOURS:
-            signs = [1 if shown == label else -1 for shown in [*COLOURS] * num_images]
-            (lists / f"{label}_{split}.txt").write_text("\n".join(f"{n} {s}" for n, s in zip(names, signs)))
-    return root
+        signs = [1, 1, *[-1] * 10]
+        lines = [f"{split}{index:02} {sign}" for index, sign in enumerate(signs)]
+        (devkit / "ImageSets" / "Main" / f"cow_{split}.txt").write_text("\n".join(lines))
+    (devkit / "JPEGImages" / "test05.jpg").write_bytes(b"broken")
+    result = run(SVM, backbone, dataset(devkit), SvmConfig(), tmp_path / "svm.json")
+    assert list(result["skipped"]) == ["cow"]
+    assert "class 'cow' is left out: 2 positive, 10 negative training images" in caplog.text
+    assert (
+        "1 of 12 images of split 'test' cannot be read and are left out, such as JPEGImages/test05.jpg" in caplog.text
+    )
+    assert result["protocol_deviations"][-2:] == ["1 classes without a score: cow", "1 images that cannot be read"]
 
 
-@pytest.fixture(scope="module")
-def devkit(tmp_path_factory):
-    root = draw_devkit(tmp_path_factory.mktemp("drawn") / "VOC2007")
-    (root / "JPEGImages" / "test03.jpg").write_bytes(b"not an image")
-    return root
+@pytest.mark.parametrize(
+    ("evaluation", "config", "message"),
+    [
+        (KNN, KnnConfig(), "k is 20, but there are 12 training images"),
+        (KNN, KnnConfig(k=3, temperature=0.0), "temperature is 0"),
+        (LOW_SHOT, LowShotConfig(), "96 shots need .*--shots of at most 6"),
+        (LOW_SHOT, LowShotConfig(shots=(1,), num_samples=0), "num_samples is 0"),
+    ],
+)
+def test_options_that_the_images_do_not_allow_are_refused_before_anything_is_embedded(
+    flat_images: Path,
+    backbone: EvaluatedBackbone,
+    embedded: list[str],
+    tmp_path: Path,
+    evaluation: Any,
+    config: Any,
+    message: str,
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(evaluation, backbone, dataset(flat_images), config, tmp_path / "result.json")
+    with pytest.raises(ValueError, match=message):
+        evaluation.check(dataset(flat_images), config)
+    assert embedded == []
 
 
-@pytest.fixture(scope="module")
-def backbone():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return build_backbone("resnet10")
+def relabel(devkit: Path, split: str, signs: dict[str, list[int]]) -> None:
+    """Replace the labels of the images `<split>00` and on; other classes have none."""
+    lists = devkit / "ImageSets" / "Main"
+    for path in lists.glob(f"*_{split}.txt"):
+        path.unlink()
+    for name, own in signs.items():
+        (lists / f"{name}_{split}.txt").write_text("\n".join(f"{split}{i:02} {sign}" for i, sign in enumerate(own)))
 
 
-@pytest.fixture(scope="module")
-def features(devkit, backbone):
-    train, test = (read_labelled(devkit, split, quiet=True) for split in ("trainval", "test"))
-    return embed_labelled(backbone, train, test, size_px=32, quiet=True)
+ALL, NONE, HALF = [1] * 12, [-1] * 12, [1, -1] * 6
 
 
-def test_a_broken_image_is_left_out_with_its_label_and_recorded(devkit):
-    images = read_labelled(devkit, "test", quiet=True)
-    assert [path.stem for path in images.paths] == [f"test{index:02}" for index in range(12) if index != 3]
-    assert images.labels[:, images.classes.index("cat")].tolist() == [1, -1, 1, *[1, -1] * 4]
-    assert [image.name for image in images.rejected] == ["JPEGImages/test03.jpg"]
+@pytest.mark.parametrize(
+    ("train", "test", "evaluation", "config", "message"),
+    [
+        (
+            {"cat": ALL},
+            {"cat": ALL},
+            *(KNN, KnnConfig(k=3)),
+            "'trainval' of .* has no class with positive and negative images; classes with positive images: cat",
+        ),
+        (
+            {"cat": HALF, "dog": HALF},
+            {"cat": ALL, "dog": NONE},
+            *(SVM, SvmConfig()),
+            "split 'test' of .* has no class with positive and negative images; classes with positive images: cat",
+        ),
+        (
+            {"cat": HALF},
+            {"cat": HALF},
+            *(LOW_SHOT, LowShotConfig(shots=(1,))),
+            r"low-shot needs at least 2 classes, got 1 \(cat\)",
+        ),
+        (
+            {"cat": [1, *[-1] * 11]},
+            {"cat": HALF},
+            *(SVM, SvmConfig()),
+            "none of 1 classes can be scored.*1 positive, 11 negative training images, fewer than 3",
+        ),
+    ],
+)
+def test_labels_without_positive_and_negative_images_are_refused_before_anything_is_embedded(
+    devkit: Path,
+    backbone: EvaluatedBackbone,
+    embedded: list[str],
+    tmp_path: Path,
+    train: dict[str, list[int]],
+    test: dict[str, list[int]],
+    evaluation: Any,
+    config: Any,
+    message: str,
+) -> None:
+    relabel(devkit, "trainval", train)
+    relabel(devkit, "test", test)
+    with pytest.raises(ValueError, match=message):
+        run(evaluation, backbone, dataset(devkit), config, tmp_path / "result.json")
+    assert embedded == []
 
 
-def test_features_are_those_of_the_images_in_their_order(features, backbone):
-    expected = embed_images(backbone, features.test.paths, size_px=32, quiet=True)
-    assert_array_equal(features.test_features, expected)
-    assert features.train_features.shape == (12, 512)
-
-
-def test_judges_tell_red_images_from_blue_ones(features):
-    svm = evaluate_svm(features, "random", quiet=True)
-    knn = evaluate_knn(features, "random", k=3, quiet=True)
-    assert svm["per_class_ap"] == knn["per_class_ap"] == {"cat": 1, "dog": 1}
-    assert (svm["task"], knn["task"], svm["backbone"], svm["size_px"]) == ("svm", "knn", "random", 32)
-    assert (svm["num_train"], svm["num_test"], svm["num_rejected"]) == (12, 11, 1)
-    assert json.loads(json.dumps(svm, allow_nan=False)) == svm
-    assert json.loads(json.dumps(knn, allow_nan=False)) == knn
-
-
-def test_a_missing_split_is_refused(devkit):
-    with pytest.raises(ValueError, match="no split 'val'"):
-        read_labelled(devkit, "val", quiet=True)
-
-
-def test_a_split_without_a_readable_image_is_refused(tmp_path):
-    root = draw_devkit(tmp_path / "VOC2007", num_images=2)
-    for path in (root / "JPEGImages").glob("test*"):
-        path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"none of the 2 images of split 'test' .* \(empty"):
-        read_labelled(root, "test", quiet=True)
-
-
-def test_splits_of_different_classes_are_refused(tmp_path, backbone):
-    root = draw_devkit(tmp_path / "VOC2007", num_images=2)
-    (root / "ImageSets" / "Main" / "dog_test.txt").unlink()
-    train, test = (read_labelled(root, split, quiet=True) for split in ("trainval", "test"))
-    with pytest.raises(ValueError, match=r"'trainval' and 'test' .* \['dog'\]"):
-        embed_labelled(backbone, train, test, size_px=32, quiet=True)
+def test_training_images_are_not_scored(flat_images: Path, backbone: EvaluatedBackbone, tmp_path: Path) -> None:
+    same = dataset(flat_images, test_split="trainval")
+    with pytest.raises(ValueError, match=r"12 images are in split 'trainval' and in 'trainval' of .*trainval00\.jpg"):
+        run(SVM, backbone, same, SvmConfig(), tmp_path / "svm.json")
