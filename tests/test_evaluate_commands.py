@@ -1,11 +1,15 @@
-"""`orl evaluate` as it is typed, on a small drawn set: every judge, all of them at once, and what goes wrong."""
+"""`orl evaluate` as it is typed, on small synthetic data sets: every evaluation, the suite, and errors."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orl.cli import main
+from orl.evaluation.evaluations import EVALUATIONS
+from orl.evaluation.protocol import Evaluation
 
 RANDOM = ["--backbone", "random", "--architecture", "resnet10", "--device", "cpu", "--workers", "0"]
 LINEAR = ["--batch-size", "8", "--epochs", "1", "--size-px", "32"]
@@ -15,17 +19,17 @@ DETECT += ["--num-box-features", "16", "--num-rois", "8"]
 
 
 @pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes as a VOC devkit and in COCO's layout, and their objects in class folders."""
-    root = tmp_path_factory.mktemp("sets")
-    drawn = ["--num-trainval", "40", "--num-test", "20", "--size-wh", "96", "72"]
-    assert main(["data", "scenes", "--to", str(root / "scenes"), *drawn]) == 0
+def data_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return scenes as a VOC devkit and in COCO's layout, and their objects in class folders."""
+    root = tmp_path_factory.mktemp("data_sets")
+    size = ["--num-trainval", "40", "--num-test", "20", "--size-wh", "96", "72"]
+    assert main(["data", "scenes", "--to", str(root / "scenes"), *size]) == 0
     assert main(["data", "crops", "--data", str(root / "scenes"), "--to", str(root / "classes")]) == 0
     return root
 
 
 @pytest.mark.parametrize(
-    ("task", "data", "options", "told"),
+    ("task", "data", "options", "text"),
     [
         ("svm", "scenes", ["--size-px", "32"], "VOC07 SVM: mAP "),
         ("low-shot", "scenes", ["--size-px", "32", "--shots", "1", "--num-samples", "2"], "test labels: k=1 "),
@@ -42,26 +46,32 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("detect-voc", "scenes", DETECT, "VOC detection, own settings, 2 steps: box AP "),
     ],
 )
-def test_every_judge_writes_its_result_and_tells_its_score(
-    sets: Path, tmp_path: Path, task: str, data: str, options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+def test_every_evaluation_writes_its_result_and_prints_its_score(
+    data_sets: Path,
+    tmp_path: Path,
+    task: str,
+    data: str,
+    options: list[str],
+    text: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "result.json"
-    given = ["evaluate", task, *RANDOM, "--data", str(sets / data), "--out", str(out), *options]
+    given = ["evaluate", task, *RANDOM, "--data", str(data_sets / data), "--out", str(out), *options]
     assert main(given) == 0
-    assert told in capsys.readouterr().out
+    assert text in capsys.readouterr().out
     result = json.loads(out.read_text())
     assert result["backbone"] == "random resnet10, seed 0"
     written = out.stat().st_mtime_ns
     assert main(given) == 0
     assert out.stat().st_mtime_ns == written
-    # Random weights are others with another seed.
+    # Another seed gives other random weights.
     assert main([*given, "--seed", "1"]) == 1
-    assert "was made from other weights or settings (backbone" in capsys.readouterr().err
+    assert "was made from other weights or options (backbone" in capsys.readouterr().err
     assert out.stat().st_mtime_ns == written
 
 
-def test_all_judges_end_in_one_table(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["evaluate", "all", *RANDOM, "--voc07", str(sets / "scenes"), "--classes", str(sets / "classes")]
+def test_the_suite_writes_one_comparison(data_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["evaluate", "all", *RANDOM, "--voc07", str(data_sets / "scenes"), "--classes", str(data_sets / "classes")]
     given += ["--out", str(tmp_path), "--voc.size-px", "32", "--knn.k", "3", "--low-shot.shots", "1"]
     given += ["--linear.batch-size", "8", "--linear.epochs", "1", "--linear.size-px", "32"]
     assert main(given) == 0
@@ -74,11 +84,11 @@ def test_all_judges_end_in_one_table(sets: Path, tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "text"),
     [
-        (["all", "--backbone", "random", "--out", "{out}"], "no labelled set is given"),
-        (["all", "--backbone", "random", "--out", "{out}", "--coco", "{classes}"], "nothing is judged yet: "),
-        (["all", "--backbone", "{out}", "--out", "{out}", "--voc07", "{scenes}"], "nothing is judged yet: "),
+        (["all", "--backbone", "random", "--out", "{out}"], "no labelled data set is given"),
+        (["all", "--backbone", "random", "--out", "{out}", "--coco", "{classes}"], "nothing is evaluated yet: "),
+        (["all", "--backbone", "{out}", "--out", "{out}", "--voc07", "{scenes}"], "nothing is evaluated yet: "),
         (
             ["low-shot", "--backbone", "random", "--data", "{scenes}", "--shots", "64"],
             "64 shots need 64 training images",
@@ -96,32 +106,45 @@ def test_all_judges_end_in_one_table(sets: Path, tmp_path: Path, capsys: pytest.
         (["detect-voc", "--backbone", "random", "--data", "{classes}"], "is not a VOC devkit"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line_before_the_long_part(
-    sets: Path, tmp_path: Path, given: list[str], told: str, capsys: pytest.CaptureFixture[str]
+def test_an_error_is_one_line_before_anything_is_computed(
+    data_sets: Path, tmp_path: Path, given: list[str], text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = {"out": tmp_path / "out", "scenes": sets / "scenes", "classes": sets / "classes"}
-    given = [part.format(**places) for part in given]
+    paths = {"out": tmp_path / "out", "scenes": data_sets / "scenes", "classes": data_sets / "classes"}
+    given = [part.format(**paths) for part in given]
     before = {*tmp_path.iterdir()}
     if given[0] != "all":
         given += ["--out", str(tmp_path / "out.json")]
     assert main(["evaluate", *given, "--architecture", "resnet10", "--device", "cpu"]) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("orl: ")]
-    assert told in lines[-1]
+    assert text in lines[-1]
     assert {*tmp_path.iterdir()} == before
 
 
-def test_options_that_the_fast_estimate_would_leave_out_are_refused(
-    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_options_without_effect_on_the_fast_estimate_are_refused(
+    data_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [
-        "evaluation",
-        "linear",
-        *RANDOM,
-        "--data",
-        str(sets / "classes"),
-        "--dataset",
-        "folder",
-        "--cached-features",
+    given = ["evaluate", "linear", *RANDOM, "--data", str(data_sets / "classes"), "--dataset", "folder"]
+    given += ["--cached-features", "--out", str(tmp_path / "result.json")]
+    for option in (["--levels"], ["--base-lr", "1"]):
+        assert main([*given, *option]) == 2
+        assert "Unrecognized options" in "".join(capsys.readouterr())
+    assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize("evaluation", EVALUATIONS, ids=lambda evaluation: evaluation.name)
+def test_help_groups_options_by_what_they_are_about(
+    evaluation: Evaluation[Any, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", evaluation.name, "--help"]) == 0
+    text = capsys.readouterr().out
+    groups = re.findall(r"(?m)^\W*((?:\w+ )?options)\W*$", text)
+    assert groups == [
+        "options",
+        "backbone options",
+        "data options",
+        "protocol options",
+        "output options",
+        "machine options",
     ]
-    assert main([*given, "--out", str(tmp_path / "result.json"), "--levels", "--base-lr", "1"]) == 1
-    assert "--base-lr, --levels has no effect on --cached-features" in capsys.readouterr().err
+    assert not re.search(r"\bhow\b|\bwhat\.|settings options", text, re.IGNORECASE)
+    assert ("--precision" in text) == evaluation.trains

@@ -159,9 +159,7 @@ def test_everything_wrong_is_named_at_once_before_anything_is_evaluated(two: Can
         step("semi", calls, check=refuse("no train folder")),
         step("detect", calls, check=refuse("no masks")),
     ]
-    message = (
-        r"weights: nothing at .*lost\.safetensors.*; linear, semi: no train folder; detect: no masks\. The options"
-    )
+    message = r"weights: nothing at .*lost\.safetensors.*; linear, semi: no train folder; detect: no masks\. The opt"
     with pytest.raises(ValueError, match=rf"^nothing is evaluated yet: {message}"):
         run_suite(lost, steps, tmp_path / "all", output_at, Processes())
     assert calls == []

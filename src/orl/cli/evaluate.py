@@ -1,7 +1,7 @@
 """Command that scores backbones on labelled data: `orl evaluate TASK`, one task for each evaluation."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, make_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -84,38 +84,38 @@ def command_evaluate(arguments: Sequence[str]) -> None:
     arguments = list(arguments)
     if arguments[:1] == ["linear"] and CACHED_FEATURES in arguments:
         arguments = ["linear-estimate", *(given for given in arguments[1:] if given != CACHED_FEATURES)]
-    commands = {evaluation.name: _command(evaluation) for evaluation in EVALUATIONS}
-    tyro.extras.subcommand_cli_from_dict(
-        {**commands, "all": _suite_command()},
+    evaluations = {_options_class(evaluation): evaluation for evaluation in EVALUATIONS}
+    options: Any = tyro.extras.subcommand_cli_from_dict(
+        {**{evaluation.name: kind for kind, evaluation in evaluations.items()}, "all": _suite_options_class()},
         args=arguments,
         prog="orl evaluate",
         description=command_evaluate.__doc__,
     )
+    if type(options) in evaluations:
+        _evaluate(evaluations[type(options)], **_values(options))
+    else:
+        _evaluate_all(options.suite, options.datasets, _values(options.protocols), options.machine)
 
 
-def _command(evaluation: "Evaluation[Any, Any]") -> Callable[..., None]:
-    """Return a function whose parameters are the options of an evaluation, in named groups."""
-
-    def command(backbone: Any, data: Any, protocol: Any, output: Any, machine: Any) -> None:
-        _evaluate(evaluation, backbone, data, protocol, output, machine)
-
-    command.__doc__ = evaluation.help
-    command.__annotations__ = {
-        "backbone": OmitArgPrefixes[BackboneOptions],
-        "data": Annotated[evaluation.data, OmitArgPrefixes],
-        "protocol": Annotated[evaluation.config, OmitArgPrefixes],
-        "output": OmitArgPrefixes[OutputOptions],
-        "machine": Annotated[TrainingMachineOptions if evaluation.trains else MachineOptions, OmitArgPrefixes],
-        "return": None,
+def _options_class(evaluation: "Evaluation[Any, Any]") -> type:
+    """Return a dataclass of the options of an evaluation, in named groups."""
+    machine = TrainingMachineOptions if evaluation.trains else MachineOptions
+    groups = {
+        "backbone": BackboneOptions,
+        "data": evaluation.data,
+        "protocol": evaluation.config,
+        "output": OutputOptions,
+        "machine": machine,
     }
-    return command
+    fields_of_groups = [(name, Annotated[kind, OmitArgPrefixes]) for name, kind in groups.items()]
+    return make_dataclass("Options", fields_of_groups, namespace={"__doc__": evaluation.help})
 
 
 def _evaluate(
     evaluation: "Evaluation[Any, Any]",
     backbone: BackboneOptions,
     data: Any,
-    config: Any,
+    protocol: Any,
     output: OutputOptions,
     machine: MachineOptions,
 ) -> None:
@@ -132,41 +132,33 @@ def _evaluate(
         path = output.out
         if path is None:
             folder = results_folder(backbone.backbone, backbone.architecture)
-            path = folder / f"{evaluation.result_stem(config)}_{data.data.resolve().name}.json"
+            path = folder / f"{evaluation.result_stem(protocol)}_{data.data.resolve().name}.json"
         evaluation_output = EvaluationOutput(
             result=path, seed=backbone.seed, overwrite=output.overwrite, **_values(machine)
         )
-        evaluation.check(data, config)
+        evaluation.check(data, protocol)
         evaluated = load_evaluated_backbone(backbone.backbone, backbone.architecture, backbone.seed)
-        result = evaluation.run(evaluated, data, config, evaluation_output, processes)
+        result = evaluation.run(evaluated, data, protocol, evaluation_output, processes)
         if result is not None and processes.is_first:
             _print_scores(result, evaluation_output)
 
 
-def _suite_command() -> Callable[..., None]:
-    """Return a function whose parameters are the options of the suite, a group for each evaluation."""
+def _suite_options_class() -> type:
+    """Return a dataclass of the options of the suite, with a group for each evaluation."""
     from orl.evaluation.protocol import Datasets
     from orl.evaluation.suite import suite_configs
 
-    configs = make_dataclass(
-        "SuiteConfigs",
-        [(group, type(config), config) for group, config in suite_configs().items()],
-        frozen=True,
-        kw_only=True,
+    protocols = make_dataclass(
+        "Protocols", [(group, type(config), field(default=config)) for group, config in suite_configs().items()]
     )
-
-    def command(suite: Any, datasets: Any, protocols: Any, machine: Any) -> None:
-        """Every evaluation that the given data sets allow, and a table of them beside published scores."""
-        _evaluate_all(suite, datasets, _values(protocols), machine)
-
-    command.__annotations__ = {
-        "suite": OmitArgPrefixes[SuiteOptions],
-        "datasets": Annotated[Datasets, tyro.conf.arg(name="")],
-        "protocols": Annotated[configs, tyro.conf.arg(name="")],
-        "machine": OmitArgPrefixes[TrainingMachineOptions],
-        "return": None,
-    }
-    return command
+    groups = [
+        ("suite", OmitArgPrefixes[SuiteOptions]),
+        ("datasets", Annotated[Datasets, tyro.conf.arg(name="")]),
+        ("protocols", Annotated[protocols, tyro.conf.arg(name="")]),
+        ("machine", OmitArgPrefixes[TrainingMachineOptions]),
+    ]
+    about = "Every evaluation that the given data sets allow, and a table of them beside published scores."
+    return make_dataclass("SuiteOptions", groups, namespace={"__doc__": about})
 
 
 def _evaluate_all(suite: SuiteOptions, datasets: Any, configs: dict[str, Any], machine: MachineOptions) -> None:
