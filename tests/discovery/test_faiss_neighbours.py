@@ -109,7 +109,7 @@ def test_other_images_are_found_behind_many_near_duplicates() -> None:
 
 
 def test_near_duplicates_are_let_in_where_the_most_similar_hold_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faiss_neighbours, "WIDEST", 50)
+    monkeypatch.setattr(faiss_neighbours, "MAX_CANDIDATES", 50)
     rows = clustered(400)
     rows[:300] = rows[0].clone()
     ids, _ = of_all(index_of(rows), rows[:300], 3, max_similarity=0.99, num_probes=8)
@@ -192,7 +192,7 @@ def test_no_index_is_told_with_the_command_that_builds_it(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("num_lists", [0, 31])
 def test_a_sample_that_is_too_small_is_refused(num_lists: int) -> None:
-    with pytest.raises(ValueError, match=rf"30 sampled images cannot make {num_lists} clusters"):
+    with pytest.raises(ValueError, match=rf"num_lists must be from 1 to the 30 sampled images, got {num_lists}"):
         index_of(clustered(30), num_lists=num_lists)
 
 
@@ -205,7 +205,7 @@ def test_too_few_images_are_refused() -> None:
 @pytest.mark.parametrize(("num_neighbours", "num_probes"), [(0, 1), (1, 0)])
 def test_numbers_below_one_are_refused(num_neighbours: int, num_probes: int) -> None:
     rows = clustered(30)
-    with pytest.raises(ValueError, match=f"num_neighbours is {num_neighbours} and num_probes {num_probes}"):
+    with pytest.raises(ValueError, match=f"must be at least 1, got {num_neighbours} and {num_probes}"):
         of_all(index_of(rows, num_lists=2), rows, num_neighbours, num_probes=num_probes)
 
 

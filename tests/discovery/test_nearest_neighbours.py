@@ -94,7 +94,7 @@ def test_neither_tiles_nor_the_cut_of_the_queries_change_a_bit() -> None:
 def test_a_tile_is_bounded_however_many_queries(num_queries: int) -> None:
     rows, columns = neighbours._tile_size(torch.zeros(num_queries, 1))
     assert 1 <= rows * columns <= 2**23
-    assert columns % neighbours.GROUP == 0
+    assert columns % neighbours.GROUP_COLUMNS == 0
     assert 4096 <= columns <= 16_384
 
 
@@ -102,7 +102,7 @@ def test_a_tile_is_bounded_however_many_queries(num_queries: int) -> None:
 def test_similarities_are_the_same_one_by_one_and_as_one_product(dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = embeddings(200, dim=32)
     expected = of_all(rows, 5, 50)
-    monkeypatch.setattr(neighbours, "DENSE", dense)
+    monkeypatch.setattr(neighbours, "DENSE_RATIO", dense)
     assert_same(of_all(rows, 5, 50), expected)
 
 
@@ -170,7 +170,7 @@ def test_too_few_images_are_refused(num_neighbours: int) -> None:
 
 
 def test_no_neighbours_asked_for_is_refused() -> None:
-    with pytest.raises(ValueError, match="num_neighbours is 0"):
+    with pytest.raises(ValueError, match="num_neighbours must be at least 1, got 0"):
         of_all(embeddings(10), 0)
 
 

@@ -1,26 +1,26 @@
-"""Boxes that do not look at the image: what selective search has to be better than."""
+"""Baselines for proposals that ignore the image's content: a grid of boxes, and random boxes."""
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
 GRID_SIDES = (1.0, 0.7, 0.5, 0.35, 0.25)
-"""Sides of a grid's square boxes over the image's short side, the largest first."""
+"""Sides of the square grid boxes over the short side of the image, the largest first."""
 GRID_ASPECT_RATIOS = (1.0, 0.5, 2.0)
 GRID_STEP = 0.5
-"""Distance of two boxes of a grid over their side."""
+"""Distance of two neighbouring grid boxes over their side."""
 NUM_RANDOM = 1000
 MIN_RANDOM_SIDE = 0.1
 
 
 def grid_boxes(size_wh: tuple[int, int]) -> Float[ndarray, "n 4"]:
-    """Boxes of five sizes and three aspect ratios, half a side apart, from large to small.
+    """Return boxes of five sizes and three aspect ratios on a grid, half a side apart, from large to small.
 
     Args:
         size_wh: width and height of the image in pixels.
 
     Returns:
-        Boxes inside the image; those that do not fit are left out, the whole image is always there.
+        Boxes inside the image, the first of them the complete image; boxes that do not fit are left out.
     """
     width, height = size_wh
     boxes = [(0.0, 0.0, float(width), float(height))]
@@ -37,11 +37,11 @@ def grid_boxes(size_wh: tuple[int, int]) -> Float[ndarray, "n 4"]:
 
 
 def random_boxes(size_wh: tuple[int, int], generator: np.random.Generator) -> Float[ndarray, "1000 4"]:
-    """Boxes of random place and size: sides log-uniform between a tenth of the image's side and the whole of it.
+    """Sample boxes of random position and size; sides are log-uniform between 0.1 and 1 times the image's side.
 
     Args:
         size_wh: width and height of the image in pixels.
-        generator: where the draws come from.
+        generator: source of randomness.
     """
     limits = np.array(size_wh, dtype=np.float64)
     sides = limits * np.exp(generator.uniform(np.log(MIN_RANDOM_SIDE), 0, (NUM_RANDOM, 2)))
@@ -51,7 +51,7 @@ def random_boxes(size_wh: tuple[int, int], generator: np.random.Generator) -> Fl
 
 
 def _starts(size: int, side: float) -> ndarray:
-    """Where boxes of a side begin so that they cover a length evenly; none when they do not fit."""
+    """Return start positions of boxes that cover a length evenly; empty if they do not fit."""
     if side > size:
         return np.empty(0)
     return np.linspace(0, size - side, 1 + round((size - side) / (GRID_STEP * side)))

@@ -1,4 +1,4 @@
-"""HSV and Lab of an image in 8 bits, to the bit as OpenCV's `cvtColor` gives them."""
+"""Conversion of 8-bit RGB images to HSV and Lab, bit for bit equal to OpenCV's `cvtColor`."""
 
 from typing import no_type_check
 
@@ -9,17 +9,17 @@ from numpy import ndarray
 from orl.compiled import compiled
 
 HSV_BITS, LAB_BITS, GAMMA_BITS = 12, 12, 3
-"""Binary places of the fixed-point arithmetic."""
+"""Fractional bits of the fixed-point arithmetic."""
 CUBE_ROOT_BITS = LAB_BITS + GAMMA_BITS
 
 
 def to_hsv(image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "h w 3"]:
-    """Hue in [0, 180), saturation and value in [0, 255] of an RGB image."""
+    """Convert an RGB image to hue in [0, 180), saturation and value in [0, 255]."""
     return _to_hsv(image, *_DIVISIONS)
 
 
 def to_lab(image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "h w 3"]:
-    """Lightness, a and b of an RGB image (sRGB, D65), each scaled into [0, 255]."""
+    """Convert an RGB image (sRGB, D65) to lightness, a and b, each scaled to [0, 255]."""
     return _to_lab(image, _GAMMA, _CUBE_ROOTS, _XYZ)
 
 
@@ -41,7 +41,7 @@ def _cube_roots() -> ndarray:
     light = np.arange(256 * 3 // 2 << GAMMA_BITS) / (255 << GAMMA_BITS)
     root = np.where(light < 216 / 24389, light * 841 / 108 + 16 / 116, np.cbrt(light))
     table = np.rint((1 << CUBE_ROOT_BITS) * root).astype(np.int32)
-    # Both lie within 2e-4 of a half, and OpenCV's arithmetic in single precision rounds them the other way.
+    # Both values lie within 2e-4 of a half, and OpenCV's single precision rounds them the other way.
     table[49], table[628] = 9454, 22126
     return table
 

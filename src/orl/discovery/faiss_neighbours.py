@@ -1,8 +1,7 @@
 """Approximate nearest neighbours with FAISS, for tens of millions of images.
 
-The index keeps the vectors in lists, one a cluster, and a query is compared with those of a few clusters only. It is
-built once and saved; every process that searches it maps the same file. How much is missed is measured: see
-`recall_against_exact`.
+The index stores the vectors in lists, one for each cluster, and compares a query with a few clusters only. It is built
+once and saved; every process that searches it maps the same file. `recall_against_exact` measures what it misses.
 """
 
 import math
@@ -17,22 +16,22 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from orl.discovery.nearest_neighbours import best_of, nearest_neighbours, ranks_of, similarities_of, too_few
+from orl.discovery.nearest_neighbours import best_of, nearest_neighbours, ranks_of, similarities_of, too_few_images
 
 NUM_PROBES = 64
 ROWS_PER_LIST = 64
-"""Sampled rows that each cluster is found from; FAISS asks for at least 39."""
-WIDEST = 4096
-"""Images looked at for a query before its near-duplicates are let in."""
+"""Sampled rows per cluster for training; FAISS needs at least 39."""
+MAX_CANDIDATES = 4096
+"""Images compared with a query before its near-duplicates count as neighbours."""
 
 
 def num_lists_of(num_images: int) -> int:
-    """Clusters for so many images: four times the square root, as FAISS advises, and enough images in each."""
+    """Return the number of clusters: four times the square root of the number of images, as FAISS advises."""
     return max(1, min(round(4 * math.sqrt(num_images)), num_images // ROWS_PER_LIST))
 
 
 def training_rows(num_images: int, num_lists: int, seed: int) -> Int[ndarray, "s"]:
-    """Rows, rising, of a random sample that the clusters are found from."""
+    """Sample the rows that the clusters are trained on, in rising order."""
     size = min(num_images, num_lists * ROWS_PER_LIST)
     return np.sort(np.random.default_rng(seed).choice(num_images, size, replace=False, shuffle=False))
 
@@ -44,18 +43,18 @@ def build_index(
     seed: int = 0,
     storage: str = "SQfp16",
 ) -> Any:
-    """An index of the images in the blocks.
+    """Build an index of the images in the blocks.
 
-    It is in memory while it is built: 2 d + 8 bytes an image in half precision (52 GB for 10^8 images and d = 256),
-    beside the sample and one block. The same images, seed and number of threads give the same index.
+    The index is built in memory: 2 d + 8 bytes an image in half precision (52 GB for 10^8 images and d = 256), plus
+    the sample and one block. The same images, seed and number of threads give the same index.
 
     Args:
         sample: unit vectors of `training_rows`.
-        blocks: (first row, unit vectors of the rows from there on) of all images, each row once.
-        num_lists: clusters; see `num_lists_of`.
-        seed: draws the first centres of the clusters.
-        storage: how FAISS keeps a vector, in its own words: 'SQfp16' (cosines within 0.001), 'Flat' (float32) or
-            'PQ64' (64 bytes; cosines are then rough, and so are limits on them).
+        blocks: (first row, unit vectors of consecutive rows) of all images, each row once.
+        num_lists: number of clusters; see `num_lists_of`.
+        seed: seed of the first cluster centres.
+        storage: FAISS name of the vector format: 'SQfp16' (cosines within 0.001), 'Flat' (float32) or 'PQ64'
+            (64 bytes; cosines and limits on them are then approximate).
 
     Raises:
         ImportError: if FAISS is not installed.
@@ -63,7 +62,7 @@ def build_index(
     """
     faiss = load_faiss()
     if not 1 <= num_lists <= len(sample):
-        raise ValueError(f"{len(sample)} sampled images cannot make {num_lists} clusters; take 1 to {len(sample)}")
+        raise ValueError(f"num_lists must be from 1 to the {len(sample)} sampled images, got {num_lists}")
     index = faiss.index_factory(sample.shape[1], f"IVF{num_lists},{storage}", faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = seed
     index.train(_array(sample))
@@ -73,10 +72,10 @@ def build_index(
 
 
 def save_index(index: Any, path: Path) -> None:
-    """Write an index to a file whole or not at all.
+    """Write an index to a file atomically.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -92,11 +91,11 @@ def save_index(index: Any, path: Path) -> None:
 
 
 def load_index(path: Path) -> Any:
-    """Map an index file: processes that search the same file share its memory, and only what is searched is read.
+    """Map an index file into memory, which processes that search the same file share.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not a whole index.
+        ValueError: if the file is damaged or not an index.
     """
     if not path.exists():
         raise FileNotFoundError(f"no index at {path}; build it with 'orl discover'")
@@ -115,36 +114,36 @@ def approximate_neighbours(
     max_similarity: float = math.inf,
     num_probes: int = NUM_PROBES,
 ) -> tuple[Int[Tensor, "q k"], Float[Tensor, "q k"]]:
-    """Most of the most similar other images of each query, the most similar first.
+    """Find most of the most similar other images of each query, the most similar first.
 
-    As `nearest_neighbours`, of an index and on the processor. A query whose clusters hold too few images is compared
-    with more of them, so that K are always found.
+    The approximate counterpart of `nearest_neighbours`, on the CPU. A query with too few images in its clusters is
+    compared with more clusters, so K neighbours are always found.
 
     Args:
         index: from `build_index` or `load_index`.
         queries: unit vectors.
-        query_ids: row of each query among all images; it is left out by it.
+        query_ids: row of each query among all images, which is excluded from its neighbours.
         num_neighbours: K.
-        max_similarity: images more similar than this, near-duplicates, come after all others, where the `WIDEST` most
-            similar images hold K others.
-        num_probes: clusters that a query is compared with; with all of them nothing is missed.
+        max_similarity: images more similar than this are near-duplicates, and are sorted after all others if there
+            are K others among the `MAX_CANDIDATES` most similar images.
+        num_probes: clusters that a query is compared with; the search is exact with all of them.
 
     Returns:
-        Rows and cosine similarities to the vectors as the index keeps them; of equally similar images the lower row
-        comes first.
+        Rows, and cosine similarities to the vectors in the format of the index; of equally similar images the lower
+        row comes first.
 
     Raises:
         ImportError: if FAISS is not installed.
-        ValueError: if there are not K other images, or the index is of vectors of another length.
+        ValueError: if there are fewer than K other images, or the vectors of the index have another length.
     """
     if num_neighbours < 1 or num_probes < 1:
-        raise ValueError(f"num_neighbours is {num_neighbours} and num_probes {num_probes}; ask for at least 1")
+        raise ValueError(f"num_neighbours and num_probes must be at least 1, got {num_neighbours} and {num_probes}")
     if queries.shape[1] != index.d:
         raise ValueError(f"queries have {queries.shape[1]} numbers and the index {index.d}; build the index again")
     width = (num_neighbours + 1) * (1 if max_similarity == math.inf else 2)
     ranks, ids = _search(index, queries.cpu(), query_ids.cpu(), num_neighbours, max_similarity, width, num_probes)
     if torch.isinf(ranks).any():
-        raise too_few(num_neighbours, index.ntotal)
+        raise too_few_images(num_neighbours, index.ntotal)
     return ids.to(queries.device), similarities_of(ranks).to(queries.device)
 
 
@@ -157,9 +156,9 @@ def recall_against_exact(
     max_similarity: float = math.inf,
     num_probes: int = NUM_PROBES,
 ) -> float:
-    """Share of the exact neighbours of some queries that the index finds.
+    """Measure the fraction of exact neighbours that the index finds.
 
-    Another image just as similar counts as missed, so that many duplicates lower it.
+    An equally similar image in place of an exact neighbour counts as missed, so duplicates lower the recall.
     """
     exact, _ = nearest_neighbours(queries, query_ids, blocks, num_neighbours, max_similarity)
     found, _ = approximate_neighbours(index, queries, query_ids, num_neighbours, max_similarity, num_probes)
@@ -175,21 +174,21 @@ def _search(
     width: int,
     num_probes: int,
 ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
-    """Ranks and images, -inf where there are too few; looks further for queries that lack neighbours."""
-    settings = load_faiss().SearchParametersIVF(nprobe=min(num_probes, index.nlist))
-    similarities, ids = (torch.from_numpy(found) for found in index.search(_array(queries), width, params=settings))
+    """Return ranks and images, -inf where there are too few; search further for queries that lack neighbours."""
+    parameters = load_faiss().SearchParametersIVF(nprobe=min(num_probes, index.nlist))
+    similarities, ids = (torch.from_numpy(found) for found in index.search(_array(queries), width, params=parameters))
     exhausted = (ids < 0).any(dim=1)
     ranks = ranks_of(similarities.double(), max_similarity)
     ranks[(ids < 0) | (ids == query_ids[:, None])] = -torch.inf
     ranks, ids = best_of(ranks, ids, num_neighbours)
     lacking = ranks[:, -1] < -2
-    for again, more_width, more_probes in (
-        (lacking & ~exhausted & (width < WIDEST), 8 * width, num_probes),
+    for retried, more_width, more_probes in (
+        (lacking & ~exhausted & (width < MAX_CANDIDATES), 8 * width, num_probes),
         (lacking & exhausted & (num_probes < index.nlist), width, 4 * num_probes),
     ):
-        if again.any():
-            ranks[again], ids[again] = _search(
-                index, queries[again], query_ids[again], num_neighbours, max_similarity, more_width, more_probes
+        if retried.any():
+            ranks[retried], ids[retried] = _search(
+                index, queries[retried], query_ids[retried], num_neighbours, max_similarity, more_width, more_probes
             )
     return ranks, ids
 
@@ -201,10 +200,10 @@ def _array(vectors: Float[Tensor, "n d"]) -> Float[ndarray, "n d"]:
 
 
 def load_faiss() -> Any:
-    """The package.
+    """Import FAISS.
 
     Raises:
-        ImportError: if it is not installed.
+        ImportError: if FAISS is not installed.
     """
     try:
         import faiss

@@ -1,4 +1,4 @@
-"""Felzenszwalb and Huttenlocher's graph segmentation of one image, at several scales at once."""
+"""Graph segmentation of one image by Felzenszwalb and Huttenlocher, at several scales at once."""
 
 from typing import no_type_check
 
@@ -9,36 +9,36 @@ from numpy import ndarray
 from orl.compiled import compiled
 
 SIGMA = float(np.float32(0.8))
-"""Of the blur, pixels. OpenCV passes it in single precision, which shows in the last bit of the kernel."""
+"""Sigma of the blur in pixels; in single precision as in OpenCV, which decides the last bit of the kernel."""
 SMALLEST_REGION = 100
-"""Regions of fewer pixels are joined to a neighbour."""
+"""Size in pixels below which a region is merged into a neighbour."""
 RADIX_BITS = 11
 BLOCK = 256
-"""Edges that are looked at together."""
+"""Edges processed together."""
 
 
-def segment(image: UInt8[ndarray, "h w 3"], scales: tuple[float, ...]) -> Int32[ndarray, "s h w"]:
-    """Regions of an image: pixels are joined along ever heavier edges while regions stay even inside.
+def segment_image(image: UInt8[ndarray, "h w 3"], scales: tuple[float, ...]) -> Int32[ndarray, "s h w"]:
+    """Segment an image: join pixels along edges of rising weight while regions stay homogeneous.
 
     Args:
-        image: any three channels.
-        scales: k of each segmentation; a larger one gives larger regions.
+        image: three channels of any colour space.
+        scales: k of each segmentation, in rising order; a larger k gives larger regions.
 
     Returns:
-        For each scale the region of every pixel, numbered from 0 by their first pixels.
+        Region of every pixel for each scale, numbered from 0 in the order of their first pixels.
 
     Source:
         Felzenszwalb and Huttenlocher, IJCV 2004, on the 4 neighbours of each pixel, as in OpenCV.
     """
     if list(scales) != sorted(scales):
-        raise ValueError(f"scales must rise, not {scales}: the first joins of a smaller one serve the larger ones")
+        raise ValueError(f"scales must be in rising order, got {scales}: smaller scales are reused for larger ones")
     labels = np.empty((len(scales), *image.shape[:2]), np.int32)
-    _segment(_radix_sort(_edge_keys(blur(image))), np.array(scales, np.float32), labels)
+    _segment(_radix_sort(_edge_keys(smooth_image(image))), np.array(scales, np.float32), labels)
     return labels
 
 
-def blur(image: UInt8[ndarray, "h w 3"]) -> ndarray:
-    """The image smoothed by a Gaussian of `SIGMA` pixels, mirrored at its borders, as float32 (h, w, 3)."""
+def smooth_image(image: UInt8[ndarray, "h w 3"]) -> ndarray:
+    """Smooth an image by a Gaussian of `SIGMA` pixels with mirrored borders; float32 (h, w, 3)."""
     offsets = np.arange(-3, 4)
     kernel = np.exp(-0.5 * (offsets / SIGMA) ** 2)
     return _blur(image, (kernel / kernel.sum()).astype(np.float32))
@@ -119,7 +119,7 @@ def _edge_keys(smooth):
 @compiled()
 @no_type_check
 def _radix_sort(keys):
-    # Weights are not negative, so that their bits rise as they do.
+    # Weights are not negative, so their bits sort as the weights do.
     buckets = 1 << RADIX_BITS
     counts = np.zeros((3, buckets), np.int64)
     for key in keys:
@@ -144,7 +144,7 @@ def _radix_sort(keys):
 @compiled()
 @no_type_check
 def _segment(keys, scales, labels):
-    """Joins up to the first edge that a scale refuses are the same for all larger scales, and are made once."""
+    """Join the pixels at each scale; the joins before the first refused edge are shared with larger scales."""
     _, height, width = labels.shape
     num_pixels = height * width
     parents = np.arange(num_pixels).astype(np.uint32)
@@ -165,7 +165,7 @@ def _segment(keys, scales, labels):
         _number(own_parents, labels[index].reshape(-1))
 
 
-# Indices are unsigned throughout: signed ones are tested for counting from the end, and cost twice the time.
+# Indices are unsigned: a signed index is tested for being negative, which doubles the time.
 @compiled(inline="always")
 @no_type_check
 def _root(parents, node):
@@ -185,9 +185,9 @@ def _find(parents, pixel):
 @compiled()
 @no_type_check
 def _join(keys, start, width, scale, parents, sizes, limits, heaviest, refused, stop_at_refusal):
-    """Join along the edges from `start` on; returns where it stopped and how many edges were refused.
+    """Join along the edges from `start` on; return the edge it stopped at and the number of refused edges.
 
-    Edges inside one region are sorted out a block at a time, without a branch, which would often be guessed wrong.
+    Edges inside one region are removed a block at a time without a branch, which the CPU would often mispredict.
     """
     edges, weights = keys.view(np.uint32), keys.view(np.float32)
     one, two = np.uint64(1), np.uint64(2)

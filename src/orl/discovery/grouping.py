@@ -1,4 +1,4 @@
-"""Regions that look alike are merged, two at a time, until one is left: every region on the way is a proposal."""
+"""Hierarchical grouping: the most similar regions are merged until one is left; each region is a proposal."""
 
 from typing import no_type_check
 
@@ -12,27 +12,27 @@ COLOUR_BINS = 25
 NUM_COLOUR_COUNTERS = 3 * COLOUR_BINS
 NUM_TEXTURE_COUNTERS = 2 * NUM_GRADIENTS * NUM_TEXTURE_BINS
 COUNTS = NUM_COLOUR_COUNTERS + NUM_GRADIENTS * NUM_CODES
-"""Counters of a region while pixels are counted."""
+"""Number of counters of a region while its pixels are counted."""
 EMPTY = -1
 
 
 def group_regions(image: ndarray, codes: ndarray, zeros: ndarray, labels: ndarray) -> tuple[ndarray, ndarray]:
-    """Boxes and levels of the regions of every segmentation, before and after each merge, by two ways of merging.
+    """Merge the regions of every segmentation, and return the boxes and levels of all regions.
 
-    The first way asks for like colour, texture, size and fill, the second leaves colour out.
+    Each segmentation is merged twice: once by the similarity of colour, texture, size and fill, once without colour.
 
     Args:
         image: uint8 (h, w, 3).
         codes: from `texture_codes`.
         zeros: from `texture_codes`.
-        labels: from `segment`, int32 (s, h, w).
+        labels: from `segment_image`, int32 (s, h, w).
 
     Returns:
-        int32 (n, 4) boxes as left, top, right, bottom (exclusive) and int32 (n,) levels: 1 for a region of the
-        segmentation, one more than the higher of its two parts for a merged one.
+        int32 (n, 4) boxes as left, top, right, bottom (exclusive), and int32 (n,) levels. A region of the segmentation
+        has level 1, a merged region one more than the higher level of its two parts.
 
     Source:
-        Uijlings et al., IJCV 2013, Section 4, as OpenCV does it.
+        Uijlings et al., IJCV 2013, Section 4, as implemented in OpenCV.
     """
     atoms, firsts = _atoms(_joint_regions(labels), labels.shape[2])
     parts = np.take(labels.reshape(len(labels), -1), firsts, axis=1)
@@ -55,7 +55,7 @@ def group_regions(image: ndarray, codes: ndarray, zeros: ndarray, labels: ndarra
 @compiled()
 @no_type_check
 def _joint_regions(labels):
-    """A number for each combination of regions that a pixel is in, int64."""
+    """Number the combinations of regions that pixels belong to, int64."""
     flat = labels.reshape(len(labels), -1)
     joint, stride = np.zeros(flat.shape[1], np.int64), np.int64(1)
     for scale in range(len(flat)):
@@ -70,9 +70,9 @@ def _joint_regions(labels):
 @compiled()
 @no_type_check
 def _atoms(joint, width):
-    """The pieces in which no segmentation has a border: piece of each pixel, a pixel of each piece.
+    """Return the atom of each pixel, and one pixel of each atom.
 
-    Pixels are counted once a piece, and not once a segmentation.
+    An atom is a piece without a border of any segmentation. Pixels are counted once per atom, not per segmentation.
     """
     atoms, firsts = np.empty(len(joint), np.int32), np.empty(len(joint), np.int32)
     keys, values = np.full(1024, np.int64(EMPTY)), np.empty(1024, np.int32)
@@ -101,7 +101,7 @@ def _atoms(joint, width):
 @compiled()
 @no_type_check
 def _slot(keys, key):
-    """Where a key is, or would be, in a hash table of a power of two of places."""
+    """Return the slot of a key in a hash table whose size is a power of two."""
     mask = np.uint64(len(keys) - 1)
     slot = ((np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20)) & mask
     while keys[slot] != EMPTY and keys[slot] != key:
@@ -159,7 +159,7 @@ def _geometry(labels, num_regions):
 @compiled()
 @no_type_check
 def _histograms(counts, regions, sizes, zeros):
-    """Shares of colours and of gradient steps of every region, each summing to 1."""
+    """Compute the normalised histograms of colour and texture of every region."""
     num_regions = len(sizes)
     totals = np.zeros((num_regions, COUNTS), np.int32)
     for atom in range(len(counts)):
@@ -174,7 +174,7 @@ def _histograms(counts, regions, sizes, zeros):
         for at in range(NUM_COLOUR_COUNTERS):
             colours[region, at] = np.float32(totals[region, at]) / all_colours
         for gradient in range(NUM_GRADIENTS):
-            # A gradient in one part counts as one of 0 in the other.
+            # A gradient in one part counts as a gradient of 0 in the other.
             in_part = np.zeros(2, np.int32)
             for code in range(NUM_CODES):
                 steps[code] = totals[region, NUM_COLOUR_COUNTERS + NUM_CODES * gradient + code]
@@ -192,11 +192,11 @@ def _histograms(counts, regions, sizes, zeros):
 @compiled()
 @no_type_check
 def _neighbours(labels, num_regions):
-    """Pairs of regions that touch, the lower number first, in rising order."""
+    """Return pairs of adjacent regions, the lower number first, in rising order."""
     height, width = labels.shape
     size, count = 1024, 0
     keys, values = np.full(size, np.int64(EMPTY)), np.empty(size, np.int8)
-    # As in OpenCV: the first row and the first column are looked at only from the second on.
+    # As in OpenCV, the first row and the first column are compared only from the second pixel on.
     last = np.full(3, np.int64(EMPTY))
     for y in range(1, height):
         above, row = labels[y - 1], labels[y]
@@ -226,7 +226,7 @@ def _neighbours(labels, num_regions):
 @compiled()
 @no_type_check
 def _overlaps(histograms, row, rows, totals):
-    """What a histogram shares with several others; each sum runs in order, but all sums side by side."""
+    """Compute the histogram intersection with several others; sums run in order, interleaved with each other."""
     totals[:] = 0
     for at in range(histograms.shape[1]):
         own = histograms[row, at]
@@ -238,7 +238,7 @@ def _overlaps(histograms, row, rows, totals):
 @compiled()
 @no_type_check
 def _similarities(node, others, sizes, boxes, rows, colours, textures, num_pixels, with_colour, out):
-    """How alike a node and each of several others are."""
+    """Compute the similarities of a node and several others."""
     one, zero, quarter, third = np.float32(1), np.float32(0), np.float32(0.25), np.float32(0.3333)
     other_rows = rows[others]
     texture, colour = np.empty(len(others), np.float32), np.empty(len(others), np.float32)
@@ -269,7 +269,7 @@ def _merge(pairs, region_sizes, region_boxes, colours, textures, num_pixels, wit
     rows = np.arange(num_nodes)
     merged_into = np.arange(num_nodes)
     stamps = np.full(num_nodes, EMPTY)
-    # The neighbours of a node as a chain of cells; those that were merged since are followed to what they are now.
+    # The neighbours of a node form a linked list; a merged neighbour is followed to its current node.
     heads, nexts, cells = np.full(num_nodes, EMPTY), np.full(2 * len(pairs), EMPTY), np.empty(2 * len(pairs), np.int64)
     heap = np.empty(16 + 4 * len(pairs), np.int64)
     values, ends = np.empty(len(heap), np.float32), np.empty((len(heap), 2), np.int32)
@@ -360,7 +360,7 @@ def _doubled(array):
 @compiled()
 @no_type_check
 def _before(values, one, other):
-    """Whether an entry leaves the heap before another: the more similar, and of two that are equal the later."""
+    """Return True if an entry leaves the heap first: the more similar, and of two equal entries the later."""
     return values[one] > values[other] or (values[one] == values[other] and one > other)
 
 

@@ -1,4 +1,4 @@
-"""Which RoIs of an image look like which RoIs of its neighbours."""
+"""Matching of RoIs: the correspondences between an image and its neighbours, by cosine similarity."""
 
 from collections.abc import Sequence
 
@@ -7,28 +7,27 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Matches = tuple[Int[Tensor, "p 2"], Float[Tensor, "p"]]
-"""Pairs of (RoI here, RoI there), the most similar first, and their cosines."""
+"""Pairs (row of the image's RoI, row of the neighbour's RoI), the most similar first, and their cosines."""
 
 
 def match_rois(
     embeddings: Float[Tensor, "b d"], neighbour_embeddings: Float[Tensor, "c d"], fraction: float = 0.1
-) -> tuple[Int[Tensor, "p 2"], Float[Tensor, "p"]]:
-    """The highest entries of the matrix of cosines: the correspondences of one pair of images.
+) -> Matches:
+    """Find the correspondences of an image and one neighbour: the highest entries of the matrix of cosines.
 
     Args:
         embeddings: unit vectors of the image's RoIs.
         neighbour_embeddings: unit vectors of the neighbour's RoIs.
-        share: correspondences over the image's number of RoIs.
+        fraction: number of correspondences over the number of the image's RoIs.
 
     Returns:
-        max(1, floor(share x b)) pairs (RoI here, RoI there), the most similar first, and their cosines; of equal
-        cosines the pair of the lower rows comes first.
+        max(1, floor(fraction * b)) pairs and their cosines. Of equal cosines the pair with the lower rows comes first.
 
     Raises:
-        ValueError: if an image has no RoI, which `filter_proposals` never leaves.
+        ValueError: if an image has no RoI.
 
     Source:
-        ORL (NeurIPS 2021), Section 3.2, 10% of the query's boxes.
+        ORL (NeurIPS 2021), Section 3.2, 10% of the image's boxes.
     """
     return match_neighbours(embeddings, neighbour_embeddings, [len(neighbour_embeddings)], fraction)[0]
 
@@ -39,32 +38,36 @@ def match_neighbours(
     neighbour_counts: Sequence[int],
     fraction: float = 0.1,
 ) -> list[Matches]:
-    """`match_rois` of an image with each of its neighbours, by one product: twice as fast as one at a time.
+    """Match an image with each of its neighbours by one matrix product, which is twice as fast as `match_rois`.
 
     Args:
         embeddings: unit vectors of the image's RoIs.
-        neighbour_embeddings: unit vectors of the RoIs of all neighbours, one after another.
-        neighbour_counts: RoIs of each neighbour.
-        share: correspondences of a pair of images over the image's number of RoIs.
+        neighbour_embeddings: unit vectors of the RoIs of all neighbours, concatenated.
+        neighbour_counts: number of RoIs of each neighbour.
+        fraction: number of correspondences with one neighbour over the number of the image's RoIs.
 
     Returns:
-        As `match_rois`, for each neighbour.
+        Pairs and cosines for each neighbour, as `match_rois` returns them.
 
     Raises:
-        ValueError: if an image has no RoI, or the counts are not those of the embeddings.
+        ValueError: if an image has no RoI, or the counts do not sum to the number of neighbour embeddings.
     """
     if len(embeddings) == 0 or 0 in neighbour_counts:
         others = ", ".join(map(str, neighbour_counts))
-        raise ValueError(f"cannot match {len(embeddings)} RoIs with {others}; rebuild the RoIs")
+        raise ValueError(
+            f"matching needs at least one RoI an image, got {len(embeddings)} and {others}; rebuild the RoIs"
+        )
     if sum(neighbour_counts) != len(neighbour_embeddings):
-        raise ValueError(f"{len(neighbour_embeddings)} embeddings are not those of {sum(neighbour_counts)} RoIs")
+        raise ValueError(
+            f"neighbour_counts sum to {sum(neighbour_counts)}, but there are {len(neighbour_embeddings)} embeddings"
+        )
     num_pairs = max(1, int(fraction * len(embeddings)))
     similarities = embeddings @ neighbour_embeddings.T
     return [_highest(part, num_pairs) for part in similarities.split(list(neighbour_counts), dim=1)]
 
 
 def _highest(similarities: Float[Tensor, "b c"], num_pairs: int) -> Matches:
-    """The highest entries; only those that reach the last of them are sorted, which is what takes time."""
+    """Return the highest entries; only candidates are sorted, because sorting takes most of the time."""
     entries = similarities.flatten()
     lowest = entries.topk(num_pairs).values[-1]
     candidates = (entries >= lowest).nonzero().flatten()

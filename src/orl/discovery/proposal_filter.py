@@ -1,4 +1,4 @@
-"""The filter between proposals and RoIs: large enough, not too long, not too alike, not too many."""
+"""Box filter of stage 2: from proposals to RoIs by minimum side, aspect ratio, overlap (NMS) and number."""
 
 import numpy as np
 import torch
@@ -16,18 +16,22 @@ def filter_proposals(
     max_iou: float = 0.5,
     max_rois: int = 100,
 ) -> Float[ndarray, "b 4"]:
-    """The RoIs of one image: proposals in their order, each kept when it passes.
+    """Select the RoIs of one image from its proposals.
+
+    Proposals are tried in the order of their rank. A proposal is kept if its short side has at least `min_side_px`,
+    its long side is at most `max_aspect_ratio` times the short side, and its IoU with each box kept before is at most
+    `max_iou`. The first `max_rois` boxes are kept.
 
     Args:
-        proposals: best ranked first.
-        size_wh: width and height of the image, for one that has no proposal at all.
-        min_side_px: smallest width and height.
-        max_aspect_ratio: largest long side over short side.
-        max_iou: largest overlap with a box already kept.
-        max_rois: the first so many are kept.
+        proposals: boxes, best ranked first.
+        size_wh: width and height of the image, used only if there is no proposal.
+        min_side_px: smallest width and height of an RoI.
+        max_aspect_ratio: largest ratio of long side to short side.
+        max_iou: largest IoU of two RoIs.
+        max_rois: largest number of RoIs.
 
     Returns:
-        At least one box: the first proposal when none passes, the whole image when there is no proposal.
+        At least one box: the first proposal if none passes, the box of the complete image if there is no proposal.
 
     Source:
         ORL (NeurIPS 2021), Section 3.2; limits of the published configuration.
@@ -39,7 +43,7 @@ def filter_proposals(
     candidates = proposals[(short >= min_side_px) & (long <= max_aspect_ratio * short)]
     if len(candidates) == 0:
         return proposals[:1]
-    # Suppression in the order of the scores is the greedy filter when the scores are the order itself.
-    order = torch.arange(len(candidates), 0, -1, dtype=torch.float32)
-    kept = nms(torch.from_numpy(candidates), order, max_iou)
+    # With falling scores, non-maximum suppression keeps boxes in the order of their rank.
+    scores = torch.arange(len(candidates), 0, -1, dtype=torch.float32)
+    kept = nms(torch.from_numpy(candidates), scores, max_iou)
     return candidates[kept[:max_rois].numpy()]

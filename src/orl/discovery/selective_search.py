@@ -13,7 +13,7 @@ from PIL import Image
 
 from orl.compiled import compiled
 from orl.discovery.colour_spaces import to_hsv, to_lab
-from orl.discovery.graph_segmentation import segment
+from orl.discovery.graph_segmentation import segment_image
 from orl.discovery.grouping import group_regions
 from orl.discovery.texture import Turns, texture_codes
 from orl.memory import keep_freed_memory
@@ -68,7 +68,9 @@ def selective_search(image: Image.Image | ndarray, seed: int = 0, scale: float =
     regions, levels = [], []
     turns = Turns(small.shape[1], small.shape[0])
     for converted in (to_hsv(small), to_lab(small)):
-        found = group_regions(converted, *texture_codes(converted, turns), segment(converted, SEGMENTATION_SCALES))
+        found = group_regions(
+            converted, *texture_codes(converted, turns), segment_image(converted, SEGMENTATION_SCALES)
+        )
         regions.append(found[0])
         levels.append(found[1])
     ranked = rank(np.concatenate(regions), np.concatenate(levels), seed)
@@ -105,7 +107,7 @@ def compile_search() -> None:
         image = np.zeros((8, 9, 3), np.uint8)
         image[:, 4:] = 255
         for converted in (to_hsv(image), to_lab(image)):
-            group_regions(converted, *texture_codes(converted), segment(converted, SEGMENTATION_SCALES))
+            group_regions(converted, *texture_codes(converted), segment_image(converted, SEGMENTATION_SCALES))
         c_random(0, 1)
     finally:
         notice.cancel()

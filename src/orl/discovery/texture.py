@@ -1,7 +1,7 @@
-"""What selective search knows of texture: gradients in eight directions, each in ten steps.
+"""Texture features of selective search: gradients in eight directions, each quantised to ten bins.
 
-A gradient map is taken along x, along y and along the two diagonals, and split into its rising and its falling part.
-The diagonals come from a copy of the image that is turned by 45 degrees, differentiated and turned back.
+Gradients along x, y and the two diagonals are each split into a rising and a falling part. The diagonal gradients come
+from a copy of the image that is rotated by 45 degrees, differentiated and rotated back.
 """
 
 import math
@@ -15,28 +15,28 @@ from orl.compiled import compiled
 
 NUM_TEXTURE_BINS = 10
 NUM_CODES = 2 * NUM_TEXTURE_BINS
-"""A gradient either does not rise (0 to 9) or does (10 to 19)."""
+"""Codes 0 to 9 are gradients that do not rise, codes 10 to 19 gradients that rise."""
 NUM_GRADIENTS = 12
-"""Along x and y (0 to 5, two of each channel) and along the diagonals (6 to 11)."""
+"""Gradients 0 to 5 are along x and y, two for each channel; gradients 6 to 11 are along the diagonals."""
 
 
 class Turns:
-    """Where pixels go when images of one size are turned by 45 degrees and back, and room for one channel on the way.
+    """Index maps that rotate images of one size by 45 degrees and back, with buffers for one channel.
 
-    Computed once for an image, since its images and their channels are turned alike.
+    Computed once per image, because all channels and colour spaces are rotated alike.
     """
 
     def __init__(self, width: int, height: int) -> None:
-        """Follow every pixel there and back.
+        """Compute the maps.
 
         Args:
-            width: of the images, pixels.
-            height: of the images, pixels.
+            width: width of the images in pixels.
+            height: height of the images in pixels.
         """
         (turned_width, turned_height), turn, turn_back = _turns(width, height)
         self.spans, self.there = _places_there(turned_width, turned_height, turn, width, height)
         self.back = _places_back(width, height, turn_back, turned_width, turned_height)
-        # A frame of one pixel lies around each; what is never written stays 0.
+        # Each buffer has a frame of one pixel; pixels that are never written stay 0.
         self.padded = np.zeros((height + 2, width + 2), np.uint8)
         self.turned = np.zeros((turned_height + 2, turned_width + 2), np.uint8)
         self.turned_gradients = np.zeros((turned_height + 2, turned_width + 2, 2), np.float32)
@@ -46,15 +46,15 @@ class Turns:
 def texture_codes(
     image: UInt8[ndarray, "h w 3"], turns: Turns | None = None
 ) -> tuple[UInt8[ndarray, "12 h w"], Int64[ndarray, "12 2"]]:
-    """The step of every gradient of every pixel.
+    """Quantise every gradient of every pixel.
 
     Args:
-        image: any three channels.
-        turns: of another image of this size, to be used again.
+        image: three channels of any colour space.
+        turns: maps of another image of this size, to reuse.
 
     Returns:
-        Codes of the gradients, see `NUM_CODES`: the bin in the falling part, or 10 plus the bin in the rising part. The
-        bin in the other part is that of a gradient of 0: the second array, first for the falling part.
+        Codes of the gradients, see `NUM_CODES`: the bin of the falling part, or 10 plus the bin of the rising part.
+        The second array has the bins of a gradient of 0, first for the falling part, then for the rising part.
     """
     height, width, _ = image.shape
     turns = turns or Turns(width, height)
@@ -74,10 +74,10 @@ def texture_codes(
 
 
 def _turns(width: int, height: int) -> tuple[tuple[int, int], ndarray, ndarray]:
-    """Size of the turned image; where its pixels come from in the image, and the image's pixels in it (2x3)."""
+    """Return the size of the rotated image, and the affine maps (2x3) from it to the image and back."""
     centre_x, centre_y = np.float32(width / 2), np.float32(height / 2)
     half = np.float32(math.sin(math.pi / 4)) * np.float32(0.5)
-    # As OpenCV's RotatedRect.boundingRect, in single precision: it decides about a pixel more or less.
+    # Single precision, as in OpenCV's RotatedRect.boundingRect: it decides about one pixel of the size.
     corners = [centre_x - half * np.float32(height) - half * np.float32(width)]
     corners.append(centre_x + half * np.float32(height) - half * np.float32(width))
     corners += [2 * centre_x - corner for corner in corners]
@@ -89,7 +89,7 @@ def _turns(width: int, height: int) -> tuple[tuple[int, int], ndarray, ndarray]:
     forward = _rotation(float(centre_x), float(centre_y), 45)
     forward[:, 2] += [turned_width / 2 - float(centre_x), turned_height / 2 - float(centre_y)]
     back = _inverse(_rotation(turned_width // 2, turned_height // 2, -45))
-    # OpenCV cuts a long image out of the turned one from its edge on, and not from outside.
+    # OpenCV crops a long image from the edge of the rotated image, not from outside of it.
     left, top = max(0, (turned_width - width) // 2), max(0, (turned_height - height) // 2)
     return (turned_width, turned_height), _inverse(forward).astype(np.float32), _shifted(back, left, top)
 
@@ -111,7 +111,7 @@ def _inverse(affine: ndarray) -> ndarray:
 
 
 def _shifted(affine: ndarray, left: int, top: int) -> ndarray:
-    """The map in single precision, with the corner of the part that is cut out as two more numbers."""
+    """Return the map in single precision, followed by the corner of the cropped part."""
     return np.concatenate([affine.astype(np.float32).ravel(), [left, top]]).astype(np.float32)
 
 
@@ -119,11 +119,11 @@ def _shifted(affine: ndarray, left: int, top: int) -> ndarray:
 @compiled(fastmath={"contract"})
 @no_type_check
 def _places_there(width, height, source, columns, rows):
-    """Columns of each row of the turned image that show the image, and where in the padded image their values lie.
+    """Find the columns of each row of the rotated image that show the image, and their source pixels.
 
     Returns:
-        Spans int64 (h, 2), first column and last + 1; places as int32 index of the upper left of four pixels, and the
-        shares of the right and the lower ones as float32, span after span.
+        Spans int64 (h, 2), first column and last + 1; int32 index of the upper left of four source pixels in the padded
+        image, and float32 weights of the right and the lower pixels, span after span.
     """
     spans = np.zeros((height, 2), np.int64)
     places = np.empty(width * height, np.int32)
@@ -155,7 +155,7 @@ def _places_there(width, height, source, columns, rows):
 @compiled(fastmath={"contract"})
 @no_type_check
 def _places_back(width, height, source, columns, rows):
-    """Where in the framed turned image the value of each pixel lies, as in `_places_there`."""
+    """Find the source of each pixel in the framed rotated image, in the format of `_places_there`."""
     places = np.zeros(height * width, np.int32)
     fractions = np.zeros((height * width, 2), np.float32)
     for y in range(height):
@@ -164,7 +164,7 @@ def _places_back(width, height, source, columns, rows):
         for x in range(width):
             column = np.float32(x) + source[6]
             at_x, at_y = column * source[0] + start_x, column * source[3] + start_y
-            # Of a very long image the ends lie outside: they stay at place 0, which is empty.
+            # The ends of a very long image lie outside; they stay at index 0, which is empty.
             if at_x > -1 and at_y > -1 and at_x < columns and at_y < rows:
                 left, top = np.floor(at_x), np.floor(at_y)
                 places[y * width + x] = (np.int32(top) + 1) * (columns + 2) + np.int32(left) + 1
@@ -175,7 +175,7 @@ def _places_back(width, height, source, columns, rows):
 @compiled()
 @no_type_check
 def _pad(image, channel, padded):
-    """One channel of the image in a frame of zeros."""
+    """Copy one channel of the image into a frame of zeros."""
     height, width, _ = image.shape
     padded[0], padded[height + 1] = 0, 0
     for y in range(height):
@@ -203,11 +203,11 @@ def _turn(padded, spans, there, turned):
     for y in range(len(spans)):
         row = turned[y + 1]
         for x in range(np.uint64(spans[y, 0] + 1), np.uint64(spans[y, 1] + 1)):
-            place, share_x, share_y = np.uint64(places[at]), fractions[at, 0], fractions[at, 1]
+            place, weight_x, weight_y = np.uint64(places[at]), fractions[at, 0], fractions[at, 1]
             a, b = np.float32(values[place]), np.float32(values[place + one])
             c, d = np.float32(values[place + stride]), np.float32(values[place + stride + one])
-            upper, lower = share_x * (b - a) + a, share_x * (d - c) + c
-            row[x] = np.uint8(np.rint(share_y * (lower - upper) + upper))
+            upper, lower = weight_x * (b - a) + a, weight_x * (d - c) + c
+            row[x] = np.uint8(np.rint(weight_y * (lower - upper) + upper))
             at += one
     _mirror_frame(turned)
 
@@ -215,7 +215,7 @@ def _turn(padded, spans, there, turned):
 @compiled()
 @no_type_check
 def _scharr(above, here, below, x):
-    """Gradients along x and y at the column right of x."""
+    """Compute the gradients along x and y at the column right of x."""
     left, right = np.int32(above[x]), np.int32(above[x + np.uint64(2)])
     low_left, low_right = np.int32(below[x]), np.int32(below[x + np.uint64(2)])
     falling, rising = low_right - left, right - low_left
@@ -227,7 +227,7 @@ def _scharr(above, here, below, x):
 @compiled()
 @no_type_check
 def _turned_gradients(turned, spans, gradients):
-    """Gradients along x and y of the framed turned channel, side by side, where they are not 0."""
+    """Compute the gradients along x and y of the framed rotated channel where they are not 0."""
     width = turned.shape[1] - 2
     for y in range(len(spans)):
         first, last = spans[y, 0], spans[y, 1]
@@ -263,17 +263,17 @@ def _turn_back(turned_gradients, back, gradients):
         out = gradients[axis].reshape(-1)
         for pixel in range(np.uint64(len(out))):
             place = two * np.uint64(places[pixel]) + np.uint64(axis)
-            share_x, share_y = fractions[pixel, 0], fractions[pixel, 1]
+            weight_x, weight_y = fractions[pixel, 0], fractions[pixel, 1]
             a, b = values[place], values[place + two]
             c, d = values[place + stride], values[place + stride + two]
-            upper, lower = share_x * (b - a) + a, share_x * (d - c) + c
-            out[pixel] = share_y * (lower - upper) + upper
+            upper, lower = weight_x * (b - a) + a, weight_x * (d - c) + c
+            out[pixel] = weight_y * (lower - upper) + upper
 
 
 @compiled(fastmath={"contract", "nnan", "nsz"})
 @no_type_check
 def _code(gradients, codes, zeros):
-    """Codes of the gradients of one channel along two axes."""
+    """Quantise the gradients of one channel along two axes."""
     scales, shifts = np.empty(2, np.float32), np.empty(2, np.float32)
     for axis in range(2):
         values, out = gradients[axis].reshape(-1), codes[axis].reshape(-1)
@@ -281,7 +281,7 @@ def _code(gradients, codes, zeros):
         for value in values:
             lowest = value if value < lowest else lowest
             highest = value if value > highest else highest
-        # Each part is stretched to 0 ... 255. Part 0 does not rise, part 1 does.
+        # Each part is scaled to 0 ... 255. Part 0 does not rise, part 1 does.
         for part in range(2):
             low = max(lowest, np.float32(0)) if part else min(lowest, np.float32(0))
             high = max(highest, np.float32(0)) if part else min(highest, np.float32(0))

@@ -1,6 +1,6 @@
-"""Colour, batched on a GPU: every view by its own parameters, drawn beforehand in a worker.
+"""Colour changes of a batch of views on a GPU, each view by its own parameters sampled in a worker.
 
-The processor never waits for the device: which views an operation concerns is worked out before anything is sent.
+The CPU never waits for the GPU: the rows that each operation changes are computed on the CPU before the transfer.
 """
 
 from collections.abc import Callable
@@ -28,14 +28,14 @@ Factor = Float[Tensor, "n"]
 def augment(
     crops: UInt8[Tensor, "n 3 h w"], parameters: ColourParameters, device: torch.device
 ) -> Float[Tensor, "n 3 h w"]:
-    """Crops as the network sees them: flipped, recoloured, blurred, solarised, normalised.
+    """Augment crops: flip, colour jitter, gray, blur, solarise, normalise.
 
-    A view depends on its own crop and draw alone, not on the batch that it is in.
+    A view depends on its own crop and parameters alone, not on the other views of the batch.
 
     Args:
-        crops: what the workers cut; may be on the CPU or on the device already.
-        parameters: one draw a crop, on the CPU.
-        device: where to compute: on a CPU in compiled loops, elsewhere all views at once.
+        crops: crops from the loader, on the CPU or on the device.
+        parameters: parameters of each crop, on the CPU.
+        device: device of the computation: compiled loops on a CPU, batched operations on a GPU.
 
     Returns:
         Normalised views, float32, on the device, channels last in memory.
@@ -48,10 +48,10 @@ def augment(
 def augment_batched(
     crops: UInt8[Tensor, "n 3 h w"], parameters: ColourParameters, device: torch.device
 ) -> Float[Tensor, "n 3 h w"]:
-    """`augment` by operations on whole batches, on any device."""
+    """Augment crops by batched operations, on any device; see `augment`."""
     images = crops.to(device, non_blocking=True).float() / 255
     steps = _steps(parameters)
-    # Sent together and without waiting: an index or a factor sent by itself would stop the processor each time.
+    # One asynchronous transfer of all indices and factors: each transfer by itself would make the CPU wait.
     rows = torch.cat([rows for _, rows, _ in steps]).to(device, non_blocking=True)
     factors = torch.cat([factors for _, _, factors in steps]).float().to(device, non_blocking=True)
     counts = [len(rows) for _, rows, _ in steps]
@@ -62,39 +62,39 @@ def augment_batched(
 
 
 def normalise(crops: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Plain crops as the network sees them: in [0, 1], less ImageNet's mean, over its deviation."""
+    """Scale crops to [0, 1], subtract ImageNet's mean and divide by its standard deviation."""
     return _standardise(crops.float() / 255)
 
 
 def gray(images: Images) -> Float[Tensor, "n 1 h w"]:
-    """Luma by ITU-R 601."""
+    """Compute the luma of images by ITU-R 601."""
     red, green, blue = images.unbind(dim=1)
     return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).unsqueeze(1)
 
 
 def adjust_brightness(images: Images, factor: Factor) -> Images:
-    """Blend with black."""
+    """Blend images with black."""
     return _blend(images, torch.zeros_like(images[:, :1]), factor)
 
 
 def adjust_contrast(images: Images, factor: Factor) -> Images:
-    """Blend with the image's mean luma."""
+    """Blend images with their mean luma."""
     return _blend(images, gray(images).mean(dim=(2, 3), keepdim=True), factor)
 
 
 def adjust_saturation(images: Images, factor: Factor) -> Images:
-    """Blend with the gray image."""
+    """Blend images with their gray image."""
     return _blend(images, gray(images), factor)
 
 
 def adjust_hue(images: Images, shift: Factor) -> Images:
-    """Turn the colour circle by a share of a full turn."""
+    """Shift the hue by a fraction of the colour circle."""
     hue, saturation, value = _rgb_to_hsv(images)
     return _hsv_to_rgb((hue + shift[:, None, None]) % 1.0, saturation, value)
 
 
 def gaussian_blur(images: Images, sigma_px: Factor) -> Images:
-    """Blur each image by its own sigma, which is on the CPU; edges are mirrored, the kernel ends at three sigma."""
+    """Blur each image by its own sigma, given on the CPU; edges are mirrored, the kernel ends at three sigma."""
     n, _, height, width = images.shape
     sigma = sigma_px.double()[:, None]
     radii = (BLUR_RADIUS_SIGMAS * sigma).ceil().clamp(max=min(height, width) - 1)
@@ -115,21 +115,21 @@ def solarise(images: Images) -> Images:
 
 
 Change = Callable[[Tensor, Tensor], Tensor]
-"""From some of the images and a factor for each to what they become."""
+"""Function of some of the images and a factor for each; returns the changed images."""
 
 _JITTERS: tuple[Change, ...] = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 
 
 def _steps(parameters: ColourParameters) -> list[tuple[Change, Tensor, Tensor]]:
-    """What to do in turn: a change, the rows that it concerns, their factors."""
+    """Return the operations in order: a change, the rows that it applies to, and their factors."""
     flip, order, *factors, is_gray, sigma, is_solarised = (torch.as_tensor(column) for column in parameters)
     steps: list[tuple[Change, Tensor, Tensor]] = [(_flip, flip, sigma)]
     for operations in torch.tensor(JITTER_ORDERS)[order].unbind(dim=1):
         for index, (jitter, factor) in enumerate(zip(_JITTERS, factors)):
-            nothing = 0 if jitter is adjust_hue else 1
-            steps.append((jitter, (operations == index) & (factor != nothing), factor))
+            neutral = 0 if jitter is adjust_hue else 1
+            steps.append((jitter, (operations == index) & (factor != neutral), factor))
     steps += [(_to_gray, is_gray, sigma), (gaussian_blur, sigma > 0, sigma), (_solarise, is_solarised, sigma)]
-    return [(change, (rows := concerned.nonzero().flatten()), factor[rows]) for change, concerned, factor in steps]
+    return [(change, (rows := mask.nonzero().flatten()), factor[rows]) for change, mask, factor in steps]
 
 
 def _flip(images: Images, _: Factor) -> Images:
@@ -157,13 +157,13 @@ def _standardise(images: Images) -> Images:
 def _rgb_to_hsv(images: Images) -> tuple[Tensor, Tensor, Tensor]:
     red, green, blue = images.unbind(dim=1)
     value, least = images.max(dim=1).values, images.min(dim=1).values
-    spread = value - least
-    safe_feature_std = torch.where(spread == 0, torch.ones_like(spread), spread)
-    saturation = spread / torch.where(value == 0, torch.ones_like(value), value)
+    chroma = value - least
+    safe_chroma = torch.where(chroma == 0, torch.ones_like(chroma), chroma)
+    saturation = chroma / torch.where(value == 0, torch.ones_like(value), value)
     sector = torch.where(
         value == red,
-        (green - blue) / safe_feature_std,
-        torch.where(value == green, 2 + (blue - red) / safe_feature_std, 4 + (red - green) / safe_feature_std),
+        (green - blue) / safe_chroma,
+        torch.where(value == green, 2 + (blue - red) / safe_chroma, 4 + (red - green) / safe_chroma),
     )
     return (sector / 6) % 1.0, saturation, value
 

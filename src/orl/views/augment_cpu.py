@@ -1,8 +1,8 @@
-"""Colour on a processor: each view by itself, in loops that Numba compiles; the same formulas as on a GPU.
+"""Colour changes of views on a CPU, view by view in loops compiled by Numba; the same formulas as on a GPU.
 
-A view is held as rows of three planes, `(h, 3, w)` in float32: every loop runs along memory, and a view of 224 px stays
-in a processor's second cache. Loops over a row that change more than one channel are functions of their own: that way
-the compiler sees that one row is not another, and makes vector code of them.
+The layout is `(h, 3, w)` in float32: loops run along memory, and a view of 224 px fits into the second-level cache.
+Loops that change several channels of a row are separate functions: the compiler then knows that the rows do not overlap,
+and vectorises the loop.
 """
 
 import itertools
@@ -26,7 +26,7 @@ from orl.views.colour import (
     ColourParameters,
 )
 
-# Plain Python numbers would turn the loops to double precision.
+# Python floats would make the loops run in double precision.
 ZERO, ONE, TWO, THREE, FOUR, FIVE, SIX, BYTE = (np.float32(value) for value in (0, 1, 2, 3, 4, 5, 6, 255))
 SIXTH, THRESHOLD = np.float32(1 / 6), np.float32(SOLARISE_THRESHOLD)
 RED, GREEN, BLUE = (np.float32(weight) for weight in LUMA)
@@ -36,11 +36,11 @@ ORDER_TABLE = np.array(JITTER_ORDERS)
 
 
 def augment_on_cpu(crops: UInt8[Tensor, "n 3 h w"], parameters: ColourParameters) -> Float[Tensor, "n 3 h w"]:
-    """Flip, recolour, blur, solarise and normalise by as many threads as torch may use.
+    """Augment crops on the CPU in as many threads as torch may use; see `augment`.
 
     Args:
-        crops: on the CPU, in any layout.
-        parameters: one draw a crop.
+        crops: crops on the CPU, in any layout.
+        parameters: parameters of each crop.
 
     Returns:
         Normalised views, float32, channels last in memory.
@@ -49,7 +49,7 @@ def augment_on_cpu(crops: UInt8[Tensor, "n 3 h w"], parameters: ColourParameters
     pixels = crops.contiguous().numpy()
     columns = [np.asarray(column) for column in parameters]
     views = torch.empty((n, height, width, 3))
-    places = views.numpy()
+    output = views.numpy()
 
     def work(part: slice) -> None:
         flip, order, brightness, contrast, saturation, hue, gray, sigma, solarise = (one[part] for one in columns)
@@ -100,7 +100,7 @@ def _augment(crops, flip, orders, factors, gray, sigma, solarise, views):
 @no_type_check
 def _load(crop, flip, image):
     _, height, width = crop.shape
-    # An index without a sign is not tested for counting from the end, and the loop becomes a vector one.
+    # An unsigned index is not tested for being negative, so the loop is vectorised.
     last = np.uint64(width - 1)
     for channel in range(3):
         for y in range(height):
@@ -124,7 +124,7 @@ def _brightness(image, factor):
 @no_type_check
 def _contrast(image, factor):
     height, _, width = image.shape
-    # A sum for every column: additions of one sum would have to wait for each other.
+    # One sum per column: additions to a single sum would depend on each other.
     sums = np.zeros(width, np.float32)
     for y in range(height):
         red, green, blue = image[y, 0], image[y, 1], image[y, 2]
@@ -170,24 +170,24 @@ def _hue_of_row(red, green, blue, turn):
     for x in range(red.size):
         r, g, b = red[x], green[x], blue[x]
         value = max(r, max(g, b))
-        spread = value - min(r, min(g, b))
-        fraction = ONE / (spread if spread > ZERO else ONE)
+        chroma = value - min(r, min(g, b))
+        fraction = ONE / (chroma if chroma > ZERO else ONE)
         if value == r:
             sector = turn + (g - b) * fraction
         elif value == g:
             sector = turn + TWO + (b - r) * fraction
         else:
             sector = turn + FOUR + (r - g) * fraction
-        red[x] = _channel(value, spread, sector + FIVE)
-        green[x] = _channel(value, spread, sector + THREE)
-        blue[x] = _channel(value, spread, sector + ONE)
+        red[x] = _channel(value, chroma, sector + FIVE)
+        green[x] = _channel(value, chroma, sector + THREE)
+        blue[x] = _channel(value, chroma, sector + ONE)
 
 
 @compiled(inline="always", error_model="numpy")
 @no_type_check
-def _channel(value, spread, position):
+def _channel(value, chroma, position):
     position -= SIX * np.floor(position * SIXTH)
-    return value - spread * min(max(min(position, FOUR - position), ZERO), ONE)
+    return value - chroma * min(max(min(position, FOUR - position), ZERO), ONE)
 
 
 @compiled(error_model="numpy")
@@ -213,7 +213,7 @@ def _blur(image, sigma, blurred):
     height, _, width = image.shape
     radius = min(math.ceil(BLUR_RADIUS_SIGMAS * sigma), height - 1, width - 1)
     kernel = _half_kernel(sigma, radius)
-    # The three rows stand side by side, each between its mirrored ends, and are blurred as one.
+    # The three rows, each with mirrored ends, are concatenated and blurred as one.
     padded = width + 2 * radius
     wide, sums = np.empty(3 * padded, np.float32), np.empty(3 * padded - 2 * radius, np.float32)
     for y in range(height):
@@ -236,7 +236,7 @@ def _blur(image, sigma, blurred):
 @compiled(error_model="numpy")
 @no_type_check
 def _half_kernel(sigma, radius):
-    """The kernel's middle and its right half."""
+    """Compute the centre and the right half of the kernel."""
     kernel = np.empty(radius + 1)
     for i in range(radius + 1):
         kernel[i] = math.exp(-0.5 * (i / sigma) ** 2)
@@ -246,7 +246,7 @@ def _half_kernel(sigma, radius):
 @compiled(error_model="numpy")
 @no_type_check
 def _mirror(row, radius, out):
-    """A row between its mirrored ends, which do not repeat the last value."""
+    """Copy a row and add its mirrored ends, which do not repeat the last value."""
     for x in range(row.size):
         out[radius + x] = row[x]
     for i in range(1, radius + 1):

@@ -1,4 +1,4 @@
-"""What happens to a view's colours: the distribution, and one draw of it for one view."""
+"""Colour changes of a view: their distribution, and the parameters sampled from it for one view."""
 
 from dataclasses import dataclass
 from itertools import permutations
@@ -11,23 +11,23 @@ from torch import Tensor
 JITTER_ORDERS = tuple(permutations(range(4)))
 """Every order of brightness, contrast, saturation and hue."""
 LUMA = (0.2989, 0.587, 0.114)
-"""How much red, green and blue count for gray: ITU-R 601, as torchvision rounds it."""
+"""Weights of red, green and blue in gray: ITU-R 601, rounded as in torchvision."""
 BLUR_RADIUS_SIGMAS = 3
-"""Where the kernel of a blur ends."""
+"""Radius of the blur kernel in sigmas."""
 SOLARISE_THRESHOLD = 128 / 255
-"""Values from here on are inverted."""
+"""Values in [0, 1] from this one up are inverted."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColourDistribution:
-    """Chances and ranges of the colour changes of one view; the defaults are BYOL's view 1."""
+    """Probabilities and ranges of the colour changes of one view; the defaults are view 1 of BYOL."""
 
     flip_probability: float = 0.5
-    """Chance of a horizontal flip."""
+    """Probability of a horizontal flip."""
     jitter_probability: float = 0.8
-    """Chance that brightness, contrast, saturation and hue change, in random order."""
+    """Probability of colour jitter: brightness, contrast, saturation and hue change in random order."""
     brightness: float = 0.4
     """Factor U(1 - x, 1 + x)."""
     contrast: float = 0.4
@@ -35,34 +35,34 @@ class ColourDistribution:
     saturation: float = 0.2
     """Factor U(1 - x, 1 + x)."""
     hue: float = 0.1
-    """Shift U(-x, x) in turns of the colour circle."""
+    """Shift U(-x, x), as a fraction of the colour circle."""
     gray_probability: float = 0.2
-    """Chance of gray."""
+    """Probability of conversion to gray."""
     blur_probability: float = 1.0
-    """Chance of a Gaussian blur."""
+    """Probability of a Gaussian blur."""
     blur_sigma_px: tuple[float, float] = (0.1, 2.0)
     """Range of the blur's sigma, in pixels of the view."""
     solarise_probability: float = 0.0
-    """Chance that values of 128 and more are inverted."""
+    """Probability of solarisation: values of 128 and more are inverted."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no chance or no range.
+        """Check the ranges of all values.
 
         Raises:
-            ValueError: if a chance or a width lies outside [0, 1], the hue's outside [0, 0.5], or the sigmas do not
-                rise from above 0.
+            ValueError: if a probability or range is outside [0, 1], the hue is outside [0, 0.5], or the sigmas are not
+                two positive numbers in rising order.
         """
         fractions = {name: value for name, value in vars(self).items() if name != "blur_sigma_px"}
         for name, value in fractions.items():
-            most = 0.5 if name == "hue" else 1
-            if not 0 <= value <= most:
-                raise ValueError(f"{name} is {value}, which is outside [0, {most}]")
+            highest = 0.5 if name == "hue" else 1
+            if not 0 <= value <= highest:
+                raise ValueError(f"{name} must be in [0, {highest}], got {value}")
         if not 0 < self.blur_sigma_px[0] <= self.blur_sigma_px[1]:
-            raise ValueError(f"blur_sigma_px is {self.blur_sigma_px}: give the least, above 0, and then the greatest")
+            raise ValueError(f"blur_sigma_px must be two numbers above 0, the smaller first, got {self.blur_sigma_px}")
 
 
 class ColourParameters(NamedTuple):
-    """One draw for one view; for a batch, every field has a leading dimension."""
+    """Sampled colour changes of one view; in a batch, every field has a leading dimension."""
 
     flip: Bool[Tensor, "*n"] | bool
     jitter_order: Int[Tensor, "*n"] | int
@@ -73,12 +73,15 @@ class ColourParameters(NamedTuple):
     hue: Float[Tensor, "*n"] | float
     gray: Bool[Tensor, "*n"] | bool
     blur_sigma_px: Float[Tensor, "*n"] | float
-    """0 for no blur."""
+    """Sigma of the blur; 0 for no blur."""
     solarise: Bool[Tensor, "*n"] | bool
 
 
 def sample_colours(distribution: ColourDistribution, generator: np.random.Generator) -> ColourParameters:
-    """One draw; always the same number of random numbers, so that settings do not shift later draws."""
+    """Sample the colour changes of one view.
+
+    The number of random numbers is always the same, so a probability does not shift later samples.
+    """
     chance = generator.random(5)
     factors = generator.uniform(-1, 1, size=4)
     jitter_order = int(generator.integers(len(JITTER_ORDERS)))

@@ -1,4 +1,4 @@
-"""Where to cut an image and the cutting: geometry, done once in a worker, on uint8 pixels."""
+"""Crops of an image: random boxes, and cutting uint8 pixels along boxes with resizing to a square."""
 
 import math
 
@@ -18,16 +18,16 @@ def random_resized_crop(
     aspect_ratio_range: tuple[float, float],
     generator: np.random.Generator,
 ) -> Float[ndarray, "4"]:
-    """A box of random area and shape at a random place.
+    """Sample a box of random area, aspect ratio and position.
 
     Args:
         size_wh: width and height of the image in pixels.
-        area_range: smallest and largest share of the image's area.
-        aspect_ratio_range: smallest and largest width over height, drawn log-uniformly.
-        generator: where the draws come from.
+        area_range: smallest and largest fraction of the image's area.
+        aspect_ratio_range: smallest and largest width over height, sampled log-uniformly.
+        generator: source of randomness.
 
     Returns:
-        The box in whole pixels; after ten draws that do not fit, the largest centred box of an allowed shape.
+        The box in integer pixels; after ten samples that do not fit, the largest centred box of an allowed shape.
 
     Source:
         torchvision.transforms.RandomResizedCrop.get_params, the same distribution.
@@ -49,26 +49,26 @@ def random_resized_crop(
 
 
 def centre_box(size_wh: tuple[int, int], box_width: float, box_height: float) -> Float[ndarray, "4"]:
-    """The box of this width and height in the middle of the image."""
+    """Return the box of this width and height at the centre of the image."""
     left, top = (size_wh[0] - box_width) / 2, (size_wh[1] - box_height) / 2
     return np.array([left, top, left + box_width, top + box_height], dtype=np.float32)
 
 
 def cut_boxes(image: UInt8[ndarray, "h w 3"], boxes: Float[ndarray, "b 4"], size_px: int) -> UInt8[Tensor, "b 3 s s"]:
-    """The pixels inside some boxes, each resized to a square by antialiased bicubic interpolation.
+    """Cut the pixels inside boxes, and resize each crop to a square by antialiased bicubic interpolation.
 
-    What Pillow's filter gives, in a fifth of the time. Rows are resized before columns. Pillow does the same up to
-    version 12; version 13 turns the order round for some crops that are higher than wide. In the same order one value
-    in 300 differs, by one grey level or, rarely, two.
+    Five times as fast as Pillow's filter. Rows are resized before columns. Pillow does the same up to version 12;
+    version 13 reverses the order for some crops that are higher than wide. In the same order one value in 300 differs,
+    by one grey level or, rarely, by two.
 
     Args:
-        image: the whole image.
-        boxes: any number, also none; each is rounded to whole pixels and to the image first, so that nothing outside it
-            shines in; at least one pixel is taken.
+        image: the complete image.
+        boxes: any number of boxes, also none. Each is first rounded to integer pixels inside the image, to at least
+            one pixel, so that no pixel outside the box enters the crop.
         size_px: side of the squares.
 
     Returns:
-        A crop a box, channels last in memory.
+        One crop per box, channels last in memory.
 
     Raises:
         ValueError: if a box lies outside the image.
@@ -78,14 +78,17 @@ def cut_boxes(image: UInt8[ndarray, "h w 3"], boxes: Float[ndarray, "b 4"], size
     for crop, box in zip(crops, boxes):
         left, top, right, bottom = round_to_pixels(box, (image.shape[1], image.shape[0]))
         inside = tensor[:, :, top:bottom, left:right]
-        # Bytes in this layout are resized by torch's vector code; as floats it takes four times as long.
+        # torch resizes bytes in this layout by vector code, four times as fast as floats.
         resized = F.interpolate(inside, (size_px, size_px), mode="bicubic", antialias=True)
         crop.copy_(resized[0].permute(1, 2, 0))
     return crops.permute(0, 3, 1, 2)
 
 
 def round_to_pixels(box: Float[ndarray, "4"], size_wh: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a box, rounded to whole pixels and to the image; at least one pixel each way.
+    """Round a box to integer pixels inside the image; each side has at least one pixel.
+
+    Returns:
+        Left, top, right and bottom.
 
     Raises:
         ValueError: if the box lies outside the image.
