@@ -40,7 +40,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_published_way_and_ours_find_the_same_pairs(discover: ModuleType, images: Path, tmp_path: Path) -> None:
+def test_the_published_program_and_ours_find_the_same_pairs(discover: ModuleType, images: Path, tmp_path: Path) -> None:
     sizes = ["--num-images", "5", "--rois", "10", "--neighbours", "2", "--size-px", "48", "--runs", "2"]
     argv = ["--images", str(images), "--json", str(tmp_path / "out.json"), "--backbone", "resnet10", *sizes]
     discover.main(argv)
@@ -65,7 +65,7 @@ def test_neighbours_are_other_images_each_once(discover: ModuleType, images: Pat
     assert [len(rois) for rois in task.rois] == [4] * 5
 
 
-def test_another_result_is_noticed(discover: ModuleType) -> None:
+def test_another_result_is_reported(discover: ModuleType) -> None:
     pairs = torch.tensor([[0, 1], [2, 0]])
     ours = [(pairs, torch.tensor([0.9, 0.8]))]
     swapped = [(pairs.flip(0), torch.tensor([0.90004, 0.80004]))]

@@ -39,7 +39,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_both_ways_do_the_same_to_images(pipeline: ModuleType, images: Path, tmp_path: Path) -> None:
+def test_both_pipelines_give_the_same_views(pipeline: ModuleType, images: Path, tmp_path: Path) -> None:
     argv = ["--images", str(images), "--batch", "2", "--runs", "2", "--side", "320", "--large-side", "1300"]
     pipeline.main([*argv, "--json", str(tmp_path / "out.json")])
     results = json.loads((tmp_path / "out.json").read_text())
@@ -56,7 +56,7 @@ def test_both_ways_do_the_same_to_images(pipeline: ModuleType, images: Path, tmp
         assert result["settings"]["kilobytes_per_image"] > 1
 
 
-def test_another_box_is_no_agreement(pipeline: ModuleType, images: Path, tmp_path: Path) -> None:
+def test_another_box_is_reported_as_disagreement(pipeline: ModuleType, images: Path, tmp_path: Path) -> None:
     options = pipeline.argparse.Namespace(images=images, num_images=3)
     table = pipeline.saved_again(options, 320, tmp_path / "saved")
     view_box = pipeline.two_views(table, 0)["view_1"]

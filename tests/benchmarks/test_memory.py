@@ -54,7 +54,7 @@ def test_peaks_are_recorded_and_the_steps_find_what_they_should(
     assert [path.name for path in tmp_path.iterdir()] == ["memory.json"]
 
 
-def test_a_wrong_neighbour_is_noticed(memory: ModuleType, tmp_path: Path) -> None:
+def test_a_wrong_neighbour_is_reported(memory: ModuleType, tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float16)
     for name, columns in (
         ("embeddings", {"embedding": vectors}),

@@ -32,7 +32,7 @@ def run(neighbours: ModuleType, path: Path, *argv: str) -> list[dict[str, Any]]:
     return json.loads(path.read_text())
 
 
-def test_all_ways_find_the_same_neighbours_of_made_up_vectors(neighbours: ModuleType, tmp_path: Path) -> None:
+def test_all_methods_find_the_same_neighbours_of_random_vectors(neighbours: ModuleType, tmp_path: Path) -> None:
     sizes = [
         "--num-images",
         "3000",
@@ -70,13 +70,13 @@ def test_images_are_embedded_and_searched(neighbours: ModuleType, tmp_path: Path
     assert clusters["agreement"]["recall_at_3"] > 0.9
 
 
-def test_other_similarities_are_no_agreement(neighbours: ModuleType) -> None:
+def test_other_similarities_are_reported_as_disagreement(neighbours: ModuleType) -> None:
     ids = torch.arange(4).view(2, 2)
     with pytest.raises(RuntimeError, match=r"similarities differ by 0\.5"):
         neighbours.agreement((ids, torch.ones(2, 2)), (ids, torch.full((2, 2), 0.5)))
 
 
-def test_the_query_is_taken_out_of_what_the_usual_ways_find(neighbours: ModuleType) -> None:
+def test_the_query_is_removed_from_the_results_of_other_libraries(neighbours: ModuleType) -> None:
     ids, values = torch.tensor([[7, 3, 5], [1, 2, 6]]), torch.tensor([[0.9, 0.8, 0.7], [0.6, 0.5, 0.4]])
     left_ids, left_values = neighbours.without_query((ids, values), torch.tensor([3, 9]))
     assert left_ids.tolist() == [[7, 5], [1, 2]]

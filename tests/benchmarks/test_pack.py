@@ -38,7 +38,7 @@ def test_packs_of_all_kinds_are_measured_against_the_folder(benchmark: ModuleTyp
     assert stored[0] > 3 * stored[1] > 6 * stored[2]
 
 
-def test_views_that_differ_are_no_agreement(benchmark: ModuleType, tmp_path: Path) -> None:
+def test_differing_views_are_reported_as_disagreement(benchmark: ModuleType, tmp_path: Path) -> None:
     one, other = (draw_images(tmp_path / str(seed), seed=seed) for seed in (0, 1))
     samples = [benchmark.samples(benchmark.table(folder), 40) for folder in (one, other)]
     with pytest.raises(RuntimeError, match=r"view_1 of 0.png is not the same"):

@@ -34,7 +34,7 @@ def test_both_ways_reach_the_same_scores(
     assert abs(result["agreement"]["mean_ap_ours"] - result["agreement"]["mean_ap_alternative"]) < 0.02
 
 
-def test_another_score_is_noticed(benchmark: ModuleType) -> None:
+def test_another_score_is_reported(benchmark: ModuleType) -> None:
     from orl.evaluation.svm import SvmResult
 
     ours = SvmResult(

@@ -42,7 +42,7 @@ def way(train: ModuleType, **changes: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_both_ways_are_run_in_turn_on_given_images(train: ModuleType, images: Path, tmp_path: Path) -> None:
+def test_both_programs_run_alternately_on_given_images(train: ModuleType, images: Path, tmp_path: Path) -> None:
     sizes = ["--backbones", "resnet10", "--size-px", "32", "--batch-size", "4", "--runs", "2"]
     train.main([*sizes, "--images", str(images), "--json", str(tmp_path / "out.json"), "--parts", "foreach SGD"])
     against_lightly, part = json.loads((tmp_path / "out.json").read_text())
@@ -62,7 +62,7 @@ def test_our_loss_is_four_and_four_times_lightlys(train: ModuleType) -> None:
     assert agreement["largest_difference_of_weights"] < 1e-9
 
 
-def test_another_rate_is_no_agreement(train: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_learning_rate_is_reported_as_disagreement(train: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     step = train.lightly_step
 
     def slower(*arguments: Any) -> Any:
@@ -86,7 +86,7 @@ def test_another_rate_is_no_agreement(train: ModuleType, monkeypatch: pytest.Mon
     ],
     ids=str,
 )
-def test_parts_change_how_it_is_computed_and_not_what(train: ModuleType, changes: dict[str, Any]) -> None:
+def test_gradient_accumulation_does_not_change_the_loss(train: ModuleType, changes: dict[str, Any]) -> None:
     def two_losses(chosen: Any) -> list[float]:
         torch.manual_seed(0)
         views = tuple(view.double() for view in train.make_views(chosen))
@@ -122,7 +122,7 @@ def test_views_are_two_different_cuts_of_the_images(train: ModuleType, images: P
     assert not torch.equal(first[0], first[1])
 
 
-def test_a_process_that_ends_is_told(train: ModuleType) -> None:
+def test_a_process_that_ends_is_reported(train: ModuleType) -> None:
     wrong = replace(way(train), backbone="no_such_network")
     with pytest.raises(RuntimeError, match="answers '' instead of its loss"), train.served(wrong, 1):
         pass

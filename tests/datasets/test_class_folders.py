@@ -47,7 +47,7 @@ def inaturalist(root: Path, **changes: object) -> dict[str, object]:
     return content
 
 
-def test_class_folders_are_read_as_torchvision_reads_them(tmp_path: Path) -> None:
+def test_class_folders_are_read_as_by_torchvision(tmp_path: Path) -> None:
     touch(tmp_path, [*TRAIN, "val/n01/d.JPEG", "val/n02/e.JPEG"])
     found = read_classified(tmp_path, "folder", "train")
     expected = ImageFolder(tmp_path / "train")
@@ -58,7 +58,7 @@ def test_class_folders_are_read_as_torchvision_reads_them(tmp_path: Path) -> Non
     assert dict(zip(val.names, val.labels.tolist())) == {"n01/d.JPEG": 0, "n02/e.JPEG": 1}
 
 
-def test_lists_of_imagenet_decide_and_val_may_be_flat_or_in_folders(tmp_path: Path) -> None:
+def test_imagenet_lists_come_before_folders_and_val_may_be_flat(tmp_path: Path) -> None:
     # The numbers are not in the order of the folders' names: the list decides.
     write(tmp_path / "meta" / "train.txt", ["n02/a.JPEG 0", "n01/b.JPEG 1"])
     write(tmp_path / "meta" / "val.txt", ["v1.JPEG 1", "v2.JPEG 0"])
@@ -75,7 +75,7 @@ def test_lists_of_imagenet_decide_and_val_may_be_flat_or_in_folders(tmp_path: Pa
     assert all(path.is_file() for path in moved.paths)
 
 
-def test_lists_of_openselfsup_are_told_by_their_names(tmp_path: Path) -> None:
+def test_lists_of_openselfsup_are_recognised_by_their_names(tmp_path: Path) -> None:
     """Its train.txt has names alone; the labels are in train_labeled.txt."""
     write(tmp_path / "meta" / "train.txt", ["n02/a.JPEG", "n01/b.JPEG"])
     write(tmp_path / "meta" / "val.txt", ["v1.JPEG 1", "v2.JPEG 0"])
@@ -89,7 +89,7 @@ def test_lists_of_openselfsup_are_told_by_their_names(tmp_path: Path) -> None:
     assert train.names == ("n02/a.JPEG", "n01/b.JPEG")
 
 
-def test_an_identity_is_of_images_and_labels_and_not_of_their_folder(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_images_and_labels_not_on_the_folder(tmp_path: Path) -> None:
     found = []
     for folder in ("one", "two"):
         touch(tmp_path / folder, ["train/a/1.jpg", "train/a/2.jpg", "train/b/3.jpg"])
@@ -102,7 +102,7 @@ def test_an_identity_is_of_images_and_labels_and_not_of_their_folder(tmp_path: P
 
 
 @pytest.mark.parametrize("images", ["data/vision/torralba/deeplearning/images256", "images256"])
-def test_places205(tmp_path: Path, images: str) -> None:
+def test_places205_is_read_from_its_lists(tmp_path: Path, images: str) -> None:
     places(tmp_path, images)
     train, val = read_train_val(tmp_path, "places205")
     assert train.classes == val.classes == ("a/abbey", "b/basement")
@@ -111,7 +111,7 @@ def test_places205(tmp_path: Path, images: str) -> None:
     assert all(path.is_file() for path in (*train.paths, *val.paths))
 
 
-def test_inaturalist(tmp_path: Path) -> None:
+def test_inaturalist_is_read_from_its_json(tmp_path: Path) -> None:
     inaturalist(tmp_path)
     train = read_classified(tmp_path, "inat18", "train")
     assert train.classes == ("plant", "bird")
@@ -124,15 +124,18 @@ def test_inaturalist(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["v1.JPEG 1", "v2.JPEG"], r"line 2: 'v2.JPEG' is not"),
-        (["v1.JPEG 1", "v2.JPEG 7"], r"line 2: class 7 of v2.JPEG, but there are 2"),
+        (["v1.JPEG 1", "v2.JPEG"], r"line 2: expected 'name class_number', got 'v2.JPEG'"),
+        (["v1.JPEG 1", "v2.JPEG 7"], r"line 2: class of v2.JPEG must be from 0 to 1, got 7"),
         (["v1.JPEG 1", "../v2.JPEG 0"], r"line 2: '../v2.JPEG' leads out"),
         (["v1.JPEG 1", "/v2.JPEG 0"], r"line 2: '/v2.JPEG' leads out"),
-        (["v1.JPEG 1", "v2.JPEG 0", "./v1.JPEG 1"], r"line 3: v1.JPEG is there twice, also on line 1"),
-        (["v1.JPEG 1", "v3.JPEG 0", "v4.JPEG 0"], r"lists 3 images, and 2 .* v3.JPEG, v4.JPEG; looked in .*val"),
+        (["v1.JPEG 1", "v2.JPEG 0", "./v1.JPEG 1"], r"line 3: v1.JPEG is listed twice, also on line 1"),
+        (
+            ["v1.JPEG 1", "v3.JPEG 0", "v4.JPEG 0"],
+            r"lists 3 images, of which 2 do not exist below .*val, such as v3.JPEG, v4.JPEG",
+        ),
         (["v1.JPEG 1", "v2.JPEG 1"], r"one class only, 'n01'"),
-        ([], r"holds no image"),
-        (["v1.JPEG 1", "n01/v2.JPEG 0"], r"line 2: n01/v2.JPEG is of class 0, which is 'n02' in train"),
+        ([], r"has no image"),
+        (["v1.JPEG 1", "n01/v2.JPEG 0"], r"line 2: n01/v2.JPEG has class 0, but class 0 is 'n02' in train"),
     ],
 )
 def test_damaged_lists_are_refused(tmp_path: Path, lines: list[str], message: str) -> None:
@@ -146,12 +149,15 @@ def test_damaged_lists_are_refused(tmp_path: Path, lines: list[str], message: st
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["a/abbey/x.jpg 0", "b/basement/y.jpg 0"], r"line 2: class 0 is 'a/abbey' above and 'b/basement' here"),
-        (["a/abbey/x.jpg 0", "a/abbey/y.jpg 1"], r"line 2: 'a/abbey' is class 0 above and 1 here"),
+        (
+            ["a/abbey/x.jpg 0", "b/basement/y.jpg 0"],
+            r"line 2: class 0 is 'b/basement' here, but 'a/abbey' in an earlier line",
+        ),
+        (["a/abbey/x.jpg 0", "a/abbey/y.jpg 1"], r"line 2: 'a/abbey' is class 1 here, but 0 in an earlier line"),
         (["a/abbey/x.jpg 0", "b/basement/y.jpg 2"], r"no image of 1 classes, such as 1 of 3"),
     ],
 )
-def test_lists_whose_classes_contradict_are_refused(tmp_path: Path, lines: list[str], message: str) -> None:
+def test_lists_with_contradicting_classes_are_refused(tmp_path: Path, lines: list[str], message: str) -> None:
     places(tmp_path)
     write(tmp_path / "trainvalsplit_places205" / "train_places205.csv", lines)
     with pytest.raises(ValueError, match=message):
@@ -163,47 +169,47 @@ def test_lists_whose_classes_contradict_are_refused(tmp_path: Path, lines: list[
     [
         ({"images": [{"id": 5, "file_name": "../x.jpg"}]}, r"image 5: '../x.jpg' leads out"),
         ({"annotations": []}, r"image 5 .* has no annotation"),
-        ({"annotations": [{"image_id": 4, "category_id": 1}]}, r"image 4 is of category 1"),
+        ({"annotations": [{"image_id": 4, "category_id": 1}]}, r"image 4 has category 1, which is not among"),
         (
             {"annotations": [{"image_id": 4, "category_id": 7}, {"image_id": 4, "category_id": 9}]},
-            r"image 4 has two categories, also 9",
+            r"image 4 has more than one category, also 9",
         ),
-        ({"categories": {}}, r"'categories' is dict"),
+        ({"categories": {}}, r"'categories' must be a list, got dict"),
         ({"images": [{"id": 1}]}, r"'images' needs id, file_name"),
         ({"images": [{"id": 5, "file_name": "x.jpg"}] * 2}, r"'images' has the id 5 twice, also of 'x\.jpg'"),
-        ({"images": [{"id": [5], "file_name": "x.jpg"}]}, r"'images' needs numbers as id"),
+        ({"images": [{"id": [5], "file_name": "x.jpg"}]}, r"'images' needs integer ids"),
         ({"categories": [{"id": 7, "name": "a"}, {"id": 7, "name": "b"}]}, r"'categories' has the id 7 twice.*'b'"),
-        ({"categories": [{"id": 7, "name": "a"}, {"id": "9", "name": "b"}]}, r"'categories' needs numbers as id"),
-        ({"annotations": [{"image_id": [4], "category_id": 7}]}, r"'annotations' needs numbers"),
+        ({"categories": [{"id": 7, "name": "a"}, {"id": "9", "name": "b"}]}, r"'categories' needs integer ids"),
+        ({"annotations": [{"image_id": [4], "category_id": 7}]}, r"'annotations' needs integer ids"),
     ],
 )
 def test_damaged_json_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     inaturalist(tmp_path, **changes)
     with pytest.raises(ValueError, match=message):
         read_classified(tmp_path, "inat18", "train")
-    for text, told in (("{", "is not JSON"), ("[]", "is a list")):
+    for text, message in (("{", "is not JSON"), ("[]", "is a list")):
         (tmp_path / "train2018.json").write_text(text)
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             read_classified(tmp_path, "inat18", "train")
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["train/a/1.jpg", "train/b/2.jpg", "train/3.jpg"], r"1 images lie in .*/train itself .* 3.jpg"),
+        (["train/a/1.jpg", "train/b/2.jpg", "train/3.jpg"], r"1 images are in .*/train itself .* 3.jpg"),
         (["train/a/1.jpg", "train/b/2.jpg", "train/c/none.txt"], r"1 class folders .* 'c'"),
         (["train/a/1.jpg"], r"one class only, 'a'"),
-        (["train/a/none.txt"], r"holds no images"),
+        (["train/a/none.txt"], r"has no images"),
         (["train/a/1.jpg", "train/b/2.jpg", "val/a/1.jpg", "val/c/2.jpg"], r"only in 'train' \['b'\].*'val' \['c'\]"),
     ],
 )
-def test_folders_that_cannot_be_learnt_from_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
+def test_folders_that_cannot_train_a_classifier_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
     touch(tmp_path, names)
     with pytest.raises(ValueError, match=message):
         read_train_val(tmp_path, "folder")
 
 
-def test_per_image_in_both_splits_is_refused(tmp_path: Path) -> None:
+def test_an_image_in_both_splits_is_refused(tmp_path: Path) -> None:
     places(tmp_path)
     lines = ["b/basement/z.jpg 1", "a/abbey/x.jpg 0"]
     write(tmp_path / "trainvalsplit_places205" / "val_places205.csv", lines)
@@ -212,7 +218,7 @@ def test_per_image_in_both_splits_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dataset", ["imagenet", "places205", "inat18", "folder"])
-def test_what_is_not_there_is_named(tmp_path: Path, dataset: ClassifiedDataset) -> None:
+def test_a_missing_data_set_or_list_is_named(tmp_path: Path, dataset: ClassifiedDataset) -> None:
     with pytest.raises(FileNotFoundError, match="there is no such folder"):
         read_classified(tmp_path / "nowhere", dataset, "train")
     with pytest.raises(FileNotFoundError, match="train"):

@@ -34,7 +34,7 @@ def saved(path: Path, image: Image.Image, **options: object) -> np.ndarray:
     return load_image(path)
 
 
-def test_rgb_comes_in_as_it_is(tmp_path: Path) -> None:
+def test_rgb_pixels_are_unchanged(tmp_path: Path) -> None:
     image = saved(tmp_path / "a.png", asymmetric())
     assert image.shape == (24, 40, 3)
     assert corners(image) == [RED, GREEN, BLUE]
@@ -55,7 +55,7 @@ TURNS = {
 
 @pytest.mark.parametrize("orientation", TURNS)
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
-def test_every_exif_orientation_is_turned_upright(tmp_path: Path, orientation: int, suffix: str) -> None:
+def test_every_exif_orientation_becomes_upright(tmp_path: Path, orientation: int, suffix: str) -> None:
     stored = Image.fromarray(np.ascontiguousarray(TURNS[orientation](np.asarray(asymmetric()))))
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -129,7 +129,7 @@ def refusal(path: Path, **limits: int) -> str:
     return refused.value.reason
 
 
-def test_damage_is_named(tmp_path: Path) -> None:
+def test_damaged_files_are_refused_with_the_reason(tmp_path: Path) -> None:
     jpeg, png = tmp_path / "a.jpg", tmp_path / "a.png"
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
     noise.save(jpeg)
@@ -148,7 +148,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
     assert refusal(tmp_path).startswith("not a file")
 
 
-def test_a_size_is_that_of_per_image_or_the_damage_is_named(tmp_path: Path) -> None:
+def test_the_size_is_read_or_the_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="missing"):
         image_size(tmp_path / "none.jpg")
     (tmp_path / "text.jpg").write_text("no image")
@@ -156,14 +156,14 @@ def test_a_size_is_that_of_per_image_or_the_damage_is_named(tmp_path: Path) -> N
         image_size(tmp_path / "text.jpg")
 
 
-def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     bomb = tmp_path / "bomb.png"
     Image.new("1", (20_000, 20_000)).save(bomb)
     assert bomb.stat().st_size < 100_000
     assert refusal(bomb) == "too many pixels: 20000x20000 px, at most 100 megapixels"
 
 
-def test_the_limit_itself_is_allowed(tmp_path: Path) -> None:
+def test_an_image_of_exactly_the_largest_size_is_allowed(tmp_path: Path) -> None:
     Image.new("RGB", (10, 10)).save(tmp_path / "a.png")
     assert load_image(tmp_path / "a.png", max_pixels=100).shape == (10, 10, 3)
     assert refusal(tmp_path / "a.png", max_pixels=99).startswith("too many pixels: 10x10 px")
@@ -216,7 +216,7 @@ JPEGS = {
 
 @pytest.mark.parametrize("size_wh", [(64, 48), (67, 51), (9, 17), (7, 5), (1, 1)])
 @pytest.mark.parametrize("kind", JPEGS)
-def test_a_jpegs_pixels_are_pillows_at_every_reduction(
+def test_jpeg_pixels_equal_pillows_at_every_reduction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, size_wh: tuple[int, int]
 ) -> None:
     path = tmp_path / "a.jpg"
@@ -237,7 +237,7 @@ def forbidden(*_: object) -> None:
     raise AssertionError("Pillow was asked to decode")
 
 
-def test_gray_jpegs_and_those_of_several_pictures_are_pillows_too(tmp_path: Path) -> None:
+def test_gray_and_multi_picture_jpegs_equal_pillows(tmp_path: Path) -> None:
     pixels = textured(67, 51)
     pixels.convert("L").save(tmp_path / "gray.jpg")
     pixels.save(tmp_path / "several.jpg", format="MPO", save_all=True, append_images=[Image.new("RGB", (20, 20))])
@@ -264,7 +264,7 @@ def test_reduced_images_are_turned_upright_and_have_the_size_of_the_upright_one(
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "RGBA", "P", "I;16", "LA"])
-def test_other_images_are_the_whole_one_with_pixels_averaged(tmp_path: Path, mode: str) -> None:
+def test_other_reduced_images_are_averages_of_the_full_size_image(tmp_path: Path, mode: str) -> None:
     image = textured(67, 51)
     if mode == "I;16":
         image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
@@ -279,7 +279,7 @@ def test_other_images_are_the_whole_one_with_pixels_averaged(tmp_path: Path, mod
         np.testing.assert_allclose(reduced[:rows, :columns], blocks, atol=0.51)
 
 
-def test_a_reduced_jpeg_is_about_the_whole_one_with_pixels_averaged(tmp_path: Path) -> None:
+def test_a_reduced_jpeg_is_close_to_the_average_of_the_full_size_image(tmp_path: Path) -> None:
     textured(64, 48).save(tmp_path / "a.jpg", quality=95, subsampling=0)
     whole = load_image(tmp_path / "a.jpg").astype(np.float64)
     for reduction in (2, 4, 8):
@@ -292,11 +292,11 @@ def test_a_reduced_jpeg_is_about_the_whole_one_with_pixels_averaged(tmp_path: Pa
 @pytest.mark.parametrize("reduction", [0, 3, 16])
 def test_other_reductions_are_refused(tmp_path: Path, reduction: int) -> None:
     asymmetric().save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=f"cannot be reduced {reduction} times, only"):
+    with pytest.raises(ValueError, match=rf"reduction must be one of \(1, 2, 4, 8\), got {reduction}"):
         load_image(tmp_path / "a.png", reduction=reduction)
 
 
-def test_damage_is_named_as_pillow_names_it_however_much_the_image_is_reduced(tmp_path: Path) -> None:
+def test_damage_is_named_as_by_pillow_at_every_reduction(tmp_path: Path) -> None:
     file = io.BytesIO()
     textured(80, 60).save(file, "JPEG", quality=95)
     data = file.getvalue()
@@ -306,7 +306,7 @@ def test_damage_is_named_as_pillow_names_it_however_much_the_image_is_reduced(tm
             assert refusal(tmp_path / "cut.jpg", reduction=reduction).startswith(("truncated: ", "corrupt: ")), cut
 
 
-def test_per_image_without_its_end_mark_is_what_pillow_makes_of_it(tmp_path: Path) -> None:
+def test_a_jpeg_without_end_marker_is_decoded_as_by_pillow(tmp_path: Path) -> None:
     textured(80, 60).save(tmp_path / "a.jpg", quality=95)
     whole = load_image(tmp_path / "a.jpg")
     data = (tmp_path / "a.jpg").read_bytes()

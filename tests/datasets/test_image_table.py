@@ -11,7 +11,7 @@ def images() -> ImageTable:
     return ImageTable(root=Path("images"), names=names, sizes_wh=((60, 40),) * 4, digests=names)
 
 
-def test_the_image_table_goes_to_disk_and_back(images: ImageTable, tmp_path: Path) -> None:
+def test_the_image_table_survives_the_round_trip(images: ImageTable, tmp_path: Path) -> None:
     save_image_table(images, tmp_path / "images.parquet")
     assert load_image_table(tmp_path / "images.parquet") == images
 

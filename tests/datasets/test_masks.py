@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from orl.datasets.masks import compressed, decode_masks, encode_masks
+from orl.datasets.masks import compress_mask, decode_masks, encode_masks
 
 SIZE_WH = (30, 20)
 
@@ -25,7 +25,7 @@ def test_masks_survive_the_round_trip_and_are_pycocotools_rle(seed: int, count: 
 
 
 @given(st.integers(0, 10**6))
-def test_the_three_notations_are_one_mask(seed: int) -> None:
+def test_the_three_formats_give_one_mask(seed: int) -> None:
     mask = random_masks(seed, 1)[0]
     rle = encode_masks(mask[None])[0]
     flat = mask.ravel(order="F")
@@ -35,9 +35,9 @@ def test_the_three_notations_are_one_mask(seed: int) -> None:
         counts.append(run)
         flat, value = flat[run:], not value
     uncompressed = {"size": [20, 30], "counts": counts}
-    assert compressed(uncompressed, SIZE_WH) == rle
-    assert compressed({"size": [20, 30], "counts": rle["counts"].decode()}, SIZE_WH) == rle
-    assert compressed(rle, SIZE_WH) == rle
+    assert compress_mask(uncompressed, SIZE_WH) == rle
+    assert compress_mask({"size": [20, 30], "counts": rle["counts"].decode()}, SIZE_WH) == rle
+    assert compress_mask(rle, SIZE_WH) == rle
 
 
 @given(st.lists(st.lists(st.floats(-3, 33), min_size=6, max_size=6), min_size=1, max_size=3))
@@ -46,7 +46,7 @@ def test_polygons_are_filled_as_pycocotools_does(polygons: list[list[float]]) ->
     np.testing.assert_array_equal(decode_masks([polygons], SIZE_WH)[0], expected.astype(bool))
 
 
-def test_a_rectangle_and_a_square_are_one_object() -> None:
+def test_several_polygons_are_one_object() -> None:
     polygons = [[2, 3, 8, 3, 8, 7, 2, 7], [20, 10, 24, 10, 24, 14, 20, 14]]
     expected = np.zeros((20, 30), dtype=bool)
     expected[3:7, 2:8] = True
@@ -57,23 +57,23 @@ def test_a_rectangle_and_a_square_are_one_object() -> None:
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        ([], r"neither polygons nor RLE: \[\]"),
-        ("abc", "neither polygons nor RLE: 'abc'"),
-        ([[1, 2, 3, 4]], r"three corners or more, found \[1, 2, 3, 4\]"),
-        ([[1, 2, 3, 4, 5, 6, 7]], "three corners or more"),
-        ([[1, 2, 3, 4, 5, "x"]], "what is no number"),
-        ({"size": [30, 20], "counts": [600]}, r"size \[30, 20\] is in an image of height and width \[20, 30\]"),
-        ({"size": [20, 30], "counts": [599]}, "mask of 599 pixels is in an image of 600"),
-        ({"size": [20, 30], "counts": [-1, 601]}, "neither text nor a list of runs"),
-        ({"size": [20, 30]}, "neither text nor a list of runs: None"),
+        ([], r"must be a list of polygons or an RLE, got \[\]"),
+        ("abc", "must be a list of polygons or an RLE, got 'abc'"),
+        ([[1, 2, 3, 4]], r"at least three corners, got \[1, 2, 3, 4\]"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "at least three corners"),
+        ([[1, 2, 3, 4, 5, "x"]], "must contain numbers only"),
+        ({"size": [30, 20], "counts": [600]}, r"height and width \[20, 30\] of its image, got \[30, 20\]"),
+        ({"size": [20, 30], "counts": [599]}, "must have the 600 pixels of its image, got 599"),
+        ({"size": [20, 30], "counts": [-1, 601]}, "must be text or a list of runs"),
+        ({"size": [20, 30]}, "must be text or a list of runs, got None"),
     ],
 )
 def test_damaged_masks_are_refused(segmentation: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        compressed(segmentation, SIZE_WH)
+        compress_mask(segmentation, SIZE_WH)
 
 
 def test_a_compressed_mask_of_a_larger_image_is_refused() -> None:
     rle = encode_masks(np.zeros((1, 50, 60), dtype=bool))[0]
-    with pytest.raises(ValueError, match="mask of 3000 pixels is in an image of 600"):
-        compressed({"size": [20, 30], "counts": rle["counts"]}, SIZE_WH)
+    with pytest.raises(ValueError, match="must have the 600 pixels of its image, got 3000"):
+        compress_mask({"size": [20, 30], "counts": rle["counts"]}, SIZE_WH)

@@ -20,7 +20,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_masks_of_drawn_scenes_are_where_their_objects_are(scenes: Path):
+def test_masks_of_synthetic_scenes_cover_their_objects(scenes: Path):
     regions = read_object_regions(scenes)
     assert regions is not None
     assert regions.kind == "masks"
@@ -32,7 +32,7 @@ def test_the_masks_of_drawn_scenes_are_where_their_objects_are(scenes: Path):
     assert "JPEGImages/500000.jpg" in (read_object_regions(scenes, "test") or ())
 
 
-def test_coco_tells_the_same_masks_as_the_devkit(scenes: Path):
+def test_coco_json_and_devkit_have_the_same_masks(scenes: Path):
     from_coco = read_object_regions(scenes / "annotations" / "instances_trainval.json")
     from_devkit = read_object_regions(scenes)
     assert from_coco is not None
@@ -41,7 +41,7 @@ def test_coco_tells_the_same_masks_as_the_devkit(scenes: Path):
         assert np.array_equal(from_coco.region(name, SIZE_WH), from_devkit.region(other, SIZE_WH))
 
 
-def test_boxes_are_taken_where_they_are_asked_for(scenes: Path):
+def test_boxes_are_used_if_they_are_asked_for(scenes: Path):
     regions = read_object_regions(scenes, kind="boxes")
     assert regions is not None
     assert regions.kind == "boxes"
@@ -81,7 +81,7 @@ def test_the_borders_in_the_masks_of_voc_are_unknown(tmp_path: Path):
     assert [int((region == value).sum()) for value in (OBJECT, UNKNOWN)] == [36, 64]
 
 
-def test_boxes_are_rounded_and_end_at_the_image():
+def test_box_regions_are_rounded_and_clipped():
     region = box_region(np.array([[0.4, 0.6, 1.6, 2.4], [-3, -3, 1, 1], [3, 3, 99, 99]]), (4, 4))
     assert region.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
 
@@ -95,7 +95,7 @@ def test_a_source_without_labels_has_no_regions(tmp_path: Path):
     assert read_object_regions(tmp_path / "image_info.json") is None
 
 
-def test_per_image_of_coco_with_an_object_without_a_mask_is_left_out(tmp_path: Path):
+def test_an_image_of_coco_with_an_object_without_a_mask_is_left_out(tmp_path: Path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
     box = {"bbox": [0, 0, 2, 2], "category_id": 1, "segmentation": [[0, 0, 2, 0, 2, 2, 0, 2]]}
@@ -120,12 +120,14 @@ def test_masks_that_do_not_fit_their_image_are_refused(tmp_path: Path):
     draw_scenes(tmp_path, num_trainval=2, num_test=0, size_wh=SIZE_WH, quiet=True)
     regions = read_object_regions(tmp_path)
     assert regions is not None
-    with pytest.raises(ValueError, match=r"masks of JPEGImages/000000\.jpg are of 64x48 pixels.* has 48x64"):
+    with pytest.raises(
+        ValueError, match=r"masks of JPEGImages/000000\.jpg must have the 48x64 px of the image, got 64x48 px"
+    ):
         regions.region("JPEGImages/000000.jpg", (48, 64))
     with pytest.raises(KeyError, match="nowhere"):
         regions.region("nowhere.jpg", SIZE_WH)
     Image.new("RGB", SIZE_WH).save(tmp_path / "SegmentationObject" / "000000.png")
-    with pytest.raises(ValueError, match=r"000000\.png has RGB pixels, not one number of 8 bits each"):
+    with pytest.raises(ValueError, match=r"000000\.png must have 8-bit object numbers, got mode RGB"):
         regions.region("JPEGImages/000000.jpg", SIZE_WH)
     (tmp_path / "SegmentationObject" / "000001.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"000001\.png cannot be read"):

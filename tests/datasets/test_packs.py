@@ -63,7 +63,7 @@ def test_a_pack_is_a_source_of_the_images_under_their_own_names(images: Path, wh
     assert read_labels(whole) is None
 
 
-def test_pixels_at_the_own_size_are_those_of_the_files(images: Path, whole: Path) -> None:
+def test_packed_pixels_at_the_original_size_equal_the_files(images: Path, whole: Path) -> None:
     files, packed_images = table(images), table(whole)
     assert packed_images.names == files.names
     assert packed_images.sizes_wh == files.sizes_wh
@@ -71,7 +71,7 @@ def test_pixels_at_the_own_size_are_those_of_the_files(images: Path, whole: Path
         assert np.array_equal(load_image(packed_images.path(index)), load_image(files.path(index)))
 
 
-def test_samples_of_a_pack_are_those_of_the_files(images: Path, whole: Path) -> None:
+def test_samples_of_a_pack_equal_those_of_the_files(images: Path, whole: Path) -> None:
     of_files, of_pack = (ViewDataset(GlobalViewSampler(table(source), RULES, seed=3)) for source in (images, whole))
     for key in [(epoch, image_id) for epoch in range(3) for image_id in range(len(of_files))]:
         for name, view in of_files[key].views.items():
@@ -79,7 +79,7 @@ def test_samples_of_a_pack_are_those_of_the_files(images: Path, whole: Path) -> 
             assert of_pack[key].views[name].colours == view.colours
 
 
-def test_pixels_are_cut_from_the_whole_image_where_a_file_is_read_reduced(images: Path, whole: Path) -> None:
+def test_packed_images_are_read_at_full_size_where_files_are_reduced(images: Path, whole: Path) -> None:
     small = ViewDistribution(size_px=8, area_range=(0.5, 1.0), aspect_ratio_range=(1, 1), colours=RULES.colours)
     view_sampler = GlobalViewSampler(table(whole), small, seed=3)
     views = ViewDataset(view_sampler)[(0, 0)].views
@@ -117,7 +117,7 @@ def test_a_packed_image_travels_to_other_processes_by_name(whole: Path, method: 
         assert pool.apply(_shape, (image,)) == (48, 60, 3)
 
 
-def test_what_is_changed_in_per_image_does_not_reach_the_file(whole: Path) -> None:
+def test_changing_a_packed_image_does_not_change_the_file(whole: Path) -> None:
     path = shard_path(whole, 0, "pixels")
     before = path.read_bytes()
     open_pack.cache_clear()
@@ -138,7 +138,7 @@ def test_a_jpeg_pack_is_near_and_much_smaller(images: Path, tmp_path: Path) -> N
     assert open_pack(folder).num_bytes < 0.3 * sum(3 * width * height for width, height in files.sizes_wh)
 
 
-def test_the_fingerprint_says_what_the_pixels_are(images: Path, whole: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_of_a_pack_depends_on_its_pixels(images: Path, whole: Path, tmp_path: Path) -> None:
     packs = [pack(images, tmp_path / f"{side}", short_side=side) for side in (40, 36)]
     again = pack(images, tmp_path / "again", short_side=40)
     prints = [table(source).fingerprint for source in (images, whole, *packs)]
@@ -195,7 +195,7 @@ def test_a_flipped_bit_is_found_with_shard_and_image(copied: Path) -> None:
     path, pack = shard_path(copied, 0, "pixels"), open_pack(copied)
     check_pack(pack, quiet=True)
     flip(path, int(pack.extents[2, 0]))
-    expected = rf"00000.pixels was altered: 1 of its images, such as {pack.names[2]}, .*delete .*00000.pixels and give"
+    expected = rf"00000.pixels was altered: 1 of its images, such as {pack.names[2]}, .*delete .*00000.pixels and run"
     with pytest.raises(ValueError, match=expected):
         table(copied)
 
@@ -212,10 +212,10 @@ def test_every_byte_of_a_pack_is_checked(copied: Path) -> None:
     check_pack(pack, quiet=True, workers=2)
 
 
-def test_a_torn_shard_is_refused_at_the_scan_and_when_per_image_is_read(copied: Path) -> None:
+def test_a_truncated_shard_is_refused_by_the_scan_and_by_reading(copied: Path) -> None:
     path, names = shard_path(copied, 0, "pixels"), open_pack(copied).names
     path.write_bytes(path.read_bytes()[:-1])
-    expected = rf"00000.pixels is torn: it has \d+ bytes, not \d+, and the first image that is not whole is {names[-1]}"
+    expected = rf"00000.pixels is truncated: it has \d+ bytes, not \d+; the first damaged image is {names[-1]}"
     with pytest.raises(ValueError, match=expected):
         table(copied)
     with pytest.raises(ImageError, match=expected):
@@ -224,21 +224,21 @@ def test_a_torn_shard_is_refused_at_the_scan_and_when_per_image_is_read(copied: 
 
 def test_a_missing_shard_is_refused(copied: Path) -> None:
     shard_path(copied, 0, "pixels").unlink()
-    with pytest.raises(ValueError, match=r"lacks shard 00000.pixels; delete .* and give the 'orl data pack' command"):
+    with pytest.raises(ValueError, match=r"lacks shard 00000.pixels; delete .* and run its 'orl data pack' command"):
         table(copied)
 
 
 def test_an_unfinished_pack_is_refused(copied: Path) -> None:
     open_pack.cache_clear()
     (copied / "shards" / "00000.arrow").unlink()
-    with pytest.raises(ValueError, match=r"is unfinished: 0 of 1 shards are there; give its 'orl data pack' command"):
+    with pytest.raises(ValueError, match=r"is unfinished: 0 of 1 shards exist; run its 'orl data pack' command"):
         find_images(copied)
     shutil.rmtree(copied / "shards")
     with pytest.raises(ValueError, match=r"is unfinished: 0 of \? shards"):
         find_images(copied)
 
 
-def test_what_is_no_pack_or_of_another_version_is_refused(images: Path, copied: Path) -> None:
+def test_a_folder_that_is_no_pack_or_of_another_version_is_refused(images: Path, copied: Path) -> None:
     with pytest.raises(ValueError, match="is not a pack"):
         open_pack(images)
     (copied / "manifest.json").write_text((copied / "manifest.json").read_text().replace('version": 1', 'version": 9'))
@@ -248,7 +248,7 @@ def test_what_is_no_pack_or_of_another_version_is_refused(images: Path, copied: 
 
 
 def test_an_unknown_image_is_refused(whole: Path) -> None:
-    with pytest.raises(ImageError, match=r"holds no image 'x.jpg', only 7 others"):
+    with pytest.raises(ImageError, match=r"has no image 'x.jpg' among its 7 images"):
         load_image(PackedImage(whole, "x.jpg"))
 
 
@@ -269,24 +269,24 @@ def test_forked_processes_read_a_pack_from_memory(copied: Path, images: Path) ->
         assert pool.apply(_shape, (PackedImage(copied, "0.png"),)) == (48, 60, 3)
 
 
-def test_a_torn_pack_cannot_be_loaded_into_memory(copied: Path) -> None:
+def test_a_truncated_pack_cannot_be_loaded_into_memory(copied: Path) -> None:
     path = shard_path(copied, 0, "pixels")
     path.write_bytes(path.read_bytes()[:-1])
     open_pack.cache_clear()
-    with pytest.raises(ValueError, match="is torn"):
+    with pytest.raises(ValueError, match="is truncated"):
         open_pack(copied).load_into_memory()
 
 
-def test_a_pack_knows_what_it_was_made_from(whole: Path, images: Path) -> None:
+def test_a_pack_records_its_inputs(whole: Path, images: Path) -> None:
     pack: Pack = open_pack(whole)
     assert pack.inputs["short_side"] is None
     assert pack.inputs["images"] == table(images).fingerprint
     assert np.array_equal(pack.original_sizes_wh, pack.sizes_wh)
 
 
-def test_boxes_from_a_file_need_images_at_their_own_size(images: Path, whole: Path, tmp_path: Path) -> None:
+def test_boxes_from_a_file_need_images_of_the_original_size(images: Path, whole: Path, tmp_path: Path) -> None:
     require_original_sizes(table(images))
     require_original_sizes(table(whole))
     require_original_sizes(table(pack(images, tmp_path / "larger", short_side=500)))
-    with pytest.raises(ValueError, match=r"pack .*reduced has reduced them: pack them with --short-side None"):
+    with pytest.raises(ValueError, match=r"pack .*reduced has resized them: pack them with --short-side None"):
         require_original_sizes(table(pack(images, tmp_path / "reduced", short_side=40)))

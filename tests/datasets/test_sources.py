@@ -119,7 +119,7 @@ def test_voc_labels_are_one_minus_one_and_zero_from_lists_or_annotations(tmp_pat
     assert labels.boxes[0].tolist() == [[2, 0, 12, 20]]
 
 
-def test_the_real_devkit_reads_as_its_makers_say(real_data: Path) -> None:
+def test_the_real_devkit_has_its_published_numbers(real_data: Path) -> None:
     devkit = real_data / "voc07-small" / "VOC2007"
     for split in ("trainval", "test"):
         labels = read_labels(devkit, split)
@@ -150,14 +150,14 @@ def test_the_real_coco_images_are_found_with_boxes_inside_them(real_data: Path) 
     ("make", "split", "complaint"),
     [
         (lambda root: root / "nothing", None, "no images at .*nothing"),
-        (lambda root: root, None, "holds no images, only 0 other files"),
+        (lambda root: root, None, "has no images, only 0 other files"),
         (lambda root: image(root / "x.png").parent, "test", "has no split 'test'"),
         (lambda root: voc(root), "trainvla", "no split 'trainvla'.*did you mean 'trainval'"),
         (lambda root: coco(root, images=[]), None, "lists no image"),
-        (lambda root: image(root / "x.png"), None, "is no source of images"),
+        (lambda root: image(root / "x.png"), None, "is not a source of images"),
     ],
 )
-def test_a_source_that_is_none_is_refused_with_the_way_out(
+def test_an_unknown_source_is_refused_with_the_way_out(
     tmp_path: Path, make: object, split: str | None, complaint: str
 ) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=complaint):
@@ -167,19 +167,19 @@ def test_a_source_that_is_none_is_refused_with_the_way_out(
 def test_a_near_name_is_suggested_for_a_missing_folder(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     with pytest.raises(FileNotFoundError, match=r"did you mean .*/images\?"):
-        find_images(tmp_path / "photso")
+        find_images(tmp_path / "imgaes")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"annotations": []}'])
 def test_json_that_is_not_coco_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(ValueError, match=r"x.json is not (COCO's )?JSON"):
+    with pytest.raises(ValueError, match=r"x.json is not (a COCO )?JSON"):
         find_images(tmp_path / "x.json")
 
 
 def test_an_empty_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("# nothing\n\n")
-    with pytest.raises(ValueError, match="names no image"):
+    with pytest.raises(ValueError, match="lists no image in its"):
         find_images(tmp_path / "x.txt")
 
 

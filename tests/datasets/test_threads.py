@@ -18,7 +18,7 @@ def test_results_come_in_the_order_of_the_items(threads: int) -> None:
     assert found == [item * item for item in range(20)]
 
 
-def test_results_are_taken_by_the_caller_and_made_by_others() -> None:
+def test_results_are_computed_in_threads_and_consumed_by_the_caller() -> None:
     made, taken = set(), set()
     map_in_threads(lambda _: made.add(threading.get_ident()), range(9), 2, lambda _: taken.add(threading.get_ident()))
     assert taken == {threading.get_ident()}
@@ -26,7 +26,7 @@ def test_results_are_taken_by_the_caller_and_made_by_others() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_after_a_failure_what_has_not_begun_is_dropped(error: type[BaseException]) -> None:
+def test_after_a_failure_queued_items_are_dropped(error: type[BaseException]) -> None:
     begun = []
 
     def fail(_: object) -> None:

@@ -34,7 +34,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_good_images_are_measured_and_bad_ones_named(images: tuple[Path, list[str]], workers: int) -> None:
+def test_usable_images_are_measured_and_others_rejected_with_a_reason(
+    images: tuple[Path, list[str]], workers: int
+) -> None:
     table, rejected = scan_images(*images, workers=workers, **LIMITS)
     assert list(table.names) == images[1][:41]
     assert table.sizes_wh[:3] == ((50, 40), (51, 40), (52, 40))
@@ -58,7 +60,7 @@ def _die(*_: object) -> None:
 
 def test_a_killed_process_is_reported(images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "_begin_worker", _die)
-    with pytest.raises(RuntimeError, match=r"a process that scans images died after 0 of 44 images"):
+    with pytest.raises(RuntimeError, match=r"a worker process of the scan died after 0 of 44 images"):
         scan_images(*images, workers=2, **LIMITS)
 
 
@@ -128,9 +130,9 @@ def test_the_limits_themselves_are_allowed() -> None:
 @pytest.mark.parametrize(
     ("num_good", "num_bad", "complaint"),
     [
-        (0, 0, r"no image is left"),
-        (0, 7, r"no image is left: 7 of 7 .*7 empty; all reasons are in run.rejected.csv"),
-        (89, 11, r"too many images rejected, 11.0% where 10.0% are allowed: 11 of 100"),
+        (0, 0, r"no image is usable"),
+        (0, 7, r"no image is usable: 7 of 7 .*7 empty; all reasons are in run.rejected.csv"),
+        (89, 11, r"too many images are rejected, 11.0% where 10.0% are allowed: 11 of 100"),
         (10, 0, r"only 10 usable images, but at least 11 are needed"),
     ],
 )

@@ -63,7 +63,7 @@ def test_boxes_of_both_kinds_lie_inside_the_image(size_wh: tuple[int, int]) -> N
 
 @given(sizes)
 @settings(max_examples=30, deadline=None)
-def test_the_grid_of_a_turned_image_is_the_turned_grid(size_wh: tuple[int, int]) -> None:
+def test_the_grid_of_a_rotated_image_is_the_rotated_grid(size_wh: tuple[int, int]) -> None:
     turned = grid_boxes(size_wh)[:, [1, 0, 3, 2]]
     others = grid_boxes(size_wh[::-1])
     assert len(turned) == len(others)
@@ -72,7 +72,7 @@ def test_the_grid_of_a_turned_image_is_the_turned_grid(size_wh: tuple[int, int])
     )
 
 
-def test_a_grid_meets_every_large_object() -> None:
+def test_a_grid_covers_every_large_object() -> None:
     objects = random_boxes((640, 480), np.random.default_rng(0))
     sides = objects[:, 2:] - objects[:, :2]
     large = objects[(sides.min(axis=1) > 150) & (sides.max(axis=1) < 2 * sides.min(axis=1))]

@@ -68,7 +68,7 @@ def test_recall_is_one_with_every_cluster_searched_and_grows_with_their_number()
     assert 0.1 < recalls[0] < recalls[2] == 1.0
 
 
-def test_recall_is_the_share_of_exact_neighbours_that_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recall_is_the_fraction_of_exact_neighbours_found(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = clustered(50)
     exact, values = nearest_neighbours(rows[:2], torch.arange(2), row_blocks(rows), 4)
     found = exact.clone()
@@ -108,7 +108,7 @@ def test_other_images_are_found_behind_many_near_duplicates() -> None:
     assert (values[:300] <= 0.99).all()
 
 
-def test_near_duplicates_are_let_in_where_the_most_similar_hold_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_near_duplicates_count_where_the_most_similar_images_have_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss_neighbours, "MAX_CANDIDATES", 50)
     rows = clustered(400)
     rows[:300] = rows[0].clone()
@@ -123,7 +123,7 @@ def test_a_query_in_a_small_cluster_is_compared_with_more_of_them() -> None:
     assert (ids >= 0).all()
 
 
-def test_an_index_answers_the_same_when_built_saved_and_asked_again(tmp_path: Path) -> None:
+def test_an_index_gives_the_same_result_after_saving_and_rebuilding(tmp_path: Path) -> None:
     rows = clustered()
     index = index_of(rows, storage="SQfp16")
     expected = of_all(index, rows, 5, num_probes=2)
@@ -149,7 +149,7 @@ def test_lists_grow_with_the_square_root_once_each_has_enough_images(num_images:
     assert num_lists_of(num_images) == expected
 
 
-def test_the_sample_is_of_distinct_rising_rows_drawn_by_the_seed() -> None:
+def test_training_rows_are_distinct_rising_and_seeded() -> None:
     rows = training_rows(10_000, 50, seed=1)
     assert len(rows) == 50 * 64
     assert (np.diff(rows) > 0).all()
@@ -176,7 +176,7 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.9])
-def test_a_torn_index_is_refused(fraction: float, tmp_path: Path) -> None:
+def test_a_truncated_index_is_refused(fraction: float, tmp_path: Path) -> None:
     path = tmp_path / "images.faiss"
     save_index(index_of(clustered(100)), path)
     whole = path.read_bytes()
@@ -185,7 +185,7 @@ def test_a_torn_index_is_refused(fraction: float, tmp_path: Path) -> None:
         load_index(path)
 
 
-def test_no_index_is_told_with_the_command_that_builds_it(tmp_path: Path) -> None:
+def test_a_missing_index_is_refused_with_the_command_that_builds_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no index at .*orl discover"):
         load_index(tmp_path / "images.faiss")
 

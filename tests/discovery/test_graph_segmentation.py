@@ -57,7 +57,7 @@ def test_a_small_region_joins_the_neighbour_that_it_differs_least_from() -> None
 
 
 @pytest.mark.parametrize("nearer", [0, 2])
-def test_edges_are_told_apart_to_their_last_digits(nearer: int) -> None:
+def test_edges_are_distinguished_to_their_last_bits(nearer: int) -> None:
     # 200, 50 and 0 against 200, 50 and 1: the weights differ by one in a hundred thousand.
     colours = np.array([[0, 60, 101], [200, 10, 100], [0, 60, 101]], dtype=np.uint8)
     colours[nearer, 2] = 100
@@ -154,5 +154,5 @@ def test_a_turned_or_mirrored_image_has_the_same_regions(index: int) -> None:
 
 @pytest.mark.parametrize("scales", [(300.0, 150.0), (150.0, 450.0, 300.0)])
 def test_scales_that_do_not_rise_are_refused(scales: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match=rf"must rise, not \({scales[0]}, {scales[1]}"):
+    with pytest.raises(ValueError, match=rf"rising order, got \({scales[0]}, {scales[1]}"):
         segment_image(mottled(0, 12, 12), scales)

@@ -26,7 +26,7 @@ def stripes(*widths: int) -> np.ndarray:
     return np.repeat(np.arange(len(widths)), widths)[None].repeat(6, axis=0)
 
 
-def test_like_colours_merge_first_and_without_colour_small_regions_do() -> None:
+def test_similar_colours_merge_first_and_without_colour_small_regions() -> None:
     found, levels = group(stripes(5, 10, 6), [[200, 0, 0], [0, 0, 50], [0, 0, 50]])
     leaves = [[0, 0, 5, 6], [5, 0, 15, 6], [15, 0, 21, 6]]
     assert found == [*leaves, [5, 0, 21, 6], [0, 0, 21, 6], *leaves, [0, 0, 15, 6], [0, 0, 21, 6]]
@@ -40,7 +40,7 @@ def test_the_level_is_one_more_than_the_higher_of_the_two_parts() -> None:
     assert levels[:9] == [1, 1, 1, 1, 1, 2, 2, 3, 4]
 
 
-def test_of_pairs_that_are_equally_alike_the_later_merges_first() -> None:
+def test_of_equally_similar_pairs_the_later_merges_first() -> None:
     found, _ = group(stripes(4, 4, 4, 4), [BLACK] * 4)
     assert found[4:7] == [[8, 0, 16, 6], [0, 0, 8, 6], [0, 0, 16, 6]]
 
@@ -53,7 +53,7 @@ def test_a_merge_that_fills_its_box_is_preferred() -> None:
     assert found[4] == [0, 0, 6, 5]
 
 
-def test_like_texture_merges_first() -> None:
+def test_similar_textures_merge_first() -> None:
     labels = stripes(6, 6, 6).astype(np.int32)
     image, codes, zeros = plain(labels, [BLACK] * 3)
     codes[:, labels == 0] = codes[:, labels == 1] = 17
@@ -103,7 +103,7 @@ def test_several_segmentations_are_each_of_them_alone(seed: int, height: int, wi
 
 @given(st.integers(0, 1000), st.integers(2, 26), st.integers(2, 26), st.integers(1, 60))
 @settings(max_examples=25, deadline=None)
-def test_regions_come_first_and_the_whole_image_last(seed: int, height: int, width: int, count: int) -> None:
+def test_segments_come_first_and_the_complete_image_last(seed: int, height: int, width: int, count: int) -> None:
     image, labels = mottled(seed, height, width), random_regions(seed, height, width, count)
     boxes, levels = group_regions(image, *texture_codes(image), labels[None])
     num_regions = int(labels.max()) + 1

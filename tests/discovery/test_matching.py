@@ -21,9 +21,7 @@ def test_matching_equals_a_double_loop(num_own: int, num_other: int, fraction: f
 
 
 @given(st.integers(1, 9), st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(0, 99))
-def test_neighbours_at_once_are_matched_as_one_by_one_and_ties_go_to_the_lower_rows(
-    num_own: int, counts: list[int], seed: int
-) -> None:
+def test_several_neighbours_at_once_are_matched_as_one_by_one(num_own: int, counts: list[int], seed: int) -> None:
     # Along four axes most cosines are 0 and the rest are 1: all sums are exact, and nearly every entry has its equal.
     generator = np.random.default_rng(seed)
     axes = torch.eye(4)
@@ -37,7 +35,7 @@ def test_neighbours_at_once_are_matched_as_one_by_one_and_ties_go_to_the_lower_r
 
 
 @pytest.mark.parametrize(("num_rois", "num_pairs"), [(1, 1), (9, 1), (10, 1), (19, 1), (20, 2), (57, 5)])
-def test_ten_per_cent_of_the_querys_boxes_are_kept_and_one_at_least(num_rois: int, num_pairs: int) -> None:
+def test_ten_per_cent_of_the_images_rois_are_matched_but_at_least_one(num_rois: int, num_pairs: int) -> None:
     own, other = unit_vectors(np.random.default_rng(0).normal(size=(num_rois, 4))), unit_vectors(np.eye(4))
     pairs, _ = match_rois(own, other)
     assert len(pairs) == num_pairs
@@ -51,13 +49,13 @@ def test_the_same_crop_is_matched_with_itself() -> None:
     torch.testing.assert_close(values, torch.ones(1))
 
 
-def test_per_image_without_rois_is_refused() -> None:
+def test_an_image_without_rois_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one RoI an image, got 0 and 2"):
         match_rois(torch.zeros(0, 4), torch.eye(4)[:2])
     with pytest.raises(ValueError, match="at least one RoI an image, got 1 and 2, 0"):
         match_neighbours(torch.eye(4)[:1], torch.eye(4)[:2], [2, 0])
 
 
-def test_counts_of_other_embeddings_are_refused() -> None:
+def test_counts_that_do_not_sum_to_the_embeddings_are_refused() -> None:
     with pytest.raises(ValueError, match="neighbour_counts sum to 3, but there are 4 embeddings"):
         match_neighbours(torch.eye(4), torch.eye(4), [1, 2])

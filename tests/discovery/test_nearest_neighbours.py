@@ -72,14 +72,14 @@ def test_ties_and_duplicates_come_in_the_order_of_their_rows_however_blocks_are_
 
 @given(st.integers(0, 2**31), st.integers(1, 6))
 @settings(deadline=None, max_examples=20)
-def test_neighbours_fall_in_similarity_and_are_others(seed: int, num_neighbours: int) -> None:
+def test_neighbours_are_other_images_of_falling_similarity(seed: int, num_neighbours: int) -> None:
     ids, values = of_all(embeddings(30, seed=seed), num_neighbours)
     assert (values[:, 1:] <= values[:, :-1]).all()
     assert all(len({image, *row}) == num_neighbours + 1 for image, row in enumerate(ids.tolist()))
 
 
 @pytest.mark.usefixtures("small_tiles")
-def test_neither_tiles_nor_the_cut_of_the_queries_change_a_bit() -> None:
+def test_tiles_and_query_batches_do_not_change_a_bit() -> None:
     rows = embeddings(300, dim=64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "_tile_size", lambda queries: (1000, 1000))
@@ -108,14 +108,14 @@ def test_similarities_are_the_same_one_by_one_and_as_one_product(dense: int, mon
 
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("spread", [0.0, 1e-7, 1e-5])
-def test_a_collapsed_network_gives_exact_neighbours_all_the_same(spread: float) -> None:
+def test_a_collapsed_embedding_has_exact_neighbours(spread: float) -> None:
     noise = np.random.default_rng(0).normal(size=(150, 16))
     rows = unit_vectors(np.ones(16) + spread * noise)
     ids, _ = of_all(rows, 6, 64)
     np.testing.assert_array_equal(ids.numpy(), neighbours_by_loops(rows.double().numpy(), 6)[0])
 
 
-def test_per_image_is_left_out_by_identity_and_its_duplicates_stay() -> None:
+def test_the_query_is_excluded_by_row_and_its_duplicates_stay() -> None:
     rows = embeddings(12)
     rows[[3, 5, 9]] = rows[3].clone()
     ids, values = of_all(rows, 3)
@@ -125,7 +125,7 @@ def test_per_image_is_left_out_by_identity_and_its_duplicates_stay() -> None:
         torch.testing.assert_close(values[image, :2], torch.ones(2))
 
 
-def test_all_images_alike_still_gives_others() -> None:
+def test_identical_images_have_neighbours() -> None:
     ids, _ = of_all(unit_vectors(np.ones((6, 4))), 5, 2)
     for image in range(6):
         assert ids[image].tolist() == [other for other in range(6) if other != image]
@@ -149,7 +149,7 @@ def test_a_query_that_is_no_image_may_have_all_images_as_neighbours() -> None:
     assert ids[0, 0] == 0
 
 
-def test_half_precision_blocks_are_compared_as_what_they_hold() -> None:
+def test_half_precision_blocks_are_compared_at_their_stored_values() -> None:
     rows = embeddings(60)
     stored = rows.half()
     assert_same(of_all(stored, 4), of_all(stored.float(), 4))
@@ -169,7 +169,7 @@ def test_too_few_images_are_refused(num_neighbours: int) -> None:
         of_all(embeddings(10), num_neighbours)
 
 
-def test_no_neighbours_asked_for_is_refused() -> None:
+def test_zero_neighbours_are_refused() -> None:
     with pytest.raises(ValueError, match="num_neighbours must be at least 1, got 0"):
         of_all(embeddings(10), 0)
 
@@ -190,7 +190,7 @@ def test_blocks_of_one_tensor_cover_it_in_order(block_rows: int) -> None:
     assert [start for start, _ in blocks] == list(range(0, 10, block_rows))
 
 
-def test_a_row_of_zeros_stays_one() -> None:
+def test_a_vector_of_zeros_stays_zero() -> None:
     np.testing.assert_array_equal(
         unit_vectors(np.array([[0.0, 0.0], [3.0, 4.0]])).numpy(), np.float32([[0, 0], [0.6, 0.8]])
     )
@@ -199,7 +199,7 @@ def test_a_row_of_zeros_stays_one() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("max_similarity", [math.inf, 0.4])
-def test_a_gpu_finds_what_the_processor_finds(max_similarity: float) -> None:
+def test_a_gpu_finds_the_neighbours_of_the_cpu(max_similarity: float) -> None:
     rows = embeddings(5000, dim=64)
     expected = of_all(rows, 10, 5000, max_similarity)
     queries, ids = rows.cuda(), torch.arange(5000).cuda()

@@ -30,7 +30,7 @@ def test_boxes_lie_inside_the_image_and_two_squares_are_among_them(image: np.nda
     assert iou(squares, found).max(axis=1).min() > 0.85
 
 
-def test_order_comes_from_the_seed_and_not_from_what_was_drawn_before(image: np.ndarray) -> None:
+def test_the_order_depends_on_the_seed_only(image: np.ndarray) -> None:
     first = opencv_selective_search(image, seed=3)
     ctypes.CDLL(None).srand(99)
     opencv_selective_search(image[::-1], seed=9)
@@ -54,7 +54,7 @@ def test_colours_are_taken_as_red_green_and_blue_as_in_our_own_search(image: np.
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 30), (60, 50)])
-def test_per_image_of_one_colour_is_its_own_proposal(image: np.ndarray, size_hw: tuple[int, int]) -> None:
+def test_an_image_of_one_colour_is_its_own_proposal(image: np.ndarray, size_hw: tuple[int, int]) -> None:
     found = opencv_selective_search(np.full((*size_hw, 3), 90, dtype=np.uint8), seed=0)
     assert found.tolist() == [[0, 0, size_hw[1], size_hw[0]]]
 
@@ -67,7 +67,7 @@ def test_a_long_image_is_searched(image: np.ndarray, size_hw: tuple[int, int]) -
 
 
 @pytest.mark.parametrize("found", [None, ModuleType("cv2")])
-def test_without_the_contributed_modules_it_says_what_to_install(
+def test_without_contributed_modules_the_error_says_what_to_install(
     found: ModuleType | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cv2", found)

@@ -84,7 +84,7 @@ def test_squares_of_one_colour_are_found() -> None:
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 130), (2, 2), (30, 50)])
-def test_per_image_of_one_colour_is_its_own_proposal(size_hw: tuple[int, int]) -> None:
+def test_an_image_of_one_colour_is_its_own_proposal(size_hw: tuple[int, int]) -> None:
     found = search(np.full((*size_hw, 3), 130, dtype=np.uint8), seed=0)
     assert found.tolist() == [[0, 0, size_hw[1], size_hw[0]]]
 
@@ -107,7 +107,7 @@ def test_boxes_and_their_order_are_those_of_the_slow_reference(seed: int) -> Non
     assert search(pixels, seed).tolist() == wanted
 
 
-def test_small_draws_and_low_levels_rank_first_and_a_box_keeps_its_best_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_random_numbers_and_low_levels_rank_first(monkeypatch: pytest.MonkeyPatch) -> None:
     draws = np.array([0.9, 0.4, 0.1, 0.3, 0.2]) * (2**31 - 1)
     monkeypatch.setattr(selective_search, "c_random", lambda seed, count: draws[:count])
     one, two, three = [0, 0, 65535, 1], [0, 1, 2, 65535], [0, 0, 2, 2]
@@ -157,7 +157,7 @@ def test_random_numbers_are_those_of_the_c_library(seed: int) -> None:
 # OpenCV.
 
 
-def test_boxes_are_those_of_opencv_on_drawn_scenes() -> None:
+def test_boxes_are_those_of_opencv_on_synthetic_scenes() -> None:
     pytest.importorskip("cv2.ximgproc")
     pairs = [(search(image, seed), opencv_selective_search(image, seed)) for seed, image in drawn_images()]
     agreement = [jaccard(*pair) for pair in pairs]
@@ -174,7 +174,7 @@ def drawn_images() -> list[tuple[int, np.ndarray]]:
 
 
 @pytest.mark.parametrize("which", range(4))
-def test_boxes_are_those_of_opencv_on_per_image(real_data: Path, which: int) -> None:
+def test_boxes_are_those_of_opencv_on_an_image(real_data: Path, which: int) -> None:
     pytest.importorskip("cv2.ximgproc")
     labels, rows = coco_images(real_data, 4)
     image = load_image(labels.root / labels.names[rows[which]])
@@ -220,7 +220,7 @@ def test_images_of_odd_shapes_are_searched(size_hw: tuple[int, int], scale: floa
         assert [0, 0, size_hw[1], size_hw[0]] in found.tolist()
 
 
-def test_order_comes_from_image_and_seed_and_not_from_what_was_searched_before() -> None:
+def test_the_order_depends_on_image_and_seed_only() -> None:
     image = scene(0).image
     first = search(image, seed=3)
     search(two_squares(), seed=9)
@@ -250,7 +250,7 @@ def test_at_half_size_the_same_objects_are_found(index: int) -> None:
     assert iou(large, half).max(axis=1).mean() > 0.8
 
 
-def test_at_half_size_corners_are_even_and_the_whole_image_is_whole() -> None:
+def test_at_half_size_corners_are_even_and_the_image_border_is_exact() -> None:
     image = scene(0).image
     found = search(image, 0, scale=0.5)
     assert (found % 2 == 0).all()
@@ -268,7 +268,7 @@ def test_half_size_is_the_search_of_means_of_four_pixels() -> None:
     np.testing.assert_array_equal(search(image, 5, scale=0.5), 2 * search(small, 5))
 
 
-def test_per_image_of_too_large_a_mean_side_is_searched_at_a_reduced_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_of_too_large_a_mean_side_is_searched_at_a_reduced_size(monkeypatch: pytest.MonkeyPatch) -> None:
     image = scene(2).image
     whole, half, quarter = (search(image, 0, scale) for scale in (1, 0.5, 0.25))
     monkeypatch.setattr(selective_search, "MAX_SEARCHED_PIXELS", ((192 + 144) // 2) ** 2)
@@ -289,7 +289,7 @@ def test_a_very_long_image_is_searched_at_a_reduced_size(monkeypatch: pytest.Mon
     assert iou(wanted, found).max(axis=1).min() > 0.99
 
 
-def test_the_array_of_per_image_need_not_be_contiguous_or_writable() -> None:
+def test_the_array_of_an_image_need_not_be_contiguous_or_writable() -> None:
     image = scene(3).image
     locked = image.copy()
     locked.setflags(write=False)
@@ -336,7 +336,7 @@ def test_the_example_in_the_docstring_runs() -> None:
     assert doctest.testmod(selective_search) == (0, 5)
 
 
-def test_the_image_is_left_as_it_was() -> None:
+def test_the_image_is_not_changed() -> None:
     image = scene(3).image
     before = image.copy()
     search(image, 0)
@@ -357,7 +357,7 @@ def compiled_functions() -> dict[str, Any]:
     }
 
 
-def test_every_loop_leaves_the_lock_of_python_to_others_and_is_kept_on_disk() -> None:
+def test_every_loop_releases_the_global_lock_and_is_cached_on_disk() -> None:
     functions = compiled_functions()
     assert len(functions) > 20
     for function in functions.values():
@@ -365,7 +365,7 @@ def test_every_loop_leaves_the_lock_of_python_to_others_and_is_kept_on_disk() ->
         assert function.stats.cache_path
 
 
-def test_no_image_has_anything_compiled_again() -> None:
+def test_nothing_is_compiled_again_for_another_image() -> None:
     script = """
 import numpy as np
 from orl.discovery import colour_spaces, graph_segmentation, grouping, selective_search, texture

@@ -46,7 +46,7 @@ def bins_by_opencv(image: np.ndarray) -> np.ndarray:
     return np.stack(bins)
 
 
-def test_a_step_that_rises_is_seen_at_the_step_only_and_along_x_only() -> None:
+def test_a_rising_step_has_a_gradient_along_x_at_the_step_only() -> None:
     codes, zeros = texture_codes(grey(np.repeat([[20, 220]], [8, 6], axis=1).repeat(9, axis=0)))
     wanted = np.zeros((9, 14))
     wanted[:, 7:9] = RISES + 9
@@ -76,7 +76,7 @@ def test_steps_are_tenths_of_the_steepest() -> None:
     assert falls.tolist() == [int(round(255 * fraction) / 25.6) for fraction in (0.75, 0.5, 0.25, 0)]
 
 
-def test_diagonals_look_to_the_lower_right_and_to_the_lower_left() -> None:
+def test_diagonal_gradients_point_to_the_lower_right_and_lower_left() -> None:
     y, x = np.mgrid[:30, :30]
     codes, _ = texture_codes(grey(4 * (x + y)))
     # Around the turned image all is black: its border is left out.
@@ -108,7 +108,7 @@ def test_bins_are_those_of_the_slow_reference(size_hw: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size_wh", [(160, 120), (121, 160), (140, 141), (99, 201), (300, 50), (50, 333)])
-def test_bins_are_those_that_opencv_composes(size_wh: tuple[int, int]) -> None:
+def test_bins_are_those_of_opencv(size_wh: tuple[int, int]) -> None:
     pytest.importorskip("cv2")
     image = draw_scene(7, 0, size_wh).image
     ours = bins_of_codes(*texture_codes(image))

@@ -211,7 +211,7 @@ def test_unusable_images_are_left_out_and_recorded_as_in_a_run(images: Path, tmp
     folder = pack(source, tmp_path / "pack", scan=ScanConfig(max_rejected_fraction=0.2))
     assert rejected(folder) == {"empty.jpg": "empty: 0 bytes"}
     assert len(open_pack(folder).names) == 7
-    with pytest.raises(ValueError, match=r"too many images rejected, 12.5% where 5.0% are allowed"):
+    with pytest.raises(ValueError, match=r"too many images are rejected, 12.5% where 5.0% are allowed"):
         pack(source, tmp_path / "strict", scan=ScanConfig(max_rejected_fraction=0.05))
 
 

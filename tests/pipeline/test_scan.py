@@ -64,7 +64,7 @@ def test_a_pack_that_was_torn_since_is_noticed(images: Path, tmp_path: Path) -> 
     assert isinstance(scan(settings).path(0), PackedImage)
     path = shard_path(folder, 0, "pixels")
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"00000.pixels is torn"):
+    with pytest.raises(ValueError, match=r"00000.pixels is truncated"):
         scan(settings)
     path.unlink()
     with pytest.raises(ValueError, match=r"lacks shard 00000.pixels"):

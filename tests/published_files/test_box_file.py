@@ -77,7 +77,7 @@ def test_boxes_are_clipped_and_empty_ones_left_out_and_counted(
     assert "3 boxes, of which 1 were clipped to their image; 2 empty ones are left out" in caplog.text
 
 
-def test_images_that_the_file_does_not_list_are_told(
+def test_images_that_the_file_does_not_list_are_logged(
     write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     found(write("own", coco(annotation(10, 0, 0, 1, 1))), tmp_path)
@@ -87,8 +87,8 @@ def test_images_that_the_file_does_not_list_are_told(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (coco({"image_id": 10}), r"entry 0 of 'annotations' needs image_id and bbox, found \{'image_id': 10\}"),
-        (coco(annotation(10, 0, 0, 1, 1), 7), "entry 1 of 'annotations' needs image_id and bbox, found 7"),
+        (coco({"image_id": 10}), r"entry 0 of 'annotations' needs image_id and bbox, got \{'image_id': 10\}"),
+        (coco(annotation(10, 0, 0, 1, 1), 7), "entry 1 of 'annotations' needs image_id and bbox, got 7"),
         (coco(annotation(10, 0, 0, 1)), r"entry 0 of 'annotations': \[0, 0, 1\] is not a list of 4"),
         (coco(annotation(10, 0, 0, -1, 1)), "entry 0 of 'annotations': .* below 0"),
         (coco(annotation(11, 0, 0, 1, 1)), "entry 0 of 'annotations' is of image 11, which it lacks"),
@@ -98,11 +98,11 @@ def test_images_that_the_file_does_not_list_are_told(
         ),
         (
             {"images": [{"id": 1, "file_name": "b.jpg"}], "annotations": []},
-            r"b\.jpg could be any of x/b\.jpg, y/b\.jpg; make the names unambiguous",
+            r"b\.jpg matches several images: x/b\.jpg, y/b\.jpg; make the names unambiguous",
         ),
         (
             {"images": [{"id": 1, "file_name": "p/a.jpg"}, {"id": 2, "file_name": "q/a.jpg"}], "annotations": []},
-            r"p/a\.jpg and q/a\.jpg could all be x/a\.jpg; make the names unambiguous",
+            r"p/a\.jpg and q/a\.jpg all match x/a\.jpg; make the names unambiguous",
         ),
         (
             {"images": {"file_name": []}, "pseudo_annotations": {"knn_image_id": []}},
@@ -113,9 +113,9 @@ def test_images_that_the_file_does_not_list_are_told(
         ({"bbox": [[], [], [[1, 2, 3]], []]}, r"image 2: \[1, 2, 3\] is not a list of 4"),
         (
             json.dumps(coco(annotation(10, 0, 0, 1, 1), annotation(20, 0, 0, 1, 1)))[:-120],
-            "cut off after 4 whole entries of 'images'",
+            "truncated after 4 complete entries of 'images'",
         ),
-        ('{"bbox": [[], [], [[1, 2', "cut off after 2 whole images"),
+        ('{"bbox": [[], [], [[1, 2', "truncated after 2 complete images"),
     ],
 )
 def test_a_bad_file_is_refused_with_the_value(write: Write, tmp_path: Path, content: object, message: str) -> None:
@@ -123,6 +123,6 @@ def test_a_bad_file_is_refused_with_the_value(write: Write, tmp_path: Path, cont
         found(write("own", content), tmp_path)
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no file at .*none\.json"):
         read_box_file(tmp_path / "none.json", SOURCE, Path("images"), tmp_path)

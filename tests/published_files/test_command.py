@@ -91,7 +91,7 @@ def test_published_files_are_read_trained_on_and_written(
         (["write", "nowhere", "--to", "x"], "no config file at nowhere"),
     ],
 )
-def test_a_wrong_call_is_answered_in_one_line(
+def test_a_wrong_call_gives_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["published-files", *arguments]) == 1
@@ -104,7 +104,7 @@ def test_an_option_without_its_path_is_refused(after: list[str], capsys: pytest.
     assert "--proposals" in capsys.readouterr().err
 
 
-def test_help_tells_of_both_ways(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_reading_and_writing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["published-files", "--help"]) == 0
     told = capsys.readouterr().out
     assert "orl published-files write RUN --to DIR" in told

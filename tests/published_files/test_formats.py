@@ -23,7 +23,7 @@ CONTENT = {
 
 
 @pytest.mark.parametrize("kind", CONTENT)
-def test_each_format_is_told_from_the_others(write: Write, kind: str) -> None:
+def test_each_format_is_distinguished_from_the_others(write: Write, kind: str) -> None:
     path = write("file", CONTENT[kind])
     assert formats.detect_format(path, [kind]) == kind
     others = [each for each in CONTENT if each != kind]
@@ -41,7 +41,7 @@ def test_each_format_is_told_from_the_others(write: Write, kind: str) -> None:
         ("", "its keys: none"),
     ],
 )
-def test_a_file_of_no_known_format_is_shown_with_its_keys_and_the_nearest(
+def test_a_file_of_unknown_format_is_refused_with_its_keys_and_the_nearest(
     write: Write, content: object, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -54,12 +54,12 @@ def test_boxes_are_left_top_width_height() -> None:
     assert found.dtype == np.float32
 
 
-def test_per_image_may_have_no_box_or_one_without_a_list_around_it() -> None:
+def test_an_image_may_have_no_box_or_a_single_box_without_a_list() -> None:
     assert formats.parse_boxes([], "f").shape == (0, 4)
     assert formats.parse_boxes([1, 2, 3, 4], "f").tolist() == [[1, 2, 4, 6]]
 
 
-def test_pairs_carry_the_rank_of_the_neighbour() -> None:
+def test_pairs_have_the_rank_of_the_neighbour() -> None:
     found = formats.parse_pairs([[[1, 2, 3, 4, 5, 6, 7, 8]], [], [[0, 0, 1, 1, 2, 2, 3, 3]] * 2], "f")
     assert found.tolist() == [[0, 1, 2, 4, 6, 5, 6, 12, 14]] + [[2, 0, 0, 1, 1, 2, 2, 5, 5]] * 2
     assert formats.parse_pairs([], "f").shape == (0, 9)
@@ -83,13 +83,13 @@ def test_pairs_carry_the_rank_of_the_neighbour() -> None:
         ("1234", '"1234" is not'),
     ],
 )
-def test_what_is_not_four_numbers_a_box_is_shown(item: object, wrong: str) -> None:
+def test_boxes_of_other_than_four_numbers_are_refused(item: object, wrong: str) -> None:
     with pytest.raises(ValueError, match=f"image 3: {wrong}"):
         formats.parse_boxes(item, "image 3")
 
 
 @pytest.mark.parametrize("box", [[1, 2, -3, 4], [1, 2, 3, -0.5]])
-def test_a_side_below_zero_is_shown(box: list[float]) -> None:
+def test_a_negative_side_is_refused(box: list[float]) -> None:
     with pytest.raises(ValueError, match=r"image 3: box \[1\.0, 2\.0.*-.* has a width or height below 0"):
         formats.parse_boxes([[0, 0, 0, 0], box], "image 3")
     with pytest.raises(ValueError, match="below 0"):
@@ -104,7 +104,7 @@ def test_a_side_below_zero_is_shown(box: list[float]) -> None:
         ([[], [[1, 2, 3, 4]]], r"image 3, neighbour 1: \[1, 2, 3, 4\] is not a list of 8 numbers"),
     ],
 )
-def test_wrong_pairs_are_shown(item: object, message: str) -> None:
+def test_wrong_pairs_are_refused(item: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         formats.parse_pairs(item, "image 3")
 
@@ -121,24 +121,24 @@ def test_wrong_pairs_are_shown(item: object, message: str) -> None:
         ([-1], "neighbour -1 is none of the 5"),
     ],
 )
-def test_wrong_neighbours_are_shown(item: object, message: str) -> None:
+def test_wrong_neighbours_are_refused(item: object, message: str) -> None:
     with pytest.raises(ValueError, match=f"image 3: .*{message}"):
         formats.parse_neighbours(item, 5, "image 3")
 
 
-def test_long_values_are_shown_in_part() -> None:
+def test_long_values_are_shortened_in_messages() -> None:
     with pytest.raises(ValueError, match=r"^image 3: \[0, 0, .{60,70}\.\.\. is not a list of 4 numbers$"):
         formats.parse_boxes([[0] * 100], "image 3")
 
 
 @given(arrays.arrays(np.int64, st.tuples(st.integers(0, 5), st.just(4)), elements=st.integers(0, 20_000)))
-def test_boxes_in_whole_pixels_come_back_as_they_were_written(boxes_xywh: np.ndarray) -> None:
+def test_integer_boxes_survive_the_round_trip(boxes_xywh: np.ndarray) -> None:
     text = json.dumps(boxes_xywh.tolist())
     assert json.dumps(formats.boxes_to_json(formats.parse_boxes(json.loads(text), "f"))) == text
 
 
 @given(st.lists(st.lists(st.decimals(0, 4000, places=3, allow_nan=False), min_size=4, max_size=4), max_size=5))
-def test_boxes_of_three_decimals_come_back_as_they_were_written(decimals: list) -> None:
+def test_boxes_of_three_decimals_survive_the_round_trip(decimals: list) -> None:
     text = json.dumps([[int(each) if each == int(each) else float(each) for each in box] for box in decimals])
     assert json.dumps(formats.boxes_to_json(formats.parse_boxes(json.loads(text), "f"))) == text
 
@@ -147,13 +147,13 @@ float32 = st.floats(0, 1e5, width=32).map(abs)  # without -0
 
 
 @given(arrays.arrays(np.float32, st.tuples(st.integers(0, 5), st.just(4)), elements=float32))
-def test_any_boxes_of_ours_come_back_to_the_bit(corners: np.ndarray) -> None:
+def test_any_boxes_survive_the_round_trip_bit_for_bit(corners: np.ndarray) -> None:
     boxes = np.concatenate([np.minimum(corners[:, :2], corners[:, 2:]), np.maximum(corners[:, :2], corners[:, 2:])], 1)
     again = formats.parse_boxes(json.loads(json.dumps(formats.boxes_to_json(boxes))), "f")
     assert again.tobytes() == boxes.tobytes()
 
 
-def test_whole_numbers_among_others_are_written_without_a_point() -> None:
+def test_integers_are_written_without_a_point() -> None:
     assert json.dumps(formats.boxes_to_json(np.array([[0, 1, 10.5, 21]], dtype=np.float32))) == "[[0, 1, 10.5, 20]]"
 
 

@@ -28,13 +28,13 @@ def test_a_list_is_found_in_any_order_of_keys(write: Write, order: tuple[str, ..
     assert set(keys_in(path)) == {"info", "n", "images", "file_name", "id", "x", "bbox"}
 
 
-def test_whole_numbers_stay_whole_and_others_are_doubles(write: Write) -> None:
+def test_integers_stay_integers_and_others_are_doubles(write: Write) -> None:
     found = list(elements(write("any", '{"a": [1, 1.0, -2.5e1, 0.1, 9007199254740993]}'), "a"))
     assert found == [1, 1.0, -25.0, 0.1, 9007199254740993]
     assert [type(each) for each in found] == [int, float, float, float, int]
 
 
-def test_what_is_not_there_is_nothing(write: Write) -> None:
+def test_a_missing_key_gives_nothing(write: Write) -> None:
     path = write("any", DOCUMENT)
     assert list(elements(path, "bbox")) == []
     assert value(path, "images.size") is None
@@ -49,43 +49,43 @@ def test_a_key_across_two_parts_of_a_scan_is_found(write: Write, monkeypatch: py
 
 
 @pytest.mark.parametrize("cut", range(11, 40, 3))
-def test_a_file_that_is_cut_off_tells_after_which_image(write: Write, cut: int) -> None:
+def test_a_truncated_file_is_refused_with_the_number_of_images(write: Write, cut: int) -> None:
     whole = '{"bbox": [[[1, 2, 3, 4]], [[5, 6, 7, 8]], [[9, 1, 2, 3]]]}'
     num_before = whole[:cut].count("]]")
     read: list = []
     with pytest.raises(
-        ValueError, match=rf"cut\.json is cut off after {num_before} whole images of 'bbox'.*whole file"
+        ValueError, match=rf"cut\.json is truncated after {num_before} complete images of 'bbox'.*complete file"
     ):
         read.extend(elements(write("cut", whole[:cut]), "bbox"))
     assert read == json.loads(whole)["bbox"][:num_before]
 
 
-def test_a_cut_before_the_end_of_a_whole_value_is_told(write: Write) -> None:
-    with pytest.raises(ValueError, match=r"cut off before the end of 'images\.id'"):
+def test_a_file_truncated_inside_a_value_is_refused(write: Write) -> None:
+    with pytest.raises(ValueError, match=r"truncated before the end of 'images\.id'"):
         value(write("cut", '{"images": {"id": [1, 2'), "images.id")
 
 
 @pytest.mark.parametrize(
     "wrong", ["NaN", "Infinity", "-Infinity", "1e999", "0x1", "1,,2", "True", "123456789012345678901"]
 )
-def test_what_is_not_json_is_shown_with_the_number_of_images_before(write: Write, wrong: str) -> None:
+def test_invalid_json_is_refused_with_the_number_of_images(write: Write, wrong: str) -> None:
     path = write("wrong", f'{{"bbox": [[[1, 2]], [[3, {wrong}]]]}}')
-    with pytest.raises(ValueError, match=rf"is not JSON after 1 whole images of 'bbox'.*{wrong[:4]}.*NaN"):
+    with pytest.raises(ValueError, match=rf"is not JSON after 1 complete images of 'bbox'.*{wrong[:4]}.*NaN"):
         list(elements(path, "bbox"))
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no file at .*none\.json"):
         keys_in(tmp_path / "none.json")
 
 
-def test_without_ijson_the_way_is_told(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ijson_the_error_says_how_to_install_it(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ijson", None)
     with pytest.raises(ImportError, match="pip install 'ijson"):
         list(elements(write("any", DOCUMENT), "x.bbox"))
 
 
-def test_memory_is_that_of_per_image_and_not_of_the_file(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     path, image = tmp_path / "large.json", json.dumps([[100, 200, 300, 400]] * 200)
     path.write_text('{"bbox": [' + ", ".join([image] * 1000) + "]}")
     assert path.stat().st_size > 4e6

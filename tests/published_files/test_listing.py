@@ -29,7 +29,7 @@ def rows(listed: list[str], *names: str) -> list[int]:
     return match_listing(Listing(names=tuple(listed), ids=()), new_images(*names), Path("f.json")).tolist()
 
 
-def test_names_are_matched_whole_and_else_by_their_last_part() -> None:
+def test_names_are_matched_by_path_or_else_by_file_name() -> None:
     assert rows(["b.jpg", "a.jpg"], "a.jpg", "b.jpg") == [1, 0]
     assert rows(["b.jpg", "x/a.jpg"], "train/a.jpg", "train/b.jpg") == [1, 0]
     assert rows(["train/b.jpg", "val/a.jpg"], "a.jpg", "b.jpg") == [1, 0]
@@ -40,8 +40,8 @@ def test_names_are_matched_whole_and_else_by_their_last_part() -> None:
 @pytest.mark.parametrize(
     ("listed", "names", "message"),
     [
-        (["a.jpg"], ["x/a.jpg", "y/a.jpg"], r"lists 1 images and the run has 2: 1 \(a\.jpg\) could be several"),
-        (["x/a.jpg", "y/a.jpg"], ["a.jpg"], r"1 \(a\.jpg\) could be several"),
+        (["a.jpg"], ["x/a.jpg", "y/a.jpg"], r"lists 1 images and the run has 2: 1 \(a\.jpg\) match several images"),
+        (["x/a.jpg", "y/a.jpg"], ["a.jpg"], r"1 \(a\.jpg\) match several images"),
         (["a", "b"], ["a", "c"], r"1 \(b\) of the file are not in the run, 1 \(c\) of the run are not in the file"),
         (["a"], ["a", "b", "c"], r"lists 1 images and the run has 3: none of the file .*, 2 \(b, c\) of the run"),
         (list("abcdefg"), ["a"], r"lists 7 images and the run has 1: 6 \(b, c, d, \.\.\.\) of the file"),
@@ -83,12 +83,12 @@ def test_files_without_names_are_in_the_order_of_the_coco_json_or_of_the_run(wri
 
 
 @pytest.mark.parametrize("entry", [3, {"id": 1}, {"file_name": "a"}, {"id": 1, "file_name": 2}])
-def test_per_image_without_id_or_name_is_shown(write: Write, entry: object) -> None:
-    with pytest.raises(ValueError, match="is not COCO's JSON: 'images' needs id and file_name, found"):
+def test_an_image_without_id_or_name_is_refused(write: Write, entry: object) -> None:
+    with pytest.raises(ValueError, match="is not a COCO JSON: 'images' needs id and file_name, got"):
         coco_images(write("f", {"images": [entry]}))
 
 
-def test_a_listing_is_kept_in_the_run_and_found_again(tmp_path: Path) -> None:
+def test_a_listing_survives_the_round_trip(tmp_path: Path) -> None:
     images = new_images("a", "b", "c")
     listing = Listing(names=("x/c", "x/a", "x/b"), ids=(4, "five", None))
     assert load_listing(images, tmp_path) is None
@@ -97,5 +97,5 @@ def test_a_listing_is_kept_in_the_run_and_found_again(tmp_path: Path) -> None:
     assert tables.load(tmp_path / "published").column("file_name").tolist() == ["x/a", "x/b", "x/c"]
     with pytest.raises(provenance.StaleResultError, match="listing: was"):
         save_listing(replace(listing, ids=(4, 5, 6)), np.array([2, 0, 1]), images, tmp_path, overwrite=False)
-    with pytest.raises(ValueError, match="is of other images"):
+    with pytest.raises(ValueError, match="belongs to other images"):
         load_listing(new_images("a", "b", "d"), tmp_path)

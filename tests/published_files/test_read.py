@@ -39,7 +39,7 @@ def files(documents: dict[str, dict], write: Write) -> dict[str, Path]:
     return {name: write(name, document) for name, document in documents.items()}
 
 
-def test_tables_hold_what_the_files_say_of_each_image(
+def test_tables_have_the_contents_of_the_files(
     images: ImageTable, documents: dict[str, dict], files: dict[str, Path], tmp_path: Path
 ) -> None:
     made = ["proposals", "neighbours", "rois", "correspondences"]
@@ -73,7 +73,7 @@ def test_rois_of_a_pair_belong_to_its_images(images: ImageTable, files: dict[str
     np.testing.assert_array_equal(owners[table.column("neighbour_roi")], table.column("neighbour_id"))
 
 
-def test_similarities_are_not_known(images: ImageTable, files: dict[str, Path], tmp_path: Path) -> None:
+def test_similarities_are_nan(images: ImageTable, files: dict[str, Path], tmp_path: Path) -> None:
     read(tmp_path / "run", images, **files)
     for name, column in (("neighbours", "similarities"), ("correspondences", "similarity")):
         values = tables.load(tmp_path / "run" / name).column(column)
@@ -81,7 +81,7 @@ def test_similarities_are_not_known(images: ImageTable, files: dict[str, Path], 
         assert np.isnan(values).all()
 
 
-def test_stage_3_takes_the_tables(
+def test_stage_3_reads_the_tables(
     images: ImageTable, documents: dict[str, dict], files: dict[str, Path], tmp_path: Path
 ) -> None:
     assert read(tmp_path / "run", images, correspondences=files["correspondences"]) == [
@@ -186,7 +186,7 @@ def test_proposals_alone_are_in_the_order_of_the_coco_json(
     np.testing.assert_array_equal(one, other)
 
 
-def test_neighbours_alone_tell_what_stage_3_still_needs(
+def test_after_neighbours_alone_the_log_names_what_stage_3_needs(
     images: ImageTable, files: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -194,7 +194,7 @@ def test_neighbours_alone_tell_what_stage_3_still_needs(
     assert "stage 3 also needs rois and correspondences: read a file with --correspondences" in caplog.text
 
 
-def test_more_neighbours_than_pairs_are_kept_as_neighbours(
+def test_neighbours_without_pairs_stay_neighbours(
     images: ImageTable, documents: dict[str, dict], tmp_path: Path, write: Write
 ) -> None:
     document = documents["correspondences"]
@@ -206,7 +206,7 @@ def test_more_neighbours_than_pairs_are_kept_as_neighbours(
 
 
 @pytest.mark.parametrize("name", ["proposals", "neighbours", "rois", "correspondences"])
-def test_a_reading_that_died_at_any_table_goes_on_to_the_same_tables(
+def test_an_interrupted_import_resumes_to_the_same_tables(
     images: ImageTable, files: dict[str, Path], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_shard = tables.write_shard
@@ -228,7 +228,7 @@ def test_a_reading_that_died_at_any_table_goes_on_to_the_same_tables(
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items()), "a finished shard was made again"
 
 
-def test_a_second_reading_does_nothing_and_another_file_is_stale(
+def test_a_second_import_does_nothing_and_another_file_is_stale(
     images: ImageTable, documents: dict[str, dict], files: dict[str, Path], tmp_path: Path, write: Write
 ) -> None:
     run = tmp_path / "run"
@@ -271,7 +271,7 @@ def sorted_files(documents: dict[str, dict], write: Write) -> dict[str, Path]:
         ("correspondences", "correspondences", "pseudo_annotations.knn_bbox_pair"),
     ],
 )
-def test_a_file_that_is_cut_off_tells_where_and_keeps_finished_shards(
+def test_a_truncated_file_is_refused_and_finished_shards_are_kept(
     images: ImageTable, sorted_files: dict[str, Path], tmp_path: Path, name: str, table: str, key: str
 ) -> None:
     path, whole = sorted_files[name], json.loads(sorted_files[name].read_text())
@@ -281,7 +281,7 @@ def test_a_file_that_is_cut_off_tells_where_and_keeps_finished_shards(
     until = path.read_text().rindex(json.dumps(whole[6]))
     path.write_text(path.read_text()[: until + 3])
     run = tmp_path / "run"
-    with pytest.raises(ValueError, match=rf"is cut off after 6 whole images of '{key}'.*get the whole file"):
+    with pytest.raises(ValueError, match=rf"is truncated after 6 complete images of '{key}'.*get the complete file"):
         read(run, images, shard_size=2, **{name: path})
     assert len(list((run / table).glob("*.arrow"))) == 3
     finished = ["neighbours", "rois"] if name == "correspondences" else []
@@ -291,14 +291,14 @@ def test_a_file_that_is_cut_off_tells_where_and_keeps_finished_shards(
 @pytest.mark.parametrize(
     ("name", "key", "message"),
     [
-        ("correspondences", "bbox", "cut off after 0 whole images of 'pseudo_annotations.bbox'"),
-        ("correspondences", "knn_image_id", "cut off after 0 whole images of 'pseudo_annotations.knn_image_id'"),
-        ("correspondences", "knn_bbox_pair", "cut off after 0 whole images of 'pseudo_annotations.knn_bbox_pair'"),
-        ("neighbours", "file_name", "cut off after 0 whole images of 'file_name'"),
-        ("proposals", "bbox", "cut off after 0 whole images of 'bbox'"),
+        ("correspondences", "bbox", "truncated after 0 complete images of 'pseudo_annotations.bbox'"),
+        ("correspondences", "knn_image_id", "truncated after 0 complete images of 'pseudo_annotations.knn_image_id'"),
+        ("correspondences", "knn_bbox_pair", "truncated after 0 complete images of 'pseudo_annotations.knn_bbox_pair'"),
+        ("neighbours", "file_name", "truncated after 0 complete images of 'file_name'"),
+        ("proposals", "bbox", "truncated after 0 complete images of 'bbox'"),
     ],
 )
-def test_a_file_that_is_cut_off_before_its_last_list_is_not_taken_for_another_format(
+def test_a_file_truncated_before_its_last_list_is_not_mistaken_for_another_format(
     images: ImageTable, files: dict[str, Path], tmp_path: Path, name: str, key: str, message: str
 ) -> None:
     path = files[name]
@@ -328,14 +328,14 @@ BAD = {
     "other format": ("proposals", lambda d: d.update(bboxes=d.pop("bbox")), r"no known format.*nearest is 'selective"),
     "a letter": ("proposals", put("x", "bbox", 3, 1, 2), r'image 3 \(.*\.jpg\): \[.*"x".*\] is not a list of 4'),
     "below 0": ("proposals", put(-2, "bbox", 3, 1, 2), r"image 3 \(.*jpg\): box .*-2.* has a width or height below 0"),
-    "not a number": ("proposals", put(float("nan"), "bbox", 3, 1, 2), "not JSON after 3 whole images.*NaN"),
+    "not a number": ("proposals", put(float("nan"), "bbox", 3, 1, 2), "not JSON after 3 complete images.*NaN"),
     "five numbers": ("proposals", put([1, 2, 3, 4, 5], "bbox", 3, 1), r"image 3 .*\[1, 2, 3, 4, 5\] is not a list"),
     "outside": (
         "proposals",
         put([600, 0, 50, 9], "bbox", 3, 1),
-        r"image 3 .*640x480 px, and its box \[600, 0, 50, 9\]",
+        r"image 3 .*640x480 px, but has the box \[600, 0, 50, 9\]",
     ),
-    "outside above": ("proposals", put([0, -3, 50, 9], "bbox", 3, 1), r"\[0, -3, 50, 9\] sticks out"),
+    "outside above": ("proposals", put([0, -3, 50, 9], "bbox", 3, 1), r"\[0, -3, 50, 9\]: the file is of other images"),
     "too few": ("proposals", lambda d: d["bbox"].pop(), "lists 10 images and the run has 11"),
     "too many": ("proposals", lambda d: d["bbox"].extend([[], []]), "lists 13 images and the run has 11"),
     "no list": ("proposals", put(3, "bbox"), "lists 0 images and the run has 11"),
@@ -353,7 +353,7 @@ BAD = {
     "empty RoI": (
         "correspondences",
         put([5, 6, 0, 7], P, "bbox", 3, 0),
-        r"image 3 .*has the empty box \[5, 6, 0, 7\], which nothing can be cut from",
+        r"image 3 .*has the empty box \[5, 6, 0, 7\]; a box needs at least one pixel",
     ),
     "no pair": ("correspondences", put([[], [], []], P, "knn_bbox_pair", 3), "image 3 .*has no pair; stage 3 needs"),
     "seven numbers": ("correspondences", put([[[1] * 7]], P, "knn_bbox_pair", 3), "neighbour 0: .* not a list of 8"),
@@ -380,7 +380,7 @@ def test_a_bad_file_is_refused_with_the_value(
         read(tmp_path / "run", images, **{name: path})
 
 
-def test_the_roi_of_a_neighbour_must_be_there_too(
+def test_the_roi_of_a_neighbour_must_exist_too(
     images: ImageTable, documents: dict[str, dict], tmp_path: Path, write: Write
 ) -> None:
     pair = documents["correspondences"][P]["knn_bbox_pair"][3][1][1]
@@ -400,15 +400,13 @@ def test_files_of_different_runs_are_refused(
         read(tmp_path / "run", images, correspondences=files["correspondences"], neighbours=write("other", other))
 
 
-def test_per_image_of_its_own_is_needed_for_each_name(
-    images: ImageTable, files: dict[str, Path], tmp_path: Path
-) -> None:
+def test_each_name_needs_its_own_image(images: ImageTable, files: dict[str, Path], tmp_path: Path) -> None:
     fewer = replace(images, names=images.names[:-1], sizes_wh=images.sizes_wh[:-1], digests=images.digests[:-1])
     with pytest.raises(ValueError, match=r"lists 11 images and the run has 10: 1 \(010\.jpg\) of the file"):
         read(tmp_path / "run", fewer, **files)
 
 
-def test_without_a_file_the_way_is_told(tmp_path: Path) -> None:
+def test_without_a_file_the_options_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give --proposals, --neighbours or --correspondences"):
         PublishedFiles()
     with pytest.raises(FileNotFoundError, match=r"no file at .*none\.json"):

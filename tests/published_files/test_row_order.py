@@ -16,7 +16,7 @@ def arrays_of(sizes: list[int]) -> list[np.ndarray]:
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.integers(1, 5), st.randoms(use_true_random=False))
-def test_arrays_come_by_rows_whatever_the_order_of_the_file(
+def test_arrays_are_returned_by_row_for_any_order_of_the_file(
     tmp_path_factory, sizes: list[int], step: int, random
 ) -> None:
     row_of = list(range(len(sizes)))
@@ -31,7 +31,7 @@ def test_arrays_come_by_rows_whatever_the_order_of_the_file(
         assert found[row].dtype == np.float32
 
 
-def test_a_file_in_the_order_of_the_run_is_read_as_far_as_is_asked(tmp_path: Path) -> None:
+def test_a_file_in_the_order_of_the_run_is_read_only_as_far_as_needed(tmp_path: Path) -> None:
     read: list[int] = []
     in_rows = RowOrderedReader(iter(arrays_of([1, 2, 3, 4])), np.arange(4), tmp_path, "f", report=read.append)
     in_rows(slice(0, 2))
@@ -40,13 +40,13 @@ def test_a_file_in_the_order_of_the_run_is_read_as_far_as_is_asked(tmp_path: Pat
     assert read == [1, 1, 1, 1]
 
 
-def test_slices_that_are_not_asked_for_are_passed_over(tmp_path: Path) -> None:
+def test_slices_may_be_skipped(tmp_path: Path) -> None:
     in_rows = RowOrderedReader(iter(arrays_of([1, 2, 0, 4])), np.arange(4), tmp_path, "f")
     assert [len(part) for part in in_rows(slice(2, 4))] == [0, 4]
 
 
 @pytest.mark.parametrize("number", [0, 3, 5, 9])
-def test_another_number_of_images_is_told_with_both_numbers(tmp_path: Path, number: int) -> None:
+def test_another_number_of_images_is_refused_with_both_numbers(tmp_path: Path, number: int) -> None:
     in_rows = RowOrderedReader(iter(arrays_of([1] * number)), np.arange(4), tmp_path, "boxes.json")
     with pytest.raises(ValueError, match=rf"boxes\.json lists {number} images and the run has 4; .*rejected\.csv"):
         in_rows(slice(0, 4))

@@ -20,7 +20,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> tables.Table:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 9), max_size=20))
-def test_rows_come_in_the_order_asked_for(table: tables.Table, rows: list[int]) -> None:
+def test_rows_are_returned_in_the_given_order(table: tables.Table, rows: list[int]) -> None:
     wanted = np.array(rows, dtype=np.int64)
     np.testing.assert_array_equal(take_rows(table, "number", wanted), wanted)
     boxes = take_rows(table, "box", wanted)
@@ -29,7 +29,7 @@ def test_rows_come_in_the_order_asked_for(table: tables.Table, rows: list[int]) 
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 5)), max_size=8))
-def test_ranges_are_those_of_python(starts_and_counts: list[tuple[int, int]]) -> None:
+def test_ranges_equal_those_of_python(starts_and_counts: list[tuple[int, int]]) -> None:
     starts = np.array([start for start, _ in starts_and_counts], dtype=np.int64)
     stops = np.array([start + count for start, count in starts_and_counts], dtype=np.int64)
     assert ranges(starts, stops).tolist() == [

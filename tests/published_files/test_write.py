@@ -83,7 +83,7 @@ def assert_same(one: Path, other: Path) -> None:
         assert values.dtype == second[name].dtype, name
 
 
-def test_files_come_back_byte_for_byte(
+def test_files_survive_the_round_trip_byte_for_byte(
     images: ImageTable, documents: dict[str, dict], tmp_path: Path, write: Write
 ) -> None:
     files = {name: write(name, document) for name, document in documents.items()}
@@ -94,7 +94,7 @@ def test_files_come_back_byte_for_byte(
         assert path.read_bytes() == files[kind].read_bytes()
 
 
-def test_more_neighbours_than_pairs_come_back_byte_for_byte(
+def test_neighbours_without_pairs_survive_the_round_trip_byte_for_byte(
     images: ImageTable, documents: dict[str, dict], tmp_path: Path, write: Write
 ) -> None:
     content = documents["correspondences"]["pseudo_annotations"]
@@ -107,7 +107,7 @@ def test_more_neighbours_than_pairs_come_back_byte_for_byte(
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**32 - 1), st.integers(4, 9), st.sampled_from(["", "train2017/"]))
-def test_any_files_come_back_byte_for_byte(tmp_path_factory, seed: int, number: int, folder: str) -> None:
+def test_any_files_survive_the_round_trip_byte_for_byte(tmp_path_factory, seed: int, number: int, folder: str) -> None:
     tmp_path, generator = tmp_path_factory.mktemp("files"), np.random.default_rng(seed)
     names = tuple(f"{folder}{index}.jpg" for index in range(number))
     images = ImageTable(root=SOURCE, names=names, sizes_wh=((640, 480),) * number, digests=names)
@@ -123,7 +123,7 @@ def test_any_files_come_back_byte_for_byte(tmp_path_factory, seed: int, number: 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**32 - 1), st.booleans())
-def test_any_tables_come_back_to_the_bit(
+def test_any_tables_survive_the_round_trip_bit_for_bit(
     tmp_path_factory, images: ImageTable, seed: int, round_to_pixels: bool
 ) -> None:
     tmp_path = tmp_path_factory.mktemp("tables")
@@ -133,7 +133,7 @@ def test_any_tables_come_back_to_the_bit(
     assert_same(tmp_path / "run", tmp_path / "again")
 
 
-def test_a_run_of_ours_is_written_with_its_settings_in_the_published_words(images: ImageTable, tmp_path: Path) -> None:
+def test_our_tables_are_written_with_options_under_published_names(images: ImageTable, tmp_path: Path) -> None:
     own_run(tmp_path / "run", images, np.random.default_rng(0), round_to_pixels=True)
     write_published(tmp_path / "run", images, SOURCE, tmp_path, "coco")
     proposals, neighbours, found = (json.loads(path.read_text()) for path in written(tmp_path).values())
@@ -189,7 +189,7 @@ def test_blocks_of_any_size_give_the_same_files(
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_pairs_with_per_image_that_is_no_neighbour_are_refused(images: ImageTable, tmp_path: Path) -> None:
+def test_pairs_with_an_image_that_is_no_neighbour_are_refused(images: ImageTable, tmp_path: Path) -> None:
     own_run(tmp_path / "run", images, np.random.default_rng(0))
     table = tables.load(tmp_path / "run/correspondences")
     columns = {name: table.column(name).copy() for name in table.column_names}
@@ -200,7 +200,7 @@ def test_pairs_with_per_image_that_is_no_neighbour_are_refused(images: ImageTabl
         write_published(tmp_path / "run", images, SOURCE, tmp_path, "coco")
 
 
-def test_what_was_not_read_is_not_written(
+def test_a_missing_table_gives_no_file(
     images: ImageTable, documents: dict[str, dict], tmp_path: Path, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     read(tmp_path / "run", images, {"neighbours": write("neighbours", documents["neighbours"])})
@@ -210,20 +210,20 @@ def test_what_was_not_read_is_not_written(
     assert "no file of format selective_search_proposal is written" in caplog.text
 
 
-def test_without_tables_the_way_is_told(images: ImageTable, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no finished stage 2; make it with 'orl discover'"):
+def test_a_run_without_tables_is_refused(images: ImageTable, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="has no finished stage 2; make it with 'orl discover'"):
         write_published(tmp_path, images, SOURCE, tmp_path, "coco")
 
 
-def test_files_that_are_there_are_kept_unless_told(images: ImageTable, tmp_path: Path) -> None:
+def test_existing_files_are_kept_without_overwrite(images: ImageTable, tmp_path: Path) -> None:
     own_run(tmp_path / "run", images, np.random.default_rng(0))
     write_published(tmp_path / "run", images, SOURCE, tmp_path, "coco")
-    with pytest.raises(FileExistsError, match=r"coco_selective_search_proposal\.json is there already.*--overwrite"):
+    with pytest.raises(FileExistsError, match=r"coco_selective_search_proposal\.json exists already.*--overwrite"):
         write_published(tmp_path / "run", images, SOURCE, tmp_path, "coco")
     write_published(tmp_path / "run", images, SOURCE, tmp_path, "coco", overwrite=True)
 
 
-def test_a_file_is_whole_or_not_there(images: ImageTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_written_atomically(images: ImageTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own_run(tmp_path / "run", images, np.random.default_rng(0))
     monkeypatch.setattr(writing.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("No space left on device")))
     with pytest.raises(OSError, match="No space left"):

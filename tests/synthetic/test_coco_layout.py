@@ -57,7 +57,7 @@ def test_runs_are_those_that_pycocotools_reads(seed: int, height: int, width: in
 
 
 def test_a_folder_without_scenes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no finished drawing"):
+    with pytest.raises(ValueError, match="has no finished synthetic scenes"):
         write_coco(tmp_path)
 
 

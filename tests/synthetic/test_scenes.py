@@ -30,7 +30,7 @@ def test_scenes_are_a_voc_devkit_of_eight_classes(devkit: Path) -> None:
     assert 30 < sum(len(boxes) for boxes in labels.boxes) < 4 * 30
 
 
-def test_lists_say_what_the_annotations_say(devkit: Path) -> None:
+def test_class_lists_agree_with_the_annotations(devkit: Path) -> None:
     labels = read_labels(devkit)
     assert labels is not None
     for row in range(len(labels)):
@@ -40,7 +40,7 @@ def test_lists_say_what_the_annotations_say(devkit: Path) -> None:
             assert labels.labels[row, column] == expected
 
 
-def test_boxes_are_those_of_the_masks(devkit: Path) -> None:
+def test_boxes_enclose_their_masks(devkit: Path) -> None:
     labels = read_labels(devkit)
     assert labels is not None
     for name, boxes in zip(labels.names, labels.boxes):
@@ -54,7 +54,7 @@ def test_boxes_are_those_of_the_masks(devkit: Path) -> None:
         assert boxes.tolist() == found
 
 
-def test_a_scene_depends_on_seed_and_number_alone() -> None:
+def test_a_scene_depends_on_seed_and_index_alone() -> None:
     first, again = draw_scene(3, 7, SIZE), draw_scene(3, 7, SIZE)
     np.testing.assert_array_equal(first.image, again.image)
     np.testing.assert_array_equal(first.mask, again.mask)
@@ -69,7 +69,7 @@ def test_more_scenes_begin_with_the_same_ones(devkit: Path, tmp_path: Path) -> N
         assert (tmp_path / "more" / "JPEGImages" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_colour_tells_nothing_of_the_class() -> None:
+def test_the_class_cannot_be_predicted_from_the_colour() -> None:
     """The mean colour of an object varies far more within a class than between the classes' means."""
     colours: dict[str, list[np.ndarray]] = {name: [] for name in CLASSES}
     for index in range(150):
@@ -94,7 +94,7 @@ def test_objects_overlap_little_and_selective_search_finds_most() -> None:
     assert np.mean(np.array(best) > 0.5) > 0.8
 
 
-def test_a_finished_drawing_is_left_alone_and_an_unfinished_one_is_finished(tmp_path: Path) -> None:
+def test_finished_scenes_are_kept_and_unfinished_ones_completed(tmp_path: Path) -> None:
     folder = tmp_path / "scenes"
     settings = {"num_trainval": 4, "num_test": 2, "size_wh": SIZE, "seed": 0, "quiet": True}
     draw_scenes(folder, **settings)
@@ -109,20 +109,21 @@ def test_a_finished_drawing_is_left_alone_and_an_unfinished_one_is_finished(tmp_
     assert image.read_bytes() == before
 
 
-def test_a_folder_of_anything_else_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     settings = {"num_trainval": 2, "num_test": 1, "size_wh": SIZE, "quiet": True}
     draw_scenes(tmp_path / "a", seed=0, **settings)
-    with pytest.raises(ValueError, match="holds scenes of other settings"):
+    with pytest.raises(ValueError, match="has scenes of other options"):
         draw_scenes(tmp_path / "a", seed=1, **settings)
     assert json.loads((tmp_path / "a" / "scenes.json").read_text())["seed"] == 0
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "holiday.jpg").write_bytes(b"x")
-    with pytest.raises(ValueError, match="is not empty and holds no drawn scenes"):
+    with pytest.raises(ValueError, match="is not empty and has no synthetic scenes"):
         draw_scenes(tmp_path / "b", seed=0, **settings)
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"), [({"num_test": -1}, "num_test is -1"), ({"size_wh": (20, 90)}, "20x90")]
+    ("change", "complaint"),
+    [({"num_test": -1}, "num_test must be from 0 to 500000, got -1"), ({"size_wh": (20, 90)}, "20x90")],
 )
 def test_impossible_scenes_are_refused(tmp_path: Path, change: dict, complaint: str) -> None:
     settings = {"num_trainval": 2, "num_test": 1, "size_wh": SIZE, "seed": 0, "quiet": True}

@@ -50,14 +50,14 @@ def plain(count: int) -> dict[str, torch.Tensor]:
 
 
 @both_ways
-def test_no_change_is_normalisation_alone(way: Way) -> None:
+def test_without_colour_changes_a_view_is_only_normalised(way: Way) -> None:
     crops = (images() * 255).to(torch.uint8)
     found = way(crops, ColourParameters(**plain(4)), CPU)
     torch.testing.assert_close(found, normalise(crops))
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_normalised_values_by_hand() -> None:
+def test_normalised_values_are_those_computed_by_hand() -> None:
     crops = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
     expected = torch.tensor([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225])
     torch.testing.assert_close(normalise(crops)[0, :, 0, 0], expected)
@@ -85,7 +85,7 @@ def test_hue_of_gray_black_and_white_stays() -> None:
     torch.testing.assert_close(adjust_hue(batch, torch.tensor([0.1, 0.3, -0.2])), batch)
 
 
-def test_a_third_of_a_turn_makes_red_green() -> None:
+def test_a_hue_shift_of_a_third_makes_red_green() -> None:
     red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)
     torch.testing.assert_close(adjust_hue(red, torch.tensor([1 / 3])).flatten(), torch.tensor([0.0, 1, 0]))
 
@@ -142,7 +142,7 @@ def test_jitter_follows_each_images_own_order(way: Way) -> None:
 
 
 @both_ways
-def test_each_image_is_changed_by_its_own_draw_only(way: Way) -> None:
+def test_each_image_is_changed_by_its_own_parameters_only(way: Way) -> None:
     crops = (images() * 255).to(torch.uint8)
     values = plain(4)
     values["flip"][0] = values["gray"][1] = values["solarise"][2] = True
@@ -176,7 +176,7 @@ def test_a_view_does_not_depend_on_the_batch_that_it_is_in(way: Way) -> None:
 
 
 @pytest.mark.parametrize("num_threads", [2, 3, 40])
-def test_threads_give_the_same_views_to_the_bit(num_threads: int) -> None:
+def test_any_number_of_threads_gives_the_same_views(num_threads: int) -> None:
     crops, parameters = (images(11) * 255).to(torch.uint8), drawn(WILD, 11, seed=2)
     expected = augment(crops, parameters, CPU)
     before = torch.get_num_threads()
@@ -215,7 +215,7 @@ WILD = ColourDistribution(
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 12), st.integers(1, 40), st.integers(1, 40))
-def test_both_ways_agree(seed: int, count: int, height: int, width: int) -> None:
+def test_gpu_and_cpu_code_agree(seed: int, count: int, height: int, width: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (count, 3, height, width), dtype=np.uint8)
     pixels[0, :, : height // 2] = pixels[0, :1, : height // 2]  # gray has no hue
     crops, parameters = torch.from_numpy(pixels), drawn(WILD, count, seed)
@@ -230,7 +230,7 @@ def test_both_ways_agree(seed: int, count: int, height: int, width: int) -> None
 
 @pytest.mark.parametrize("field", ["flip", "brightness", "contrast", "saturation", "hue", "gray", "sigma", "solarise"])
 @pytest.mark.parametrize("side", [1, 2, 5, 33])
-def test_both_ways_agree_on_each_operation_alone(field: str, side: int) -> None:
+def test_gpu_and_cpu_code_agree_on_each_operation(field: str, side: int) -> None:
     crops, values = (images(3, side) * 255).to(torch.uint8), plain(3)
     if field in ("flip", "gray", "solarise"):
         values[field][:2] = True
@@ -279,7 +279,7 @@ def measures(views: torch.Tensor) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_distribution_is_that_of_torchvisions_pipeline(method: str) -> None:
+def test_colours_are_distributed_as_in_torchvisions_pipeline(method: str) -> None:
     (brightness, contrast, saturation, hue), blur, solarised = METHODS[method]
     jitter = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
     distribution = ColourDistribution(**jitter, blur_probability=blur, solarise_probability=solarised)
@@ -306,7 +306,7 @@ def test_the_distribution_is_that_of_torchvisions_pipeline(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_factors_fill_the_ranges_of_their_method(method: str) -> None:
+def test_factors_fill_their_ranges(method: str) -> None:
     (brightness, contrast, saturation, hue), _, _ = METHODS[method]
     distribution = ColourDistribution(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
     draws = drawn(distribution, 3000, seed=9)
@@ -320,7 +320,7 @@ def test_factors_fill_the_ranges_of_their_method(method: str) -> None:
         assert fractions.mean().item() == pytest.approx(0, abs=0.05)
 
 
-def test_chances_are_obeyed() -> None:
+def test_changes_occur_with_their_probabilities() -> None:
     distribution = ColourDistribution(solarise_probability=0.2, blur_probability=0.1)
     draws = [sample_colours(distribution, np.random.default_rng(index)) for index in range(4000)]
     fractions = {
@@ -342,21 +342,21 @@ def test_chances_are_obeyed() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("brightness", 1.2, r"brightness is 1.2, which is outside \[0, 1\]"),
-        ("hue", 0.6, r"hue is 0.6, which is outside \[0, 0.5\]"),
-        ("gray_probability", -0.1, r"gray_probability is -0.1, which is outside \[0, 1\]"),
-        ("blur_sigma_px", (0.0, 2.0), r"blur_sigma_px is \(0.0, 2.0\): give the least, above 0"),
-        ("blur_sigma_px", (2.0, 1.0), r"blur_sigma_px is \(2.0, 1.0\): give the least, above 0"),
+        ("brightness", 1.2, r"brightness must be in \[0, 1\], got 1.2"),
+        ("hue", 0.6, r"hue must be in \[0, 0.5\], got 0.6"),
+        ("gray_probability", -0.1, r"gray_probability must be in \[0, 1\], got -0.1"),
+        ("blur_sigma_px", (0.0, 2.0), r"two numbers above 0, the smaller first, got \(0.0, 2.0\)"),
+        ("blur_sigma_px", (2.0, 1.0), r"two numbers above 0, the smaller first, got \(2.0, 1.0\)"),
     ],
 )
-def test_what_is_no_chance_or_range_is_refused(field: str, value: object, message: str) -> None:
+def test_values_outside_their_range_are_refused(field: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ColourDistribution(**{field: value})
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_views_are_those_of_the_cpu_and_nothing_waits_for_it() -> None:
+def test_views_on_a_gpu_equal_those_of_the_cpu_without_synchronisation() -> None:
     crops, parameters = (images(16, 64) * 255).to(torch.uint8), drawn(WILD, 16, seed=5)
     device = torch.device("cuda")
     augment(crops.pin_memory(), parameters, device)

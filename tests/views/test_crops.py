@@ -49,7 +49,7 @@ def rows_then_columns(crop: np.ndarray, size_px: int) -> np.ndarray:
 
 @pytest.mark.parametrize("size_px", [24, 64])
 @pytest.mark.parametrize("size_wh", SHAPES_WH)
-def test_boxes_cut_together_equal_pillows_up_to_rounding(size_wh: tuple[int, int], size_px: int) -> None:
+def test_boxes_cut_in_a_batch_equal_pillows_up_to_rounding(size_wh: tuple[int, int], size_px: int) -> None:
     whole = image(90, 70)
     # At the top left, at the bottom right, in between.
     lefts, tops = ((0, rest, rest // 2) for rest in (90 - size_wh[0], 70 - size_wh[1]))
@@ -66,7 +66,7 @@ def test_boxes_cut_together_equal_pillows_up_to_rounding(size_wh: tuple[int, int
 
 
 @pytest.mark.parametrize("size_wh", [(600, 450), (450, 600), (300, 900), (2000, 1500)])
-def test_boxes_cut_together_equal_pillows_single_cut_up_to_rounding_on_a_smooth_image(
+def test_boxes_cut_in_a_batch_equal_pillows_single_crop_on_a_smooth_image(
     size_wh: tuple[int, int],
 ) -> None:
     y, x = np.mgrid[: size_wh[1], : size_wh[0]]
@@ -80,7 +80,7 @@ def test_boxes_cut_together_equal_pillows_single_cut_up_to_rounding_on_a_smooth_
         assert difference.mean() <= 0.02
 
 
-def test_boxes_cut_together_are_rounded_and_ended_at_the_image_as_a_single_one() -> None:
+def test_boxes_cut_in_a_batch_are_rounded_and_clipped_as_a_single_one() -> None:
     whole = image(40, 30)
     boxes = np.stack([box(-5, -5, 45, 35), box(10.1, 5.2, 10.2, 5.3), box(9.6, 3.4, 17.6, 11.4)])
     found = cut_boxes(whole, boxes, 8).permute(0, 2, 3, 1).numpy()
@@ -93,7 +93,7 @@ def test_no_boxes_give_no_crops() -> None:
     assert cut_boxes(image(40, 30), np.zeros((0, 4), np.float32), 8).shape == (0, 3, 8, 8)
 
 
-def test_per_image_in_another_layout_or_that_may_not_be_written_gives_the_same_crops() -> None:
+def test_the_memory_layout_of_an_image_does_not_change_its_crops() -> None:
     whole, boxes = image(40, 30), box(3, 2, 30, 20)[None]
     locked = whole.copy()
     locked.setflags(write=False)
@@ -106,7 +106,7 @@ def test_one_of_several_boxes_outside_the_image_is_refused() -> None:
         cut_boxes(image(40, 30), np.stack([box(0, 0, 5, 5), box(0, 30, 5, 40)]), 8)
 
 
-def test_centre_box_known_answer() -> None:
+def test_the_centre_box_of_known_sizes() -> None:
     np.testing.assert_array_equal(centre_box((100, 60), 40, 20), [30, 20, 70, 40])
 
 
@@ -148,7 +148,7 @@ def test_random_crops_lie_inside_and_obey_area_and_shape() -> None:
         assert 0.72 < (right - left) / (bottom - top) < 1.39
 
 
-def test_per_image_that_no_shape_fits_gives_its_centre() -> None:
+def test_without_a_shape_that_fits_the_crop_is_the_centre() -> None:
     np.testing.assert_allclose(
         random_resized_crop((400, 30), (0.9, 1.0), RATIOS, np.random.default_rng(0)), [180, 0, 220, 30]
     )

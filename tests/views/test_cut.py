@@ -66,21 +66,19 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         ((0.5, 300), 224, 1),
     ],
 )
-def test_per_image_is_reduced_as_far_as_its_crop_has_a_pixel_for_each_of_the_view(
+def test_the_largest_reduction_keeps_a_pixel_of_the_crop_for_each_of_the_view(
     sides: tuple[float, float], size_px: int, expected: int
 ) -> None:
     assert largest_reduction([place(0, (7, 3, 7 + sides[0], 3 + sides[1]), size_px)]) == expected
 
 
 @given(st.lists(st.tuples(st.floats(1, 3000), st.floats(1, 3000), st.sampled_from([32, 96, 224])), min_size=1))
-def test_the_crop_that_needs_most_decides(rows: list[tuple[float, float, int]]) -> None:
+def test_the_smallest_crop_decides_the_reduction(rows: list[tuple[float, float, int]]) -> None:
     view_boxes = [place(0, (0, 0, width, height), size_px) for width, height, size_px in rows]
     assert largest_reduction(view_boxes) == min(largest_reduction([one]) for one in view_boxes)
 
 
-def test_each_image_is_read_once_as_much_reduced_as_its_own_crops_allow(
-    images: ImageTable, reads: list[tuple[str, int]]
-) -> None:
+def test_each_image_is_read_once_at_its_own_largest_reduction(images: ImageTable, reads: list[tuple[str, int]]) -> None:
     view_boxes = {
         "view_1": place(0, (0, 0, 400, 300), 64),
         "view_2": place(0, (100, 50, 228, 178), 64),
@@ -94,7 +92,9 @@ def test_each_image_is_read_once_as_much_reduced_as_its_own_crops_allow(
     assert all(view.crop.is_contiguous() and view.colours == COLOURS for view in sample.values())
 
 
-def test_without_reduction_crops_are_those_of_the_whole_image(images: ImageTable, reads: list[tuple[str, int]]) -> None:
+def test_without_reduction_crops_are_those_of_the_full_size_image(
+    images: ImageTable, reads: list[tuple[str, int]]
+) -> None:
     view_boxes = {"a": place(0, (3.4, 8, 90, 70.6), 64), "b": place(0, (0, 0, 643, 485), 64)}
     sample = cut_views(images, view_boxes)
     assert reads == [("0.jpg", 1)]
@@ -105,7 +105,7 @@ def test_without_reduction_crops_are_those_of_the_whole_image(images: ImageTable
 
 @pytest.mark.parametrize("image", [0, 1, 2])
 @pytest.mark.parametrize(("size_px", "reduction"), [(120, 2), (60, 4), (30, 8)])
-def test_crops_of_a_reduced_image_are_those_of_the_whole_one_within_half_a_pixel(
+def test_crops_of_a_reduced_image_lie_within_half_a_pixel_of_those_at_full_size(
     images: ImageTable, reads: list[tuple[str, int]], image: int, size_px: int, reduction: int
 ) -> None:
     boxes = [(0, 0, 643, 485), (101, 3, 350, 244), (402.3, 241.8, 643, 485)]
@@ -122,7 +122,7 @@ def test_crops_of_a_reduced_image_are_those_of_the_whole_one_within_half_a_pixel
         assert difference < moved
 
 
-def test_per_image_of_one_place_for_every_value_keeps_its_places_when_reduced(tmp_path: Path) -> None:
+def test_positions_are_kept_when_an_image_is_reduced(tmp_path: Path) -> None:
     ramp = np.zeros((512, 640, 3), dtype=np.uint8)
     ramp[..., 0] = np.arange(640) * 255 // 639
     ramp[..., 1] = np.arange(512)[:, None] * 255 // 511
@@ -136,7 +136,7 @@ def test_per_image_of_one_place_for_every_value_keeps_its_places_when_reduced(tm
         torch.testing.assert_close(crop[1].mean(1)[2:-2], (columns - 128)[2:-2] * 255 / 512, atol=2, rtol=0)
 
 
-def test_another_size_than_when_scanned_is_noticed_in_a_reduced_image_too(images: ImageTable, tmp_path: Path) -> None:
+def test_a_changed_size_is_found_in_a_reduced_image_too(images: ImageTable, tmp_path: Path) -> None:
     Image.new("RGB", (400, 300)).save(tmp_path / "0.jpg")
     changed = ImageTable(root=tmp_path, names=("0.jpg",), sizes_wh=((643, 485),), digests=("a",))
     for size_px in (224, 32):
@@ -144,7 +144,7 @@ def test_another_size_than_when_scanned_is_noticed_in_a_reduced_image_too(images
             cut_views(changed, {"a": place(0, (0, 0, 300, 300), size_px)})
 
 
-def test_a_packed_image_is_read_as_it_is(images: ImageTable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_packed_image_is_read_at_full_size(images: ImageTable, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = load_image(images.path(0))
     reductions = []
 
@@ -158,7 +158,7 @@ def test_a_packed_image_is_read_as_it_is(images: ImageTable, monkeypatch: pytest
     assert reductions == [1]
 
 
-def test_per_image_on_its_side_has_the_size_that_it_has_upright(images: ImageTable) -> None:
+def test_an_image_stored_sideways_has_its_upright_size(images: ImageTable) -> None:
     upright, turned = (cut_views(images, {"a": place(image, (0, 0, 640, 480), 60)})["a"].crop for image in (0, 1))
     # The same scene, coded by JPEG in one direction and in the other.
     assert (upright.float() - turned.float()).abs().mean() < 6

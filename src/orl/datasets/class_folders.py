@@ -1,4 +1,4 @@
-"""Data sets of one label an image, as they are published: ImageNet, Places205, iNaturalist 2018, any class folders."""
+"""Readers of classification data sets: ImageNet, Places205, iNaturalist 2018, and any folders of classes."""
 
 import os
 from collections.abc import Sequence
@@ -20,21 +20,20 @@ PLACES_IMAGES = ("data/vision/torralba/deeplearning/images256", "images256", "im
 
 
 def read_classified(root: Path, dataset: ClassifiedDataset, split: ClassifiedSplit) -> ClassifiedImages:
-    """One split of a data set; no image is opened, but all that are listed are there.
+    """Read one split of a data set, and check that all its images exist; no image is opened.
 
     Args:
-        root: the data set's folder.
-        dataset: its layout. 'folder': `<split>/<class>/` with images at any depth. 'imagenet': the same; where
-            `meta/<split>_labeled.txt`, `meta/<split>.txt` or `<split>.txt` is there with lines 'name class number', the
-            list decides, and the names start from `<split>/`. 'places205':
-            `trainvalsplit_places205/<split>_places205.csv`, images below
-            `data/vision/torralba/deeplearning/images256/` or `images256/`. 'inat18': `<split>2018.json`, images below
-            the root.
-        split: which.
+        root: folder of the data set.
+        dataset: layout of the data set. 'folder': `<split>/<class>/` with images at any depth. 'imagenet': a list
+            `meta/<split>_labeled.txt`, `meta/<split>.txt` or `<split>.txt` with lines 'name class_number' below
+            `<split>/`, or without a list as 'folder'. 'places205': `trainvalsplit_places205/<split>_places205.csv`,
+            images below `data/vision/torralba/deeplearning/images256/` or `images256/`. 'inat18': `<split>2018.json`,
+            images below the root.
+        split: 'train' or 'val'.
 
     Raises:
-        FileNotFoundError: if the folder or the list is not there.
-        ValueError: if it is damaged: a line, a class, a name, a missing image, one class only.
+        FileNotFoundError: if the folder or the list does not exist.
+        ValueError: if a line, class or name is wrong, an image is missing, or there are fewer than two classes.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"no data set at {root}: there is no such folder")
@@ -48,10 +47,11 @@ def read_classified(root: Path, dataset: ClassifiedDataset, split: ClassifiedSpl
 
 
 def read_train_val(root: Path, dataset: ClassifiedDataset) -> tuple[ClassifiedImages, ClassifiedImages]:
-    """Train and val of a data set, checked against each other.
+    """Read the splits train and val of a data set, and check that they fit together.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_classified` and `check_train_val`.
+        FileNotFoundError: if a folder or list does not exist.
+        ValueError: if a split is damaged, the classes differ, or an image is in both splits.
     """
     train, val = read_classified(root, dataset, "train"), read_classified(root, dataset, "val")
     check_train_val(train, val)
@@ -63,8 +63,8 @@ def _read_folders(root: Path, split: str) -> ClassifiedImages:
     loose = [name for name in names if "/" not in name]
     if loose:
         raise ValueError(
-            f"{len(loose)} images lie in {folder} itself and so in no class, such as {loose[0]}; put them into class "
-            f"folders, or for ImageNet give meta/{split}.txt with lines 'name class number'"
+            f"{len(loose)} images are in {folder} itself and not in a class folder, such as {loose[0]}; move them into "
+            f"class folders, or for ImageNet add meta/{split}.txt with lines 'name class_number'"
         )
     classes = class_folders(folder)
     columns = {name: column for column, name in enumerate(classes)}
@@ -72,26 +72,26 @@ def _read_folders(root: Path, split: str) -> ClassifiedImages:
     empty = [classes[column] for column in np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)]
     if empty:
         raise ValueError(
-            f"{len(empty)} class folders of {folder} hold no image, such as {empty[0]!r}; fill or delete it"
+            f"{len(empty)} class folders of {folder} have no image, such as {empty[0]!r}; fill or delete it"
         )
     check_classes(classes, labels, folder)
     return ClassifiedImages(root=folder, split=split, classes=classes, names=tuple(names), labels=labels)
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
-    """The classes of a folder of class folders, sorted; hidden ones are none."""
+    """List the class folders below a folder, sorted, without hidden ones."""
     with os.scandir(folder) as found:
         return tuple(sorted(entry.name for entry in found if entry.is_dir() and not entry.name.startswith(".")))
 
 
 def _imagenet_list(root: Path, split: str) -> Path | None:
-    """OpenSelfSup's meta/train.txt has names alone and is none; beside it lies meta/train_labeled.txt."""
+    """Find the list with class numbers; OpenSelfSup's meta/train.txt has names only, meta/train_labeled.txt both."""
     paths = [root / "meta" / f"{split}_labeled.txt", root / "meta" / f"{split}.txt", root / f"{split}.txt"]
     return next((path for path in paths if path.is_file() and has_numbers(path)), None)
 
 
 def _read_imagenet_list(root: Path, split: str, path: Path) -> ClassifiedImages:
-    """The published list of val names images without a folder; many have moved them into class folders since."""
+    """Read an ImageNet list; the published val list has no class folders, but many copies of val have them."""
     entries, folder = read_list(path), root / split
     classes = _imagenet_classes(root)
     if classes and (folder / classes[0]).is_dir():
@@ -101,14 +101,14 @@ def _read_imagenet_list(root: Path, split: str, path: Path) -> ClassifiedImages:
 
 
 def _imagenet_classes(root: Path) -> tuple[str, ...]:
-    """As the list of train has them; where it has no folders or is not there, the sorted folders of train."""
+    """Return the class folders in the order of train's list, or without such a list the sorted folders of train."""
     path = _imagenet_list(root, "train")
     entries = [] if path is None else read_list(path)
     if path is not None and any("/" in entry.name for entry in entries):
         return folder_classes(entries, path)
     if not (root / "train").is_dir():
         raise FileNotFoundError(
-            f"the class names of {root} come from meta/train.txt or the folders of train: neither is"
+            f"no class names in {root}: there is neither a meta/train.txt with folders nor a folder train"
         )
     return class_folders(root / "train")
 
@@ -120,11 +120,13 @@ def _in_its_folder(entry: Entry, classes: Sequence[str]) -> Entry:
 
 
 def _check_folders(entries: Sequence[Entry], classes: Sequence[str], path: Path) -> None:
-    """Another order of the classes in one of two lists would spoil every score and show nowhere else."""
+    """Check that both lists number the classes alike: another order would silently spoil every score."""
     for where, name, label in entries:
         folder = name.rpartition("/")[0]
         if folder and label < len(classes) and folder != classes[label]:
-            raise ValueError(f"{path}, {where}: {name} is of class {label}, which is {classes[label]!r} in train")
+            raise ValueError(
+                f"{path}, {where}: {name} has class {label}, but class {label} is {classes[label]!r} in train"
+            )
 
 
 def _read_places(root: Path, split: str) -> ClassifiedImages:

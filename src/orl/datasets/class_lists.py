@@ -1,4 +1,4 @@
-"""Lists of images with a class each: every line is checked, and that its image is there, before anything long."""
+"""Lists of images with one class each: all lines and files are checked before any image is opened."""
 
 import os
 from collections import defaultdict
@@ -14,21 +14,21 @@ from orl.datasets.classified import ClassifiedImages
 
 
 class Entry(NamedTuple):
-    """One image of a list."""
+    """One line of a list: an image and its class."""
 
     where: str
-    """Where it stands, for messages: 'line 3'."""
+    """Position in the list for error messages, such as 'line 3'."""
     name: str
     """Path below the images' folder."""
     label: int
 
 
 def read_list(path: Path) -> list[Entry]:
-    """The lines 'name label' of a list; a name may hold blanks.
+    """Read a list of lines 'name label'; a name may contain blanks.
 
     Raises:
-        FileNotFoundError: if there is no list.
-        ValueError: if it is no text, a line is something else, or a name leads out of the folder.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is not UTF-8 text, a line has another format, or a name leads out of the folder.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -41,43 +41,46 @@ def read_list(path: Path) -> list[Entry]:
             where = f"line {number}"
             entries.append(Entry(where, plain_name(name.strip(), where, path), int(label)))
         elif line.strip():
-            raise ValueError(f"{path}, line {number}: {line[:80]!r} is not an image's name, a blank and a class number")
+            raise ValueError(f"{path}, line {number}: expected 'name class_number', got {line[:80]!r}")
     return entries
 
 
 def has_numbers(path: Path) -> bool:
-    """Whether a list has class numbers in its first line, and so is not one of names alone."""
+    """Return True if the first line of a list has a class number after the name."""
     with open(path, encoding="utf-8-sig", errors="replace") as lines:
         first = next((line.split() for line in lines if line.strip()), [])
     return len(first) != 1
 
 
 def plain_name(name: str, where: str, path: Path) -> str:
-    """A name without './' and the like.
+    """Normalise a path below the images' folder: drop './' and duplicate slashes.
 
     Raises:
-        ValueError: if it leads out of the images' folder.
+        ValueError: if the path leads out of the images' folder.
     """
     if name.startswith("/") or ".." in name.split("/"):
-        raise ValueError(f"{path}, {where}: {name!r} leads out of the images' folder; names start from there")
+        raise ValueError(f"{path}, {where}: {name!r} leads out of the images' folder; give paths relative to it")
     return PurePosixPath(name).as_posix()
 
 
 def folder_classes(entries: Sequence[Entry], path: Path) -> tuple[str, ...]:
-    """The class that each number stands for: the folder of its images.
+    """Find the folder that each class number stands for.
 
     Raises:
-        ValueError: if an image lies in no folder, a number stands for two folders, a folder for two numbers, or a number
-            below the highest for none.
+        ValueError: if class numbers and folders do not match one to one, or a class number has no image.
     """
     folders: dict[int, str] = {}
     numbers: dict[str, int] = {}
     for where, name, label in entries:
         folder = name.rpartition("/")[0]
         if folders.setdefault(label, folder) != folder:
-            raise ValueError(f"{path}, {where}: class {label} is {folders[label]!r} above and {folder!r} here")
+            raise ValueError(
+                f"{path}, {where}: class {label} is {folder!r} here, but {folders[label]!r} in an earlier line"
+            )
         if numbers.setdefault(folder, label) != label:
-            raise ValueError(f"{path}, {where}: {folder!r} is class {numbers[folder]} above and {label} here")
+            raise ValueError(
+                f"{path}, {where}: {folder!r} is class {label} here, but {numbers[folder]} in an earlier line"
+            )
     missing = sorted(set(range(max(folders, default=-1) + 1)) - set(folders))
     if missing:
         raise ValueError(f"{path} has no image of {len(missing)} classes, such as {missing[0]} of {max(folders) + 1}")
@@ -87,22 +90,22 @@ def folder_classes(entries: Sequence[Entry], path: Path) -> tuple[str, ...]:
 def listed_images(
     root: Path, split: str, classes: tuple[str, ...], entries: Sequence[Entry], path: Path
 ) -> ClassifiedImages:
-    """The images of a list, after every check that needs no image to be opened.
+    """Check the entries of a list, and return its images.
 
     Args:
         root: folder that the names start from.
         split: name of the split.
-        classes: what the numbers stand for.
-        entries: the images, in the list's order.
-        path: the list, for messages.
+        classes: class names.
+        entries: entries in the order of the list.
+        path: path of the list, for error messages.
 
     Raises:
-        ValueError: if there is no image, or those of one class only; a number is no class; a name comes twice, or
-            is that of no file.
+        ValueError: if there is no image, only one class has images, a class number is too high, a name is listed twice,
+            or an image file does not exist.
     """
     for where, name, label in entries:
         if not 0 <= label < len(classes):
-            raise ValueError(f"{path}, {where}: class {label} of {name}, but there are {len(classes)}, from 0 on")
+            raise ValueError(f"{path}, {where}: class of {name} must be from 0 to {len(classes) - 1}, got {label}")
     names = [entry.name for entry in entries]
     labels = np.array([entry.label for entry in entries], dtype=np.int64)
     check_classes(classes, labels, path)
@@ -112,43 +115,43 @@ def listed_images(
 
 
 def check_classes(classes: Sequence[str], labels: Int64[ndarray, "_"], path: Path) -> None:
-    """See that there is something to tell apart.
+    """Check that a classifier can be trained: at least two classes with images and unique names.
 
     Raises:
-        ValueError: if there is no image, all are of one class, or two classes have one name.
+        ValueError: if there is no image, all images are of one class, or two classes have the same name.
     """
     if len(labels) == 0:
-        raise ValueError(f"{path} holds no image; is this the right file or folder?")
+        raise ValueError(f"{path} has no image; is this the right file or folder?")
     if (labels == labels[0]).all():
         raise ValueError(
-            f"{path} holds images of one class only, {classes[labels[0]]!r}: there is nothing to tell apart"
+            f"{path} has images of one class only, {classes[labels[0]]!r}; a classifier needs at least two classes"
         )
     if len(set(classes)) < len(classes):
         twice = sorted({name for name in classes if classes.count(name) > 1})
-        raise ValueError(f"{path} has two classes of one name: {twice[:3]}")
+        raise ValueError(f"{path} has several classes of the same name: {twice[:3]}; rename them")
 
 
 def require_images(root: Path, names: Sequence[str], source: str) -> None:
-    """See that every listed image is there.
+    """Check that every listed image exists.
 
     Args:
         root: folder that the names start from.
         names: path of each image below the root.
-        source: what lists them, for the error.
+        source: name of the list, for the error message.
 
     Raises:
-        ValueError: if images are missing.
+        ValueError: if image files are missing.
     """
     missing = missing_images(root, names)
     if missing:
         raise ValueError(
-            f"{source} lists {len(names)} images, and {len(missing)} of them are not there, such as "
-            f"{', '.join(missing[:3])}; looked in {root}"
+            f"{source} lists {len(names)} images, of which {len(missing)} do not exist below {root}, such as "
+            f"{', '.join(missing[:3])}"
         )
 
 
 def missing_images(root: Path, names: Iterable[str]) -> list[str]:
-    """Which of the names are no file below the root: each folder is listed once, no image is asked for by itself."""
+    """Return the names without a file below the root; each folder is listed once, which is fast."""
     by_folder: dict[str, list[str]] = defaultdict(list)
     for name in names:
         folder, _, file = name.rpartition("/")
@@ -169,5 +172,5 @@ def _check_unique(names: Sequence[str], entries: Sequence[Entry], path: Path) ->
     first: dict[str, str] = {}
     for entry, name in zip(entries, names):
         if name in first:
-            raise ValueError(f"{path}, {entry.where}: {name} is there twice, also on {first[name]}")
+            raise ValueError(f"{path}, {entry.where}: {name} is listed twice, also on {first[name]}")
         first[name] = entry.where

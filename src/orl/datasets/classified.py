@@ -1,4 +1,4 @@
-"""Images that show one class each: their files below a root, and a label an image."""
+"""Classification data sets: the files of a split, and one label for each image."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,38 +12,38 @@ from orl.datasets.labelled_fingerprint import labelled_fingerprint
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifiedImages:
-    """One split of a data set of one label an image, such as ImageNet's 'train'."""
+    """One split of a data set with one label for each image, such as ImageNet's 'train'."""
 
     root: Path
     """Folder that the names start from."""
     split: str
-    """Such as 'train' or 'val'; of a subset also where it comes from."""
+    """Name of the split, such as 'train' or 'val'; the name of a subset includes its source."""
     classes: tuple[str, ...]
     """Name of each class."""
     names: tuple[str, ...]
     """Path of each image below the root, with forward slashes; unique."""
     labels: Int64[ndarray, "n"]
-    """The class of each image, an index into `classes`."""
+    """Class of each image, an index into `classes`."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The file of each image."""
+        """Return the file of each image."""
         return tuple(self.root / name for name in self.names)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the images and their labels: `images_identity`."""
+        """Compute the fingerprint of images and labels; see `labelled_fingerprint`."""
         return labelled_fingerprint(self.root, self.names, self.classes, [self.labels])
 
 
 def check_train_val(train: ClassifiedImages, val: ClassifiedImages) -> None:
-    """See that what is learnt from one split can be scored on the other.
+    """Check that a classifier trained on one split can be scored on the other.
 
     Raises:
-        ValueError: if their classes differ, or an image is in both.
+        ValueError: if the classes of the splits differ, or an image is in both.
     """
     if train.classes != val.classes:
         only_train = sorted(set(train.classes) - set(val.classes))
@@ -55,6 +55,6 @@ def check_train_val(train: ClassifiedImages, val: ClassifiedImages) -> None:
         )
     if train.root == val.root and (shared := sorted(set(train.names) & set(val.names))):
         raise ValueError(
-            f"{len(shared)} images are in {train.split!r} and in {val.split!r}, such as {shared[0]}: a score on images "
-            "that were learnt from says nothing; mend the lists"
+            f"{len(shared)} images are in {train.split!r} and in {val.split!r}, such as {shared[0]}: a score on "
+            "training images is meaningless; correct the lists"
         )

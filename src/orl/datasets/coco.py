@@ -1,4 +1,4 @@
-"""COCO JSON files: images, categories and boxes."""
+"""Reader of COCO JSON files: images, categories and annotations."""
 
 import json
 import math
@@ -20,48 +20,48 @@ LARGEST_ID = 2**63 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class CocoContent:
-    """What a COCO JSON says."""
+    """Content of a COCO JSON."""
 
     root: Path
-    """The images' folder."""
+    """Folder of the images."""
     names: tuple[str, ...]
     """Path of each image below the root, sorted."""
     images: tuple[dict[str, Any], ...]
-    """The file's entry of each image."""
+    """Entry of each image in the file."""
     categories: tuple[dict[str, Any], ...]
-    """In the order of their ids."""
+    """Categories in the order of their ids."""
     annotations: tuple[list[dict[str, Any]], ...]
-    """Of each image, in the order of the file."""
+    """Annotations of each image, in the order of the file."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Name of each category."""
+        """Return the name of each category."""
         return tuple(str(category["name"]) for category in self.categories)
 
     @property
     def columns(self) -> dict[Any, int]:
-        """Index of each category by its id."""
+        """Return the index of each category by its id."""
         return {category["id"]: column for column, category in enumerate(self.categories)}
 
 
 def coco_image_names(json_path: Path) -> tuple[Path, list[str]]:
-    """The images' folder and their paths below it, sorted.
+    """Return the folder of the images, and their paths below it, sorted.
 
-    The folder is the first of these that holds any of the images: the JSON's own, `../<split>`, `..`,
-    `../images/<split>`, `../images`; the split is the end of the JSON's name, as in instances_train2017.json.
+    The folder is the first of these with any of the images: the JSON's own, `../<split>`, `..`, `../images/<split>`,
+    `../images`. The split is the end of the file name, as in instances_train2017.json.
 
     Raises:
-        ValueError: if the file is not COCO's JSON, lists no image, or none of the folders holds one.
+        ValueError: if the file is not a COCO JSON, lists no image, or none of the folders has one.
     """
     names = sorted(_image_names(json_path, _read_json(json_path)).values())
     return _image_folder(json_path, names), names
 
 
 def read_coco(json_path: Path) -> LabelledSplit:
-    """The labels and boxes of a COCO JSON; categories in the order of their ids, crowds are 'difficult'.
+    """Read the labels and boxes of a COCO JSON; classes are sorted by id, crowds are 'difficult'.
 
     Raises:
-        ValueError: if the file is not COCO's JSON, holds no annotations, or none of its images is found.
+        ValueError: if the file is not a COCO JSON, has no categories, or none of its images exists.
     """
     content = read_coco_content(json_path)
     columns, by_image = content.columns, content.annotations
@@ -83,10 +83,10 @@ def read_coco(json_path: Path) -> LabelledSplit:
 
 
 def read_coco_content(json_path: Path) -> CocoContent:
-    """The images, categories and annotations of a COCO JSON.
+    """Read the images, categories and annotations of a COCO JSON.
 
     Raises:
-        ValueError: if the file is not COCO's JSON, holds no annotations, or none of its images is found.
+        ValueError: if the file is not a COCO JSON, has no categories, or none of its images exists.
     """
     content = _read_json(json_path)
     names = _image_names(json_path, content)
@@ -116,10 +116,10 @@ def read_coco_content(json_path: Path) -> CocoContent:
 
 
 def has_labels(json_path: Path) -> bool:
-    """Whether the file lists annotations; the 'image_info' files of COCO's test images do not.
+    """Return True if the file lists annotations; the 'image_info' files of COCO's test images do not.
 
     Raises:
-        ValueError: if the file is not COCO's JSON.
+        ValueError: if the file is not a COCO JSON.
     """
     return bool(_read_json(json_path).get("annotations"))
 
@@ -131,41 +131,41 @@ def _read_json(json_path: Path) -> dict[str, Any]:
         raise ValueError(f"{json_path} is not JSON: {error}") from error
     if not isinstance(content, dict) or "images" not in content:
         found = ", ".join(list(content)[:5]) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{json_path} is not COCO's JSON: it has no 'images' (found: {found or 'nothing'})")
+        raise ValueError(f"{json_path} is not a COCO JSON: it needs a key 'images', got {found or 'nothing'}")
     return content
 
 
 def _dicts(json_path: Path, content: dict[str, Any], key: str, fields: Sequence[str]) -> list[dict[str, Any]]:
     entries = content.get(key, [])
     if not isinstance(entries, list):
-        raise ValueError(f"{json_path} is not COCO's JSON: {key!r} is a {type(entries).__name__}, not a list")
+        raise ValueError(f"{json_path} is not a COCO JSON: {key!r} must be a list, got {type(entries).__name__}")
     for entry in entries:
         if not isinstance(entry, dict) or any(field not in entry for field in fields):
-            raise ValueError(
-                f"{json_path} is not COCO's JSON: {key!r} needs {', '.join(fields)}, found {_short(entry)}"
-            )
+            raise ValueError(f"{json_path} is not a COCO JSON: {key!r} needs {', '.join(fields)}, got {_short(entry)}")
     return entries
 
 
 def _image_names(json_path: Path, content: dict[str, Any]) -> dict[Any, str]:
-    """File name of each image id; a file listed twice would be its own neighbour."""
+    """Return the file name of each image id; a file listed twice would become its own neighbour."""
     entries = _dicts(json_path, content, "images", ("id", "file_name"))
     _unique(json_path, entries, "id")
     names = {entry["id"]: str(entry["file_name"]) for entry in entries}
     if not names:
-        raise ValueError(f"{json_path} lists no image: its 'images' are empty")
+        raise ValueError(f"{json_path} lists no image: 'images' is empty")
     if len(set(names.values())) < len(entries):
-        raise ValueError(f"{json_path} lists an image twice: {len(entries)} entries, {len(set(names.values()))} images")
+        raise ValueError(
+            f"{json_path} lists an image twice: {len(entries)} entries, {len(set(names.values()))} file names"
+        )
     return names
 
 
 def _unique(json_path: Path, entries: Sequence[dict[str, Any]], key: str) -> set[Any]:
-    """All values of a field, which may be numbers or names, but not both."""
+    """Return all values of a field after checking that they are unique, and either all integers or all text."""
     values = [entry[key] for entry in entries]
     kinds = {type(value) for value in values}
     if not (kinds <= {int} or kinds <= {str}) or (int in kinds and max(map(abs, values)) > LARGEST_ID):
         raise ValueError(
-            f"{json_path} is not COCO's JSON: {key!r} must be whole numbers of 64 bits, or all text, found "
+            f"{json_path} is not a COCO JSON: {key!r} must be integers of 64 bits, or all text, got "
             f"{_short([value for value in values if type(value) is not int or abs(value) > LARGEST_ID])}"
         )
     if len(set(values)) < len(values):
@@ -177,9 +177,9 @@ def _unique(json_path: Path, entries: Sequence[dict[str, Any]], key: str) -> set
 def _check_numbers(json_path: Path, annotation: dict[str, Any]) -> None:
     box, area = annotation["bbox"], annotation.get("area", 0)
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        raise ValueError(f"{json_path} has a box that is not x, y, w, h: {_short(annotation)}")
+        raise ValueError(f"{json_path}: 'bbox' must be four numbers x, y, w, h, got {_short(annotation)}")
     if not _is_number(area):
-        raise ValueError(f"{json_path} has an area that is no number: {_short(annotation)}")
+        raise ValueError(f"{json_path}: 'area' must be a number, got {_short(annotation)}")
     if isinstance(annotation["image_id"], list | dict) or isinstance(annotation["category_id"], list | dict):
         raise ValueError(f"{json_path} has an annotation of an unknown image or category: {_short(annotation)}")
 
@@ -196,11 +196,11 @@ def _image_folder(json_path: Path, names: Sequence[str]) -> Path:
         if any((folder / name).is_file() for name in names):
             return folder
     tried = ", ".join(str(folder) for folder in folders)
-    raise ValueError(f"none of the {len(names)} images of {json_path}, such as {names[0]}, lies in {tried}")
+    raise ValueError(f"none of the {len(names)} images of {json_path}, such as {names[0]}, is in {tried}")
 
 
 def annotated_boxes(annotations: Sequence[dict[str, Any]]) -> Float32[ndarray, "n 4"]:
-    """The boxes of annotations as `xyxy`."""
+    """Convert the boxes of annotations to `xyxy`."""
     return boxes.from_xywh(np.array([a["bbox"] for a in annotations], dtype=np.float32).reshape(-1, 4))
 
 

@@ -1,4 +1,4 @@
-"""From a file to pixels: any kind of image becomes upright RGB bytes, or is refused with the reason."""
+"""Decoding of image files: upright RGB bytes, or an error with the reason."""
 
 import stat
 import threading
@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageEr
 from orl.datasets.packs import PackedImage
 
 MAX_PIXELS = 100_000_000
-# What images come in. Pillow's other kinds stay out: they start Ghostscript, or have no signature.
+# Pillow's other formats are excluded: they start Ghostscript, or have no signature.
 FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
 REDUCTIONS = (1, 2, 4, 8)
 UPRIGHT: dict[int, Callable[[ndarray], ndarray]] = {
@@ -28,9 +28,9 @@ UPRIGHT: dict[int, Callable[[ndarray], ndarray]] = {
     7: lambda stored: stored[::-1, ::-1].transpose(1, 0, 2),
     8: lambda stored: np.rot90(stored),
 }
-"""How pixels are turned, by the EXIF orientation that they are stored with."""
-FIRST_LYING = 5
-"""From this orientation on width and height change places."""
+"""Rotation or reflection that makes pixels upright, by their EXIF orientation."""
+FIRST_TRANSPOSED = 5
+"""EXIF orientation from which on width and height are exchanged."""
 WHITE = (255, 255, 255, 255)
 
 _pillow_lock = threading.Lock()
@@ -53,27 +53,26 @@ class ImageError(ValueError):
 def load_image(
     path: Path | PackedImage, max_pixels: int | None = MAX_PIXELS, reduction: int = 1
 ) -> UInt8[ndarray, "h w 3"]:
-    """The pixels of an image.
+    """Decode an image.
 
-    Transparency is laid over white; 16-bit and wider values are scaled down to 8 bits, never clipped; CMYK is
-    converted by formula and colour profiles are ignored; of an animation the first frame is taken.
+    Transparent pixels are blended with white. Values of 16 bits and more are scaled to 8 bits, never clipped. CMYK is
+    converted by formula, colour profiles are ignored. Of an animation the first frame is decoded.
 
     Args:
         path: a JPEG, PNG, TIFF, WebP, BMP, GIF, PPM, AVIF or JPEG 2000 file; or an image of a pack.
-        max_pixels: refuse a larger image, judged by its header before anything is decoded; None for images that a scan
-            has let through.
-        reduction: 1, 2, 4 or 8: so many pixels in a row become one. A JPEG is decoded at this size at once, which takes
-            less time; other images are decoded whole first.
+        max_pixels: refuse an image with more pixels by its header, before decoding; None for scanned images.
+        reduction: factor 1, 2, 4 or 8 by which both sides are reduced. A JPEG is decoded at the reduced size, which
+            takes less time; other images are decoded at full size first.
 
     Returns:
-        RGB, turned as the EXIF orientation says, `reduced_size` of the whole image's width and height.
+        RGB image after the EXIF orientation is applied; its size is `reduced_size` of the full size.
 
     Raises:
         ImageError: if the file is missing, empty, not an image, truncated, corrupt or too large.
-        ValueError: if the reduction is none of the four.
+        ValueError: if the reduction is not 1, 2, 4 or 8.
     """
     if reduction not in REDUCTIONS:
-        raise ValueError(f"an image cannot be reduced {reduction} times, only {REDUCTIONS} times")
+        raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction}")
     if isinstance(path, PackedImage):
         return _load_packed(path, reduction)
     _check_file(path)
@@ -86,20 +85,21 @@ def load_image(
                 if pixels is None:
                     opened.load()
                     pixels = _reduce(_to_rgb(opened), reduction)
-                # Decode first, then ask for the tag: Pillow turns a TIFF while decoding and drops its tag.
+                # The tag is read after decoding: Pillow rotates a TIFF while decoding and drops its tag.
                 return _turn_upright(pixels, opened)
         except ImageError:
             raise
         except UnidentifiedImageError as error:
             raise ImageError(path, f"not an image: begins with {_first_bytes(path)!r}") from error
-        # Pillow answers damage with OSError, SyntaxError, struct.error, ValueError, zlib.error and more.
+        # Pillow raises OSError, SyntaxError, struct.error, ValueError, zlib.error and more for damaged files.
         except Exception as error:
             raise ImageError(path, _damage(error)) from error
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image, turned as the EXIF orientation says, by its header (a PNG's orientation may stand at
-    its end, and so it is read whole).
+    """Read the upright width and height of an image from its header.
+
+    A PNG is read completely, because its orientation may be stored at the end.
 
     Raises:
         ImageError: if the file is missing, empty or not an image.
@@ -110,10 +110,10 @@ def image_size(path: Path) -> tuple[int, int]:
             with Image.open(path, formats=_known_formats()) as image:
                 width, height = image.size
                 if isinstance(image, TiffImagePlugin.TiffImageFile):
-                    # As it is stored: whether Pillow has turned its size already depends on Pillow's version.
+                    # The stored size: some versions of Pillow have rotated `image.size` already.
                     width, height = (image.tag_v2[tag] for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength))
-                lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= FIRST_LYING
-                return (height, width) if lies else (width, height)
+                transposed = image.getexif().get(ExifTags.Base.Orientation, 1) >= FIRST_TRANSPOSED
+                return (height, width) if transposed else (width, height)
         except UnidentifiedImageError as error:
             raise ImageError(path, f"not an image: begins with {_first_bytes(path)!r}") from error
         except Exception as error:
@@ -121,7 +121,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def _load_packed(image: PackedImage, reduction: int) -> UInt8[ndarray, "h w 3"]:
-    """What was checked when it was packed: plain pixels, or a JPEG."""
+    """Decode an image of a pack: plain pixels, or a JPEG that was checked when it was packed."""
     try:
         stored = image.stored()
     except (OSError, ValueError) as error:
@@ -136,7 +136,7 @@ def _load_packed(image: PackedImage, reduction: int) -> UInt8[ndarray, "h w 3"]:
 
 
 def reduced_size(size_wh: tuple[int, int], reduction: int) -> tuple[int, int]:
-    """Width and height of an image of that size when it is loaded reduced: a remainder makes one more pixel."""
+    """Return the size of a reduced image; a remainder makes one more pixel."""
     return -(-size_wh[0] // reduction), -(-size_wh[1] // reduction)
 
 
@@ -155,7 +155,7 @@ def _check_file(path: Path) -> None:
 
 @contextmanager
 def _guarded_pillow() -> Iterator[None]:
-    """Our own limits in place of whatever Pillow's globals say, from the first thread that decodes to the last."""
+    """Replace Pillow's global limits by our own while any thread decodes."""
     global _num_guarded
     with _pillow_lock:
         if _num_guarded == 0:
@@ -175,7 +175,7 @@ def _own_limits() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         limit, truncated = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
-        # `_check_size` does Pillow's check, by our limit and for every one of FORMATS.
+        # `_check_size` replaces Pillow's check, with our limit and for all FORMATS.
         Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, False
         try:
             yield
@@ -196,21 +196,21 @@ def _check_size(path: Path, size_wh: tuple[int, int], max_pixels: int) -> None:
 
 
 def _plain_jpeg(path: Path, image: Image.Image, reduction: int) -> UInt8[ndarray, "h w 3"] | None:
-    """The stored pixels of a JPEG in which nothing is unusual; None of other files."""
+    """Decode an ordinary JPEG; return None for other files."""
     if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
         return None
     try:
         return _jpeg_pixels(path.read_bytes(), image.size, reduction)
     except ValueError:
-        return None  # damaged: what can still be taken of it, and what is wrong otherwise, is for Pillow to say
+        return None  # damaged: Pillow decodes what it can, or names the damage
 
 
 def _jpeg_pixels(data: bytes | memoryview, size_wh: tuple[int, int], reduction: int) -> UInt8[ndarray, "h w 3"]:
-    """The pixels that Pillow would give, by the same library without the detour through Pillow's own layout."""
+    """Decode a JPEG to the pixels that Pillow gives, by the same library without Pillow's conversions."""
     width, height = reduced_size(size_wh, reduction)
     image = simplejpeg.decode_jpeg(data, min_width=width, min_height=height)
     if image.shape[:2] != (height, width):
-        raise ValueError(f"decoded to {image.shape[1]}x{image.shape[0]} px, where {width}x{height} were expected")
+        raise ValueError(f"expected {width}x{height} px, got {image.shape[1]}x{image.shape[0]}")
     return image
 
 
@@ -221,7 +221,7 @@ def _reduce(image: UInt8[ndarray, "h w 3"], reduction: int) -> UInt8[ndarray, "_
 def _turn_upright(pixels: UInt8[ndarray, "h w 3"], opened: Image.Image) -> UInt8[ndarray, "_ _ 3"]:
     try:
         orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # a damaged EXIF block tells nothing; the pixels are still good
+    except Exception:  # the EXIF block is damaged, the pixels are good
         return pixels
     return np.ascontiguousarray(UPRIGHT[orientation](pixels)) if orientation in UPRIGHT else pixels
 
@@ -237,11 +237,11 @@ def _to_rgb(image: Image.Image) -> UInt8[ndarray, "h w 3"]:
 
 
 def _to_8_bits(values: ndarray, always_16_bits: bool) -> UInt8[ndarray, "h w"]:
-    """Scale by the smallest usual range that holds all values: 0 to 1, 255 or 65535, else their own."""
+    """Scale to 8 bits from the smallest usual range of all values: 0 to 1, 255 or 65535, else their own range."""
     values = values.astype(np.float64)
     low, high = values.min(), values.max()
     if not np.isfinite(low + high):
-        raise ValueError(f"pixel values from {low} to {high} are not finite")
+        raise ValueError(f"pixel values must be finite, got {low} to {high}")
     if always_16_bits:
         low, high = 0, 65535
     else:

@@ -1,4 +1,4 @@
-"""The images of a run: names, sizes and digests, as the scan found them; the row number is the image's id."""
+"""Image table of a run: name, size and digest of every usable image; the row is the image id."""
 
 import json
 from dataclasses import dataclass
@@ -13,47 +13,47 @@ from orl.datasets.packs import PackedImage, PackFormat, open_pack
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTable:
-    """The usable images of a source, in a fixed order."""
+    """Usable images of a source, in a fixed order."""
 
     root: Path
-    """Folder that the names start from, or a pack."""
+    """Folder that the names start from, or the folder of a pack."""
     names: tuple[str, ...]
     """Path of each image below the root, with forward slashes; unique."""
     sizes_wh: tuple[tuple[int, int], ...]
-    """Width and height of each image in pixels, right side up."""
+    """Width and height of each image in pixels, after the EXIF orientation is applied."""
     digests: tuple[str, ...]
-    """Short digest of each file's content, or of the pixels in a pack."""
+    """Short digest of the content of each file, or of each image of a pack."""
     packed: PackFormat | None = None
-    """How the pack that is the root holds its images; None where they are files."""
+    """Format of the pack at the root; None for image files."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     def path(self, image_id: int) -> Path | PackedImage:
-        """Where the image lies: what `load_image` takes."""
+        """Return the location of an image, as `load_image` takes it."""
         return PackedImage(self.root, self.names[image_id]) if self.packed else self.root / self.names[image_id]
 
     @property
     def fingerprint(self) -> str:
-        """Changes when an image is added, removed, renamed or edited; not when the folder moves."""
+        """Compute the fingerprint of names and contents; moving the folder does not change it."""
         return provenance.fingerprint({"names": self.names, "digests": self.digests})
 
 
 def require_original_sizes(images: ImageTable) -> None:
-    """Refuse images that were reduced, where boxes come from elsewhere.
+    """Refuse a pack of resized images for boxes that are in pixels of the original images.
 
     Raises:
-        ValueError: if they are those of a pack that reduced them.
+        ValueError: if the images are in a pack that resized them.
     """
     if images.packed and open_pack(images.root).is_reduced:
         raise ValueError(
-            f"boxes from a file are in pixels of the images as they were, and pack {images.root} has reduced them: "
-            "pack them with --short-side None, or give the images themselves"
+            f"boxes from a file are in pixels of the original images, but pack {images.root} has resized them: "
+            "pack them with --short-side None, or use the image files"
         )
 
 
 def save_image_table(images: ImageTable, path: Path) -> None:
-    """Write the table as one Parquet file, whole or not at all."""
+    """Write the table to a Parquet file atomically."""
     columns = {
         "name": pa.array(images.names, pa.string()),
         "width": pa.array([width for width, _ in images.sizes_wh], pa.int32()),
@@ -68,11 +68,11 @@ def save_image_table(images: ImageTable, path: Path) -> None:
 
 
 def load_image_table(path: Path) -> ImageTable:
-    """Read what `save_image_table` wrote.
+    """Read an image table from a Parquet file.
 
     Raises:
-        FileNotFoundError: if there is none yet.
-        ValueError: if the file is not such a table.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is not an image table.
     """
     if not path.exists():
         raise FileNotFoundError(f"no image table at {path}; 'orl run' or 'orl pretrain' makes it")

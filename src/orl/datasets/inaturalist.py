@@ -1,4 +1,4 @@
-"""iNaturalist 2018: a JSON a split, with COCO's images, annotations and categories, and no boxes."""
+"""Reader of iNaturalist 2018: one JSON per split with images, annotations and categories, without boxes."""
 
 import json
 from pathlib import Path
@@ -11,11 +11,11 @@ YEAR = 2018
 
 
 def read_inaturalist(root: Path, split: str) -> ClassifiedImages:
-    """The images of `<split>2018.json`, whose names start from the JSON's own folder: 'train_val2018/Plantae/...'.
+    """Read `<split>2018.json`; names are relative to the JSON's folder, such as 'train_val2018/Plantae/...'.
 
     Raises:
         FileNotFoundError: if there is no such JSON.
-        ValueError: if it is damaged, an image has no label or two, or as `listed_images`.
+        ValueError: if the JSON is damaged, an image does not have exactly one label, or an image file is missing.
     """
     path = root / f"{split}{YEAR}.json"
     content = _read_json(path)
@@ -25,12 +25,14 @@ def read_inaturalist(root: Path, split: str) -> ClassifiedImages:
     for annotation in _entries(path, content, "annotations", ("image_id", "category_id")):
         image_id, category = annotation["image_id"], annotation["category_id"]
         if not isinstance(image_id, int) or not isinstance(category, int):
-            raise ValueError(f"{path}: 'annotations' needs numbers, found {json.dumps(annotation)[:120]}")
+            raise ValueError(f"{path}: 'annotations' needs integer ids, got {json.dumps(annotation)[:120]}")
         if category not in columns:
-            raise ValueError(f"{path}: image {image_id} is of category {category!r}, which is not among {len(columns)}")
+            raise ValueError(
+                f"{path}: image {image_id} has category {category!r}, which is not among the {len(columns)} categories"
+            )
         if labels.setdefault(image_id, columns[category]) != columns[category]:
             raise ValueError(
-                f"{path}: image {image_id} has two categories, also {category!r}; one label an image is needed"
+                f"{path}: image {image_id} has more than one category, also {category!r}; each image needs one label"
             )
     entries = []
     for image in _numbered(path, content, "images", "file_name"):
@@ -42,7 +44,7 @@ def read_inaturalist(root: Path, split: str) -> ClassifiedImages:
 
 
 def _class_names(categories: list[dict[str, Any]]) -> tuple[str, ...]:
-    """The names, with the number before them where a name is not the only one of its kind."""
+    """Return the category names, with their ids in front if names are not unique."""
     names = [str(category["name"]) for category in categories]
     if len(set(names)) == len(names):
         return tuple(names)
@@ -62,12 +64,12 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _numbered(path: Path, content: dict[str, Any], key: str, field: str) -> list[dict[str, Any]]:
-    """Entries that have each a number of its own."""
+    """Return entries after checking that their ids are unique integers."""
     entries = _entries(path, content, key, ("id", field))
     seen: set[int] = set()
     for entry in entries:
         if not isinstance(entry["id"], int):
-            raise ValueError(f"{path}: {key!r} needs numbers as id, found {json.dumps(entry)[:120]}")
+            raise ValueError(f"{path}: {key!r} needs integer ids, got {json.dumps(entry)[:120]}")
         if entry["id"] in seen:
             raise ValueError(f"{path}: {key!r} has the id {entry['id']} twice, also of {str(entry[field])[:80]!r}")
         seen.add(entry["id"])
@@ -77,8 +79,8 @@ def _numbered(path: Path, content: dict[str, Any], key: str, field: str) -> list
 def _entries(path: Path, content: dict[str, Any], key: str, fields: tuple[str, ...]) -> list[dict[str, Any]]:
     entries = content.get(key)
     if not isinstance(entries, list):
-        raise ValueError(f"{path} is not iNaturalist's JSON: {key!r} is {type(entries).__name__}, not a list")
+        raise ValueError(f"{path} is not iNaturalist's JSON: {key!r} must be a list, got {type(entries).__name__}")
     for entry in entries:
         if not isinstance(entry, dict) or any(field not in entry for field in fields):
-            raise ValueError(f"{path}: {key!r} needs {', '.join(fields)}, found {json.dumps(entry)[:120]}")
+            raise ValueError(f"{path}: {key!r} needs {', '.join(fields)}, got {json.dumps(entry)[:120]}")
     return entries

@@ -1,4 +1,4 @@
-"""What tells one set of labelled images from another, without an image being opened."""
+"""Fingerprint of a labelled data set from its file names, file sizes and labels, without opening an image."""
 
 import hashlib
 import os
@@ -9,26 +9,26 @@ from numpy import ndarray
 
 
 def labelled_fingerprint(root: Path, names: Sequence[str], classes: Sequence[str], labels: Iterable[ndarray]) -> str:
-    """The same images with the same labels have the same identity, wherever they lie.
+    """Compute the fingerprint of a labelled data set, which does not depend on its location.
 
-    Of an image its name and the size of its file count: to read all of ImageNet would take longer than some judges do. A
-    image that gives way to another of as many bytes is not noticed.
+    An image counts by its name and file size, because reading all of ImageNet takes longer than some evaluations. An
+    image replaced by another file of the same size is therefore not noticed.
 
     Args:
         root: folder that the names start from.
-        names: path of each image below the root; all are there.
-        classes: what the labels' numbers stand for.
-        labels: all that is known of the images.
+        names: path of each image below the root.
+        classes: class names.
+        labels: arrays of all labels of the images.
 
     Raises:
-        FileNotFoundError: if an image is not there.
+        FileNotFoundError: if an image does not exist.
     """
     digest = hashlib.sha256("\n".join([*classes, ""]).encode(errors="surrogateescape"))
     folder = os.fspath(root)
     for name in names:
         digest.update(f"{name}\n{os.stat(f'{folder}/{name}').st_size}\n".encode(errors="surrogateescape"))
     for values in labels:
-        # With the shape: an object that moves to the image before leaves all bytes in their order.
+        # The shape is included: an object that moves to the previous image would not change the order of the bytes.
         digest.update(f"{values.dtype} {values.shape}\n".encode())
         digest.update(values.tobytes())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Where the objects of labelled images lie, pixel by pixel: by masks where these are known, else by boxes."""
+"""Object regions: the pixels of labelled images that show an object, from masks or from boxes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from orl.datasets.masks import decode_masks
 from orl.datasets.sources import read_labels
 
 BACKGROUND, OBJECT, UNKNOWN = 0, 1, 255
-"""The value of a pixel; unknown are the borders between objects in VOC's masks, which no score counts."""
+"""Values of a region's pixels; UNKNOWN are the borders between objects in VOC's masks, which scores ignore."""
 MASKS = "SegmentationObject"
 RegionKind = Literal["masks", "boxes"]
 SizeWh = tuple[int, int]
@@ -25,51 +25,51 @@ SizeWh = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectRegions:
-    """The images of a source whose objects are known."""
+    """Object regions of the labelled images of a source."""
 
     kind: RegionKind
-    """What the regions are made from."""
+    """Source of the regions."""
     readers: Mapping[str, Callable[[SizeWh], UInt8[ndarray, "_ _"]]]
-    """Name of each image with an object -> what makes its region."""
+    """Function that reads the region of an image, by the name of each image with an object."""
 
     def __contains__(self, name: str) -> bool:
         return name in self.readers
 
     def region(self, name: str, size_wh: SizeWh) -> UInt8[ndarray, "h w"]:
-        """All objects of an image together: `OBJECT` where any of them is.
+        """Read the region of all objects of an image: `OBJECT` where any of them is.
 
         Args:
-            name: the image's, as in the source.
-            size_wh: width and height of its pixels.
+            name: name of the image in the source.
+            size_wh: width and height of the image.
 
         Raises:
-            KeyError: if no object of the image is known.
-            ValueError: if its masks are of another size, or damaged.
+            KeyError: if the image has no labelled object.
+            ValueError: if its masks are damaged or of another size.
         """
         region = self.readers[name](size_wh)
         if region.shape[::-1] != size_wh:
             raise ValueError(
-                f"the masks of {name} are of {region.shape[1]}x{region.shape[0]} pixels, and the image has "
-                f"{size_wh[0]}x{size_wh[1]}; score against its boxes, or repair them"
+                f"the masks of {name} must have the {size_wh[0]}x{size_wh[1]} px of the image, got "
+                f"{region.shape[1]}x{region.shape[0]} px; score against its boxes, or repair the masks"
             )
         return region
 
 
 def read_object_regions(source: Path, split: str | None = None, kind: RegionKind | None = None) -> ObjectRegions | None:
-    """The objects of a VOC devkit, a drawn set or a COCO JSON; all of them count, also difficult ones and crowds.
+    """Read the object regions of a VOC devkit or a COCO JSON, difficult objects and crowds included.
 
     Args:
-        source: as `orl.datasets.sources.find_images` takes it.
-        split: of a VOC devkit.
-        kind: what the regions are made from; masks if not given, where any image has them, else boxes. Images without
-            what they are made from are left out: of a VOC devkit few have masks.
+        source: path of the source; see `orl.datasets.sources.find_images`.
+        split: split of a VOC devkit.
+        kind: 'masks' or 'boxes'; None for masks if any image has them, else boxes. Images without masks (of a VOC
+            devkit most) or without boxes are left out.
 
     Returns:
-        None for a source without labels, or where no object of this kind is known.
+        The regions, or None for a source without labels or without any object of this kind.
 
     Raises:
-        FileNotFoundError: if the source is not there.
-        ValueError: if its labels are damaged, or it has no such split.
+        FileNotFoundError: if the source does not exist.
+        ValueError: if the labels are damaged, or there is no such split.
     """
     if kind == "boxes":
         return _regions("boxes", _box_readers(read_labels(source, split)))
@@ -78,7 +78,7 @@ def read_object_regions(source: Path, split: str | None = None, kind: RegionKind
 
 
 def box_region(boxes: Shaped[ndarray, "b 4"], size_wh: SizeWh) -> UInt8[ndarray, "h w"]:
-    """The pixels inside any of some boxes, which are rounded to whole pixels."""
+    """Return the region inside any of the boxes, which are rounded to integer pixels."""
     region = np.full(size_wh[::-1], BACKGROUND, dtype=np.uint8)
     for x0, y0, x1, y1 in np.round(boxes).astype(int).clip(min=0):
         region[y0:y1, x0:x1] = OBJECT
@@ -106,7 +106,7 @@ def _mask_readers(source: Path, split: str | None) -> dict[str, Callable[[SizeWh
 
 
 def _coco_readers(content: CocoContent) -> dict[str, Callable[[SizeWh], ndarray]]:
-    """Of the images with objects that all have a mask; a box in the place of one would be another kind of region."""
+    """Return readers for the images whose objects all have a mask; a box would be another kind of region."""
     return {
         name: partial(_coco_region, annotations)
         for name, annotations in zip(content.names, content.annotations)
@@ -120,12 +120,12 @@ def _coco_region(annotations: list[dict[str, Any]], size_wh: SizeWh) -> UInt8[nd
 
 
 def _numbered_region(file: Path, _: SizeWh) -> UInt8[ndarray, "_ _"]:
-    """Of a file with the number of the object at each pixel, and 255 where VOC does not say."""
+    """Read a PNG with the number of the object at each pixel, and 255 for unknown pixels."""
     try:
         with Image.open(file) as image:
             numbers = np.asarray(image)
     except OSError as error:
         raise ValueError(f"the mask {file} cannot be read: {error}; delete it, or score against boxes") from error
     if numbers.ndim != 2 or numbers.dtype != np.uint8:
-        raise ValueError(f"the mask {file} has {image.mode} pixels, not one number of 8 bits each; score against boxes")
+        raise ValueError(f"the mask {file} must have 8-bit object numbers, got mode {image.mode}; score against boxes")
     return np.where(numbers == UNKNOWN, UNKNOWN, np.where(numbers > 0, OBJECT, BACKGROUND)).astype(np.uint8)

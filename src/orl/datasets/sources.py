@@ -1,4 +1,4 @@
-"""Where images come from: a folder tree, a list file, a COCO JSON, a VOC devkit or a pack."""
+"""Image sources: a folder tree, a list file, a COCO JSON, a VOC devkit or a pack."""
 
 import difflib
 import os
@@ -18,21 +18,22 @@ DEFAULT_SPLIT = "trainval"
 
 
 def find_images(source: Path, split: str | None = None) -> tuple[Path, list[str]]:
-    """The images of a source. They are not opened: one that is listed but missing is for the scan to reject.
+    """List the images of a source without opening them.
+
+    An image that is listed but missing is rejected later by the scan.
 
     Args:
-        source: a folder of images at any depth, known by their extension, hidden ones left out; a .txt or
-            .lst file with a path a line, from its own folder on, where # begins a comment; a COCO JSON; a
-            VOC devkit; a pack.
-        split: the part of a VOC devkit, 'trainval' unless said; other sources have none.
+        source: a folder with images at any depth (by extension; hidden files are left out); a .txt or .lst file with
+            one path a line, relative to the file, # for comments; a COCO JSON; a VOC devkit; a pack.
+        split: split of a VOC devkit, 'trainval' if None; not for other sources.
 
     Returns:
-        The folder that the names start from, and the path of each image below it, sorted, each once. For a pack, the
-        pack and the names that the images had in the source that it was made from.
+        Root folder, and the path of each image below it, sorted and unique. For a pack: the pack, and the names of the
+        images in its own source.
 
     Raises:
-        FileNotFoundError: if the source is not there.
-        ValueError: if it holds no image, is of no known kind, has no such split, or is an unfinished pack.
+        FileNotFoundError: if the source does not exist.
+        ValueError: if the source has no image, no such split or no known format, or is an unfinished pack.
     """
     source = _existing(source)
     devkit = voc_folder(source) if source.is_dir() else None
@@ -49,20 +50,20 @@ def find_images(source: Path, split: str | None = None) -> tuple[Path, list[str]
     if source.suffix.lower() in LIST_EXTENSIONS:
         return _read_list(source)
     raise ValueError(
-        f"{source} is no source of images; give a folder, a .txt list, a COCO .json, a VOC devkit or a pack"
+        f"{source} is not a source of images; give a folder, a .txt list, a COCO .json, a VOC devkit or a pack"
     )
 
 
 def read_labels(source: Path, split: str | None = None) -> LabelledSplit | None:
-    """The labels of a source that has them, a VOC devkit or a COCO JSON; None for any other.
+    """Read the labels of a VOC devkit or a COCO JSON; return None for other sources.
 
     Args:
-        source: as for `find_images`.
-        split: as for `find_images`.
+        source: path of the source; see `find_images`.
+        split: split of a VOC devkit; see `find_images`.
 
     Raises:
-        FileNotFoundError: if the source is not there.
-        ValueError: if its labels are damaged, or it has no such split.
+        FileNotFoundError: if the source does not exist.
+        ValueError: if the labels are damaged, or there is no such split.
     """
     source = _existing(source)
     devkit = voc_folder(source) if source.is_dir() else None
@@ -87,7 +88,7 @@ def _existing(source: Path) -> Path:
 
 
 def _walk(source: Path) -> list[str]:
-    """Links are followed, but no folder is entered twice, so that a loop of links ends."""
+    """List the images of a folder tree; links are followed, but each folder is entered once."""
     names, entered, num_others = [], set(), 0
     for folder, subfolders, files in os.walk(source, followlinks=True):
         real_folder = os.path.realpath(folder)
@@ -101,7 +102,7 @@ def _walk(source: Path) -> list[str]:
         names += [(Path(folder) / name).relative_to(source).as_posix() for name in images]
     if not names:
         known = " ".join(sorted(IMAGE_EXTENSIONS))
-        raise ValueError(f"{source} holds no images, only {num_others} other files; images end in {known}")
+        raise ValueError(f"{source} has no images, only {num_others} other files; images end in {known}")
     return sorted(names)
 
 
@@ -110,14 +111,14 @@ def _is_image_name(name: str) -> bool:
 
 
 def _read_list(path: Path) -> tuple[Path, list[str]]:
-    """Names start from the list's folder, or from the lowest folder above all when some lie outside it."""
+    """Read a list file; the root is its folder, or the lowest common folder of all images."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except ValueError as error:
-        raise ValueError(f"{path} is not a list of images in UTF-8: {error}") from error
+        raise ValueError(f"{path} is not a list of images in UTF-8: {error}; save it as UTF-8 text") from error
     listed = [line for line in lines if line and not line.startswith("#")]
     if not listed:
-        raise ValueError(f"{path} names no image among its {len(lines)} lines; write one path a line")
+        raise ValueError(f"{path} lists no image in its {len(lines)} lines; write one path a line")
     images = {Path(os.path.normpath(path.parent / line)) for line in listed}
     root = path.parent
     if not all(image.is_relative_to(root) for image in images):

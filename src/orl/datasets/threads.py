@@ -1,4 +1,4 @@
-"""The same work on many images by several threads: reading, decoding, resizing and hashing leave Python's lock free."""
+"""Ordered map over images in several threads; reading, decoding and resizing release Python's global lock."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,15 +11,15 @@ Result = TypeVar("Result")
 def map_in_threads(
     work: Callable[[Item], Result], items: Iterable[Item], threads: int, take: Callable[[Result], object]
 ) -> None:
-    """Do the work on each item, and take what comes of it in the order of the items.
+    """Call a function on each item in threads, and consume the results in the order of the items.
 
     Args:
-        work: called by the threads.
-        items: all of them are queued at once.
-        threads: how many work; at least one does.
-        take: called by the calling thread. Where it fails, or Ctrl-C comes, work that has not begun is dropped.
+        work: function of an item, called in the threads.
+        items: all items; they are queued at once.
+        threads: number of threads, at least 1.
+        take: function of a result, called in the calling thread. If it fails, or on Ctrl-C, queued items are dropped.
     """
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        # Left early, the loop drops the iterator of `map`, which cancels what has not begun.
-        for made in pool.map(work, items):
-            take(made)
+        # An early exit of the loop drops the iterator of `map`, which cancels the queued items.
+        for result in pool.map(work, items):
+            take(result)

@@ -1,4 +1,4 @@
-"""The look at every image before any training: all are decoded, and the unusable named with the reason."""
+"""Scan before training: decode every image, and reject unusable ones with a reason."""
 
 import csv
 import ctypes
@@ -27,14 +27,14 @@ class Rejected:
     """An image that is left out of the run."""
 
     name: str
-    """Its path below the root, as it was asked for."""
+    """Path of the image below the root."""
     reason: str
-    """One line: what is wrong, and the value seen."""
+    """Reason in one line, with the value found."""
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """What the scan learns of a good image."""
+    """Size and digest of a usable image."""
 
     size_wh: tuple[int, int]
     digest: str
@@ -43,21 +43,21 @@ class Accepted:
 def scan_images(
     root: Path, names: Sequence[str], *, min_side_px: int, max_pixels: int, workers: int, quiet: bool = False
 ) -> tuple[ImageTable, list[Rejected]]:
-    """Decode every image fully and sort the usable from the unusable; of a pack, compare every checksum instead.
+    """Decode every image fully, and separate usable from unusable ones; for a pack, compare all digests instead.
 
     Args:
         root: folder that the names start from, or a pack.
         names: path of each image below the root.
-        min_side_px: shortest short side, right side up, that an image may have.
-        max_pixels: most pixels that an image may have.
-        workers: processes that decode; up to 1 works in this process. The result is the same.
+        min_side_px: smallest short side of a usable image.
+        max_pixels: largest number of pixels of a usable image.
+        workers: number of processes that decode; 0 or 1 for this process. The result is the same.
         quiet: show no progress bar.
 
     Returns:
         The usable images and the rejected ones, both in the order of the names.
 
     Raises:
-        RuntimeError: if a process dies, for example for lack of memory.
+        RuntimeError: if a worker process dies, for example for lack of memory.
         ValueError: if a pack is unfinished or damaged.
     """
     if is_pack(root):
@@ -65,24 +65,24 @@ def scan_images(
     chunks = [names[chunk] for chunk in tables.shard_slices(len(names), CHUNK_SIZE)]
     workers = min(workers, len(chunks))
     with progress_bar(total=len(names), title="scan images", unit="images", quiet=quiet) as bar:
-        verdicts: list[Accepted | Rejected] = []
+        scanned: list[Accepted | Rejected] = []
         if workers > 1:
-            for scanned in _scan_in_processes(root, chunks, min_side_px, max_pixels, workers, bar.update):
-                verdicts.extend(scanned)
+            for chunk in _scan_in_processes(root, chunks, min_side_px, max_pixels, workers, bar.update):
+                scanned.extend(chunk)
         else:
             for name in names:
-                verdicts.append(_scan_image(root, name, min_side_px, max_pixels))
+                scanned.append(_scan_image(root, name, min_side_px, max_pixels))
                 bar.update()
-    return _sorted_out(root, names, verdicts)
+    return _separate(root, names, scanned)
 
 
 def save_rejected(rejected: Sequence[Rejected], path: Path) -> None:
-    """Write name and reason of each rejected image as CSV, whole or not at all."""
+    """Write name and reason of each rejected image to a CSV atomically."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["name", "reason"])
     writer.writerows([image.name, image.reason] for image in rejected)
-    # A name that is not Unicode cannot be written as it is; its bytes are spelled out.
+    # Bytes of a name that is not Unicode are written as escapes.
     files.write_atomically(path, text.getvalue().encode("utf-8", errors="backslashreplace"))
 
 
@@ -94,17 +94,17 @@ def check_scan(
     min_images: int,
     rejected_path: Path,
 ) -> None:
-    """Refuse to go on with too few images.
+    """Check that enough images are usable.
 
     Args:
         images: the usable images.
-        rejected: the others.
-        max_rejected_fraction: largest share of all images, in [0, 1], that may be rejected.
-        min_images: fewest usable images: one more than the neighbours of each.
-        rejected_path: where the reasons are written, for the message.
+        rejected: the rejected images.
+        max_rejected_fraction: largest allowed fraction of rejected images, in [0, 1].
+        min_images: smallest allowed number of usable images: one more than the number of neighbours.
+        rejected_path: CSV with the reasons, for the error message.
 
     Raises:
-        ValueError: if more than the share is rejected or fewer than `min_images` are usable.
+        ValueError: if a larger fraction is rejected, or fewer than `min_images` images are usable.
     """
     num_images = len(images) + len(rejected)
     fraction = len(rejected) / max(1, num_images)
@@ -112,10 +112,10 @@ def check_scan(
     if rejected:
         found += f" ({common_reasons(rejected)}; all reasons are in {rejected_path})"
     if len(images) == 0:
-        raise ValueError(f"no image is left: {found}; repair them or give another source")
+        raise ValueError(f"no image is usable: {found}; repair them or give another source")
     if fraction > max_rejected_fraction:
         raise ValueError(
-            f"too many images rejected, {fraction:.1%} where {max_rejected_fraction:.1%} are allowed: {found}; "
+            f"too many images are rejected, {fraction:.1%} where {max_rejected_fraction:.1%} are allowed: {found}; "
             "repair them, or allow more with --scan.max-rejected-fraction"
         )
     if len(images) < min_images:
@@ -126,7 +126,7 @@ def check_scan(
 
 
 def common_reasons(rejected: Sequence[Rejected]) -> str:
-    """The most frequent kinds of reasons, with how often each was met: '3 truncated, 1 empty'."""
+    """Summarise the most frequent kinds of reasons with their counts: '3 truncated, 1 empty'."""
     kinds = Counter(image.reason.split(":")[0] for image in rejected)
     return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(3))
 
@@ -156,36 +156,36 @@ def _scan_pack(
     open_pack.cache_clear()
     pack = open_pack(folder)
     check_pack(pack, workers=workers, quiet=quiet)
-    verdicts: list[Accepted | Rejected] = []
+    scanned: list[Accepted | Rejected] = []
     for name in names:
         width, height = pack.sizes_wh[pack.rows[name]].tolist()
         if min(width, height) < min_side_px:
-            verdicts.append(_too_small(name, (width, height), min_side_px))
+            scanned.append(_too_small(name, (width, height), min_side_px))
         elif width * height > max_pixels:
-            verdicts.append(
+            scanned.append(
                 Rejected(name, f"too many pixels: {width}x{height} px, at most {max_pixels / 1e6:g} million")
             )
         else:
-            verdicts.append(Accepted((width, height), pack.digests[pack.rows[name]]))
-    return _sorted_out(folder, names, verdicts, packed=pack.format)
+            scanned.append(Accepted((width, height), pack.digests[pack.rows[name]]))
+    return _separate(folder, names, scanned, packed=pack.format)
 
 
-def _sorted_out(
-    root: Path, names: Sequence[str], verdicts: Sequence[Accepted | Rejected], packed: PackFormat | None = None
+def _separate(
+    root: Path, names: Sequence[str], scanned: Sequence[Accepted | Rejected], packed: PackFormat | None = None
 ) -> tuple[ImageTable, list[Rejected]]:
-    accepted = [(name, verdict) for name, verdict in zip(names, verdicts) if isinstance(verdict, Accepted)]
+    accepted = [(name, image) for name, image in zip(names, scanned) if isinstance(image, Accepted)]
     images = ImageTable(
         root=root,
         names=tuple(name for name, _ in accepted),
-        sizes_wh=tuple(verdict.size_wh for _, verdict in accepted),
-        digests=tuple(verdict.digest for _, verdict in accepted),
+        sizes_wh=tuple(image.size_wh for _, image in accepted),
+        digests=tuple(image.digest for _, image in accepted),
         packed=packed,
     )
-    return images, [verdict for verdict in verdicts if isinstance(verdict, Rejected)]
+    return images, [image for image in scanned if isinstance(image, Rejected)]
 
 
 def _is_unicode(name: str) -> bool:
-    """Whether the name can be stored; a file name that was never UTF-8 reaches Python with surrogates."""
+    """Return True if the name can be stored; Python represents bytes that are not UTF-8 by surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
@@ -197,22 +197,22 @@ def _scan_in_processes(
     workers: int,
     report: Callable[[int], object],
 ) -> list[list[Accepted | Rejected]]:
-    # Spawned, not forked: torch's threads in this process must not be copied half-way.
+    # Spawned, because a fork would copy the threads of torch in an undefined state.
     context = multiprocessing.get_context("spawn")
-    # Without a lock: a process that is killed while it holds one would keep this one waiting for ever.
+    # No lock: a worker killed while it owns a lock would block this process for ever.
     leave = context.RawValue(ctypes.c_bool, False)
     pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=(leave,))
     futures: list[Future[list[Accepted | Rejected]]] = []
     try:
         for chunk in chunks:
-            with _sigint_blocked():  # a process that starts here inherits it: only this one answers Ctrl-C
+            with _sigint_blocked():  # workers inherit the mask: only this process handles Ctrl-C
                 futures.append(pool.submit(_scan_chunk, root, chunk, min_side_px, max_pixels))
         for future in as_completed(futures):
             report(len(future.result()))
         return [future.result() for future in futures]
     except BrokenProcessPool as error:
         raise RuntimeError(
-            f"a process that scans images died after {_num_scanned(futures)} of {sum(map(len, chunks))} "
+            f"a worker process of the scan died after {_num_scanned(futures)} of {sum(map(len, chunks))} "
             "images: killed, or out of memory? Lower the number of workers, or set it to 1 to scan in this process"
         ) from error
     finally:
@@ -227,8 +227,8 @@ def _num_scanned(futures: Sequence[Future[list[Accepted | Rejected]]]) -> int:
 
 @contextmanager
 def _sigint_blocked() -> Iterator[None]:
-    """Ctrl-C waits until the end of the block; ignored instead, it would be lost."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows: `_begin_worker` sees to it a little later
+    """Delay Ctrl-C until the end of the block; an ignored signal would be lost."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows: `_begin_worker` ignores the signal a little later
         yield
         return
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
@@ -248,9 +248,9 @@ def _begin_worker(leave: ctypes.c_bool) -> None:
 
 
 def _scan_chunk(root: Path, names: Sequence[str], min_side_px: int, max_pixels: int) -> list[Accepted | Rejected]:
-    verdicts = []
+    scanned = []
     for name in names:
         if _leave is not None and _leave.value:
-            break  # nobody waits for the result any more
-        verdicts.append(_scan_image(root, name, min_side_px, max_pixels))
-    return verdicts
+            break  # the main process has given up
+        scanned.append(_scan_image(root, name, min_side_px, max_pixels))
+    return scanned

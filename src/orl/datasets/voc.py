@@ -1,4 +1,4 @@
-"""PASCAL VOC devkits: lists of images, lists of labels and XML annotations."""
+"""Reader of PASCAL VOC devkits: lists of images, lists of labels and XML annotations."""
 
 import difflib
 import xml.etree.ElementTree as ET
@@ -18,7 +18,7 @@ LISTS_FOLDER = Path("ImageSets") / "Main"
 
 @dataclass(frozen=True)
 class VocObject:
-    """One object of an annotation."""
+    """One object of an annotation; its box is xyxy, counted from 0, right and bottom exclusive."""
 
     class_name: str
     box: tuple[float, float, float, float]
@@ -26,32 +26,32 @@ class VocObject:
 
 
 def voc_folder(path: Path) -> Path | None:
-    """The folder with JPEGImages and ImageSets/Main: the path itself, or the only VOC20xx of a VOCdevkit.
+    """Find the folder with JPEGImages and ImageSets/Main.
 
     Args:
-        path: such a folder, a VOCdevkit, or the folder that holds a VOCdevkit.
+        path: the folder itself, a VOCdevkit with one VOC20xx, or the folder above a VOCdevkit.
 
     Returns:
-        None where there is no devkit.
+        The folder, or None if there is no devkit.
 
     Raises:
-        ValueError: if there are several VOC20xx.
+        ValueError: if there are several VOC20xx folders.
     """
     years = [path, *sorted(path.glob("VOC20??")), *sorted(path.glob("VOCdevkit/VOC20??"))]
     found = [folder for folder in years if (folder / IMAGES_FOLDER).is_dir() and (folder / LISTS_FOLDER).is_dir()]
     if len(found) > 1 and found[0] != path:
         names = ", ".join(folder.name for folder in found)
-        raise ValueError(f"{path} holds {len(found)} VOC folders ({names}); give the path of one, such as {found[0]}")
+        raise ValueError(f"{path} has {len(found)} VOC folders ({names}); give the path of one, such as {found[0]}")
     return found[0] if found else None
 
 
 def voc_image_names(root: Path, split: str) -> list[str]:
-    """The images of a split as paths below the devkit's folder (`voc_folder`), sorted.
+    """List the images of a split as paths below the devkit's folder (`voc_folder`), sorted.
 
-    An image that is listed but not there is named as a JPEG.
+    An image that is listed but missing gets the extension .jpg.
 
     Raises:
-        ValueError: if there is no devkit, no such split, or no image in it.
+        ValueError: if there is no devkit, no such split, or no image in the split.
     """
     folder = _require_folder(root)
     files = _image_files(folder)
@@ -59,15 +59,15 @@ def voc_image_names(root: Path, split: str) -> list[str]:
 
 
 def read_voc(root: Path, split: str) -> LabelledSplit:
-    """The labels and boxes of a split.
+    """Read the labels and boxes of a split.
 
-    A class's list `ImageSets/Main/<class>_<split>.txt` decides where it is there; else the objects of the
-    annotations do. XML counts pixels from 1 and includes the last one: a box comes out as
+    The labels of a class come from its list `ImageSets/Main/<class>_<split>.txt`, or without a list from the objects of
+    the annotations. The XML counts pixels from 1 and includes the last one; a box becomes
     (xmin - 1, ymin - 1, xmax, ymax).
 
     Args:
-        root: a devkit, as `voc_folder` finds it.
-        split: such as 'trainval' or 'test'.
+        root: a path that `voc_folder` accepts.
+        split: name of the split, such as 'trainval' or 'test'.
 
     Raises:
         ValueError: if there is no devkit or no such split, or a list or an annotation is damaged.
@@ -97,10 +97,10 @@ def read_voc(root: Path, split: str) -> LabelledSplit:
 
 
 def read_voc_sizes(split: LabelledSplit) -> list[tuple[int, int]]:
-    """Width and height of each image of a split that `read_voc` read, as its annotation says.
+    """Read the width and height of each image of a split from its annotation.
 
     Raises:
-        ValueError: if an image has no annotation, or one without its size.
+        ValueError: if an image has no annotation, or the annotation has no size.
     """
     return [_read_size(split.root / "Annotations" / f"{Path(name).stem}.xml") for name in split.names]
 
@@ -110,9 +110,9 @@ def _read_size(path: Path) -> tuple[int, int]:
         root = ET.parse(path).getroot()
         return int(_text(root, "size/width")), int(_text(root, "size/height"))
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing: a detector needs the boxes of every image; take another split") from error
+        raise ValueError(f"{path} is missing: a detector needs the boxes of every image; use another split") from error
     except (ET.ParseError, ValueError) as error:
-        raise ValueError(f"{path} does not tell the image's size: {error}; repair or delete it") from error
+        raise ValueError(f"{path} has no valid image size: {error}; repair or delete it") from error
 
 
 def _require_folder(root: Path) -> Path:
@@ -131,12 +131,12 @@ def _image_ids(folder: Path, split: str) -> list[str]:
         raise ValueError(f"{folder} has no split {split!r}, only {', '.join(splits) or 'none'}{hint}")
     image_ids = sorted({line.split()[0] for line in _read_lines(path)})
     if not image_ids:
-        raise ValueError(f"{path} lists no image; take another split")
+        raise ValueError(f"{path} lists no image; choose another split")
     return image_ids
 
 
 def _splits(folder: Path) -> list[str]:
-    """Lists that are no class's list: 'train_trainval' is class 'train' of split 'trainval'."""
+    """Return the splits: all lists except those of classes; 'train_trainval' is class 'train' of 'trainval'."""
     stems = {path.stem for path in (folder / LISTS_FOLDER).glob("*.txt")}
     return sorted(stem for stem in stems if not any(stem.endswith(f"_{split}") for split in stems))
 
@@ -155,7 +155,7 @@ def _image_name(image_id: str, files: Mapping[str, str]) -> str:
 
 
 def _class_names(folder: Path, listed: Mapping[str, Path], objects: Sequence[Sequence[VocObject] | None]) -> list[str]:
-    """The same for every split: the lists' classes, and all annotations' where lists leave any out."""
+    """Return the classes of all lists, and of all annotations if lists are incomplete; equal for every split."""
     seen = {o.class_name for each in objects for o in each or []}
     if listed and seen <= set(listed):
         return sorted(listed)
@@ -163,7 +163,7 @@ def _class_names(folder: Path, listed: Mapping[str, Path], objects: Sequence[Seq
     everywhere = {o.class_name for image_id in image_ids for o in _read_objects(folder, image_id) or []}
     if not listed and not everywhere:
         raise ValueError(
-            f"{folder} has no labels: neither class lists in {LISTS_FOLDER.as_posix()} nor objects in Annotations"
+            f"{folder} has no labels: no class lists in {LISTS_FOLDER.as_posix()} and no objects in Annotations"
         )
     return sorted({*listed, *everywhere})
 
@@ -173,11 +173,11 @@ def _listed_labels(path: Path, image_ids: Sequence[str]) -> Int8[ndarray, "n"]:
     for line in _read_lines(path):
         image_id, _, label = line.partition(" ")
         if label.strip() not in ("1", "0", "-1"):
-            raise ValueError(f"{path} has the line {line!r}; expected an image and 1, 0 or -1")
+            raise ValueError(f"{path}: expected lines 'image_id label' with label 1, 0 or -1, got {line!r}")
         labels[image_id] = int(label)
     missing = [image_id for image_id in image_ids if image_id not in labels]
     if missing:
-        raise ValueError(f"{path} lacks {len(missing)} images of its split, such as {missing[0]}; delete or repair it")
+        raise ValueError(f"{path} lacks {len(missing)} images of its split, such as {missing[0]}; repair or delete it")
     return np.array([labels[image_id] for image_id in image_ids], dtype=np.int8)
 
 
@@ -187,7 +187,9 @@ def _derived_labels(
     labels = []
     for image_id, found in zip(image_ids, objects):
         if found is None:
-            raise ValueError(f"image {image_id} has no annotation, and class {class_name!r} no list to label it by")
+            raise ValueError(
+                f"image {image_id} has no annotation, and class {class_name!r} has no list of labels; add one of them"
+            )
         difficult = [o.difficult for o in found if o.class_name == class_name]
         labels.append(ABSENT if not difficult else IGNORED if all(difficult) else PRESENT)
     return np.array(labels, dtype=np.int8)

@@ -1,4 +1,4 @@
-"""ImageBoxes of the user's own in place of proposals: from a COCO JSON or a published proposal file."""
+"""Box files of users in place of proposals: a COCO JSON or a published proposal file."""
 
 import logging
 from array import array
@@ -24,10 +24,9 @@ ImageBoxes = Float32[ndarray, "_ 4"]
 
 
 class BoxFile:
-    """The boxes of the images of a run, a slice of images at a time.
+    """Boxes of a run's images from a file, read a slice of images at a time.
 
-    ImageBoxes are clipped to their image, and those that are then empty are left out and counted. An image that the file has
-    no box for has none.
+    Boxes are clipped to their image; empty boxes are left out and counted. An image without boxes in the file has none.
     """
 
     def __init__(self, lists: Callable[[slice], list[ImageBoxes]], images: ImageTable, path: Path) -> None:
@@ -35,7 +34,7 @@ class BoxFile:
         self.num_boxes = self.num_clipped = self.num_dropped = 0
 
     def __call__(self, images: slice) -> list[ImageBoxes]:
-        """The boxes of each of these images as `xyxy`, in the file's order.
+        """Return the boxes `xyxy` of a slice of images, in the order of the file.
 
         Raises:
             ValueError: if the file is damaged.
@@ -60,21 +59,21 @@ class BoxFile:
 
 
 def read_box_file(path: Path, images: ImageTable, source: Path, folder: Path) -> BoxFile:
-    """The user's own boxes, to be asked for by slices of images.
+    """Open a file of boxes, which are then read by slices of images.
 
-    Of a COCO JSON the boxes of every category and of crowds are taken, and images are found by name; its boxes are
-    held in memory (some 100 bytes each). A published proposal file is read as a stream, as far as the images asked
-    for; its images are taken in the order of the COCO JSON that the run's come from, else in that of the run.
+    Of a COCO JSON the boxes of all categories and crowds are used. Images are matched by name, and the boxes are kept
+    in memory (about 100 bytes each). A published proposal file is read as a stream. Its images are in the order of the
+    COCO JSON that the run's images come from, else in the order of the run.
 
     Args:
-        path: the file of boxes.
-        images: the images of the run.
-        source: where the images come from, as given with --images.
-        folder: where an unnamed temporary file may lie, on a disk with room for the boxes (16 bytes each).
+        path: file of boxes.
+        images: image table of the run.
+        source: source of the run's images, as given with --images.
+        folder: folder for a temporary file with all boxes (16 bytes each).
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is of another format, damaged, or of other images.
+        ValueError: if the file has another format, is damaged, or lists other images.
     """
     if formats.detect_format(path, [formats.COCO, formats.PROPOSALS]) == formats.COCO:
         return BoxFile(_coco_boxes(path, images), images, path)
@@ -96,7 +95,7 @@ def _coco_boxes(path: Path, images: ImageTable) -> Callable[[slice], list[ImageB
     image_ids = np.array(rows, dtype=np.int64)
     order = np.argsort(image_ids, kind="stable")
     found = np.array(values, dtype=np.float32).reshape(-1, 4)[order]
-    # Images that are not of the run have row -1, and so lie before the first start.
+    # Images that are not in the run have row -1, which sorts before the first start.
     starts = np.searchsorted(image_ids[order], np.arange(len(images) + 1))
 
     def lists(rows: slice) -> list[ImageBoxes]:
@@ -106,35 +105,35 @@ def _coco_boxes(path: Path, images: ImageTable) -> Callable[[slice], list[ImageB
 
 
 def _coco_rows(path: Path, images: ImageTable) -> dict[Any, int]:
-    """The row of each image id of a COCO JSON, -1 for one that is not of the run."""
+    """Return the row of each image id of a COCO JSON; -1 for an image that is not in the run."""
     entries = coco_images(path)
     names = [name for _, name in entries]
     row_of: dict[Any, int] = {}
     for (image_id, name), rows in zip(entries, match_names(names, images.names)):
         if len(rows) > 1:
             could_be = ", ".join(images.names[row] for row in rows[:3])
-            raise ValueError(f"{path}: {name} could be any of {could_be}; make the names unambiguous")
+            raise ValueError(f"{path}: {name} matches several images: {could_be}; make the names unambiguous")
         row_of[image_id] = rows[0] if rows else -1
     counts = Counter(row for row in row_of.values() if row >= 0)
     twice = next((row for row, count in counts.items() if count > 1), None)
     if twice is not None:
         both = [name for image_id, name in entries if row_of[image_id] == twice]
         raise ValueError(
-            f"{path}: {' and '.join(both[:3])} could all be {images.names[twice]}; make the names unambiguous"
+            f"{path}: {' and '.join(both[:3])} all match {images.names[twice]}; make the names unambiguous"
         )
     num_found = len(counts)
     if num_found == 0:
         raise ValueError(
             f"{path} lists {len(entries)} images ({', '.join(names[:3])}), of which none is among the {len(images)} "
-            f"of the run ({', '.join(images.names[:3])}); names are compared"
+            f"of the run ({', '.join(images.names[:3])}); images are matched by name"
         )
     if num_found < len(images):
         logger.warning("%s lists %d of the run's %d images; the others have no box", path, num_found, len(images))
     return row_of
 
 
-def _annotation(entry: Any, path: Path, place: int) -> tuple[Any, ndarray]:
-    where = f"{path}: entry {place} of 'annotations'"
+def _annotation(entry: Any, path: Path, index: int) -> tuple[Any, ndarray]:
+    where = f"{path}: entry {index} of 'annotations'"
     if not isinstance(entry, dict) or "image_id" not in entry or "bbox" not in entry:
-        raise ValueError(f"{where} needs image_id and bbox, found {str(entry)[:120]}")
+        raise ValueError(f"{where} needs image_id and bbox, got {str(entry)[:120]}")
     return entry["image_id"], formats.parse_boxes([entry["bbox"]], where)

@@ -1,4 +1,4 @@
-"""What the published files hold: which keys tell them apart, and how an image's lists become arrays and back.
+"""Formats of the published files: their keys, and the conversion of an image's lists to arrays and back.
 
 | format | content |
 | --- | --- |
@@ -6,7 +6,7 @@
 | knn_instance | {"info": {"knn_image_num"}, "images": {"file_name": [], "id": []}, "pseudo_annotations": {"image_id": [], "knn_image_id": [image][neighbour]}} |
 | correspondence | the same, with more in "info" and in "pseudo_annotations": "bbox": [image][RoI][x, y, w, h], "knn_bbox_pair": [image][neighbour][pair][x, y, w, h, x, y, w, h] |
 
-`knn_image_id` holds places in the list of images, not ids. The keys may come in any order.
+`knn_image_id` has indices into the list of images, not ids. The keys may be in any order.
 """  # noqa: E501
 
 import difflib
@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
 
-from orl.published_files.json_stream import elements, ends_whole, keys_in
+from orl.published_files.json_stream import elements, keys_in, seems_complete
 
 PROPOSALS, NEIGHBOURS, CORRESPONDENCES, COCO = "selective_search_proposal", "knn_instance", "correspondence", "COCO"
 NEEDED_KEYS = {
@@ -28,7 +28,7 @@ NEEDED_KEYS = {
     COCO: ("images", "file_name", "annotations"),
     PROPOSALS: ("bbox",),
 }
-"""The keys that tell a format; a file is of the first format whose keys it has."""
+"""Keys that identify a format; a file has the first format whose keys are all present."""
 LIST_KEYS = {
     CORRESPONDENCES: tuple(f"pseudo_annotations.{key}" for key in ("bbox", "knn_image_id", "knn_bbox_pair")),
     NEIGHBOURS: ("pseudo_annotations.knn_image_id",),
@@ -40,19 +40,18 @@ MAX_DECIMALS = 3
 
 
 def detect_format(path: Path, expected: Sequence[str]) -> str:
-    """Which of the expected formats a file is of.
+    """Detect the format of a file, and check that it is one of the expected formats.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is of another format or of none, with the keys found and the nearest format, or if it is cut
-            off before its format can be told.
+        ValueError: if the file has another format, or is truncated before its format is known.
     """
     found = keys_in(path)
     known = next((name for name, keys in NEEDED_KEYS.items() if set(keys) <= set(found)), None)
     if known in expected:
         return str(known)
-    if found and not ends_whole(path):
-        # Cut off in the list whose key comes last: to read it tells where.
+    if found and not seems_complete(path):
+        # The file is truncated in the list of the last key: reading it raises an error with the position.
         inside = [key for kind in expected for key in LIST_KEYS[kind] if key.split(".")[-1] == found[-1]]
         for _ in elements(path, inside[0] if inside else found[-1]):
             pass
@@ -68,25 +67,25 @@ def detect_format(path: Path, expected: Sequence[str]) -> str:
 
 
 def parse_boxes(item: Any, where: str) -> Float32[ndarray, "n 4"]:
-    """The boxes of one image, given as lists of x, y, w, h, as `xyxy`.
+    """Convert the boxes of one image from lists of x, y, w, h to `xyxy`.
 
-    An image with one box may have its four numbers without a list around them: the published program writes it so.
+    The published program writes a single box as four numbers without a list around them.
 
     Args:
-        item: what the file has for the image.
-        where: file and image, for errors.
+        item: value of the image in the file.
+        where: file and image, for error messages.
 
     Raises:
-        ValueError: if the item is not a list of four numbers a box, or a width or height is below 0.
+        ValueError: if the item is not a list of four numbers per box, or a width or height is below 0.
     """
     return _checked_xyxy(_numbers(item, 4, where), where)
 
 
 def parse_pairs(item: Any, where: str) -> Float32[ndarray, "n 9"]:
-    """The pairs of one image with its neighbours: the neighbour's rank, the box here and the box there as `xyxy`.
+    """Convert the box pairs of one image: rank of the neighbour, box of the image and box of the neighbour (`xyxy`).
 
     Raises:
-        ValueError: if the item is not a list of eight numbers a pair for each neighbour, or a side is below 0.
+        ValueError: if the item is not a list of eight numbers per pair for each neighbour, or a side is below 0.
     """
     if not isinstance(item, list) or not all(isinstance(pairs, list) for pairs in item):
         raise ValueError(f"{where}: pairs come as a list for each neighbour, not {_short(item)}")
@@ -99,21 +98,21 @@ def parse_pairs(item: Any, where: str) -> Float32[ndarray, "n 9"]:
 
 
 def parse_neighbours(item: Any, num_images: int, where: str) -> Int64[ndarray, "k"]:
-    """The neighbours of one image, as places in the file's list of images.
+    """Convert the neighbours of one image to indices into the file's list of images.
 
     Raises:
-        ValueError: if the item is not a list of whole numbers from 0 to below the number of images.
+        ValueError: if the item is not a list of integers from 0 to below the number of images.
     """
-    if not isinstance(item, list) or not item or any(type(place) is not int for place in item):
+    if not isinstance(item, list) or not item or any(type(index) is not int for index in item):
         raise ValueError(f"{where}: neighbours are a list of whole numbers, not {_short(item)}")
-    outside = next((place for place in item if not 0 <= place < num_images), None)
+    outside = next((index for index in item if not 0 <= index < num_images), None)
     if outside is not None:
         raise ValueError(f"{where}: neighbour {outside} is none of the {num_images} images, which count from 0")
     return np.array(item, dtype=np.int64)
 
 
 def _checked_xyxy(boxes_xywh: Float64[ndarray, "n 4"], where: str) -> Float32[ndarray, "n 4"]:
-    """Boxes as `xyxy`; sums are taken in double precision, which `boxes_to_json` needs to find the way back.
+    """Convert boxes to `xyxy`; sums are in double precision, which `boxes_to_json` needs for an exact inverse.
 
     Raises:
         ValueError: if a width or height is below 0.
@@ -126,10 +125,10 @@ def _checked_xyxy(boxes_xywh: Float64[ndarray, "n 4"], where: str) -> Float32[nd
 
 
 def boxes_to_json(boxes: Float32[ndarray, "n 4"]) -> list[list[int | float]]:
-    """Boxes as x, y, w, h, each with the fewest decimals, up to three, that give the same box again; else with all.
+    """Convert boxes to x, y, w, h with the fewest decimals, up to three, that restore the same box; else with all.
 
-    Whole numbers are written as such. Whatever is written, `parse_boxes` gives back these boxes to the bit, and what was
-    read from a file of at most three decimals, in images of up to 8,000 px, is written as it was.
+    `parse_boxes` restores these boxes bit for bit. Boxes from a file with at most three decimals, in images of up to
+    8,000 px, are written as they were. Integers are written without a point.
     """
     exact = boxes.astype(np.float64)
     exact = np.concatenate([exact[:, :2], exact[:, 2:] - exact[:, :2]], axis=1)
@@ -150,7 +149,7 @@ def _to_xyxy(boxes_xywh: Float64[ndarray, "n 4"]) -> Float32[ndarray, "n 4"]:
 
 
 def _numbers(item: Any, width: int, where: str) -> Float64[ndarray, "n w"]:
-    """A list of lists of so many numbers each, as one array."""
+    """Convert a list of lists of `width` numbers to one array."""
     try:
         values = np.array(item)
     except (ValueError, OverflowError):  # lists of unequal length, or numbers beyond any type
@@ -172,7 +171,7 @@ def _first_wrong(item: Any, width: int) -> str:
 
 
 def _nearest(found: Sequence[str]) -> tuple[str, list[str]]:
-    """The format that most of these keys hint at, and the keys that it lacks."""
+    """Return the format with the most similar keys, and the keys that the file lacks."""
 
     def fraction(name: str) -> float:
         hinted = [key for key in NEEDED_KEYS[name] if difflib.get_close_matches(key, found, n=1)]

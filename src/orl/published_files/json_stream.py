@@ -1,4 +1,4 @@
-"""JSON files of any size, read one list element after the other in bounded memory."""
+"""Streaming reader of large JSON files: one list element at a time, in bounded memory."""
 
 import gc
 import re
@@ -10,26 +10,26 @@ from typing import Any
 
 BUFFER_BYTES = 1 << 16
 SCAN_BYTES = 1 << 20
-# In JSON a quote inside a string is written \", so that this finds keys and nothing else.
+# JSON escapes a quote inside a string, so this pattern matches keys only.
 KEY = re.compile(rb'"(\w{1,40})"\s{0,9}:')
 MAX_KEY_BYTES = 64
 
 
 class DamagedFileError(ValueError):
-    """A file is cut off or not JSON."""
+    """Error for a file that is truncated or not JSON."""
 
 
 def elements(path: Path, key: str, noun: str = "images") -> Iterator[Any]:
-    """The elements of one list of a file, one after the other; nothing where there is no such list.
+    """Yield the elements of one list of a file; nothing if there is no such list.
 
     Args:
-        path: a file with one JSON object; the order of its keys does not matter.
-        key: where the list is, as in 'pseudo_annotations.bbox'.
-        noun: what the elements are, for errors.
+        path: file with one JSON object; the order of its keys does not matter.
+        key: key of the list, such as 'pseudo_annotations.bbox'.
+        noun: plural noun for the elements, for error messages.
 
     Raises:
-        ImportError: if ijson is missing.
-        DamagedFileError: if the file is cut off or not JSON, with the number of elements before.
+        ImportError: if ijson is not installed.
+        DamagedFileError: if the file is truncated or not JSON.
     """
     ijson = _ijson()
     count = 0
@@ -39,28 +39,28 @@ def elements(path: Path, key: str, noun: str = "images") -> Iterator[Any]:
                 yield element
                 count += 1
         except (ijson.JSONError, UnicodeError) as error:
-            raise DamagedFileError(_what_is_wrong(path, f"after {count} whole {noun} of {key!r}", error)) from error
+            raise DamagedFileError(_error_message(path, f"after {count} complete {noun} of {key!r}", error)) from error
 
 
 def value(path: Path, key: str) -> Any:
-    """One value of a file as a whole, which has to fit into memory; None where there is no such key.
+    """Read one value of a file, which must fit into memory; return None if there is no such key.
 
     Raises:
-        ImportError: if ijson is missing.
-        DamagedFileError: if the file is cut off or not JSON before the end of the value.
+        ImportError: if ijson is not installed.
+        DamagedFileError: if the file is truncated or not JSON before the end of the value.
     """
     ijson = _ijson()
     with open(path, "rb") as file:
         try:
             return next(ijson.items(file, key, use_float=True, buf_size=BUFFER_BYTES), None)
         except (ijson.JSONError, UnicodeError) as error:
-            raise DamagedFileError(_what_is_wrong(path, f"before the end of {key!r}", error)) from error
+            raise DamagedFileError(_error_message(path, f"before the end of {key!r}", error)) from error
 
 
 def keys_in(path: Path) -> list[str]:
-    """Every key of a file at any depth, each once, in the order in which they come; none for what is not JSON.
+    """List the distinct keys of a file at any depth, in the order of their first use; none if it is not JSON.
 
-    The file is scanned for keys, not parsed: some 1,000 MB a second.
+    The file is scanned, not parsed: about 1,000 MB per second.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -76,16 +76,16 @@ def keys_in(path: Path) -> list[str]:
     return list(found)
 
 
-def ends_whole(path: Path) -> bool:
-    """Whether a file of one JSON object may be whole, by its last bytes."""
+def seems_complete(path: Path) -> bool:
+    """Return True if the last bytes of a file close a JSON object."""
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - MAX_KEY_BYTES))
         return file.read().rstrip().endswith(b"}")
 
 
 @contextmanager
-def collector_paused() -> Iterator[None]:
-    """No search for cyclic garbage: lists of numbers hold none, and it would take a tenth to a quarter of the time."""
+def garbage_collection_paused() -> Iterator[None]:
+    """Pause garbage collection: lists of numbers have no cycles, and the search takes 10 to 25% of the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -103,11 +103,11 @@ def _ijson() -> ModuleType:
     return ijson
 
 
-def _what_is_wrong(path: Path, where: str, error: Exception) -> str:
+def _error_message(path: Path, where: str, error: Exception) -> str:
     detail = error.args[0] if error.args else error
     text = detail.decode(errors="replace") if isinstance(detail, bytes) else str(detail)
-    what, _, context = text.partition("\n")
-    if "premature EOF" in what:
-        return f"{path} is cut off {where}: get the whole file and give the same command again"
+    problem, _, context = text.partition("\n")
+    if "premature EOF" in problem:
+        return f"{path} is truncated {where}: get the complete file and run the same command again"
     seen = context.partition("\n")[0].strip()
-    return f"{path} is not JSON {where}: {what.rstrip('.')}: {seen!r} (NaN and Infinity are not JSON either)"
+    return f"{path} is not JSON {where}: {problem.rstrip('.')}: {seen!r} (NaN and Infinity are not JSON either)"

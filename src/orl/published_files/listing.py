@@ -1,4 +1,4 @@
-"""Which image of a published file is which image of the run: by name, or by order where a file has no names."""
+"""Image lists of published files, and their match with the images of a run by name or by order."""
 
 import json
 from collections import Counter
@@ -16,32 +16,32 @@ from orl.datasets.image_table import ImageTable
 from orl.published_files.json_stream import elements, value
 
 TABLE = "published"
-"""Table with one row an image: its place, name and id in the published files that were read."""
+"""Table with one row per image: its position, name and id in the published files that were read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The images of published files, in the order of their lists."""
+    """Images of published files, in the order of the files."""
 
     names: tuple[str, ...]
-    """Path of each image, as the file gives it."""
+    """Path of each image in the file."""
     ids: tuple[Any, ...]
-    """The id of each image, as the file gives it; COCO's are whole numbers."""
+    """Id of each image in the file; an integer in COCO."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the names, the ids and their order."""
+        """Compute the fingerprint of names, ids and their order."""
         return provenance.fingerprint({"names": self.names, "ids": self.ids})
 
 
 def read_listing(path: Path) -> Listing:
-    """The images that a neighbour or correspondence file names.
+    """Read the image list of a neighbour or correspondence file.
 
     Raises:
-        ValueError: if the file is cut off, names no image, or has another number of ids than of names.
+        ValueError: if the file is truncated, lists no image, or has different numbers of names and ids.
     """
     names, ids = value(path, "images.file_name"), value(path, "images.id")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
@@ -54,11 +54,11 @@ def read_listing(path: Path) -> Listing:
 
 
 def source_listing(source: Path, images: ImageTable) -> Listing:
-    """The order that files without names are in: that of the COCO JSON that the images come from, else the run's own.
+    """Return the image list for files without names: in the order of the source COCO JSON, else of the run.
 
     Args:
-        source: where the images of the run come from, as it was given with --images.
-        images: the images of the run; others in the COCO JSON are left out.
+        source: source of the run's images, as given with --images.
+        images: image table of the run; other images of the COCO JSON are left out.
 
     Raises:
         ValueError: if the COCO JSON is damaged.
@@ -71,30 +71,29 @@ def source_listing(source: Path, images: ImageTable) -> Listing:
 
 
 def coco_images(path: Path) -> list[tuple[Any, str]]:
-    """Id and name of each image of a COCO JSON, in its order.
+    """Read id and name of each image of a COCO JSON, in the order of the file.
 
     Raises:
-        ValueError: if the file is cut off or has an entry without id or name.
+        ValueError: if the file is truncated, or an entry has no id or name.
     """
     entries = []
     for entry in elements(path, "images", "entries"):
         if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get("file_name"), str):
-            raise ValueError(f"{path} is not COCO's JSON: 'images' needs id and file_name, found {str(entry)[:120]}")
+            raise ValueError(f"{path} is not a COCO JSON: 'images' needs id and file_name, got {str(entry)[:120]}")
         entries.append((entry["id"], entry["file_name"]))
     return entries
 
 
 def match_listing(listing: Listing, images: ImageTable, path: Path) -> Int64[ndarray, "n"]:
-    """The row of each listed image in the run's table of images.
+    """Find the row of each listed image in the run's image table.
 
     Args:
-        listing: the images of the file.
-        images: the images of the run.
-        path: the file, for errors.
+        listing: images of the file.
+        images: image table of the run.
+        path: the file, for error messages.
 
     Raises:
-        ValueError: if the two are not the same images, each once, or a name fits several; with both numbers and the
-            first few names.
+        ValueError: if file and run do not have the same images, each once, or a name matches several images.
     """
     found = match_names(listing.names, images.names)
     unknown = [name for name, rows in zip(listing.names, found) if not rows]
@@ -104,54 +103,56 @@ def match_listing(listing: Listing, images: ImageTable, path: Path) -> Int64[nda
     missing = [] if several else [images.names[row] for row in range(len(images)) if row not in counts]
     numbers = f"{path} lists {len(listing)} images and the run has {len(images)}"
     if several:
-        raise ValueError(f"{numbers}: {_first(several)} could be several of them; make the names unambiguous")
+        raise ValueError(f"{numbers}: {_first(several)} match several images; make the names unambiguous")
     if unknown or missing:
         raise ValueError(
             f"{numbers}: {_first(unknown)} of the file are not in the run, {_first(missing)} of the run are not in "
-            "the file; take the images that the file was made from (rejected.csv tells which were left out)"
+            "the file; use the images that the file was made from (rejected.csv lists the rejected ones)"
         )
     return np.array([rows[0] for rows in found], dtype=np.int64)
 
 
 def match_names(names: Sequence[str], known: Sequence[str]) -> list[list[int]]:
-    """The places in `known` that each name may stand for: the very name, or else all with the same last part."""
-    exact = {name: place for place, name in enumerate(known)}
+    """Return the indices in `known` that each name may stand for: the same path, else all with the same file name."""
+    exact = {name: index for index, name in enumerate(known)}
     by_base: dict[str, list[int]] = {}
-    for place, name in enumerate(known):
-        by_base.setdefault(PurePosixPath(name).name, []).append(place)
+    for index, name in enumerate(known):
+        by_base.setdefault(PurePosixPath(name).name, []).append(index)
     return [[exact[name]] if name in exact else by_base.get(PurePosixPath(name).name, []) for name in names]
 
 
 def save_listing(
     listing: Listing, rows: Int64[ndarray, "n"], images: ImageTable, folder: Path, overwrite: bool
 ) -> None:
-    """Keep order, names and ids of published files, so that they can be written as they were read.
+    """Store order, names and ids of published files in the run, for writing them back unchanged.
 
     Raises:
-        StaleResultError: if the run holds files of another order and `overwrite` is off.
+        StaleResultError: if the run has the listing of other files and `overwrite` is off.
     """
     inputs = {"images": images.fingerprint, "listing": listing.fingerprint}
     for index in tables.begin(folder / TABLE, inputs, 1, overwrite):
-        places = np.argsort(rows)
+        positions = np.argsort(rows)
         columns = {
-            "place": places,
-            "file_name": np.array(listing.names, dtype=object)[places],
-            "published_id": np.array([json.dumps(each) for each in listing.ids], dtype=object)[places],
+            "place": positions,
+            "file_name": np.array(listing.names, dtype=object)[positions],
+            "published_id": np.array([json.dumps(each) for each in listing.ids], dtype=object)[positions],
         }
         tables.write_shard(folder / TABLE, index, columns)
 
 
 def load_listing(images: ImageTable, folder: Path) -> Listing | None:
-    """What `save_listing` kept; None where no published file with names was read.
+    """Load the listing of a run; return None if no published file with names was read.
 
     Raises:
-        ValueError: if it is of other images.
+        ValueError: if the listing belongs to other images than the run has now.
     """
     if not (folder / TABLE / provenance.MANIFEST).exists():
         return None
     table = tables.load(folder / TABLE)
     if table.inputs["images"] != images.fingerprint:
-        raise ValueError(f"{folder / TABLE} is of other images than the run's; read the published files again")
+        raise ValueError(
+            f"{folder / TABLE} belongs to other images than the run has now; read the published files again"
+        )
     order = np.argsort(table.column("place"))
     return Listing(
         names=tuple(table.column("file_name")[order].tolist()),
@@ -160,5 +161,5 @@ def load_listing(images: ImageTable, folder: Path) -> Listing | None:
 
 
 def _first(names: Sequence[str]) -> str:
-    """How many, and the first few by name."""
+    """Describe a list of names by its length and the first few names."""
     return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "none"

@@ -1,4 +1,4 @@
-"""The boxes of published pairs found again among the RoIs of their images."""
+"""Matching of published box pairs to rows of the table of RoIs."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from orl.published_files import formats
 from orl.published_files.take_rows import ranges, take_rows
 
 PAIRS_AT_A_TIME = 4096
-"""Bounds the memory of comparing each pair with all RoIs of its images."""
+"""Pairs that are compared with all RoIs of their images at a time, which bounds the memory."""
 
 TableColumns = dict[str, ndarray]
 
 
 class PairMatcher:
-    """TableColumns of correspondences out of pairs of boxes, which must be RoIs of the two images to the bit."""
+    """Conversion of box pairs to the columns of correspondences; boxes must equal RoIs of their images bit for bit."""
 
     def __init__(self, images: ImageTable, folder: Path, path: Path) -> None:
         self._images, self._path = images, path
@@ -26,10 +26,10 @@ class PairMatcher:
         self._starts = self._rois.row_starts(len(images))
 
     def __call__(self, images: slice, pairs: list[Float32[ndarray, "_ 9"]]) -> TableColumns:
-        """The correspondences of these images; `similarity` is NaN, since the published files have none.
+        """Return the correspondences of a slice of images; `similarity` is NaN, because published files have none.
 
         Raises:
-            ValueError: if a box is not among the RoIs of its image, or a pair is with a neighbour that is not there.
+            ValueError: if a box is not an RoI of its image, or a pair belongs to a neighbour that does not exist.
         """
         image_ids = np.repeat(np.arange(images.start, images.stop, dtype=np.int32), [len(part) for part in pairs])
         values = np.concatenate(pairs)
@@ -58,11 +58,11 @@ class PairMatcher:
         return neighbour_ids[image_ids - images.start, ranks]
 
     def _roi_rows(self, image_ids: Int32[ndarray, "p"], boxes: Float32[ndarray, "p 4"]) -> Int64[ndarray, "p"]:
-        """The row of each box among the RoIs of its image; of equal RoIs the first."""
+        """Find the row of each box among the RoIs of its image; of equal RoIs the first."""
         owners = np.unique(image_ids)
         starts, stops = self._starts[owners], self._starts[owners + 1]
         candidates, wanted = _bits(take_rows(self._rois, "box", ranges(starts, stops))), _bits(boxes)
-        # Where the RoIs of each owner begin among the candidates.
+        # First candidate of each owner.
         begins = np.cumsum(stops - starts) - (stops - starts)
         owner_of = np.searchsorted(owners, image_ids)
         rows = np.empty(len(boxes), dtype=np.int64)
@@ -81,13 +81,13 @@ class PairMatcher:
         return rows
 
     def _unknown_box(self, box: Float32[ndarray, "4"], image_id: int) -> str:
-        number = self._starts[image_id + 1] - self._starts[image_id]
+        num_rois = self._starts[image_id + 1] - self._starts[image_id]
         return (
-            f"{self._path}: a pair has the box {formats.boxes_to_json(box[None])[0]}, which is none of the {number} RoIs of "
-            f"{self._images.names[image_id]}; 'bbox' and 'knn_bbox_pair' belong to different runs"
+            f"{self._path}: a pair has the box {formats.boxes_to_json(box[None])[0]}, which is none of the {num_rois} "
+            f"RoIs of {self._images.names[image_id]}; 'bbox' and 'knn_bbox_pair' belong to different runs"
         )
 
 
 def _bits(boxes: Float32[ndarray, "n 4"]) -> Int64[ndarray, "n 2"]:
-    """The bits of each box as two whole numbers, which are compared four times as fast; -0 counts as 0."""
+    """View each box as two integers, which are compared four times as fast; -0 counts as 0."""
     return np.ascontiguousarray(boxes + np.float32(0)).view(np.int64)

@@ -1,4 +1,4 @@
-"""The published files into the tables of a run, so that stage 3 can train on discoveries made elsewhere."""
+"""Import of published files as tables of a run, so that stage 3 can train on discoveries made elsewhere."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from orl import files, tables
 from orl.datasets.image_table import ImageTable, require_original_sizes
 from orl.progress import progress_bar
 from orl.published_files import formats
-from orl.published_files.json_stream import collector_paused, elements, value
+from orl.published_files.json_stream import elements, garbage_collection_paused, value
 from orl.published_files.listing import Listing, load_listing, match_listing, read_listing, save_listing, source_listing
 from orl.published_files.pair_matcher import PairMatcher, TableColumns
 from orl.published_files.row_order import RowOrderedReader
@@ -23,17 +23,17 @@ from orl.published_files.row_order import RowOrderedReader
 logger = logging.getLogger(__name__)
 
 SLACK_PX = 1
-"""How far a box may stick out of its image."""
+"""Tolerance for boxes beyond the border of their image."""
 NEEDED_BY_STAGE_3 = ("rois", "correspondences")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedFiles:
-    """The files to read, at least one; a correspondence file repeats the neighbours.
+    """Published files to read, at least one; a correspondence file repeats the neighbours.
 
     Raises:
-        ValueError: if there is none.
-        FileNotFoundError: if one is not there.
+        ValueError: if no file is given.
+        FileNotFoundError: if a file does not exist.
     """
 
     proposals: Path | None = None
@@ -54,35 +54,35 @@ class PublishedFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class RunTables:
-    """Where tables are made, and how."""
+    """Location and options of the tables to write."""
 
     folder: Path
     """Folder of the run's tables of stage 2."""
     shard_size: int = 256
-    """Images a shard."""
+    """Number of images per shard."""
     overwrite: bool = False
-    """Rebuild tables that were made from something else."""
+    """Replace tables of other inputs."""
 
 
 def read_published(files: PublishedFiles, images: ImageTable, source: Path, target: RunTables) -> list[str]:
-    """Make tables from published files; finished shards are kept.
+    """Write the tables of a run from published files; finished shards are kept.
 
-    The proposal file has no names. Its images are taken in the order of the other file given with it or read before,
-    else in that of the COCO JSON that the images come from, else in that of the run. The files hold no similarities:
-    the tables have NaN, and the order of neighbours and pairs is the file's, best first.
+    The proposal file has no image names. Its images are in the order of another file that is read with it or was read
+    before, else in the order of the source COCO JSON, else in the order of the run. The files have no similarities: the
+    tables have NaN, and neighbours and pairs keep the order of the file, best first.
 
     Args:
-        files: what to read.
-        images: the images of the run, which must be those of the files.
-        source: where the images come from, as given with --images.
-        target: the tables to make.
+        files: files to read.
+        images: image table of the run, which must have the images of the files.
+        source: source of the run's images, as given with --images.
+        target: tables to write.
 
     Returns:
-        The tables made: 'proposals', 'neighbours', 'rois', 'correspondences', as far as the files hold them.
+        Names of the finished tables, among 'proposals', 'neighbours', 'rois' and 'correspondences'.
 
     Raises:
-        ValueError: if a file is of another format, damaged, or of other images, or the run's images were reduced.
-        StaleResultError: if a table was made from something else and `overwrite` is off.
+        ValueError: if a file has another format, is damaged or lists other images, or the run's images were resized.
+        StaleResultError: if a table has other inputs and `overwrite` is off.
     """
     _check_formats(files)
     if files.proposals or files.correspondences:
@@ -105,12 +105,12 @@ def read_published(files: PublishedFiles, images: ImageTable, source: Path, targ
     if files.correspondences:
         reader.boxes("rois", files.correspondences, formats.CORRESPONDENCES, "pseudo_annotations.bbox")
         reader.correspondences(files.correspondences)
-    return _tell(target.folder)
+    return _finished_tables(target.folder)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Reader:
-    """What all tables of one call share."""
+    """Inputs shared by all tables of one call."""
 
     images: ImageTable
     listing: Listing
@@ -119,15 +119,15 @@ class _Reader:
     _digests: dict[Path, str] = field(default_factory=dict)
 
     def boxes(self, name: str, path: Path, kind: str, key: str) -> None:
-        """Proposals or RoIs."""
+        """Write the table of proposals or of RoIs."""
 
         def arrays() -> Iterator[ndarray]:
-            for place, item in enumerate(elements(path, key)):
-                found = formats.parse_boxes(item, self._where(path, place))
-                if place < len(self.rows):
-                    self._check_inside(found, path, place)
+            for index, item in enumerate(elements(path, key)):
+                found = formats.parse_boxes(item, self._where(path, index))
+                if index < len(self.rows):
+                    self._check_inside(found, path, index)
                 if name == "rois":
-                    _check_rois(found, self._where(path, place))
+                    _check_rois(found, self._where(path, index))
                 yield found
 
         self._build(name, path, kind, {}, arrays, lambda: _box_columns)
@@ -137,27 +137,29 @@ class _Reader:
         assert path is not None
         kind = formats.NEIGHBOURS if files.neighbours else formats.CORRESPONDENCES
         info = value(path, "info")
-        if kind == formats.CORRESPONDENCES and isinstance(info, dict):  # which tells much more than of neighbours
-            info = {key: setting for key, setting in info.items() if key == "knn_image_num"}
+        if kind == formats.CORRESPONDENCES and isinstance(
+            info, dict
+        ):  # the info of a correspondence file has more keys
+            info = {key: number for key, number in info.items() if key == "knn_image_num"}
 
         def arrays() -> Iterator[ndarray]:
             number = None
-            for place, item in enumerate(elements(path, "pseudo_annotations.knn_image_id")):
-                where = self._where(path, place)
+            for index, item in enumerate(elements(path, "pseudo_annotations.knn_image_id")):
+                where = self._where(path, index)
                 found = formats.parse_neighbours(item, len(self.rows), where)
                 number = number or len(found)
                 if len(found) != number:
-                    raise ValueError(f"{where} has {len(found)} neighbours, and the images before it have {number}")
+                    raise ValueError(f"{where} has {len(found)} neighbours, but the images before it have {number}")
                 yield self.rows[found].astype(np.int32)[None]
 
         self._build("neighbours", path, kind, {"info": info}, arrays, lambda: _neighbour_columns)
 
     def correspondences(self, path: Path) -> None:
         def arrays() -> Iterator[ndarray]:
-            for place, item in enumerate(elements(path, "pseudo_annotations.knn_bbox_pair")):
-                found = formats.parse_pairs(item, self._where(path, place))
+            for index, item in enumerate(elements(path, "pseudo_annotations.knn_bbox_pair")):
+                found = formats.parse_pairs(item, self._where(path, index))
                 if not len(found):
-                    raise ValueError(f"{self._where(path, place)} has no pair; stage 3 needs one of every image")
+                    raise ValueError(f"{self._where(path, index)} has no pair; stage 3 needs one for every image")
                 yield found
 
         inputs = {name: tables.load(self.target.folder / name).fingerprint for name in ("neighbours", "rois")}
@@ -174,7 +176,7 @@ class _Reader:
         arrays: Callable[[], Iterator[ndarray]],
         columns: Callable[[], Callable[[slice, list[ndarray]], TableColumns]],
     ) -> None:
-        """Make the missing shards of one table out of the arrays of the images."""
+        """Write the missing shards of one table from the arrays of the images."""
         folder, size = self.target.folder / name, self.target.shard_size
         inputs = {
             "imported": kind,
@@ -188,7 +190,10 @@ class _Reader:
         if not missing:
             logger.info("%s: up to date", name)
             return
-        with collector_paused(), progress_bar(total=len(self.images), title=f"read {name}", unit="images") as bar:
+        with (
+            garbage_collection_paused(),
+            progress_bar(total=len(self.images), title=f"read {name}", unit="images") as bar,
+        ):
             in_rows = RowOrderedReader(arrays(), self.rows, self.target.folder, str(path), bar.update)
             make_columns = columns()
             for index in missing:
@@ -199,19 +204,19 @@ class _Reader:
             self._digests[path] = files.file_digest(path)
         return self._digests[path]
 
-    def _where(self, path: Path, place: int) -> str:
-        name = f" ({self.listing.names[place]})" if place < len(self.listing) else ""
-        return f"{path}: image {place}{name}"
+    def _where(self, path: Path, index: int) -> str:
+        name = f" ({self.listing.names[index]})" if index < len(self.listing) else ""
+        return f"{path}: image {index}{name}"
 
-    def _check_inside(self, found: Float32[ndarray, "n 4"], path: Path, place: int) -> None:
-        """A box outside its image means that the file is of other images, or in another order."""
-        width, height = self.images.sizes_wh[self.rows[place]]
+    def _check_inside(self, found: Float32[ndarray, "n 4"], path: Path, index: int) -> None:
+        """Check that boxes are inside their image, which fails for a file of other images or in another order."""
+        width, height = self.images.sizes_wh[self.rows[index]]
         limits = np.array([width, height, width, height], dtype=np.float32) + SLACK_PX
         outside = (found < -SLACK_PX).any(axis=1) | (found > limits).any(axis=1)
         if outside.any():
             box = formats.boxes_to_json(found[outside][:1])[0]
             raise ValueError(
-                f"{self._where(path, place)} has {width}x{height} px, and its box {box} sticks out: the file is of "
+                f"{self._where(path, index)} has {width}x{height} px, but has the box {box}: the file is of "
                 "other images or in another order. A proposal file has no names: give the correspondence or neighbour "
                 "file with it, or the COCO JSON that it was made from as --images"
             )
@@ -229,7 +234,7 @@ def _check_formats(files: PublishedFiles) -> None:
 
 
 def _listing(files: PublishedFiles) -> Listing:
-    """The images that the files name, in their order."""
+    """Read the image list of the files."""
     paths = [path for path in (files.correspondences, files.neighbours) if path is not None]
     listings = [read_listing(path) for path in paths]
     if listings[0] != listings[-1]:
@@ -238,31 +243,31 @@ def _listing(files: PublishedFiles) -> Listing:
 
 
 def _listing_without_names(images: ImageTable, source: Path, folder: Path) -> Listing:
-    """The images in the order of a file that names none."""
+    """Return the image list for a file without names."""
     known = load_listing(images, folder)
     order = "the files that were read before" if known else f"{source}"
-    logger.info("the proposal file names no images: they are taken in the order of %s", order)
+    logger.info("the proposal file has no image names: images are read in the order of %s", order)
     return known or source_listing(source, images)
 
 
 def _check_same_neighbours(neighbours: Path, correspondences: Path) -> None:
     key = "pseudo_annotations.knn_image_id"
-    for place, (one, other) in enumerate(zip(elements(neighbours, key), elements(correspondences, key))):
+    for index, (one, other) in enumerate(zip(elements(neighbours, key), elements(correspondences, key))):
         if one != other:
             raise ValueError(
-                f"image {place} has the neighbours {one} in {neighbours} and {other} in {correspondences}, which "
+                f"image {index} has the neighbours {one} in {neighbours} and {other} in {correspondences}, which "
                 "belong to different runs; leave the neighbour file out"
             )
 
 
 def _check_rois(rois: Float32[ndarray, "n 4"], where: str) -> None:
-    """Stage 3 cuts an RoI out of every image."""
+    """Check that every image has an RoI, because stage 3 cuts one from every image."""
     if not len(rois):
-        raise ValueError(f"{where} has no box; stage 3 needs one of every image")
+        raise ValueError(f"{where} has no box; stage 3 needs one for every image")
     empty = (rois[:, 2:] <= rois[:, :2]).any(axis=1)
     if empty.any():
         raise ValueError(
-            f"{where} has the empty box {formats.boxes_to_json(rois[empty][:1])[0]}, which nothing can be cut from"
+            f"{where} has the empty box {formats.boxes_to_json(rois[empty][:1])[0]}; a box needs at least one pixel"
         )
 
 
@@ -277,8 +282,8 @@ def _neighbour_columns(images: slice, found: list[ndarray]) -> TableColumns:
     return {"neighbour_ids": neighbour_ids, "similarities": np.full(neighbour_ids.shape, np.nan, dtype=np.float32)}
 
 
-def _tell(folder: Path) -> list[str]:
-    """What there is now, and what stage 3 still needs."""
+def _finished_tables(folder: Path) -> list[str]:
+    """List the finished tables, and log the tables that stage 3 still needs."""
     names = ("proposals", "neighbours", "rois", "correspondences")
     found = [name for name in names if tables.finished_fingerprint(folder / name) is not None]
     missing = [name for name in NEEDED_BY_STAGE_3 if name not in found]

@@ -1,4 +1,4 @@
-"""A stream of images in the order of a file, given out in the order of the run's rows."""
+"""Reader that reorders a stream of arrays, one per image, from the order of a file to the rows of a run."""
 
 import logging
 import tempfile
@@ -16,10 +16,9 @@ logger = logging.getLogger(__name__)
 
 
 class RowOrderedReader:
-    """The arrays of images by their rows; those that are not asked for yet wait in an unnamed file on disk.
+    """Arrays of images by their rows in the run; arrays read too early wait in an unnamed temporary file.
 
-    The stream is read as far as is needed: in a file in the order of the run, one slice after the other. The unnamed
-    file is gone with the process, however it ends.
+    The stream is read only as far as needed. The temporary file disappears with the process.
     """
 
     def __init__(
@@ -27,37 +26,37 @@ class RowOrderedReader:
         arrays: Iterator[Shaped[ndarray, "_ w"]],
         row_of: Int64[ndarray, "n"],
         folder: Path,
-        what: str,
+        source: str,
         report: Callable[[int], object] = lambda num_images: None,
     ) -> None:
-        """Read nothing yet.
+        """Open the temporary file; nothing is read yet.
 
         Args:
-            arrays: one array an image, in the file's order, all of one type and width.
+            arrays: one array per image in the order of the file, all of the same dtype and width.
             row_of: row of each image of the file.
-            folder: where the unnamed file lies; it grows to the size of all arrays.
-            what: what lists the images, for errors.
-            report: takes the number of images just read.
+            folder: folder of the temporary file, which grows to the size of all arrays.
+            source: name of the file that lists the images, for error messages.
+            report: function that takes the number of images just read.
         """
-        self._arrays, self._what, self._report = arrays, what, report
-        self._places = np.argsort(row_of)
+        self._arrays, self._source, self._report = arrays, source, report
+        self._positions = np.argsort(row_of)
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - open as long as the object lives
         self._starts = array("q", [0])
         self._like = np.empty((0, 0))
 
     def __call__(self, rows: slice) -> list[Shaped[ndarray, "_ w"]]:
-        """The arrays of these rows.
+        """Return the arrays of a slice of rows.
 
         Raises:
             ValueError: if the file lists fewer or more images than there are rows.
         """
-        places = self._places[rows].tolist()
-        while len(self._starts) <= max(places, default=-1) + 1:
+        positions = self._positions[rows].tolist()
+        while len(self._starts) <= max(positions, default=-1) + 1:
             self._read_next()
-        return [self._stored(place) for place in places]
+        return [self._stored(position) for position in positions]
 
     def _read_next(self) -> None:
-        count, expected = len(self._starts) - 1, len(self._places)
+        count, expected = len(self._starts) - 1, len(self._positions)
         found = next(self._arrays, None)
         if found is None:
             raise ValueError(self._wrong_count(count))
@@ -71,18 +70,18 @@ class RowOrderedReader:
             raise ValueError(self._wrong_count(expected + others))
 
     def _num_others(self) -> int:
-        """Images in the file beyond those of the run."""
+        """Count the remaining images of the file, which are not in the run."""
         count = 0
         try:
             for _ in self._arrays:
                 count += 1
         except DamagedFileError as error:
-            # Behind this list: told as an error, with the right number, by the list that is cut.
+            # The damage is behind this list; reading the damaged list raises an error with its own count.
             logger.warning("%s", error)
         return count
 
-    def _stored(self, place: int) -> Shaped[ndarray, "_ w"]:
-        start, stop = self._starts[place : place + 2]
+    def _stored(self, position: int) -> Shaped[ndarray, "_ w"]:
+        start, stop = self._starts[position : position + 2]
         width = self._like.shape[1]
         row_bytes = width * self._like.itemsize
         self._file.seek(start * row_bytes)
@@ -91,6 +90,6 @@ class RowOrderedReader:
 
     def _wrong_count(self, count: int) -> str:
         return (
-            f"{self._what} lists {count} images and the run has {len(self._places)}; take the images that the file was "
-            "made from (rejected.csv tells which were left out)"
+            f"{self._source} lists {count} images and the run has {len(self._positions)}; use the images that the file "
+            "was made from (rejected.csv lists the rejected ones)"
         )

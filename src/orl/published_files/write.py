@@ -1,4 +1,4 @@
-"""The tables of a finished stage 2 as the published files, image by image."""
+"""Export of the tables of a finished stage 2 as published files."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from numpy import ndarray
 from orl import provenance, tables
 from orl.datasets.image_table import ImageTable
 from orl.published_files import formats
-from orl.published_files.json_stream import collector_paused
+from orl.published_files.json_stream import garbage_collection_paused
 from orl.published_files.listing import Listing, load_listing, match_listing, source_listing
 from orl.published_files.take_rows import ranges, take_rows
 
@@ -30,7 +30,7 @@ ROI_INFO = {
     "bbox_max_iou": "max_iou",
     "intra_bbox_num": "max_rois",
 }
-"""Our settings of the filter, under the names of the published `info`."""
+"""Names of the filter's options in the published `info`, and in our tables."""
 
 
 def write_published(
@@ -38,25 +38,25 @@ def write_published(
 ) -> list[Path]:
     """Write `NAME_selective_search_proposal.json`, `NAME_knn_instance.json` and `NAME_correspondence.json`.
 
-    The images come in the order of the published files that the run was read from, else in that of the COCO JSON
-    that they come from, else in that of the run. A file whose table is missing, as after a partial reading, is left
-    out with a warning. Similarities are in none of the files.
+    Images are in the order of the published files that were read into the run, else in the order of the source COCO
+    JSON, else in the order of the run. A file without its table, as after a partial import, is left out with a warning.
+    None of the files has similarities.
 
     Args:
-        folder: the run's tables of stage 2.
-        images: the images of the run.
-        source: where the images come from, as given with --images.
+        folder: folder of the run's tables of stage 2.
+        images: image table of the run.
+        source: source of the run's images, as given with --images.
         to: folder for the files.
-        name: what their names begin with.
-        overwrite: replace files that are there.
+        name: prefix of the file names.
+        overwrite: replace existing files.
 
     Returns:
-        The files written.
+        The written files.
 
     Raises:
-        FileNotFoundError: if there is none of the tables.
-        FileExistsError: if a file is there and `overwrite` is off.
-        ValueError: if a table is unfinished, or was made from an older one than is there now.
+        FileNotFoundError: if the run has none of the tables.
+        FileExistsError: if a file exists and `overwrite` is off.
+        ValueError: if a table is unfinished, or was made from an older version of another table.
     """
     found = {each: _table(folder, each, images) for each in ("proposals", "neighbours", "rois", "correspondences")}
     listing = load_listing(images, folder) or source_listing(source, images)
@@ -69,32 +69,32 @@ def write_published(
         if (rois := found["rois"]) and (pairs := found["correspondences"]):
             texts[formats.CORRESPONDENCES] = _correspondence_text(listed_images, neighbours, rois, pairs)
     if not texts:
-        raise FileNotFoundError(f"{folder} holds no finished stage 2; make it with 'orl discover'")
+        raise FileNotFoundError(f"{folder} has no finished stage 2; make it with 'orl discover'")
     paths = {kind: to / f"{name}_{kind}.json" for kind in texts}
-    there = [path for path in paths.values() if path.exists()]
-    if there and not overwrite:
-        raise FileExistsError(f"{there[0]} is there already; replace it with --overwrite, or take another --to")
+    existing = [path for path in paths.values() if path.exists()]
+    if existing and not overwrite:
+        raise FileExistsError(f"{existing[0]} exists already; replace it with --overwrite, or use another --to")
     for kind in {formats.PROPOSALS, formats.NEIGHBOURS, formats.CORRESPONDENCES} - set(texts):
         logger.warning("no file of format %s is written: the run has no table for it", kind)
     for kind, path in paths.items():
-        with collector_paused(), _open_atomically(path) as file:
+        with garbage_collection_paused(), _open_atomically(path) as file:
             file.writelines(texts[kind])
     return list(paths.values())
 
 
 class _Images:
-    """The images in the order of the files."""
+    """Images in the order of the files."""
 
     def __init__(self, listing: Listing, images: ImageTable, source: Path) -> None:
         self.listing, self.num_images = listing, len(images)
         self.row_of = match_listing(listing, images, source)
 
     def text(self) -> str:
-        """The object `images`."""
+        """Return the JSON object `images`."""
         return json.dumps({"file_name": list(self.listing.names), "id": list(self.listing.ids)})
 
     def blocks(self, num_images: int, *read: tables.Table) -> Iterator[Int64[ndarray, "n"]]:
-        """The rows of so many images at a time; what was read of the tables for them is let go of."""
+        """Yield the rows of a block of images at a time; release the pages of the tables after each block."""
         for part in tables.shard_slices(self.num_images, num_images):
             yield self.row_of[part]
             for table in read:
@@ -130,7 +130,7 @@ def _correspondence_text(
 
 
 def _box_lists(images: _Images, table: tables.Table) -> Iterator[list[Any]]:
-    """The boxes of some images after the others."""
+    """Yield the boxes of a block of images at a time."""
     starts = table.row_starts(images.num_images)
     with_few_boxes = BOXES_AT_A_TIME * images.num_images // max(1, table.num_rows)
     for rows in images.blocks(max(1, min(with_few_boxes, IMAGES_AT_A_TIME)), table):
@@ -140,21 +140,21 @@ def _box_lists(images: _Images, table: tables.Table) -> Iterator[list[Any]]:
 
 
 def _place_lists(images: _Images, neighbours: tables.Table) -> Iterator[list[Any]]:
-    """The neighbours of some images after the others, as places in the list of images."""
+    """Yield the neighbours of a block of images at a time, as indices into the list of images."""
     if neighbours.num_rows != images.num_images:
         raise ValueError(
             f"{neighbours.folder} has {neighbours.num_rows} rows and the run {images.num_images} images; rebuild it "
             "with 'orl discover --overwrite'"
         )
-    place_of = np.argsort(images.row_of)
+    index_of = np.argsort(images.row_of)
     for rows in images.blocks(IMAGES_AT_A_TIME, neighbours):
-        yield place_of[take_rows(neighbours, "neighbour_ids", rows)].tolist()
+        yield index_of[take_rows(neighbours, "neighbour_ids", rows)].tolist()
 
 
 def _pair_lists(
     images: _Images, neighbours: tables.Table, rois: tables.Table, pairs: tables.Table
 ) -> Iterator[list[Any]]:
-    """The pairs of some images after the others, a list for each neighbour as far as there are any."""
+    """Yield the pairs of a block of images at a time: a list for each neighbour up to the last with a pair."""
     starts = pairs.row_starts(images.num_images)
     for rows in images.blocks(IMAGES_AT_A_TIME, neighbours, rois, pairs):
         wanted = ranges(starts[rows], starts[rows + 1])
@@ -163,13 +163,14 @@ def _pair_lists(
         is_neighbour = neighbour_ids[image] == take_rows(pairs, "neighbour_id", wanted)[:, None]
         if not is_neighbour.any(axis=1).all():
             raise ValueError(f"{pairs.folder} has pairs of images that are no neighbours; rebuild it with --overwrite")
-        here, there = (
+        boxes, neighbour_boxes = (
             formats.boxes_to_json(take_rows(rois, "box", take_rows(pairs, column, wanted)))
             for column in ("roi", "neighbour_roi")
         )
         lists: list[list[Any]] = [[[] for _ in range(neighbour_ids.shape[1])] for _ in rows]
-        for place, rank, box, other in zip(image.tolist(), is_neighbour.argmax(axis=1).tolist(), here, there):
-            lists[place][rank].append(box + other)
+        ranks = is_neighbour.argmax(axis=1).tolist()
+        for index, rank, box, other in zip(image.tolist(), ranks, boxes, neighbour_boxes):
+            lists[index][rank].append(box + other)
         for groups in lists:
             while groups and not groups[-1]:
                 groups.pop()
@@ -177,7 +178,7 @@ def _pair_lists(
 
 
 def _info(neighbours: tables.Table, filtered: Mapping[str, Any], matched: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a stage 2 of ours, under the published names."""
+    """Return the options of our stage 2 under their published names."""
     info = {published: filtered[ours] for published, ours in ROI_INFO.items() if ours in filtered}
     info["knn_image_num"] = _num_neighbours(neighbours)
     return info | ({"knn_bbox_pair_ratio": matched["top_fraction"]} if "top_fraction" in matched else {})
@@ -188,7 +189,7 @@ def _num_neighbours(neighbours: tables.Table) -> int:
 
 
 def _list_text(blocks: Iterator[list[Any]]) -> Iterator[str]:
-    """One list out of the lists of some elements after the others."""
+    """Join blocks of elements to the JSON text of one list."""
     yield "["
     for index, block in enumerate(blocks):
         yield (", " if index else "") + json.dumps(block)[1:-1]
@@ -196,7 +197,7 @@ def _list_text(blocks: Iterator[list[Any]]) -> Iterator[str]:
 
 
 def _table(folder: Path, name: str, images: ImageTable) -> tables.Table | None:
-    """A finished table, checked against those of the run that it was made from; None where there is none."""
+    """Load a finished table and check its inputs; return None if there is no table."""
     if not (folder / name / provenance.MANIFEST).exists():
         return None
     table = tables.load(folder / name)
@@ -207,7 +208,7 @@ def _table(folder: Path, name: str, images: ImageTable) -> tables.Table | None:
 
 @contextmanager
 def _open_atomically(path: Path) -> Iterator[TextIO]:
-    """A text file under a temporary name, which gets its own when all is written."""
+    """Open a text file under a temporary name, and rename it at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

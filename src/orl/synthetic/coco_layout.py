@@ -1,4 +1,4 @@
-"""Drawn scenes in COCO's layout as well: the same images, with boxes and masks in a JSON for each split."""
+"""Synthetic scenes in COCO's layout: a JSON with boxes and masks for each split, beside the VOC devkit."""
 
 import json
 from pathlib import Path
@@ -16,16 +16,16 @@ from orl.synthetic.scenes import FINISHED, FIRST_INDEX
 
 
 def write_coco(folder: Path) -> None:
-    """Write annotations/instances_trainval.json and instances_test.json beside the images that `draw_scenes` drew.
+    """Write annotations/instances_trainval.json and instances_test.json into a folder of `draw_scenes`.
 
-    Masks are uncompressed RLE; a category is a class, counted from 1; difficult objects are objects like the others.
-    A split without images gets no file. Calling it again writes the same files.
+    Masks are uncompressed RLE, category ids are class indices from 1, and difficult objects are ordinary objects. A
+    split without images gets no file. A second call writes the same files.
 
     Raises:
-        ValueError: if the folder holds no drawn scenes, or not all that its annotations say.
+        ValueError: if the folder has no finished scenes, or a mask lacks an object of its annotation.
     """
     if not (folder / FINISHED).is_file():
-        raise ValueError(f"{folder} holds no finished drawing of scenes; draw them first, with draw_scenes")
+        raise ValueError(f"{folder} has no finished synthetic scenes; make them first with draw_scenes")
     for split in FIRST_INDEX:
         if not (folder / "ImageSets" / "Main" / f"{split}.txt").read_text().split():
             continue
@@ -34,7 +34,7 @@ def write_coco(folder: Path) -> None:
 
 
 def uncompressed(mask: Bool[ndarray, "h w"]) -> dict[str, Any]:
-    """A bitmap as COCO's uncompressed RLE: lengths of the runs down the columns, of the background first."""
+    """Encode a bitmap as COCO's uncompressed RLE: lengths of the runs down the columns, background first."""
     pixels = np.concatenate([[False], mask.ravel(order="F")])
     starts = np.flatnonzero(np.diff(pixels)).tolist()
     edges = [0, *starts, mask.size]

@@ -1,4 +1,4 @@
-"""Images drawn by the package: scenes of textured objects of known class, box and mask, as a VOC devkit."""
+"""Synthetic scenes: images of textured objects of known class, box and mask, written as a VOC devkit."""
 
 import json
 import math
@@ -38,19 +38,19 @@ TEXTURE_UNIT_PX = 4
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object as it is seen in the scene."""
+    """One visible object of a scene."""
 
     number: int
-    """Its value in the mask, from 1."""
+    """Value of its pixels in the mask, from 1."""
     class_name: str
     box: tuple[int, int, int, int]
-    """Around its visible pixels."""
+    """Bounding box of its visible pixels, xyxy."""
     visible_fraction: float
-    """Share of its pixels that are neither covered nor outside the image."""
+    """Fraction of its pixels that are neither covered nor outside the image."""
 
     @property
     def difficult(self) -> bool:
-        """Too hidden or too small to be asked for."""
+        """Return True if the object is too covered or too small to count in scores."""
         left, top, right, bottom = self.box
         too_small = min(right - left, bottom - top) < DIFFICULT_SIDE_PX
         return too_small or self.visible_fraction < DIFFICULT_VISIBLE_FRACTION
@@ -58,35 +58,35 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn image and all that is known of it."""
+    """A synthetic image with its labels."""
 
     image: UInt8[ndarray, "h w 3"]
     mask: UInt8[ndarray, "h w"]
-    """The number of the object at each pixel; 0 is the background."""
+    """Number of the object at each pixel; 0 is the background."""
     objects: tuple[SceneObject, ...]
 
 
 def draw_scene(seed: int, index: int, size_wh: tuple[int, int]) -> Scene:
-    """Draw one scene; it depends on nothing but the arguments.
+    """Draw one scene, which depends on the arguments only.
 
-    One to four objects stand before a cluttered background. A class is a shape and a texture; colours,
-    size, place and a slight turn are random and tell nothing of it.
+    One to four objects are in front of a cluttered background. A class is a shape and a texture. Colours, size and
+    position are random, as is a slight rotation, and independent of the class.
 
     Args:
-        seed: which set of scenes.
-        index: which scene of the set.
+        seed: seed of the data set.
+        index: number of the scene in the data set.
         size_wh: width and height in pixels.
     """
     generator = np.random.default_rng([seed, index])
     canvas = _draw_background(generator, size_wh)
     mask = np.zeros(canvas.shape[:2], dtype=np.uint8)
-    drawn = []
-    for number, place in enumerate(_choose_places(generator, size_wh), start=1):
+    painted = []
+    for number, square in enumerate(_sample_squares(generator, size_wh), start=1):
         class_name = CLASSES[generator.integers(len(CLASSES))]
-        num_pixels = _add_object(canvas, mask, number, APPEARANCES[class_name], place, generator)
-        drawn.append((number, class_name, num_pixels))
+        num_pixels = _add_object(canvas, mask, number, APPEARANCES[class_name], square, generator)
+        painted.append((number, class_name, num_pixels))
     canvas += generator.normal(0, generator.uniform(1, 4), canvas.shape).astype(np.float32)
-    objects = [_see_object(mask, *each) for each in drawn if (mask == each[0]).any()]
+    objects = [_visible_object(mask, *each) for each in painted if (mask == each[0]).any()]
     return Scene(np.clip(np.rint(canvas), 0, 255).astype(np.uint8), mask, tuple(objects))
 
 
@@ -99,29 +99,29 @@ def draw_scenes(
     seed: int = 0,
     quiet: bool = False,
 ) -> None:
-    """Draw scenes in the layout of a VOC devkit, which `read_voc` reads; a finished drawing is left alone.
+    """Write scenes in the layout of a VOC devkit, which `read_voc` reads; a finished data set is not written again.
 
     Args:
-        folder: where JPEGImages, Annotations, SegmentationObject and ImageSets/Main go.
-        num_trainval: scenes of the split 'trainval', at most 500,000.
-        num_test: scenes of the split 'test', at most 500,000.
+        folder: folder for JPEGImages, Annotations, SegmentationObject and ImageSets/Main.
+        num_trainval: number of scenes of the split 'trainval', at most 500,000.
+        num_test: number of scenes of the split 'test', at most 500,000.
         size_wh: width and height of the images in pixels.
-        seed: other scenes for another seed.
+        seed: seed of the data set.
         quiet: show no progress bar.
 
     Raises:
-        ValueError: if the folder holds anything else, such as scenes drawn with other settings.
+        ValueError: if the folder has other files, such as scenes of other options.
     """
     counts = {"trainval": num_trainval, "test": num_test}
     for split, count in counts.items():
         if not 0 <= count <= FIRST_INDEX["test"]:
-            raise ValueError(f"num_{split} is {count}; it must be from 0 to {FIRST_INDEX['test']}")
+            raise ValueError(f"num_{split} must be from 0 to {FIRST_INDEX['test']}, got {count}")
     if min(size_wh) < 32:
-        raise ValueError(f"scenes of {size_wh[0]}x{size_wh[1]} px are too small; draw at least 32x32 px")
-    settings = {"version": SCENES_VERSION, "seed": seed, "size_wh": list(size_wh), "num_scenes": counts}
-    if _is_finished(folder, settings):
+        raise ValueError(f"scenes must have at least 32x32 px, got {size_wh[0]}x{size_wh[1]}")
+    options = {"version": SCENES_VERSION, "seed": seed, "size_wh": list(size_wh), "num_scenes": counts}
+    if _is_finished(folder, options):
         return
-    files.write_atomically(folder / BEGUN, json.dumps(settings))
+    files.write_atomically(folder / BEGUN, json.dumps(options))
     for name in ("JPEGImages", "Annotations", "SegmentationObject", "ImageSets/Main"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     with progress_bar(total=num_trainval + num_test, title="draw scenes", unit="images", quiet=quiet) as bar:
@@ -137,49 +137,49 @@ def draw_scenes(
     os.replace(folder / BEGUN, folder / FINISHED)
 
 
-def _is_finished(folder: Path, settings: dict[str, Any]) -> bool:
+def _is_finished(folder: Path, options: dict[str, Any]) -> bool:
     for name in (FINISHED, BEGUN):
         if (folder / name).exists():
             found = (folder / name).read_text()
-            if found != json.dumps(settings):
+            if found != json.dumps(options):
                 raise ValueError(
-                    f"{folder} holds scenes of other settings: {found}, now {json.dumps(settings)}; "
-                    "delete it or draw into another folder"
+                    f"{folder} has scenes of other options: {found}, now {json.dumps(options)}; "
+                    "delete it or use another folder"
                 )
             return name == FINISHED
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is not empty and holds no drawn scenes; draw into another folder")
+        raise ValueError(f"{folder} is not empty and has no synthetic scenes; use another folder")
     return False
 
 
-def _choose_places(generator: np.random.Generator, size_wh: tuple[int, int]) -> Float32[ndarray, "n 4"]:
-    """Squares to draw objects in, the largest first, so that a smaller one stands in front."""
+def _sample_squares(generator: np.random.Generator, size_wh: tuple[int, int]) -> Float32[ndarray, "n 4"]:
+    """Sample the squares of the objects, the largest first, so that smaller objects are in front."""
     short_side_px = min(size_wh)
     num_objects = generator.integers(1, MAX_NUM_OBJECTS + 1)
     sides_px = np.sort(generator.uniform(*SIDE_FRACTIONS, num_objects))[::-1] * short_side_px
-    places = np.zeros((0, 4), dtype=np.float32)
+    squares = np.zeros((0, 4), dtype=np.float32)
     for side_px in sides_px:
         for _ in range(20):
             margin = side_px * (0.5 - MAX_OUTSIDE_FRACTION)
             centre = generator.uniform(margin, np.array(size_wh) - margin)
-            place = np.concatenate([centre - side_px / 2, centre + side_px / 2]).astype(np.float32)[None]
-            if _stands_free(place, places):
-                places = np.concatenate([places, place])
+            square = np.concatenate([centre - side_px / 2, centre + side_px / 2]).astype(np.float32)[None]
+            if _has_room(square, squares):
+                squares = np.concatenate([squares, square])
                 break
-    return places
+    return squares
 
 
-def _stands_free(place: Float32[ndarray, "1 4"], places: Float32[ndarray, "n 4"]) -> bool:
-    overlaps = boxes.iou(place, places)[0]
-    areas, own_area = boxes.area(places), boxes.area(place)[0]
-    # From IoU = shared / (own + other - shared); no object may cover much of the smaller one or lie within it.
-    shared = overlaps * (areas + own_area) / (1 + overlaps)
-    covered_fraction = shared / np.minimum(areas, own_area)
+def _has_room(square: Float32[ndarray, "1 4"], squares: Float32[ndarray, "n 4"]) -> bool:
+    overlaps = boxes.iou(square, squares)[0]
+    areas, own_area = boxes.area(squares), boxes.area(square)[0]
+    # From IoU = intersection / (own + other - intersection): no object may cover much of a smaller one.
+    intersection = overlaps * (areas + own_area) / (1 + overlaps)
+    covered_fraction = intersection / np.minimum(areas, own_area)
     return bool((overlaps <= MAX_IOU).all() and (covered_fraction <= MAX_COVERED_FRACTION).all())
 
 
 def _draw_background(generator: np.random.Generator, size_wh: tuple[int, int]) -> Float32[ndarray, "h w 3"]:
-    """Noise of several scales around a random colour, sometimes ruled, with specks and strokes over it."""
+    """Draw noise of several scales around a random colour, sometimes stripes, and clutter."""
     colour = generator.uniform(80, 170) + generator.normal(0, 22, 3)
     canvas = np.full((size_wh[1], size_wh[0], 3), colour, dtype=np.float32)
     for cells, strength in ((2, 18), (5, 8), (14, 4), (48, 4)):
@@ -204,7 +204,7 @@ def _noise(
 
 
 def _draw_clutter(generator: np.random.Generator, image: Image.Image) -> None:
-    """Specks and strokes that are no object: too small, and each of its own form."""
+    """Draw specks and strokes, which are too small and irregular for objects."""
     draw, size_wh = ImageDraw.Draw(image), np.array(image.size)
     for _ in range(generator.integers(6, 16)):
         centre = generator.uniform(0, size_wh)
@@ -225,13 +225,13 @@ def _add_object(
     mask: UInt8[ndarray, "h w"],
     number: int,
     appearance: Appearance,
-    place: Float32[ndarray, "4"],
+    square: Float32[ndarray, "4"],
     generator: np.random.Generator,
 ) -> int:
-    """Paint one object over canvas and mask; returns how many pixels it has, seen or not."""
-    side_px = float(place[2] - place[0])
+    """Paint one object over canvas and mask; return its number of pixels, visible or not."""
+    side_px = float(square[2] - square[0])
     half = math.ceil(side_px * 0.66)  # a square turned by MAX_TURN_RAD reaches 0.64 of its side
-    left, top = (int(edge) - half for edge in (place[:2] + place[2:]) / 2)
+    left, top = (int(edge) - half for edge in (square[:2] + square[2:]) / 2)
     turn = generator.uniform(-MAX_TURN_RAD, MAX_TURN_RAD)
     body = _cover(appearance.body, appearance.holes, side_px, turn, half)
     accent = _cover(appearance.accents, appearance.holes, side_px, turn, half)
@@ -250,7 +250,7 @@ def _add_object(
 
 
 def _inside(canvas: ndarray, left: int, top: int, side_px: int) -> tuple[slice, slice]:
-    """Rows and columns of a patch that fall on the canvas."""
+    """Return rows and columns of a square that are inside the canvas."""
     height, width = canvas.shape[:2]
     return slice(max(0, -top), min(side_px, height - top)), slice(max(0, -left), min(side_px, width - left))
 
@@ -258,7 +258,7 @@ def _inside(canvas: ndarray, left: int, top: int, side_px: int) -> tuple[slice, 
 def _cover(
     parts: Sequence[Polygon], holes: Sequence[Polygon], side_px: float, turn: float, half: int
 ) -> Float32[ndarray, "s s"]:
-    """How much of each pixel of a patch the parts cover, in [0, 1]."""
+    """Compute the fraction of each pixel of a square that the parts cover, in [0, 1]."""
     image = Image.new("L", (2 * half * SUPERSAMPLING,) * 2)
     draw = ImageDraw.Draw(image)
     cosine, sine = math.cos(turn), math.sin(turn)
@@ -278,7 +278,7 @@ def _paint(
     colours: Float32[ndarray, "3 3"],
     generator: np.random.Generator,
 ) -> Float32[ndarray, "s s 3"]:
-    """The colours of a patch: the texture, the accents over it, and light from one side."""
+    """Paint the texture, the accents over it, and light from one side."""
     half = len(accent) // 2
     offsets = np.arange(-half, half, dtype=np.float32) + 0.5
     cosine, sine = math.cos(turn), math.sin(turn)
@@ -295,7 +295,7 @@ def _paint(
 
 
 def _choose_colours(generator: np.random.Generator, background: Float32[ndarray, "3"]) -> Float32[ndarray, "3 3"]:
-    """Two colours of the texture and one of the accents, all well apart from the background."""
+    """Sample two colours of the texture and one of the accents, all distinct from the background."""
     for _ in range(20):
         first = generator.uniform(20, 245, 3)
         lighter = generator.choice([-1, 1]) * generator.uniform(55, 95)
@@ -308,7 +308,7 @@ def _choose_colours(generator: np.random.Generator, background: Float32[ndarray,
     return colours
 
 
-def _see_object(mask: UInt8[ndarray, "h w"], number: int, class_name: str, num_pixels: int) -> SceneObject:
+def _visible_object(mask: UInt8[ndarray, "h w"], number: int, class_name: str, num_pixels: int) -> SceneObject:
     seen = mask == number
     return SceneObject(number, class_name, _box_around(seen), float(seen.sum() / num_pixels))
 
@@ -328,7 +328,7 @@ def _write_scene(folder: Path, image_id: str, scene: Scene) -> None:
 
 
 def _annotation(image_id: str, scene: Scene) -> bytes:
-    """VOC's XML, whose boxes count pixels from 1 and include the last one."""
+    """Write VOC's XML, whose boxes count pixels from 1 and include the last one."""
     root = ET.Element("annotation")
     ET.SubElement(root, "filename").text = f"{image_id}.jpg"
     size = ET.SubElement(root, "size")

@@ -1,4 +1,4 @@
-"""The kinds of object in drawn scenes: a class is a shape, made of polygons, and a texture."""
+"""Appearance of the object classes in synthetic scenes: a shape made of polygons, and a texture."""
 
 import math
 from collections.abc import Callable
@@ -14,36 +14,36 @@ Texture = Callable[[ndarray, ndarray], ndarray]
 
 @dataclass(frozen=True)
 class Appearance:
-    """How the objects of a class look, in coordinates from -1 to 1, x to the right, y down."""
+    """Appearance of a class, in coordinates from -1 to 1, x to the right, y down."""
 
     body: tuple[Polygon, ...]
-    """The parts that carry the texture."""
+    """Parts with the texture."""
     texture: Texture
-    """From x and y in texture units of about 4 px to a value in [0, 1]: the blend of two colours."""
+    """Function of x and y in texture units of about 4 px; returns the blend of two colours in [0, 1]."""
     accents: tuple[Polygon, ...] = ()
-    """Plain parts in another colour, over the body."""
+    """Plain parts of another colour over the body."""
     holes: tuple[Polygon, ...] = ()
-    """Where the background shows through."""
+    """Parts where the background is visible."""
 
 
 def ellipse(x: float, y: float, radius_x: float, radius_y: float) -> Polygon:
-    """An ellipse of 40 corners."""
+    """Return an ellipse of 40 corners."""
     angles = [2 * math.pi * corner / 40 for corner in range(40)]
     return tuple((x + radius_x * math.cos(angle), y + radius_y * math.sin(angle)) for angle in angles)
 
 
 def right_of(x: float, polygon: Polygon) -> Polygon:
-    """The part of a convex polygon with at least this x."""
+    """Clip a convex polygon to the half plane from this x on."""
     return tuple((max(x, corner_x), corner_y) for corner_x, corner_y in polygon)
 
 
 def rectangle(left: float, top: float, right: float, bottom: float) -> Polygon:
-    """An upright rectangle."""
+    """Return an upright rectangle."""
     return ((left, top), (right, top), (right, bottom), (left, bottom))
 
 
 def star(num_points: int, inner_radius: float) -> Polygon:
-    """A star that touches the unit circle with its points, one of them up."""
+    """Return a star whose points touch the unit circle, one of them at the top."""
     corners = range(2 * num_points)
     radii = [1.0 if corner % 2 == 0 else inner_radius for corner in corners]
     angles = [math.pi * corner / num_points for corner in corners]
@@ -51,29 +51,29 @@ def star(num_points: int, inner_radius: float) -> Polygon:
 
 
 def stripes(x: Float32[ndarray, "h w"], y: Float32[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
-    """Slanting stripes."""
+    """Blend in slanting stripes."""
     return _step(np.sin(1.3 * (x + 0.6 * y)))
 
 
 def checks(x: Float32[ndarray, "h w"], y: Float32[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
-    """A chessboard."""
+    """Blend in a chessboard."""
     return _step(np.sin(1.5 * x) * np.sin(1.5 * y))
 
 
 def dots(x: Float32[ndarray, "h w"], y: Float32[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
-    """Round dots on a grid."""
+    """Blend in round dots on a grid."""
     return _step(np.cos(2.4 * x) + np.cos(2.4 * y) - 0.6)
 
 
 def bricks(x: Float32[ndarray, "h w"], y: Float32[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
-    """Rows of bricks, every other one shifted by half a brick."""
+    """Blend in rows of bricks, every other row shifted by half a brick."""
     row = np.floor(y / 1.5)
     mortar = np.maximum(np.cos(2 * np.pi * y / 1.5), np.cos(2 * np.pi * (x + 1.5 * (row % 2)) / 3) - 0.15)
     return _step(mortar - 0.6)
 
 
 def scales(x: Float32[ndarray, "h w"], y: Float32[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
-    """Overlapping arcs, as on a fish."""
+    """Blend in overlapping arcs, as on a fish."""
     column = np.floor(x / 1.6)
     inside_x = x / 1.6 - column - 0.5
     inside_y = (y / 1.8 + 0.5 * (column % 2)) % 1 - 0.5
@@ -81,23 +81,23 @@ def scales(x: Float32[ndarray, "h w"], y: Float32[ndarray, "h w"]) -> Float32[nd
 
 
 def zigzag(x: Float32[ndarray, "h w"], y: Float32[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
-    """Level bands with teeth."""
+    """Blend in horizontal zigzag bands."""
     return _step(np.sin(1.7 * (y + 0.8 * np.abs(x % 2.4 - 1.2))))
 
 
 def leaves(x: Float32[ndarray, "h w"], y: Float32[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
-    """Irregular specks."""
+    """Blend in irregular specks."""
     waves = np.sin(2.1 * x + 1.7 * np.sin(1.3 * y)) + np.sin(2.6 * y + 1.9 * np.sin(1.1 * x + 2))
     return _step(waves - 0.4)
 
 
 def glow(x: Float32[ndarray, "h w"], y: Float32[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
-    """A bright middle that fades outwards."""
+    """Blend in a bright centre that fades outwards."""
     return np.exp(-(x**2 + y**2) / 40)
 
 
 def _step(values: ndarray) -> ndarray:
-    """A step at 0 that is about a pixel wide, so that edges are smooth."""
+    """Return a smooth step at 0, about a pixel wide."""
     return np.clip(0.5 + 1.6 * values, 0, 1)
 
 

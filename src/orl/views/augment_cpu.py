@@ -1,8 +1,8 @@
 """Colour changes of views on a CPU, view by view in loops compiled by Numba; the same formulas as on a GPU.
 
 The layout is `(h, 3, w)` in float32: loops run along memory, and a view of 224 px fits into the second-level cache.
-Loops that change several channels of a row are separate functions: the compiler then knows that the rows do not overlap,
-and vectorises the loop.
+Loops that change several channels of a row are separate functions: the compiler then knows that the rows do not
+overlap, and vectorises the loop.
 """
 
 import itertools
@@ -55,7 +55,7 @@ def augment_on_cpu(crops: UInt8[Tensor, "n 3 h w"], parameters: ColourParameters
         flip, order, brightness, contrast, saturation, hue, gray, sigma, solarise = (one[part] for one in columns)
         factors = np.stack([brightness, contrast, saturation, hue], axis=1).astype(np.float32)
         _augment(
-            pixels[part], flip, ORDER_TABLE[order], factors, gray, sigma.astype(np.float64), solarise, places[part]
+            pixels[part], flip, ORDER_TABLE[order], factors, gray, sigma.astype(np.float64), solarise, output[part]
         )
 
     num_threads = max(1, min(torch.get_num_threads(), n))

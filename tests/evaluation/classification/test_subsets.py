@@ -43,7 +43,7 @@ def test_a_list_is_matched_by_file_name_with_and_without_folders(tmp_path: Path)
         ("n1/n0_1.JPEG\n", "1 are not in"),
         ("\n", "names no image"),
         ("n0_1.JPEG\nn0/n0_1.JPEG\n", "names n0/n0_1.JPEG 2 times"),
-        ("n0_1.JPEG\nn0_2.JPEG\n", "list.txt holds images of one class only, 'n0'"),
+        ("n0_1.JPEG\nn0_2.JPEG\n", "list.txt has images of one class only, 'n0'"),
     ],
 )
 def test_lists_that_do_not_fit_are_refused(tmp_path: Path, text: str, message: str) -> None:

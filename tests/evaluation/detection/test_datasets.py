@@ -115,19 +115,19 @@ FAULTS: list[tuple[Callable[[Content], Any], str]] = [
     (lambda c: c["images"][0].pop("width"), r"image c\.jpg width and height \(None, 40\)"),
     (
         lambda c: c["categories"][0].update(id=7.5),
-        r"'id' must be whole numbers of 64 bits, or all text, found \[7\.5\]",
+        r"'id' must be integers of 64 bits, or all text, got \[7\.5\]",
     ),
-    (lambda c: c["categories"][0].update(id="7"), r"'id' must be whole numbers .*found \[\"7\"\]"),
+    (lambda c: c["categories"][0].update(id="7"), r"'id' must be integers .*got \[\"7\"\]"),
     (lambda c: c["categories"].append({**c["categories"][0], "name": "new"}), r"has the id \d+ twice"),
     (lambda c: c["categories"].append({**c["categories"][0], "id": 999}), r"has the name '\w+' twice"),
-    (lambda c: c["images"][0].update(id=2**63), "'id' must be whole numbers of 64 bits"),
+    (lambda c: c["images"][0].update(id=2**63), "'id' must be integers of 64 bits"),
     (lambda c: c["images"][0].update(id=c["images"][1]["id"]), r"has the id \d+ twice"),
     (lambda c: c["annotations"][2].update(own_image_id=[1]), "unknown image or category"),
-    (lambda c: c["annotations"][2].update(bbox=[1, 2, 3]), "a box that is not x, y, w, h"),
-    (lambda c: c["annotations"][2].update(bbox=[1, 2, 3, float("nan")]), "a box that is not x, y, w, h"),
-    (lambda c: c["annotations"][2].update(bbox="1 2 3 4"), "a box that is not x, y, w, h"),
-    (lambda c: c["annotations"][2].update(area="large"), "an area that is no number"),
-    (lambda c: c["annotations"][2].update(area=None), "an area that is no number"),
+    (lambda c: c["annotations"][2].update(bbox=[1, 2, 3]), "'bbox' must be four numbers x, y, w, h"),
+    (lambda c: c["annotations"][2].update(bbox=[1, 2, 3, float("nan")]), "'bbox' must be four numbers x, y, w, h"),
+    (lambda c: c["annotations"][2].update(bbox="1 2 3 4"), "'bbox' must be four numbers x, y, w, h"),
+    (lambda c: c["annotations"][2].update(area="large"), "'area' must be a number"),
+    (lambda c: c["annotations"][2].update(area=None), "'area' must be a number"),
     (lambda c: c["annotations"][2].update(bbox=[0, 5, 1e-6, 9]), "1 of 3 boxes of .* no area within their image"),
 ]
 
@@ -210,7 +210,7 @@ def test_faults_of_devkits_are_told(tmp_path: Path) -> None:
         read_voc_detection((first, second), "trainval")
     annotation = sorted((first / "Annotations").iterdir())[0]
     annotation.write_text(annotation.read_text().replace("<width>64</width>", ""))
-    with pytest.raises(ValueError, match="does not tell the image's size: <annotation> lacks <size/width>"):
+    with pytest.raises(ValueError, match="has no valid image size: <annotation> lacks <size/width>"):
         read_voc_detection((first,), "trainval")
     annotation.unlink()
     with pytest.raises(ValueError, match=r"000000\.xml is missing"):

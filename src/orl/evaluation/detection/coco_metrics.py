@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from orl import boxes
-from orl.datasets.masks import compressed
+from orl.datasets.masks import compress_mask
 from orl.evaluation.detection.datasets import DetectionDataset
 from orl.evaluation.detection.detections import Detections, require_of
 
@@ -87,7 +87,7 @@ def _truth(images: DetectionDataset, kind: str) -> dict[str, Any]:
                 "iscrowd": int(images.ignored[row][number]),
             }
             if kind == "segm" and images.segmentations is not None:
-                entry["segmentation"] = compressed(images.segmentations[row][number], images.sizes_wh[row])
+                entry["segmentation"] = compress_mask(images.segmentations[row][number], images.sizes_wh[row])
             entries.append(entry)
     image_entries = [
         {"id": image_id, "width": width, "height": height}

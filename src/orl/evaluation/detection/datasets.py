@@ -19,7 +19,7 @@ from orl import boxes
 from orl.datasets.class_lists import missing_images
 from orl.datasets.coco import CocoContent, annotated_boxes, read_coco_content
 from orl.datasets.labels import LabelledSplit
-from orl.datasets.masks import compressed, decode_masks
+from orl.datasets.masks import compress_mask, decode_masks
 from orl.datasets.voc import read_voc, read_voc_sizes
 
 MAX_EMPTY_FRACTION = 0.001
@@ -231,7 +231,7 @@ def _compressed(
     encoded = []
     for name, size_wh, each in zip(images.names, images.sizes_wh, segmentations):
         try:
-            encoded.append(tuple(compressed(one, size_wh) for one in each))
+            encoded.append(tuple(compress_mask(one, size_wh) for one in each))
         except ValueError as error:
             raise ValueError(f"{json_path} has a damaged mask in image {name}: {error}") from error
     return tuple(encoded)
