@@ -16,7 +16,7 @@ GPU = Gpu(name="a GPU", memory_bytes=40 * GIB, has_bf16=True)
 MACHINE = Machine(
     versions={"python": "3", "torch": "2"},
     optional=dict.fromkeys(OPTIONAL, True),
-    processor="a processor",
+    cpu="a CPU",
     cores=4.0,
     has_bf16=False,
     memory_bytes=10 * GIB,

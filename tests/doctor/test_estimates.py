@@ -4,9 +4,9 @@ from hypothesis import strategies as st
 
 from orl.doctor.estimates import (
     Line,
+    accumulation_steps_needed,
     largest_batch,
     line_through,
-    parts_needed,
     queue_bytes,
     seconds_per_image,
     training_hours,
@@ -23,8 +23,8 @@ def test_noise_makes_neither_part_negative() -> None:
     assert line_through((2, 1.0), (4, 10.0)) == Line(0.0, 2.5)
 
 
-def test_one_number_of_images_makes_no_line() -> None:
-    with pytest.raises(ValueError, match="not 4 twice"):
+def test_two_measurements_of_one_batch_size_are_refused() -> None:
+    with pytest.raises(ValueError, match="got 4 twice"):
         line_through((4, 1.0), (4, 2.0))
 
 
@@ -55,12 +55,12 @@ def test_images_that_take_nothing_always_fit() -> None:
     [(64, 64, 1), (64, 63, 2), (64, 20, 4), (512, 118, 8), (10, 4, 5), (6, 1, None), (7, 6, None), (2, 2, 1)],
 )
 def test_a_batch_is_passed_in_the_fewest_equal_parts_that_fit(batch_size: int, largest: int, parts: int | None) -> None:
-    assert parts_needed(batch_size, largest) == parts
+    assert accumulation_steps_needed(batch_size, largest) == parts
 
 
 @given(st.integers(2, 600), st.integers(0, 600))
 def test_parts_are_equal_fit_and_hold_two_images(batch_size: int, largest: int) -> None:
-    parts = parts_needed(batch_size, largest)
+    parts = accumulation_steps_needed(batch_size, largest)
     fitting = [n for n in range(1, batch_size) if batch_size % n == 0 and 2 <= batch_size // n <= largest]
     assert parts == (min(fitting) if fitting else None)
 

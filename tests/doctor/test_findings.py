@@ -7,22 +7,26 @@ from tests.doctor.plans import COST, GIB, GPU, good_plan
 
 from orl.config import DiscoverConfig, TrainConfig
 from orl.doctor.estimates import Line
-from orl.doctor.findings import find_obstacles
+from orl.doctor.findings import check_plan
 from orl.doctor.plan import Plan
 
 OLD_GPU = replace(GPU, has_bf16=False)
 LONG = TrainConfig(epochs=800, batch_size=64)
 
 
-def test_nothing_stands_in_the_way_of_a_good_plan() -> None:
-    assert find_obstacles(good_plan()) == []
-    assert find_obstacles(good_plan(machine={"gpus": (GPU,)}, config={"precision": "bf16-mixed"})) == []
+def test_a_good_plan_has_no_findings() -> None:
+    assert check_plan(good_plan()) == []
+    assert check_plan(good_plan(machine={"gpus": (GPU,)}, config={"precision": "bf16-mixed"})) == []
 
 
 STOPPING: list[tuple[Plan, str, str]] = [
     (good_plan({"device": "cuda"}), "torch sees none", "--device cpu"),
-    (good_plan(machine={"backends": ("nccl",)}, num_processes=2), "2 processes talk by gloo", "one process"),
-    (good_plan(machine={"backends": ("gloo",), "gpus": (OLD_GPU,)}, num_processes=2), "talk by nccl", "one process"),
+    (good_plan(machine={"backends": ("nccl",)}, num_processes=2), "2 processes need the backend gloo", "one process"),
+    (
+        good_plan(machine={"backends": ("gloo",), "gpus": (OLD_GPU,)}, num_processes=2),
+        "need the backend nccl",
+        "one process",
+    ),
     (good_plan({"precision": "16-mixed"}), "16-mixed needs a GPU", "--precision 32-true"),
     (good_plan({"wandb": "offline"}, {"optional": {"wandb": False}}), "wandb is missing", "pip install wandb"),
     (good_plan({"compile": True}, {"compiler": None}), "needs a C\\+\\+ compiler", "leave --compile out"),
@@ -33,33 +37,33 @@ STOPPING: list[tuple[Plan, str, str]] = [
         "cannot be split into 5 equal gradient accumulation steps",
         "--stage1.accumulation-steps",
     ),
-    (good_plan(out_of_memory={"stage1": "killed"}), "stage1 finds no memory .*killed", "--network.backbone"),
+    (good_plan(out_of_memory={"stage1": "killed"}), "stage1 is out of memory .*killed", "--network.backbone"),
     (
         good_plan(training={"stage1": replace(COST, memory=Line(GIB, GIB / 4))}),
-        "stage1 passes 64 images at once, for which it needs about 17.0 GiB of memory, and 10.0 are free: 32 fit",
+        "stage1 needs about 17.0 GiB of memory for 64 images a forward pass, and 10.0 are free: 32 images fit",
         "--stage1.accumulation-steps 2",
     ),
     (
         good_plan(training={"stage1": replace(COST, memory=Line(GIB, 7 * GIB))}),
-        "449.0 GiB of memory, and 10.0 are free: 1 fit",
+        "449.0 GiB of memory for 64 images a forward pass, and 10.0 are free: 1 images fit",
         "a smaller --stage1.batch-size",
     ),
     (
         good_plan(machine={"shared_memory_bytes": 2**24}),
-        "2 workers of stage1 hand over .* 0.02 GiB, and it has 0.02",
+        "2 workers of stage1 send batches .* 0.02 GiB, and it has 0.02",
         "--shm-size",
     ),
     (good_plan(machine={"disk_bytes": 10**8}), "take about 0.4 GiB, and 0.1 are free", "--out on another disk"),
 ]
 SLOW: list[tuple[Plan, str, str]] = [
-    (good_plan({"precision": "bf16-mixed"}), "this processor has no bf16", "--precision 32-true"),
+    (good_plan({"precision": "bf16-mixed"}), "this CPU has no bf16", "--precision 32-true"),
     (
         good_plan({"precision": "bf16-mixed"}, {"gpus": (OLD_GPU,), "has_bf16": True}),
         "this GPU has no bf16",
         "--precision 16-mixed",
     ),
     (good_plan(machine={"has_bf16": True}), "32-true does not use it", "--precision bf16-mixed"),
-    (good_plan({"workers": 16}), "16 workers share 4 processors", "--workers 4"),
+    (good_plan({"workers": 16}), "16 workers share 4 CPUs", "--workers 4"),
     (
         good_plan(machine={"gpus": (OLD_GPU,)}, training={"stage3": replace(COST, sample_s=0.04)}),
         "stage3 would wait for images 50% of the time",
@@ -74,47 +78,47 @@ SLOW: list[tuple[Plan, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("plan", "what", "way_out"), STOPPING, ids=[what for _, what, _ in STOPPING])
-def test_what_will_not_work_is_named_with_the_way_out(plan: Plan, what: str, way_out: str) -> None:
-    expect(plan, what, way_out, stops=True)
+@pytest.mark.parametrize(("plan", "message", "remedy"), STOPPING, ids=[message for _, message, _ in STOPPING])
+def test_a_plan_that_will_not_work_has_a_finding_with_a_remedy(plan: Plan, message: str, remedy: str) -> None:
+    expect(plan, message, remedy, stops=True)
 
 
-@pytest.mark.parametrize(("plan", "what", "way_out"), SLOW, ids=[what for _, what, _ in SLOW])
-def test_what_is_slow_is_named_and_stops_nothing(plan: Plan, what: str, way_out: str) -> None:
-    expect(plan, what, way_out, stops=False)
-    assert not any(finding.stops for finding in find_obstacles(plan))
+@pytest.mark.parametrize(("plan", "message", "remedy"), SLOW, ids=[message for _, message, _ in SLOW])
+def test_a_slow_plan_has_a_finding_that_stops_nothing(plan: Plan, message: str, remedy: str) -> None:
+    expect(plan, message, remedy, stops=False)
+    assert not any(finding.stops for finding in check_plan(plan))
 
 
-def expect(plan: Plan, what: str, way_out: str, stops: bool) -> None:
-    found = [finding for finding in find_obstacles(plan) if re.search(what, finding.message)]
-    assert found, [finding.message for finding in find_obstacles(plan)]
+def expect(plan: Plan, message: str, remedy: str, stops: bool) -> None:
+    found = [finding for finding in check_plan(plan) if re.search(message, finding.message)]
+    assert found, [finding.message for finding in check_plan(plan)]
     assert found[0].stops is stops
-    assert way_out in found[0].way_out
+    assert remedy in found[0].remedy
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"),
+    ("name", "discover"),
     [
         ("faiss", DiscoverConfig(neighbour_search="faiss")),
         ("cv2", DiscoverConfig(proposals="opencv")),
     ],
 )
-def test_a_package_is_missed_only_by_settings_that_need_it(name: str, settings: DiscoverConfig) -> None:
+def test_a_missing_package_is_a_finding_only_where_the_config_needs_it(name: str, discover: DiscoverConfig) -> None:
     missing = {"optional": {"faiss": True, "cv2": True, "wandb": True, name: False}}
-    assert find_obstacles(good_plan(machine=missing)) == []
-    (finding,) = find_obstacles(good_plan({"discover": settings}, missing))
+    assert check_plan(good_plan(machine=missing)) == []
+    (finding,) = check_plan(good_plan({"discover": discover}, missing))
     assert finding.message.startswith(f"{name} is missing")
     assert finding.remedy.startswith("pip install")
 
 
-def test_as_many_workers_as_processors_are_no_obstacle() -> None:
-    assert find_obstacles(good_plan({"workers": 4})) == []
+def test_as_many_workers_as_cpus_are_no_finding() -> None:
+    assert check_plan(good_plan({"workers": 4})) == []
 
 
-def test_a_system_without_shared_memory_is_no_obstacle() -> None:
-    assert find_obstacles(good_plan(machine={"shared_memory_bytes": None})) == []
+def test_a_system_without_shared_memory_has_no_finding() -> None:
+    assert check_plan(good_plan(machine={"shared_memory_bytes": None})) == []
 
 
-def test_what_stops_comes_first() -> None:
+def test_findings_that_stop_the_run_come_first() -> None:
     plan = good_plan({"workers": 16, "out": Path("x")}, {"disk_bytes": 0})
-    assert [finding.stops for finding in find_obstacles(plan)] == [True, False]
+    assert [finding.stops for finding in check_plan(plan)] == [True, False]

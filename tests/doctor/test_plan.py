@@ -7,7 +7,7 @@ from orl.doctor.estimates import Line
 from orl.doctor.plan import discovery_hours, disk_needed, estimate_stage
 
 
-def test_the_estimate_of_a_stage_on_a_processor() -> None:
+def test_the_estimate_of_a_stage_on_a_cpu() -> None:
     estimate = estimate_stage(good_plan(), "stage1")
     # 0.9 x 10 GiB - 1 GiB = 8 GiB, at 100 images a GiB.
     assert estimate.largest_batch == 800

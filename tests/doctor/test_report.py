@@ -11,7 +11,7 @@ from orl.config import RunConfig
 from orl.datasets.image_table import ImageTable
 from orl.doctor import report
 from orl.doctor.estimates import Line
-from orl.doctor.findings import find_obstacles
+from orl.doctor.findings import check_plan
 from orl.doctor.report import Examination, format_examination, to_json
 from orl.synthetic.scenes import draw_scenes
 
@@ -36,17 +36,17 @@ TINY = [
 
 def examination(**changes: object) -> Examination:
     plan = good_plan(**changes)  # type: ignore[arg-type]
-    return Examination(plan=plan, measured_on="8 images, drawn", findings=find_obstacles(plan))
+    return Examination(plan=plan, measured_on="8 images, drawn", findings=check_plan(plan))
 
 
 def test_the_terminal_shows_facts_estimates_and_findings() -> None:
     shown = format_examination(examination())
     for words in (
         "torch 2",
-        "a processor: 4 usable, no bf16",
+        "a CPU: 4 CPUs usable, no bf16",
         "10.0 GiB free",
         "estimates for 6,400 images and 1 process:",
-        "tried on the processor with 8 images, drawn",
+        "measured on the CPU with 8 images, drawn",
         # 64,000 images at 1 / 0.011 a second.
         "stage1    12 min for 10 epochs at 90.9 images/s (network 100.0, reading 250.0 a core; 9% of the time",
         "memory 1.00 GiB and 10.2 MiB an image: 800 images fit at once",
@@ -55,20 +55,20 @@ def test_the_terminal_shows_facts_estimates_and_findings() -> None:
         # 6,400 x 0.2 s.
         "stage2    21 min: 0.100 s an image for boxes, 9 RoIs an image",
         "in all    45 min",
-        "nothing stands in the way",
+        "no problem found",
     ):
         assert words in shown
 
 
-def test_what_stops_is_shown_with_its_way_out() -> None:
+def test_findings_are_shown_with_their_remedy() -> None:
     costly = {"stage1": replace(COST, memory=Line(GIB, GIB / 4))}
     found = examination(training=costly, machine={"gpus": (replace(GPU, memory_bytes=10 * GIB),)})
     shown = format_examination(found)
     assert not found.works
-    assert "tried on a GPU" in shown
-    assert "will not work: stage1 passes 64 images at once" in shown
+    assert "measured on a GPU" in shown
+    assert "will not work: stage1 needs about" in shown
     assert "remedy: set --stage1.accumulation-steps 2" in shown
-    assert "slower than need be: this GPU multiplies bf16" in shown
+    assert "slower than necessary: this GPU multiplies bf16" in shown
 
 
 def test_a_plan_that_could_not_be_measured_shows_facts_and_findings() -> None:
@@ -80,7 +80,7 @@ def test_a_plan_that_could_not_be_measured_shows_facts_and_findings() -> None:
     assert to_json(found)["discovery_hours"] is None
 
 
-def test_the_json_holds_what_is_shown() -> None:
+def test_the_json_has_the_same_numbers_as_the_terminal() -> None:
     found = json.loads(json.dumps(to_json(examination())))
     assert found["works"] is True
     assert found["machine"]["cores"] == 4
@@ -90,7 +90,7 @@ def test_the_json_holds_what_is_shown() -> None:
     assert found["findings"] == []
 
 
-def test_a_gpu_that_is_missing_ends_with_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_missing_gpu_ends_with_exit_code_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     draw_scenes(tmp_path / "scenes", num_trainval=3, num_test=0, size_wh=(64, 48), quiet=True)
     path = tmp_path / "doctor.json"
     with pytest.MonkeyPatch.context() as patch:
@@ -103,25 +103,23 @@ def test_a_gpu_that_is_missing_ends_with_1(capsys: pytest.CaptureFixture[str], t
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "exit_code", "message"),
     [
-        (["--images", "nowhere/at/all"], "no images at"),
-        (["--num-images", "many"], "--num-images needs a whole number above 0, not 'many'"),
-        (["--processes=0"], "--processes needs a whole number above 0, not '0'"),
-        (["--json"], "--json needs a path"),
+        (["--images", "nowhere/at/all"], 1, "no images at"),
+        (["--num-images", "many"], 2, "--num-images"),
+        (["--processes=0"], 1, "--processes must be at least 1, not 0"),
+        (["--json"], 2, "--json"),
     ],
 )
 def test_wrong_options_are_refused(
-    arguments: list[str], message: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], exit_code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told: list[str] = []
-    monkeypatch.setattr("orl.cli.logger.error", told.append)
-    assert main(["doctor", "demo", *arguments]) == 1
-    assert message in told[0]
+    assert main(["doctor", "demo", *arguments]) == exit_code
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_tiny_recipe_is_tried_and_found_to_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tiny_recipe_is_measured_and_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw_scenes(tmp_path / "scenes", num_trainval=24, num_test=0, size_wh=(96, 72), quiet=True)
     path = tmp_path / "doctor.json"
     assert main(["doctor", "demo", "--images", str(tmp_path / "scenes"), *TINY, "--json", str(path)]) == 0
@@ -133,7 +131,9 @@ def test_a_tiny_recipe_is_tried_and_found_to_work(tmp_path: Path, capsys: pytest
     assert 0 < found["estimates"]["stage1"]["hours"] < 1
 
 
-def test_stage_3_is_not_tried_where_stage_2_finds_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stage_3_is_not_measured_after_stage_2_ran_out_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def tried(work: Callable[..., object], config: RunConfig, *others: object) -> object:
         if work is report.measure_discovery:
             raise MemoryError("killed")
@@ -143,5 +143,5 @@ def test_stage_3_is_not_tried_where_stage_2_finds_no_memory(tmp_path: Path, monk
     monkeypatch.setattr(report, "in_own_process", tried)
     plan = report._measured(good_plan(training={}, discovery=None), NO_IMAGES)
     assert list(plan.training) == ["stage1"]
-    (finding,) = [each for each in find_obstacles(plan) if each.message.startswith("stage2 finds no memory")]
+    (finding,) = [each for each in check_plan(plan) if each.message.startswith("stage2 is out of memory")]
     assert "--discover.search-scale" in finding.remedy

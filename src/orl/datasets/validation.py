@@ -120,7 +120,7 @@ def check_scan(
         )
     if len(images) < min_images:
         raise ValueError(
-            f"only {len(images)} usable images, but at least {min_images} are needed, for the largest batch and one more than "
+            f"only {len(images)} usable images, but at least {min_images} are needed, for a batch and for one more than "
             f"the neighbours of an image: {found}; add images, or set a smaller batch or fewer neighbours"
         )
 

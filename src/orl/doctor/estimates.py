@@ -1,69 +1,69 @@
-"""From what a few images cost to what a whole run would: arithmetic only."""
+"""Arithmetic of estimates: from the cost of a few images to that of a complete run."""
 
 import math
 from dataclasses import dataclass
 
 USABLE_FRACTION = 0.9
-"""Of the memory that is free; the rest is for what else runs, and for what the estimate misses."""
+"""Fraction of the free memory to plan with; the rest is for other processes and for errors of the estimate."""
 PREFETCHED_BATCHES = 2
-"""Batches that each worker has ready (DataLoader's `prefetch_factor`)."""
+"""Batches that each worker prefetches (DataLoader's `prefetch_factor`)."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """What grows evenly with the images of a batch."""
+    """Linear cost of a batch: a fixed part and a part per image."""
 
     fixed: float
-    """What is there without any image."""
+    """Cost without any image."""
     per_image: float
 
     def at(self, num_images: float) -> float:
-        """The value for so many images."""
+        """Return the cost of this number of images."""
         return self.fixed + self.per_image * num_images
 
 
 def line_through(first: tuple[int, float], second: tuple[int, float]) -> Line:
-    """The line through two measurements, each (images, value).
+    """Fit a line through two measurements, each (images, value).
 
-    Where noise makes the larger batch cheaper, all of it counts as fixed; where it makes the fixed part negative, all
-    of it counts as grown.
+    Noise may make the larger batch cheaper: then the whole cost is fixed. Noise may make the fixed part negative: then
+    the whole cost is per image.
 
     Raises:
-        ValueError: if both are of equally many images.
+        ValueError: if both measurements are of the same number of images.
     """
     (few, low), (many, high) = first, second
     if few == many:
-        raise ValueError(f"a line needs two numbers of images, not {few} twice")
+        raise ValueError(f"a line needs measurements of two batch sizes, got {few} twice")
     per_image = max(0.0, (high - low) / (many - few))
     fixed = high - per_image * many
     return Line(fixed, per_image) if fixed >= 0 else Line(0.0, high / many)
 
 
 def largest_batch(memory: Line, free_bytes: float) -> int:
-    """Most images that pass the network at once in `USABLE_SHARE` of the free memory; 0 if not even one does."""
+    """Return the most images per forward pass in `USABLE_FRACTION` of the free memory; 0 if one does not fit."""
     left = USABLE_FRACTION * free_bytes - memory.fixed
     if left < memory.per_image or memory.per_image == 0:
         return 0 if left < memory.per_image else 2**31
     return math.floor(left / memory.per_image)
 
 
-def parts_needed(batch_size: int, largest: int) -> int | None:
-    """Fewest equal parts of at most `largest` images, and at least 2, that a batch can be passed in; None if none."""
-    for parts in range(1, batch_size // 2 + 1):
-        if batch_size % parts == 0 and batch_size // parts <= largest:
-            return parts
+def accumulation_steps_needed(batch_size: int, largest: int) -> int | None:
+    """Return the fewest accumulation steps of 2 to `largest` images each; None if no number of equal steps fits."""
+    for steps in range(1, batch_size // 2 + 1):
+        if batch_size % steps == 0 and batch_size // steps <= largest:
+            return steps
     return None
 
 
 def seconds_per_image(step_s: float, sample_s: float, workers: int, cores: float, shares_cores: bool) -> float:
-    """Time of an image when workers read the next ones while the network learns.
+    """Return the time of an image when workers read the next batches during a step.
 
     Args:
-        step_s: of the network, which has all cores if it shares them.
-        sample_s: of reading and cutting, on one core.
-        workers: processes that read; without any, one waits for the other.
-        cores: that workers may keep busy.
-        shares_cores: whether the network computes on the same cores, so that reading slows it down.
+        step_s: time of the network for an image, with all cores to itself.
+        sample_s: time of reading and cropping an image, on one core.
+        workers: processes that read; without workers, reading and training alternate.
+        cores: cores that workers may use.
+        shares_cores: True if the network computes on the same cores, so that reading slows it down.
     """
     if workers == 0:
         return step_s + sample_s
@@ -72,10 +72,10 @@ def seconds_per_image(step_s: float, sample_s: float, workers: int, cores: float
 
 
 def training_hours(num_images: int, batch_size: int, epochs: int, image_s: float) -> float:
-    """Hours of a training stage: the last, smaller batch of an epoch is left out."""
+    """Return the hours of a training stage, without the last, smaller batch of each epoch."""
     return num_images // batch_size * batch_size * epochs * image_s / 3600
 
 
 def queue_bytes(workers: int, batch_size: int, sample_bytes: int) -> int:
-    """Shared memory of the batches that wait between workers and the network."""
+    """Return the shared memory of the prefetched batches."""
     return workers * PREFETCHED_BATCHES * batch_size * sample_bytes

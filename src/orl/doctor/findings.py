@@ -1,4 +1,4 @@
-"""What will not work, or badly, and the way out of it: each check looks at a plan and says so in a sentence."""
+"""Findings: reasons why a planned run will not work or will be slow, each with a remedy."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,29 +12,29 @@ from orl.rundir import TRAINED_STAGES
 
 GIB = 2**30
 LONG_HOURS = 24 * 14
-"""A stage that takes longer than two weeks is named."""
+"""Hours of a stage above which it is reported: two weeks."""
 MAX_WAIT_FRACTION = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that stands in the way."""
+    """One reason why a run will not work or will be slow."""
 
     stops: bool
-    """Whether it will not work; otherwise it works, but slowly."""
+    """True if the run will not work; False if it will be slow."""
     message: str
     remedy: str
 
 
-def find_obstacles(plan: Plan) -> list[Finding]:
-    """All that stands in the way of a plan, what stops it first."""
+def check_plan(plan: Plan) -> list[Finding]:
+    """Check a plan; return the findings, those that stop the run first."""
     checks = (_device, _precision, _packages, _batches, _memory, _shared_memory, _disk, _workers, _hours)
     found = [finding for check in checks for finding in check(plan)]
     return sorted(found, key=lambda finding: not finding.stops)
 
 
 def device_is_there(config: RunConfig, num_gpus: int) -> bool:
-    """Whether anything can be computed where the settings say."""
+    """Return False if the config asks for a GPU and there is none."""
     return config.device != "cuda" or num_gpus > 0
 
 
@@ -49,7 +49,7 @@ def _device(plan: Plan) -> Iterator[Finding]:
     if plan.num_processes > 1 and backend not in plan.machine.backends:
         yield Finding(
             stops=True,
-            message=f"{plan.num_processes} processes talk by {backend}, which this torch lacks",
+            message=f"{plan.num_processes} processes need the backend {backend}, which this torch lacks",
             remedy="train in one process, or install torch's own wheels",
         )
 
@@ -57,11 +57,11 @@ def _device(plan: Plan) -> Iterator[Finding]:
 def _precision(plan: Plan) -> Iterator[Finding]:
     config, machine = plan.config, plan.machine
     has_bf16 = machine.gpus[0].has_bf16 if plan.computes_on_gpu else machine.has_bf16
-    device = "GPU" if plan.computes_on_gpu else "processor"
+    device = "GPU" if plan.computes_on_gpu else "CPU"
     if config.precision == "16-mixed" and not plan.computes_on_gpu:
         yield Finding(
             stops=True,
-            message="--precision 16-mixed needs a GPU, and this would run on the processor",
+            message="--precision 16-mixed needs a GPU, and this run would use the CPU",
             remedy="take --precision 32-true" + (" or bf16-mixed" if has_bf16 else ""),
         )
     if config.precision == "bf16-mixed" and not has_bf16:
@@ -76,23 +76,21 @@ def _precision(plan: Plan) -> Iterator[Finding]:
             message=f"this {device} multiplies bf16 in hardware, and --precision 32-true does not use it",
             remedy="take --precision bf16-mixed"
             if plan.computes_on_gpu
-            else "try the same with --precision bf16-mixed: it made ResNets 1.6 times as fast on such a processor",
+            else "try the same with --precision bf16-mixed: ResNets were 1.6 times as fast on such a CPU",
         )
 
 
 def _packages(plan: Plan) -> Iterator[Finding]:
     config = plan.config
-    wanted = {
+    needed = {
         "faiss": config.discover.neighbour_search == "faiss",
         "cv2": config.discover.proposals == "opencv",
         "wandb": config.wandb != "off",
     }
-    for name, is_wanted in wanted.items():
-        if is_wanted and not plan.machine.optional[name]:
+    for name, is_needed in needed.items():
+        if is_needed and not plan.machine.optional[name]:
             option, _, command = OPTIONAL[name].partition("; ")
-            yield Finding(
-                stops=True, message=f"{name} is missing, which these settings need ({option})", remedy=command
-            )
+            yield Finding(stops=True, message=f"{name} is missing, which this config needs ({option})", remedy=command)
     if config.compile and plan.machine.compiler is None:
         yield Finding(
             stops=True,
@@ -111,26 +109,25 @@ def _memory(plan: Plan) -> Iterator[Finding]:
     for stage, message in plan.out_of_memory.items():
         yield Finding(
             stops=True,
-            message=f"{stage} finds no memory even for the few images of the measurement ({message})",
-            remedy="take a smaller --discover.search-scale, or stop what else uses the memory"
+            message=f"{stage} is out of memory even with the few images of the measurement ({message})",
+            remedy="take a smaller --discover.search-scale, or stop other programs that use the memory"
             if stage == "stage2"
             else f"take smaller --{stage}.views.size-px, --network.backbone or --{stage}.hidden-features, or stop "
-            "what else uses the device",
+            "other programs that use the device",
         )
     for stage, cost in plan.training.items():
-        settings, estimate = stage_config(plan.config, stage), estimate_stage(plan, stage)
-        fraction = settings.batch_size // plan.num_processes
-        passed = fraction // settings.accumulation_steps
+        train, estimate = stage_config(plan.config, stage), estimate_stage(plan, stage)
+        passed = train.batch_size // plan.num_processes // train.accumulation_steps
         if passed <= estimate.largest_batch:
             continue
         needed, free = cost.memory.at(passed) / GIB, plan.free_bytes / GIB
-        parts = estimate.accumulation_steps
+        steps = estimate.accumulation_steps
         yield Finding(
             stops=True,
-            message=f"{stage} passes {passed} images at once, for which it needs about {needed:.1f} GiB of memory, and "
-            f"{free:.1f} are free: {estimate.largest_batch} fit",
-            remedy=f"set --{stage}.accumulation-steps {parts}"
-            if parts is not None
+            message=f"{stage} needs about {needed:.1f} GiB of memory for {passed} images a forward pass, and "
+            f"{free:.1f} are free: {estimate.largest_batch} images fit",
+            remedy=f"set --{stage}.accumulation-steps {steps}"
+            if steps is not None
             else f"set a smaller --{stage}.batch-size, --{stage}.views.size-px or --network.backbone",
         )
 
@@ -142,7 +139,7 @@ def _shared_memory(plan: Plan) -> Iterator[Finding]:
         if room is not None and needed > room:
             yield Finding(
                 stops=True,
-                message=f"the {plan.config.workers} workers of {stage} hand over batches through /dev/shm: up to "
+                message=f"the {plan.config.workers} workers of {stage} send batches through /dev/shm: up to "
                 f"{needed / GIB:.2f} GiB, and it has {room / GIB:.2f}",
                 remedy="give the container more (docker run --shm-size, or --ipc=host), or take fewer --workers",
             )
@@ -163,7 +160,7 @@ def _workers(plan: Plan) -> Iterator[Finding]:
     if workers > cores:
         yield Finding(
             stops=False,
-            message=f"{workers} workers share {cores:g} processors: more of them read no faster, and each takes memory",
+            message=f"{workers} workers share {cores:g} CPUs: more of them read no faster, and each takes memory",
             remedy=f"set --workers {max(1, int(cores))}",
         )
     for stage in plan.training:

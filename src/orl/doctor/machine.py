@@ -1,4 +1,4 @@
-"""What this machine has: versions, processors, GPUs, memory, disk."""
+"""Facts of this machine: versions, CPUs, GPUs, memory, disk."""
 
 import importlib.util
 import os
@@ -20,11 +20,11 @@ OPTIONAL = {
     "cv2": "--discover.proposals opencv; pip install 'orl[opencv]'",
     "wandb": "--wandb online or offline; pip install wandb",
 }
-"""Module that is not always there -> what takes it, and how to get it."""
+"""Optional module -> the option that needs it, and the command that installs it."""
 COMPILERS = ("c++", "g++", "clang++")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 BF16_CAPABILITY = (8, 0)
-"""GPUs from here on multiply bf16 faster than float32."""
+"""First compute capability of GPUs that multiply bf16 faster than float32."""
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -39,42 +39,42 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The facts that findings are made from."""
+    """Facts of a machine."""
 
     versions: dict[str, str]
-    """Python and the packages that are always there."""
+    """Versions of Python and of the required packages."""
     optional: dict[str, bool]
-    """Of the modules of `OPTIONAL`, which are there."""
-    processor: str
-    """Name of the processor."""
+    """Module of `OPTIONAL` -> True if it is installed."""
+    cpu: str
+    """Name of the CPU."""
     cores: float
-    """Processors that this process may keep busy: by affinity, and by the quota of its container."""
+    """CPU cores that this process may use: by affinity, and by the quota of its container."""
     has_bf16: bool
-    """Whether the processor multiplies bf16 in hardware."""
+    """True if the CPU multiplies bf16 in hardware."""
     memory_bytes: int
-    """Memory that is free for this process now."""
+    """Free memory."""
     shared_memory_bytes: int | None
-    """Room in /dev/shm, through which workers hand over what they read; None where there is no such folder."""
+    """Free space of /dev/shm, through which workers send batches; None if there is no such folder."""
     disk_bytes: int
-    """Free space where the run will be written."""
+    """Free space on the disk of the run."""
     gpus: tuple[Gpu, ...]
     backends: tuple[str, ...]
-    """Of nccl and gloo, what processes can talk by."""
+    """Backends of torch.distributed that are there, of nccl and gloo."""
     compiler: str | None
-    """The C++ compiler that torch.compile would find."""
+    """Path of the C++ compiler for torch.compile."""
 
 
-def look_at_machine(out: Path) -> Machine:
-    """Gather the facts.
+def inspect_machine(out: Path) -> Machine:
+    """Collect the facts of this machine.
 
     Args:
-        out: folder of the run, there or not; its disk is looked at.
+        out: folder of the run, existing or not, for the free space of its disk.
     """
     info = _text(Path("/proc/cpuinfo"))
     return Machine(
         versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         optional={name: importlib.util.find_spec(name) is not None for name in OPTIONAL},
-        processor=cpu_name(),
+        cpu=cpu_name(),
         cores=usable_cores(_num_allowed(), _text(CGROUP / "cpu.max")),
         has_bf16=not BF16_FLAGS.isdisjoint(_entry(info, "flags").split()),
         memory_bytes=available_bytes(),
@@ -93,11 +93,11 @@ def look_at_machine(out: Path) -> Machine:
 
 
 def usable_cores(num_allowed: int, cpu_max: str) -> float:
-    """Processors that a process may keep busy.
+    """Return the CPU cores that a process may use.
 
     Args:
-        num_allowed: processors that it may run on.
-        cpu_max: its cgroup's `cpu.max`, microseconds and period or 'max' and period; empty if there is none.
+        num_allowed: cores of its affinity.
+        cpu_max: content of its cgroup's `cpu.max`, quota or 'max' and period in microseconds; empty if none.
     """
     quota, _, period = cpu_max.strip().partition(" ")
     if not quota or quota == "max":
@@ -124,7 +124,7 @@ def _existing(path: Path) -> Path:
 
 
 def _entry(text: str, name: str) -> str:
-    """The first value of a 'name : value' file."""
+    """Return the first value of a name in a text of lines 'name : value'."""
     lines = (line.partition(":") for line in text.splitlines())
     return next((value.strip() for key, _, value in lines if key.strip() == name), "")
 

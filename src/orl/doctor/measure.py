@@ -1,6 +1,6 @@
-"""What a few images cost here: real steps of the recipe's own training, and real searches, in processes of their own.
+"""Measurements on a few images: real training steps and real searches of boxes, each in a process of its own.
 
-A process of its own has a peak of memory of its own, and when it is killed for lack of memory, the rest goes on.
+A separate process has its own peak of memory. When it is killed for lack of memory, the other measurements continue.
 """
 
 import multiprocessing
@@ -48,79 +48,80 @@ from orl.views.view_dataset import ViewDataset, collate_views
 from orl.views.view_samplers import GlobalViewSampler, ObjectTable, ObjectViewSampler
 
 STEP_PIXELS = {"cpu": 300_000, "cuda": 9_600_000}
-"""Pixels of all views of the larger batch that is measured: seconds on two cores, and enough to fill a GPU."""
+"""Pixels of all views of the larger measured batch: seconds on two cores, and enough to fill a GPU."""
 NUM_STEPS = 3
 SLOW_S = 2.0
-"""When the first step takes longer, one more is measured and not three."""
+"""Time of the first step above which only one more step is measured."""
 NUM_SAMPLES = 8
 SCENE_WH = (640, 480)
-"""Size of drawn images: that of most COCO images."""
+"""Size of synthetic scenes: that of most COCO images."""
 
 Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCost:
-    """What one training stage costs."""
+    """Cost of one training stage."""
 
     parameters: int
-    """Of the online network and the predictors."""
+    """Weights of the online network and the predictors."""
     state_bytes: int
-    """Of a checkpoint."""
+    """Size of a checkpoint."""
     batches: tuple[int, int]
-    """Images of the batches that were measured."""
+    """Batch sizes that were measured."""
     memory: Line
-    """Bytes by images that pass the network at once: of the process on a CPU, of the device on a GPU."""
+    """Bytes by images of a forward pass: of the process on a CPU, of the device on a GPU."""
     step: Line
-    """Seconds by images of a batch."""
+    """Seconds of a step by images of a batch."""
     sample_s: float
-    """Reading an image and cutting its views, on one core."""
+    """Time to read an image and crop its views, on one core."""
     sample_bytes: int
-    """Of the views of an image, as workers hand them over."""
+    """Bytes of the views of an image, as workers send them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiscoveryCost:
-    """What stage 2 costs an image."""
+    """Cost of stage 2 per image."""
 
     proposals_s: float
-    """Searching boxes, by as many threads as there are workers."""
+    """Time to search boxes, with as many threads as workers."""
     rois: float
-    """RoIs that are left of them."""
+    """RoIs after the filter."""
     crop_s: float
-    """Cutting and embedding one crop."""
+    """Time to crop and embed one box."""
     embedding_bytes: int
-    """Of one RoI on disk."""
+    """Bytes of the embedding of one RoI on disk."""
 
 
 class FoundRois(NamedTuple):
-    """RoIs of the measured images, one after another, image by image."""
+    """RoIs of the measured images, in the order of the images."""
 
     boxes: Float[ndarray, "r 4"]
     image_ids: Int[ndarray, "r"]
 
 
 def sample_images(source: Path | None, split: str | None, num_images: int, folder: Path) -> tuple[ImageTable, int]:
-    """A few images, spread evenly over a source, or drawn.
+    """Take a few images, spread evenly over a source, or draw scenes.
 
     Args:
-        source: what 'orl run --images' takes; None to draw scenes.
-        split: of a VOC devkit.
-        num_images: how many.
-        folder: where scenes are drawn.
+        source: a source of images, as 'orl run --images' takes it; None to draw scenes.
+        split: split of a VOC devkit.
+        num_images: number of images to take.
+        folder: folder for drawn scenes.
 
     Returns:
-        The images that can be read, and how many the source has; 0 for drawn ones.
+        The usable ones of these images, and the number of images of the source; 0 for drawn scenes.
 
     Raises:
-        FileNotFoundError, ValueError: if there are no images, or none of them can be used.
+        FileNotFoundError: if the source is missing.
+        ValueError: if none of the images can be used.
     """
     if source is None:
         draw_scenes(folder, num_trainval=num_images, num_test=0, size_wh=SCENE_WH, quiet=True)
         root, names = find_images(folder)
     else:
         root, names = find_images(source, split)
-    chosen = [names[place] for place in np.unique(np.linspace(0, len(names) - 1, num_images).round().astype(int))]
+    chosen = [names[row] for row in np.unique(np.linspace(0, len(names) - 1, num_images).round().astype(int))]
     images, rejected = scan_images(root, chosen, min_side_px=32, max_pixels=10**8, workers=1, quiet=True)
     if not len(images):
         raise ValueError(
@@ -130,10 +131,10 @@ def sample_images(source: Path | None, split: str | None, num_images: int, folde
 
 
 def in_own_process(measure: Callable[..., Made], *arguments: Any) -> Made:
-    """Call a function of this module in a process of its own.
+    """Call a function of this module in a separate process.
 
     Raises:
-        MemoryError: if the process was killed, or found no memory.
+        MemoryError: if the process was killed or out of memory.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
@@ -147,12 +148,12 @@ def in_own_process(measure: Callable[..., Made], *arguments: Any) -> Made:
 
 
 def measure_training(config: RunConfig, stage: str, images: ImageTable, found: FoundRois | None) -> TrainingCost:
-    """Steps of a stage at two batch sizes, and samples.
+    """Measure steps of a stage at two batch sizes, and the reading of samples.
 
     Args:
-        config: the recipe; its device, precision, network, views and objects count.
+        config: the planned run.
         stage: 'stage1' or 'stage3'.
-        images: images to take.
+        images: images to read.
         found: their RoIs, for stage 3.
     """
     keep_freed_memory()
@@ -178,7 +179,7 @@ def measure_training(config: RunConfig, stage: str, images: ImageTable, found: F
 
 
 def measure_discovery(config: RunConfig, images: ImageTable) -> tuple[DiscoveryCost, FoundRois]:
-    """Search boxes in a few images, filter them, and embed some of them."""
+    """Measure the search of boxes, their filter, and the embedding of some of them."""
     with tempfile.TemporaryDirectory() as folder:
         proposals_s, found = _find_rois(config, images, Path(folder))
     device = local_device(config.device)
@@ -210,9 +211,9 @@ def measure_discovery(config: RunConfig, images: ImageTable) -> tuple[DiscoveryC
 
 
 def measured_batches(pixels_per_image: int, device_type: str, most: int) -> tuple[int, int]:
-    """Two batch sizes, apart enough to draw a line through.
+    """Choose two batch sizes that are far enough apart for a line.
 
-    The larger one has as many images as `STEP_PIXELS` allow, no more than the recipe's batch, and 6 at the least.
+    The larger one has as many images as `STEP_PIXELS` allows, at least 6 and at most the batch of the config.
     """
     third = max(2, min(most, STEP_PIXELS[device_type] // pixels_per_image) // 3)
     return third, 3 * third
@@ -228,7 +229,7 @@ def _view_sampler(
 
 
 def _method(config: RunConfig, stage: str, batch_size: int) -> Method:
-    """The stage's method; a queue is made to suit the batches that are measured, which must divide the given one."""
+    """Build the method of a stage; the length of a queue is made a multiple of the measured batch."""
     if stage == "stage3":
         return build_orl(replace(config, objects=replace(config.objects, warm_start=False)))
     method = config.method
@@ -239,7 +240,7 @@ def _method(config: RunConfig, stage: str, batch_size: int) -> Method:
 
 
 def object_table(found: FoundRois, num_table_images: int) -> ObjectTable:
-    """Each image corresponds to the next one, by the first RoI of both: for measuring, any pair will do."""
+    """Pair the first RoI of each image with that of the next image: any pairs serve a measurement."""
     starts = tables.row_starts(found.image_ids, num_table_images)
     firsts = starts[:-1]
     return ObjectTable(
@@ -252,10 +253,10 @@ def object_table(found: FoundRois, num_table_images: int) -> ObjectTable:
 
 
 def _find_rois(config: RunConfig, images: ImageTable, folder: Path) -> tuple[float, FoundRois]:
-    """The RoIs of the images by stage 2's own steps, and the seconds an image of searching."""
+    """Return the seconds per image of the search, and the RoIs after stage 2's filter."""
     settings = config.discover
     if settings.proposals == "file":
-        # A file of boxes is read, not searched for; boxes of any kind serve the rest of the measurement.
+        # Boxes from a file need no search; any boxes serve the rest of the measurement.
         config = replace(config, discover=replace(settings, proposals="grid", proposals_file=None))
     make = proposer(images, config, folder)
     rows, shard = slice(0, len(images)), {"shard_size": len(images)}
@@ -277,13 +278,13 @@ def _find_rois(config: RunConfig, images: ImageTable, folder: Path) -> tuple[flo
 
 
 def _steps(ssl_step: SSLStep, samples: ViewDataset, batch_size: int) -> tuple[int, float]:
-    """Peak bytes and median seconds of a few steps, after one that is not counted."""
-    views = collate_views([samples[(0, place % len(samples))] for place in range(batch_size)]).views
-    _forget_peak(ssl_step.fabric.device)
+    """Return the peak bytes and the median seconds of a few steps, after one that is not counted."""
+    views = collate_views([samples[(0, row % len(samples))] for row in range(batch_size)]).views
+    _reset_peak(ssl_step.fabric.device)
     steps, schedule = iter(range(1, NUM_STEPS + 2)), {"lr": 1e-3, "ema_momentum": 0.99}
 
     def step() -> None:
-        ssl_step.update(next(steps), views, schedule)  # it fetches its numbers at the end: the device is done then
+        ssl_step.update(next(steps), views, schedule)  # it reads its metrics at the end, so the device has finished
 
     first_s = _median_seconds(step, 1)
     seconds = _median_seconds(step, 1 if first_s > SLOW_S else NUM_STEPS)
@@ -295,8 +296,7 @@ def _sample_seconds(samples: ViewDataset) -> float:
     keys = iter(range(NUM_SAMPLES + 1))
 
     def read() -> None:
-        place = next(keys)
-        samples[(1, place % len(samples))]
+        samples[(1, next(keys) % len(samples))]
 
     read()
     return _median_seconds(read, NUM_SAMPLES)
@@ -311,12 +311,12 @@ def _median_seconds(work: Callable[[], object], times: int) -> float:
     return statistics.median(seconds)
 
 
-def _forget_peak(device: torch.device) -> None:
+def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return
-    with suppress(OSError):  # without it the peak counts what compiling needed, too
+    with suppress(OSError):  # without a reset the peak includes compilation
         Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -1,32 +1,38 @@
-"""What a recipe would need and take on this machine: settings, facts and costs put together."""
+"""Time, memory and disk of a planned run, from its config, the machine and the measured costs."""
 
 from dataclasses import dataclass, field
 
 from orl.config import RunConfig
-from orl.doctor.estimates import largest_batch, parts_needed, queue_bytes, seconds_per_image, training_hours
+from orl.doctor.estimates import (
+    accumulation_steps_needed,
+    largest_batch,
+    queue_bytes,
+    seconds_per_image,
+    training_hours,
+)
 from orl.doctor.machine import Machine
 from orl.doctor.measure import DiscoveryCost, TrainingCost
 from orl.pipeline.training_setup import stage_config
 
-PROPOSAL_BYTES, PROPOSALS_A_IMAGE = 20, 2500
-"""Of a box in a table, and how many selective search finds in an image of 640x480."""
+PROPOSAL_BYTES, PROPOSALS_PER_IMAGE = 20, 2500
+"""Bytes of a box in a table, and boxes that selective search finds in an image of 640x480 px."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run that might be."""
+    """A planned run."""
 
     config: RunConfig
     machine: Machine
     num_images: int
-    """Images of the run: those of the source, or as many as were named."""
+    """Images of the run: those of the source, or the number given."""
     num_processes: int = 1
-    """Processes that train together; each has a device, processors and memory as those looked at."""
+    """Processes that train together, each on a machine or GPU like this one."""
     training: dict[str, TrainingCost] = field(default_factory=dict)
-    """By stage; one that could not be measured is not there."""
+    """Stage -> cost; a stage that could not be measured is missing."""
     discovery: DiscoveryCost | None = None
     out_of_memory: dict[str, str] = field(default_factory=dict)
-    """By stage: what was said when even the batches of the measurement found no memory."""
+    """Stage -> error, where even the small batches of the measurement did not fit."""
 
     @property
     def computes_on_gpu(self) -> bool:
@@ -34,45 +40,45 @@ class Plan:
 
     @property
     def free_bytes(self) -> int:
-        """Memory for a step: of the GPU, or of this machine."""
+        """Memory for a step: of the GPU, or free memory of this machine."""
         return self.machine.gpus[0].memory_bytes if self.computes_on_gpu else self.machine.memory_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageEstimate:
-    """One training stage on this machine."""
+    """Estimate of one training stage on this machine."""
 
     largest_batch: int
-    """Most images that pass the network at once here, in each process."""
+    """Most images of a forward pass that fit, in each process."""
     accumulation_steps: int | None
-    """Fewest parts of the recipe's batch that fit; None if none do."""
+    """Fewest gradient accumulation steps that fit; None if none do."""
     step_images_per_s: float
-    """Of the network alone, in each process."""
+    """Rate of the network alone, in each process."""
     sample_images_per_s: float
-    """Of one core that reads and cuts."""
+    """Rate of one core that reads and crops."""
     images_per_s: float
-    """Of all processes, reading and learning at once."""
+    """Rate of all processes, reading and training at once."""
     wait_fraction: float
-    """Of the time, what the network does not have the device for itself, or waits."""
+    """Fraction of the time that the network waits for images or shares its cores with reading."""
     hours: float
     shared_memory_bytes: int
-    """What batches that wait take of /dev/shm, of one process."""
+    """Shared memory of the prefetched batches of one process."""
 
 
 def estimate_stage(plan: Plan, stage: str) -> StageEstimate:
-    """Memory, rates and hours of 'stage1' or 'stage3', which must have been measured."""
-    cost, settings, config = plan.training[stage], stage_config(plan.config, stage), plan.config
-    batch = max(1, settings.batch_size // plan.num_processes)
+    """Estimate memory, rates and hours of 'stage1' or 'stage3', which must have been measured."""
+    cost, train, config = plan.training[stage], stage_config(plan.config, stage), plan.config
+    batch = max(1, train.batch_size // plan.num_processes)
     largest = largest_batch(cost.memory, plan.free_bytes)
-    parts = parts_needed(batch, largest)
-    passed = max(1, batch // max(settings.accumulation_steps, parts or 1))
-    step_s = cost.step.at(passed) / passed
+    steps = accumulation_steps_needed(batch, largest)
+    per_pass = max(1, batch // max(train.accumulation_steps, steps or 1))
+    step_s = cost.step.at(per_pass) / per_pass
     shares_cores = not plan.computes_on_gpu
     image_s = seconds_per_image(step_s, cost.sample_s, config.workers, plan.machine.cores, shares_cores)
-    hours = training_hours(plan.num_images, settings.batch_size, settings.epochs, image_s / plan.num_processes)
+    hours = training_hours(plan.num_images, train.batch_size, train.epochs, image_s / plan.num_processes)
     return StageEstimate(
         largest_batch=largest,
-        accumulation_steps=parts,
+        accumulation_steps=steps,
         step_images_per_s=1 / step_s,
         sample_images_per_s=1 / cost.sample_s,
         images_per_s=plan.num_processes / image_s,
@@ -83,14 +89,14 @@ def estimate_stage(plan: Plan, stage: str) -> StageEstimate:
 
 
 def discovery_hours(plan: Plan, cost: DiscoveryCost) -> float:
-    """Hours of stage 2: boxes are searched, then each image and each RoI is embedded once."""
+    """Estimate the hours of stage 2: one search of boxes an image, and one embedding an image and an RoI."""
     image_s = cost.proposals_s + (1 + cost.rois) * cost.crop_s
     return plan.num_images * image_s / plan.num_processes / 3600
 
 
 def disk_needed(plan: Plan) -> int:
-    """Bytes that the run will write: checkpoints of both stages, one more while it is written, and the tables."""
+    """Estimate the bytes of checkpoints, with one more while it is written, and of tables."""
     kept = {stage: stage_config(plan.config, stage).keep_checkpoints + 1 for stage in plan.training}
     checkpoints = sum(number * plan.training[stage].state_bytes for stage, number in kept.items())
     embedding_bytes = 0.0 if plan.discovery is None else plan.discovery.rois * plan.discovery.embedding_bytes
-    return checkpoints + int(plan.num_images * (PROPOSALS_A_IMAGE * PROPOSAL_BYTES + embedding_bytes))
+    return checkpoints + int(plan.num_images * (PROPOSALS_PER_IMAGE * PROPOSAL_BYTES + embedding_bytes))

@@ -1,4 +1,4 @@
-"""The examination: look, measure, judge; and what of it is shown."""
+"""Report of `orl doctor`: inspect the machine, measure a few images, collect findings, and format them."""
 
 import tempfile
 from dataclasses import asdict, dataclass, replace
@@ -7,10 +7,11 @@ from typing import Any
 
 from orl.config import RunConfig
 from orl.datasets.image_table import ImageTable
-from orl.doctor.findings import GIB, Finding, device_is_there, find_obstacles
-from orl.doctor.machine import OPTIONAL, Machine, look_at_machine
+from orl.doctor.findings import GIB, Finding, check_plan, device_is_there
+from orl.doctor.machine import OPTIONAL, Machine, inspect_machine
 from orl.doctor.measure import NUM_SAMPLES, in_own_process, measure_discovery, measure_training, sample_images
 from orl.doctor.plan import Plan, StageEstimate, discovery_hours, disk_needed, estimate_stage
+from orl.pipeline.run_plan import format_duration
 from orl.pipeline.training_setup import stage_config
 from orl.progress import progress_bar
 from orl.rundir import TRAINED_STAGES
@@ -20,7 +21,7 @@ DEFAULT_NUM_IMAGES = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Examination:
-    """What `orl doctor` has to say."""
+    """Result of `orl doctor`."""
 
     plan: Plan
     measured_on: str
@@ -28,28 +29,28 @@ class Examination:
 
     @property
     def works(self) -> bool:
-        """Whether nothing was found that stops the run."""
+        """True if no finding stops the run."""
         return not any(finding.stops for finding in self.findings)
 
 
 def examine(
     config: RunConfig, images: Path | None, *, num_images: int | None = None, num_processes: int = 1
 ) -> Examination:
-    """Look at this machine and try a few images of the recipe on it, which takes about a minute.
+    """Inspect this machine and measure a few images of the config on it, which takes about a minute.
 
     Args:
-        config: the recipe; its own `images` is not looked at.
-        images: images to try; None to draw some.
-        num_images: what hours are for; without it as many as the source has, and 10,000 for drawn ones.
-        num_processes: how many would train together, each with devices as here.
+        config: the planned run; its `images` is not used.
+        images: source of the measured images; None to draw scenes.
+        num_images: number of images to estimate for; that of the source if not given, 10,000 for drawn scenes.
+        num_processes: processes that would train together, each on a machine or GPU like this one.
 
     Raises:
         FileNotFoundError, ValueError: if the images cannot be found, or none can be used.
     """
-    machine = look_at_machine(config.out)
+    machine = inspect_machine(config.out)
     with tempfile.TemporaryDirectory() as folder:
         sample, num_found = sample_images(images, config.split, NUM_SAMPLES, Path(folder) / "scenes")
-        where = "drawn scenes of 640x480 px" if images is None else str(images)
+        where = "synthetic scenes of 640x480 px" if images is None else str(images)
         plan = Plan(
             config=config,
             machine=machine,
@@ -58,16 +59,16 @@ def examine(
         )
         if device_is_there(config, len(machine.gpus)):
             plan = _measured(plan, sample)
-    return Examination(plan=plan, measured_on=f"{len(sample)} images, {where}", findings=find_obstacles(plan))
+    return Examination(plan=plan, measured_on=f"{len(sample)} images, {where}", findings=check_plan(plan))
 
 
 def _measured(plan: Plan, images: ImageTable) -> Plan:
-    # Half precision of GPUs does not run on a processor, which is found without trying it.
+    # Half precision of GPUs does not run on a CPU; a finding says so without a measurement.
     config = plan.config
     if config.precision == "16-mixed" and not plan.computes_on_gpu:
         config = replace(config, precision="32-true")
     tried = ("stage2", *TRAINED_STAGES) if config.needs_stage1 else ("stage2", "stage3")
-    with progress_bar(total=len(tried), title="try the recipe", unit="stages") as bar:
+    with progress_bar(total=len(tried), title="measure", unit="stages") as bar:
         found, discovery = None, None
         training, out_of_memory = {}, {}
         for stage in tried:
@@ -86,7 +87,7 @@ def _measured(plan: Plan, images: ImageTable) -> Plan:
 
 
 def to_json(examination: Examination) -> dict[str, Any]:
-    """Facts, costs, estimates and findings as plain values."""
+    """Convert facts, costs, estimates and findings to JSON values."""
     plan = examination.plan
     return {
         "works": examination.works,
@@ -105,7 +106,7 @@ def to_json(examination: Examination) -> dict[str, Any]:
 
 
 def format_examination(examination: Examination) -> str:
-    """What the terminal shows."""
+    """Format the result for the terminal."""
     plan = examination.plan
     parts = [format_machine(plan.machine), format_estimates(plan, examination.measured_on)]
     parts.append(format_findings(examination.findings))
@@ -113,19 +114,19 @@ def format_examination(examination: Examination) -> str:
 
 
 def format_machine(machine: Machine) -> str:
-    """Versions and devices."""
+    """Format versions and devices."""
     rows = {"versions": ", ".join(f"{name} {number}" for name, number in machine.versions.items())}
     for name, is_there in machine.optional.items():
-        rows[name] = ("there" if is_there else "missing") + f" (for {OPTIONAL[name]})"
+        rows[name] = ("installed" if is_there else "missing") + f" (for {OPTIONAL[name]})"
     bf16 = "with bf16" if machine.has_bf16 else "no bf16"
-    rows["processor"] = f"{machine.processor}: {machine.cores:g} usable, {bf16}"
+    rows["CPU"] = f"{machine.cpu}: {machine.cores:g} {'CPU' if machine.cores == 1 else 'CPUs'} usable, {bf16}"
     rows["GPUs"] = (
         "; ".join(
             f"{gpu.name}, {gpu.memory_bytes / GIB:.0f} GiB{', bf16' if gpu.has_bf16 else ''}" for gpu in machine.gpus
         )
         or "none"
     )
-    rows["processes by"] = ", ".join(machine.backends) or "none: only one process can train"
+    rows["backends"] = ", ".join(machine.backends) or "none: only one process can train"
     rows["memory"] = f"{machine.memory_bytes / GIB:.1f} GiB free"
     if machine.shared_memory_bytes is not None:
         rows["/dev/shm"] = f"{machine.shared_memory_bytes / GIB:.2f} GiB free"
@@ -135,13 +136,13 @@ def format_machine(machine: Machine) -> str:
 
 
 def format_estimates(plan: Plan, measured_on: str) -> str:
-    """What was tried, and what follows for a whole run."""
-    device = plan.machine.gpus[0].name if plan.computes_on_gpu else "the processor"
+    """Format the measurement and the estimates of each stage."""
+    device = plan.machine.gpus[0].name if plan.computes_on_gpu else "the CPU"
     lines = [
         f"recipe {plan.config.recipe}: {plan.config.method.name}, {plan.config.network.backbone}, "
-        f"{plan.config.stage1.views.size_px} px, {plan.config.precision}, tried on {device} with {measured_on}",
+        f"{plan.config.stage1.views.size_px} px, {plan.config.precision}, measured on {device} with {measured_on}",
         f"estimates for {plan.num_images:,} images and {plan.num_processes} "
-        f"{'process' if plan.num_processes == 1 else 'processes, each with devices as here'}:",
+        f"{'process' if plan.num_processes == 1 else 'processes, each on a device like this one'}:",
     ]
     hours = 0.0
     for stage in TRAINED_STAGES:
@@ -154,29 +155,29 @@ def format_estimates(plan: Plan, measured_on: str) -> str:
             lines += _stage_lines(plan, stage, estimate)
     if not plan.training:
         return ""
-    lines.append(f"in all    {_duration(hours)}, and {disk_needed(plan) / GIB:.1f} GiB of disk")
+    lines.append(f"in all    {format_duration(3600 * hours)}, and {disk_needed(plan) / GIB:.1f} GiB of disk")
     return "\n".join(lines)
 
 
 def format_findings(findings: list[Finding]) -> str:
-    """What stands in the way, each with its way out."""
+    """Format the findings with their remedies."""
     if not findings:
-        return "nothing stands in the way"
-    kinds = {True: "will not work", False: "slower than need be"}
+        return "no problem found"
+    kinds = {True: "will not work", False: "slower than necessary"}
     return "\n".join(f"{kinds[one.stops]}: {one.message}\n    remedy: {one.remedy}" for one in findings)
 
 
 def _stage_lines(plan: Plan, stage: str, estimate: StageEstimate) -> list[str]:
-    cost, settings = plan.training[stage], stage_config(plan.config, stage)
+    cost, train = plan.training[stage], stage_config(plan.config, stage)
     fits = (
-        f"a batch of {settings.batch_size} needs accumulation-steps {estimate.accumulation_steps}"
+        f"a batch of {train.batch_size} needs accumulation-steps {estimate.accumulation_steps}"
         if estimate.accumulation_steps
-        else f"no equal part of a batch of {settings.batch_size} fits"
+        else f"no equal accumulation step of a batch of {train.batch_size} fits"
     )
     return [
-        f"{stage}    {_duration(estimate.hours)} for {settings.epochs} epochs at {estimate.images_per_s:,.1f} images/s "
-        f"(network {estimate.step_images_per_s:,.1f}, reading {estimate.sample_images_per_s:,.1f} a core; "
-        f"{estimate.wait_fraction:.0%} of the time for reading)",
+        f"{stage}    {format_duration(3600 * estimate.hours)} for {train.epochs} epochs at "
+        f"{estimate.images_per_s:,.1f} images/s (network {estimate.step_images_per_s:,.1f}, reading "
+        f"{estimate.sample_images_per_s:,.1f} a core; {estimate.wait_fraction:.0%} of the time for reading)",
         f"          {cost.parameters / 1e6:.1f} million weights; memory {cost.memory.fixed / GIB:.2f} GiB and "
         f"{cost.memory.per_image / 2**20:.1f} MiB an image: {min(estimate.largest_batch, 10**6):,} images fit at once, "
         f"{fits}",
@@ -187,13 +188,8 @@ def _stage_lines(plan: Plan, stage: str, estimate: StageEstimate) -> list[str]:
 def _discovery_lines(plan: Plan) -> list[str]:
     cost = plan.discovery
     assert cost is not None
+    duration = format_duration(3600 * discovery_hours(plan, cost))
     return [
-        f"stage2    {_duration(discovery_hours(plan, cost))}: {cost.proposals_s:.3f} s an image for boxes, "
-        f"{cost.rois:.0f} RoIs an image, {cost.crop_s:.4f} s for each; comparing images is not counted"
+        f"stage2    {duration}: {cost.proposals_s:.3f} s an image for boxes, "
+        f"{cost.rois:.0f} RoIs an image, {cost.crop_s:.4f} s for each; the neighbour search is not counted"
     ]
-
-
-def _duration(hours: float) -> str:
-    if hours < 1:
-        return f"{60 * hours:.0f} min"
-    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:.0f} days"

@@ -38,10 +38,10 @@ def plan_lines(inputs: RunInputs, num_images: int) -> list[str]:
             extractor = config.discover.feature_extractor or "stage 1's backbone"
             lines.append(f"{title}: discover correspondences of objects, embedding images and boxes with {extractor}")
             continue
-        train, per_epoch = stage_config(config, stage), num_images // stage_config(config, stage).batch_size
+        train, num_steps = stage_config(config, stage), _num_steps(config, stage, num_images)
         lines.append(
-            f"{title}: pretrain {config.network.backbone} with {method}: {train.epochs} epochs of {per_epoch:,} steps "
-            f"at batch {train.batch_size}, {train.epochs * per_epoch:,} steps in all"
+            f"{title}: pretrain {config.network.backbone} with {method}: {num_steps:,} steps "
+            f"({train.epochs} x {num_images // train.batch_size:,} at batch {train.batch_size})"
         )
     if inputs.stages == run_stages(config):
         last = f"evaluate on {config.eval_data} and write the report"
@@ -49,9 +49,9 @@ def plan_lines(inputs: RunInputs, num_images: int) -> list[str]:
             f"  stage {NUM_STAGES} of {NUM_STAGES}: "
             + (last if config.eval_data else "write the report; without --eval-data nothing is evaluated")
         )
-    trained = [TRAINED_STAGES[stage] for stage in inputs.stages if stage in TRAINED_STAGES]
-    if trained:
-        lines.append(f"  expected time: follows after the first {TIMED_STEPS + WARMUP_STEPS} steps of {trained[0]}")
+    trained = [stage for stage in inputs.stages if stage in TRAINED_STAGES]
+    if trained and _num_steps(config, trained[0], num_images) > TIMED_STEPS + WARMUP_STEPS:
+        lines.append(f"  expected time: follows after the first steps of {TRAINED_STAGES[trained[0]]}")
     return lines
 
 
@@ -59,12 +59,11 @@ def step_warnings(inputs: RunInputs, num_images: int) -> list[str]:
     """Name each training stage with fewer than `FEW_STEPS` steps, and the ways out."""
     found = []
     for stage, label in TRAINED_STAGES.items():
-        train = stage_config(inputs.config, stage)
-        num_steps = num_images // train.batch_size * train.epochs
+        train, num_steps = stage_config(inputs.config, stage), _num_steps(inputs.config, stage, num_images)
         if stage in inputs.stages and num_steps < FEW_STEPS:
             found.append(
-                f"{label} has only {num_steps} steps ({num_images} images at batch {train.batch_size}, {train.epochs} "
-                f"epochs), too few to learn anything useful: take more images, a smaller --{stage}.batch-size or more "
+                f"WARNING: {label} has only {num_steps} steps ({train.epochs} x {num_images // train.batch_size}), too "
+                f"few to learn anything useful: take more images, a smaller --{stage}.batch-size or more "
                 f"--{stage}.epochs, for at least {FEW_STEPS} steps"
             )
     return found
