@@ -134,6 +134,6 @@ def test_results_lie_beside_the_weights_that_they_are_of(scenes: Path, tmp_path:
     options = ["--data", str(scenes), "--train-split", "trainval", "--test-split", "test", "--size-px", "32"]
     options += ["--k", "2", "--workers", "1", "--device", "cpu"]
     assert main(["evaluate", "knn", "--backbone", str(run.root), *options]) == 0
-    assert [path.name for path in (run.stage("stage1") / "backbone_transfer").glob("*.json")] == [
+    assert [path.name for path in (run.stage("stage1") / "backbone_evaluation").glob("*.json")] == [
         f"knn_{scenes.name}.json"
     ]

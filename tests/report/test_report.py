@@ -202,7 +202,7 @@ def test_scores_that_lie_beside_the_weights_are_shown_by_labelled_set(run):
     for label in ("random", "stage1", "stage3"):
         for task in ("svm", "knn"):
             run.evaluation(task, label).unlink()
-    folder = run.stage("stage3") / "backbone_transfer"
+    folder = run.stage("stage3") / "backbone_evaluation"
     splits = {"train_split": "trainval", "test_split": "test", "size_px": 224, "num_test": 4952}
     for name, num_train in (("svm_VOC2007.json", 5011), ("svm_part.json", 250)):
         result = {"mean_ap": num_train / 1e4, "data": "sets/VOC2007", "num_train": num_train, **splits}
@@ -245,7 +245,7 @@ def test_low_shot_scores_are_shown_wherever_they_were_left(run):
     result["std"] = {"1": 0.011, "16": 0.02}
     write_json(run.evaluation("low-shot", "stage1"), result)
     other = {**result, "mean_ap": {"1": 0.2, "16": 0.6}}
-    write_json(run.stage("stage3") / "backbone_transfer" / "low-shot_VOC2007.json", other)
+    write_json(run.stage("stage3") / "backbone_evaluation" / "low-shot_VOC2007.json", other)
     _, reader = report_of(run)
     assert "mAP on VOC2007, with the standard deviation" in reader.text
     for told in (

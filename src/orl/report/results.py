@@ -62,7 +62,7 @@ def _results_of(run: RunDir, task: str) -> Iterator[tuple[str, dict[str, Any]]]:
     beside = [
         (label, path)
         for label in BACKBONES
-        for path in sorted(run.backbone(label).with_name("backbone_transfer").glob(f"{task}_*.json"))
+        for path in sorted(run.backbone(label).with_name("backbone_evaluation").glob(f"{task}_*.json"))
     ]
     for label, path in (*own, *beside):
         result = read_json(path)
