@@ -61,7 +61,7 @@ PAIRS = pair_table(
 )
 
 
-def test_three_images_by_hand():
+def test_the_score_of_three_images_is_that_computed_by_hand():
     score = score_correspondences(SPLIT, NAMES, ROIS, PAIRS)
     assert (score.top.num_pairs, score.top.object_fraction, score.top.both_fraction) == (4, 3 / 4, 2 / 4)
     assert score.top.same_class_fraction == 2 / 3
@@ -79,12 +79,12 @@ def test_rois_cover_the_object_of_highest_iou_if_it_reaches_the_threshold():
     assert has_labels.tolist() == [True]
 
 
-def test_difficult_objects_count():
+def test_difficult_objects_can_be_covered():
     difficult = labelled([[(LEFT, CAT), (RIGHT, DOG)], [(LEFT, CAT)], [(RIGHT, DOG)]], difficult=True)
     assert score_correspondences(difficult, NAMES, ROIS, PAIRS) == score_correspondences(SPLIT, NAMES, ROIS, PAIRS)
 
 
-def test_per_image_without_objects_is_covered_by_none():
+def test_rois_of_an_image_without_objects_cover_none():
     split = labelled([[(LEFT, CAT)], [], []])
     score = score_correspondences(split, NAMES, ROIS, PAIRS)
     assert score.top.object_fraction == score.random.object_fraction == 0
@@ -136,7 +136,7 @@ def test_random_pairs_are_uniform_over_the_rois_of_the_same_two_images():
     assert abs(score.random.both_fraction - 1 / 6) < 4 * np.sqrt(1 / 6 * 5 / 6 / num_copies)
 
 
-def test_intervals_have_the_width_of_a_binomial_share():
+def test_intervals_have_the_width_of_a_binomial_fraction():
     num_images = 400
     names = tuple(f"{index:03}.jpg" for index in range(num_images))
     split = labelled([[(LEFT, CAT)]] * num_images, names=names)
@@ -149,7 +149,7 @@ def test_intervals_have_the_width_of_a_binomial_share():
     assert high - low == pytest.approx(expected, rel=0.2)
 
 
-def test_lift_is_the_ratio_of_the_two_shares():
+def test_lift_is_the_ratio_of_the_two_fractions():
     scores = [score_correspondences(SPLIT, NAMES, ROIS, PAIRS, seed=seed) for seed in range(8)]
     with_a_match = [score for score in scores if score.random.both_fraction > 0]
     assert with_a_match
@@ -167,7 +167,7 @@ def test_identical_pairs_and_random_pairs_have_a_lift_of_one():
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.sampled_from((0.3, 0.5, 0.75)))
-def test_shares_equal_a_loop_over_pairs(seed, threshold):
+def test_fractions_equal_a_loop_over_pairs(seed, threshold):
     generator = np.random.default_rng(seed)
     corners = generator.integers(0, 20, size=(4, 8, 2))
     boxes = np.concatenate([corners, corners + generator.integers(1, 30, size=corners.shape)], axis=2)
@@ -218,7 +218,7 @@ def test_thresholds_out_of_range_are_refused(threshold):
         (roi_table((5, LEFT)), PAIRS, "RoI table names image 5, but there are 3"),
     ],
 )
-def test_tables_that_do_not_belong_together_are_refused(rois, pairs, message):
+def test_tables_of_different_runs_are_refused(rois, pairs, message):
     with pytest.raises(ValueError, match=message):
         score_correspondences(SPLIT, NAMES, rois, pairs)
 

@@ -39,7 +39,7 @@ def test_the_pointing_game_is_won_where_the_peak_lies_on_an_object():
     assert score_image(map_of([1, 0, 1, 0], [0, 0, 0, 0]), region).hit == 0.5
 
 
-def test_the_overlap_at_each_threshold_is_counted_by_hand():
+def test_the_iou_at_each_threshold_is_counted_by_hand():
     attention = map_of([1.0, 0.5, 0.5, 0.0])
     overlaps = score_image(attention, region_of("##..")).overlaps
     by_threshold = dict(zip(THRESHOLDS.round(2).tolist(), overlaps.tolist()))
@@ -50,27 +50,27 @@ def test_the_overlap_at_each_threshold_is_counted_by_hand():
     assert by_threshold[0.98] == 1 / 2
 
 
-def test_the_share_inside_is_that_of_the_sum():
+def test_inside_is_the_fraction_of_the_sum_on_objects():
     assert score_image(map_of([0.75, 0.0, 0.25, 0.5]), region_of("##..")).inside == 0.5
 
 
-def test_unknown_pixels_count_nowhere():
+def test_unknown_pixels_are_left_out():
     known = score_image(map_of([0.5, 1.0, 0.25]), region_of("#.."))
     with_unknown = score_image(map_of([0.5, 1.0, 0.25, 1.0, 0.7]), region_of("#..??"))
     assert known.hit == with_unknown.hit
     assert known.inside == with_unknown.inside
     assert np.array_equal(known.overlaps, with_unknown.overlaps)
-    with pytest.raises(ValueError, match="nothing is known of an image"):
+    with pytest.raises(ValueError, match="pixels of the image are unknown"):
         score_image(map_of([0.5]), region_of("?"))
 
 
-def test_an_even_map_scores_the_objects_share_in_all_three_ways():
+def test_an_even_map_scores_the_fraction_of_object_pixels():
     region = region_of("#...", "....")
     found = score_image(even_map((2, 4)), region)
     assert (found.hit, found.inside, found.overlaps.max()) == (1 / 8, 1 / 8, 1 / 8)
 
 
-def test_no_best_overlap_is_below_that_of_an_even_map():
+def test_the_best_iou_is_at_least_that_of_an_even_map():
     generator = np.random.default_rng(0)
     for _ in range(20):
         region = (generator.random((6, 7)) < 0.3).astype(np.uint8)
@@ -78,7 +78,7 @@ def test_no_best_overlap_is_below_that_of_an_even_map():
         assert score_image(attention, region).overlaps.max() >= region.mean() - 1e-12
 
 
-def test_a_perfect_map_overlaps_fully():
+def test_a_perfect_map_has_an_iou_of_one():
     region = region_of("##..", "....")
     assert score_image(region.astype(np.float32), region).overlaps.max() == 1
 
@@ -100,26 +100,26 @@ def test_one_threshold_serves_all_images():
     assert summarise(found).pointing.value == 0.5
 
 
-def test_images_that_are_all_alike_leave_no_doubt():
+def test_equal_images_have_an_interval_of_width_zero():
     found = summarise([score(1, 0.3, inside=0.7)] * 9)
     for estimate, value in ((found.pointing, 1), (found.overlap, 0.3), (found.inside, 0.7)):
         assert_allclose([estimate.value, estimate.low, estimate.high], value, rtol=1e-12)
 
 
-def test_the_interval_is_that_of_the_binomial():
+def test_the_interval_has_the_width_of_a_binomial():
     # 400 images of which half are hit: the mean of a draw has the deviation 0.025.
     found = summarise([score(1), score(0)] * 200).pointing
     assert found.value == 0.5
     assert_allclose([found.low, found.high], [0.5 - 1.96 * 0.025, 0.5 + 1.96 * 0.025], atol=0.006)
 
 
-def test_the_same_seed_gives_the_same_interval_and_another_one_another():
+def test_the_interval_depends_on_the_seed_alone():
     found = [score(1, 0.4), score(0, 0.2), score(1, 0.9)] * 5
     assert summarise(found, seed=1) == summarise(found, seed=1)
     assert summarise(found, seed=1) != summarise(found, seed=2)
 
 
-def test_a_backbone_differs_from_itself_by_nothing():
+def test_a_backbone_minus_itself_is_zero():
     generator = np.random.default_rng(0)
     found = [score(float(hit), *overlaps) for hit, overlaps in zip([1, 0, 0, 1], generator.random((4, 6)))]
     difference = compare(found, found)
@@ -127,7 +127,7 @@ def test_a_backbone_differs_from_itself_by_nothing():
         assert (estimate.value, estimate.low, estimate.high) == (0, 0, 0)
 
 
-def test_a_difference_that_is_the_same_on_every_image_is_certain_though_the_images_differ():
+def test_a_constant_difference_has_an_interval_of_width_zero():
     generator = np.random.default_rng(0)
     hard = generator.random(30) / 2
     better, worse = [score(0, each + 0.25) for each in hard], [score(0, each) for each in hard]
@@ -139,12 +139,12 @@ def test_a_difference_that_is_the_same_on_every_image_is_certain_though_the_imag
     assert_allclose([swapped.value, swapped.low, swapped.high], -0.25)
 
 
-def test_what_cannot_be_scored_is_refused():
-    with pytest.raises(ValueError, match=r"a map of \(1, 2\) and a region of \(1, 3\) are not of one image"):
+def test_maps_and_images_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"a map of \(1, 2\) pixels does not fit regions of \(1, 3\)"):
         score_image(map_of([0, 1]), region_of("#.."))
-    with pytest.raises(ValueError, match="0 images are scored"):
+    with pytest.raises(ValueError, match="0 images to score"):
         summarise([])
     with pytest.raises(ValueError, match="1 images cannot be paired with 2"):
         compare([score(1)], [score(1)] * 2)
-    with pytest.raises(ValueError, match="0 images are scored"):
+    with pytest.raises(ValueError, match="0 images to score"):
         compare([], [])

@@ -1,4 +1,4 @@
-"""The score of stage 2 with no training: do matched boxes cover objects, and objects of one class?"""
+"""Score of stage 2 without training: the fraction of matched RoIs that cover objects of one class."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,48 +11,48 @@ from numpy import ndarray
 from orl.datasets.labels import COVERING_IOU, NO_OBJECT, LabelledSplit, covered_classes
 from orl.tables import row_starts
 
-NUM_BOOTSTRAP_DRAWS = 1000
+NUM_RESAMPLES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairScore:
-    """What a set of pairs of RoIs covers."""
+    """Fractions of pairs of RoIs that cover labelled objects."""
 
     num_pairs: int
     object_fraction: float
-    """Pairs whose two RoIs both cover an object, of all pairs."""
+    """Fraction of all pairs whose two RoIs both cover an object."""
     same_class_fraction: float | None
-    """Pairs whose two objects are of one class, of those that cover objects; None where none do."""
+    """Fraction of the pairs that cover objects whose objects are of one class; None if no pair covers objects."""
     both_fraction: float
-    """Pairs that cover two objects of one class, of all pairs."""
+    """Fraction of all pairs that cover two objects of one class."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiscoveryScore:
-    """Top-ranked correspondences against random pairs of RoIs of the same two images."""
+    """Score of the top-ranked correspondences, and of random pairs of RoIs of the same two images."""
 
     top: PairScore
     """The most similar pair of every image and neighbour."""
     random: PairScore
-    """For each of those, one pair drawn uniformly from the RoIs of the same two images."""
+    """One random pair of the RoIs of the same two images for each of those."""
     kept: PairScore
     """All correspondences."""
     lift: float | None
-    """`both_share` of the top-ranked pairs over that of the random ones; None where that is 0."""
+    """`both_fraction` of the top-ranked pairs over that of the random pairs; None if the latter is 0."""
     intervals: dict[str, tuple[float, float] | None]
-    """95% intervals by a bootstrap over the query images; None where it has no finite end."""
+    """95% intervals by a bootstrap over the query images; None if an end is not finite."""
     num_images: int
     """Images with labels."""
     num_images_without_labels: int
     num_pairs_without_labels: int
     """Correspondences left out because one of their images has no labels."""
     roi_object_fraction: float
-    """RoIs of labelled images that cover an object."""
+    """Fraction of the RoIs of labelled images that cover an object."""
     iou_threshold: float
     seed: int
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as JSON values; only the shares of the random and of the kept pairs have a prefix."""
+        """Return all fields as JSON values; names of the random and of the kept pairs have a prefix."""
         fields = asdict(self)
         fractions = {**fields.pop("top")}
         for name in ("random", "kept"):
@@ -67,19 +67,19 @@ def roi_classes(
     rois: Mapping[str, ndarray],
     iou_threshold: float,
 ) -> tuple[Int[ndarray, "r"], Bool[ndarray, "n"]]:
-    """The class of the object that each RoI covers.
+    """Find the class of the object that each RoI covers.
 
-    An RoI covers the labelled object with which its IoU is highest, if that reaches the threshold; 'difficult'
-    objects count.
+    An RoI covers the labelled object of the highest IoU, if that IoU reaches the threshold. 'Difficult' objects
+    count.
 
     Args:
-        split: images with boxes, found by their names.
+        split: images with boxes, top_outcomes by their names.
         image_names: name of each image of the run.
         rois: columns `image_id` and `box` of the table.
-        iou_threshold: from where on a box covers an object, in (0, 1].
+        iou_threshold: least IoU with which a box covers an object, in (0, 1].
 
     Returns:
-        Index into the classes, or -1 where an RoI covers none; and which images of the run have labels.
+        Index of the class of each RoI, -1 if it covers no object; and for each image of the run, whether it has labels.
     """
     rows = {name: row for row, name in enumerate(split.names)}
     has_labels = np.array([name in rows for name in image_names], dtype=bool)
@@ -100,19 +100,19 @@ def score_correspondences(
     iou_threshold: float = COVERING_IOU,
     seed: int = 0,
 ) -> DiscoveryScore:
-    """Compare the discovered pairs with the labelled boxes, beside random pairs of the same images.
+    """Score the discovered pairs by the labelled boxes, with random pairs of the same images as baseline.
 
     Args:
-        split: images with boxes, found by their names.
+        split: images with boxes, top_outcomes by their names.
         image_names: name of each image of the run, by image id.
         rois: columns `image_id` and `box` of the table.
         correspondences: columns `image_id`, `neighbour_id`, `roi`, `neighbour_roi` and `similarity`.
-        iou_threshold: from where on a box covers an object, in (0, 1].
-        seed: of the random pairs and the bootstrap.
+        iou_threshold: least IoU with which a box covers an object, in (0, 1].
+        seed: seed of the random pairs and of the bootstrap.
 
     Raises:
-        ValueError: if the tables do not belong together, the threshold is out of range, or no correspondence
-            lies between labelled images.
+        ValueError: if the tables are of different runs, the threshold is out of range, or no correspondence lies
+            between labelled images.
     """
     if not 0 < iou_threshold <= 1:
         raise ValueError(f"IoU threshold is {iou_threshold}; give one above 0 and at most 1")
@@ -131,15 +131,15 @@ def score_correspondences(
     starts = row_starts(rois["image_id"], len(image_names))
     random_roi = _random_rows(starts, top["image_id"], generator)
     random_neighbour_roi = _random_rows(starts, top["neighbour_id"], generator)
-    found = _outcomes(classes[top["roi"]], classes[top["neighbour_roi"]])
-    drawn = _outcomes(classes[random_roi], classes[random_neighbour_roi])
-    top_score, random_score = _pair_score(found), _pair_score(drawn)
+    top_outcomes = _outcomes(classes[top["roi"]], classes[top["neighbour_roi"]])
+    random_outcomes = _outcomes(classes[random_roi], classes[random_neighbour_roi])
+    top_score, random_score = _pair_score(top_outcomes), _pair_score(random_outcomes)
     return DiscoveryScore(
         top=top_score,
         random=random_score,
         kept=_pair_score(_outcomes(classes[kept["roi"]], classes[kept["neighbour_roi"]])),
         lift=top_score.both_fraction / random_score.both_fraction if random_score.both_fraction else None,
-        intervals=_bootstrap(top["image_id"], found, drawn, generator),
+        intervals=_bootstrap(top["image_id"], top_outcomes, random_outcomes, generator),
         num_images=int(has_labels.sum()),
         num_images_without_labels=int((~has_labels).sum()),
         num_pairs_without_labels=int((~usable).sum()),
@@ -150,7 +150,7 @@ def score_correspondences(
 
 
 def top_ranked(correspondences: Mapping[str, ndarray]) -> Int[ndarray, "p"]:
-    """Row of the most similar pair of every image and neighbour; the first row where several are."""
+    """Return the row of the most similar pair of every image and neighbour; the first of equal ones."""
     image_ids, neighbour_ids = correspondences["image_id"], correspondences["neighbour_id"]
     order = np.lexsort((-correspondences["similarity"], neighbour_ids, image_ids))
     image_ids, neighbour_ids = image_ids[order], neighbour_ids[order]
@@ -161,7 +161,7 @@ def top_ranked(correspondences: Mapping[str, ndarray]) -> Int[ndarray, "p"]:
 
 def _check_tables(num_images: int, rois: Mapping[str, ndarray], correspondences: Mapping[str, ndarray]) -> None:
     num_rois = len(rois["box"])
-    for what, numbers, limit in (
+    for message, numbers, limit in (
         ("the RoI table names image", rois["image_id"], num_images),
         ("the correspondences name image", correspondences["image_id"], num_images),
         ("the correspondences name image", correspondences["neighbour_id"], num_images),
@@ -169,7 +169,7 @@ def _check_tables(num_images: int, rois: Mapping[str, ndarray], correspondences:
         ("the correspondences name RoI", correspondences["neighbour_roi"], num_rois),
     ):
         if len(numbers) and numbers.max() >= limit:
-            raise ValueError(f"{what} {numbers.max()}, but there are {limit}; rebuild it with 'orl discover'")
+            raise ValueError(f"{message} {numbers.max()}, but there are {limit}; rebuild it with 'orl discover'")
 
 
 def _random_rows(starts: Int[ndarray, "s"], image_ids: Int[ndarray, "p"], generator: np.random.Generator) -> ndarray:
@@ -177,7 +177,7 @@ def _random_rows(starts: Int[ndarray, "s"], image_ids: Int[ndarray, "p"], genera
 
 
 def _outcomes(classes: Int[ndarray, "p"], neighbour_classes: Int[ndarray, "p"]) -> Shaped[ndarray, "p 3"]:
-    """For each pair 1, whether both RoIs cover an object, and whether those are of one class."""
+    """Return for each pair: 1, whether both RoIs cover objects, and whether the objects are of one class."""
     both_objects = (classes != NO_OBJECT) & (neighbour_classes != NO_OBJECT)
     columns = (np.ones(len(classes)), both_objects, both_objects & (classes == neighbour_classes))
     return np.stack(columns, axis=1).astype(np.int64)
@@ -195,16 +195,16 @@ def _pair_score(outcomes: Shaped[ndarray, "p 3"]) -> PairScore:
 
 def _bootstrap(
     image_ids: Int[ndarray, "p"],
-    found: Shaped[ndarray, "p 3"],
-    drawn: Shaped[ndarray, "p 3"],
+    top_outcomes: Shaped[ndarray, "p 3"],
+    random_outcomes: Shaped[ndarray, "p 3"],
     generator: np.random.Generator,
 ) -> dict[str, tuple[float, float] | None]:
-    """95% intervals; query images are drawn, each with all its top-ranked and random pairs."""
+    """Compute 95% intervals by resampling query images, each with all its top-ranked and random pairs."""
     _, images = np.unique(image_ids, return_inverse=True)
     counts = np.zeros((images.max() + 1, 6))
-    np.add.at(counts, images, np.concatenate([found, drawn], axis=1))
+    np.add.at(counts, images, np.concatenate([top_outcomes, random_outcomes], axis=1))
     sums = np.stack(
-        [counts[generator.integers(len(counts), size=len(counts))].sum(axis=0) for _ in range(NUM_BOOTSTRAP_DRAWS)]
+        [counts[generator.integers(len(counts), size=len(counts))].sum(axis=0) for _ in range(NUM_RESAMPLES)]
     )
     num_pairs, objects, same, num_random, random_objects, random_same = sums.T
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -217,11 +217,11 @@ def _bootstrap(
             "random_both_fraction": random_same / num_random,
             "lift": same / random_same,
         }
-    return {name: _interval(draws) for name, draws in values.items()}
+    return {name: _interval(resampled) for name, resampled in values.items()}
 
 
-def _interval(draws: Float[ndarray, "b"]) -> tuple[float, float] | None:
-    if np.isnan(draws).any():
+def _interval(values: Float[ndarray, "b"]) -> tuple[float, float] | None:
+    if np.isnan(values).any():
         return None
-    low, high = np.quantile(draws, (0.025, 0.975), method="nearest")
+    low, high = np.quantile(values, (0.025, 0.975), method="nearest")
     return (float(low), float(high)) if np.isfinite(high) else None

@@ -1,10 +1,10 @@
-"""How well heat maps lie on known objects: the pointing game and the best overlap, with intervals over images.
+"""Localisation score of heat maps: the pointing game and the best IoU with the objects, with bootstrap intervals.
 
-`score_backbones` does all of it for several backbones. `score_image` scores one map, `summarise` makes the numbers of a
-backbone out of many images, and `compare` holds two backbones against each other on the same images. `even_map` and
-`centre_map` are the yardsticks: what maps score that know nothing of the image.
+`score_backbones` scores several backbones. `score_image` scores one map, `summarise` the maps of a backbone, and
+`compare` the difference of two backbones on the same images. The baselines `even_map` and `centre_map` are maps that
+do not depend on the image.
 
-One threshold serves all images of a backbone: no image's own best threshold could be known without its objects.
+One threshold serves all images of a backbone, since the best threshold of an image is not known without its objects.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,26 +19,26 @@ from numpy import ndarray
 from orl.datasets.object_regions import OBJECT, UNKNOWN
 
 THRESHOLDS = np.arange(50) / 50
-"""Of maps in [0, 1]; the first keeps every pixel, so that no best overlap is below that of an even map."""
-NUM_DRAWS = 2000
+"""Thresholds of maps in [0, 1]; the first keeps every pixel, so that the best IoU is at least that of an even map."""
+NUM_RESAMPLES = 2000
 QUANTILES = (0.025, 0.975)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageScore:
-    """How well one map lies on the objects of its image."""
+    """Score of one map against the objects of its image."""
 
     hit: float
-    """The pointing game: 1 where the map's peak lies on an object, else 0; of several equal peaks the share that do."""
+    """Pointing game: 1 if the peak of the map lies on an object, else 0; the fraction of equal peaks that do."""
     inside: float
-    """The share of the map's sum that lies on objects; of a map of zeros, the objects' share of the image."""
+    """Fraction of the map's sum that lies on objects; for a map of zeros, the objects' fraction of the image."""
     overlaps: Float[ndarray, "_"]
     """IoU of the objects with the pixels at or above each of `THRESHOLDS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean over images, and between what it lies in 95% of the bootstrap's draws of images."""
+    """Mean over images, with the ends of its 95% bootstrap interval."""
 
     value: float
     low: float
@@ -47,48 +47,50 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Localisation:
-    """How well the maps of one backbone lie on the objects of some images; or the difference of two backbones."""
+    """Localisation score of the maps of one backbone, or the difference of two backbones."""
 
     pointing: Estimate
     """Mean of `hit`."""
     overlap: Estimate
-    """Mean IoU at the one threshold that is best for all images together; in every draw it is chosen anew."""
+    """Mean IoU at the one threshold that is best over all images; every resample chooses its own."""
     inside: Estimate
     """Mean of `inside`."""
 
 
 def even_map(shape: tuple[int, int]) -> Float[ndarray, "h w"]:
-    """A map that prefers no pixel: it scores the objects' share of the image, in all three ways."""
+    """Return a map of zeros: its three scores are the objects' fraction of the image."""
     return np.zeros(shape, dtype=np.float32)
 
 
 def centre_map(shape: tuple[int, int]) -> Float[ndarray, "h w"]:
-    """A map that falls from 1 in the middle to 0 in the corners, whatever is in the image."""
+    """Return a map that falls from 1 in the centre to 0 in the corners."""
     rows, columns = (np.abs((np.arange(side) + 0.5) / side * 2 - 1) for side in shape)
     distance = np.hypot(rows[:, None], columns[None])
     return (1 - distance / distance.max()).astype(np.float32)
 
 
-YARDSTICKS: dict[str, Callable[[tuple[int, int]], Float[ndarray, "_ _"]]] = {"even": even_map, "centre": centre_map}
-"""Maps that know nothing of an image: what scores are to be held against."""
+BASELINES: dict[str, Callable[[tuple[int, int]], Float[ndarray, "_ _"]]] = {"even": even_map, "centre": centre_map}
+"""Maps that do not depend on the image, to compare scores with."""
 
 
 def score_image(attention: Float[ndarray, "h w"], region: UInt8[ndarray, "_ _"]) -> ImageScore:
-    """Hold a map against the objects of its image; pixels of which nothing is known count nowhere.
+    """Score a map against the objects of its image; unknown pixels are left out.
 
     Args:
         attention: in [0, 1].
-        region: as `orl.datasets.object_regions.ObjectRegions` gives it.
+        region: regions of the image from `orl.datasets.object_regions.ObjectRegions`.
 
     Raises:
-        ValueError: if the two differ in size, or nothing of the image is known.
+        ValueError: if the two differ in size, or every pixel is unknown.
     """
     if attention.shape != region.shape:
-        raise ValueError(f"a map of {attention.shape} and a region of {region.shape} are not of one image")
+        raise ValueError(
+            f"a map of {attention.shape} pixels does not fit regions of {region.shape} pixels; give both of one image"
+        )
     known = region != UNKNOWN
     values, is_object = attention[known], region[known] == OBJECT
     if not len(values):
-        raise ValueError(f"nothing is known of an image of {region.shape} pixels; leave it out")
+        raise ValueError(f"all {region.size} pixels of the image are unknown; leave it out")
     total = float(values.sum(dtype=np.float64))
     inside = float(values[is_object].sum(dtype=np.float64)) / total if total > 0 else float(is_object.mean())
     hit = float(is_object[values == values.max()].mean())
@@ -96,30 +98,37 @@ def score_image(attention: Float[ndarray, "h w"], region: UInt8[ndarray, "_ _"])
 
 
 def summarise(scores: Sequence[ImageScore], seed: int = 0) -> Localisation:
-    """The numbers of one backbone, with 95% intervals by a bootstrap over images.
+    """Compute the scores of one backbone, with 95% intervals by a bootstrap over images.
 
     Raises:
         ValueError: if there is no image.
     """
-    return _localisation(_measures(scores), _draws(len(scores), seed))
+    return _localisation(_measures(scores), _resample_counts(len(scores), seed))
 
 
 def compare(first: Sequence[ImageScore], second: Sequence[ImageScore], seed: int = 0) -> Localisation:
-    """The first backbone less the second on the same images in the same order, with paired intervals.
+    """Compute the first backbone's scores minus the second's on the same images, with paired intervals.
 
-    Each draw takes the same images of both, so that what makes an image hard for both cancels.
+    Each resample takes the same images of both, so that the difficulty of an image cancels.
+
+    Args:
+        first: scores of the images by one backbone.
+        second: scores of the same images, in the same order.
+        seed: seed of the bootstrap.
 
     Raises:
-        ValueError: if there is no image, or not as many of one as of the other.
+        ValueError: if there is no image, or the numbers of images differ.
     """
     if len(first) != len(second):
-        raise ValueError(f"{len(first)} images cannot be paired with {len(second)}; score both on the same images")
-    draws = _draws(len(first), seed)
-    return _localisation(_measures(first), draws, _measures(second))
+        raise ValueError(
+            f"{len(first)} images cannot be paired with {len(second)}; score both backbones on the same images"
+        )
+    counts = _resample_counts(len(first), seed)
+    return _localisation(_measures(first), counts, _measures(second))
 
 
 def best_threshold(scores: Sequence[ImageScore]) -> float:
-    """The threshold at which the mean overlap is the highest; of equal ones the lowest."""
+    """Return the threshold of the highest mean IoU; the lowest of equal ones."""
     return float(THRESHOLDS[int(_measures(scores)["overlap"].mean(axis=0).argmax())])
 
 
@@ -128,42 +137,42 @@ def score_backbones(
     images: Iterable[tuple[UInt8[ndarray, "_ _ 3"], UInt8[ndarray, "_ _"]]],
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The numbers of several backbones, of the yardsticks, and of each backbone less each one before it.
+    """Score several backbones and the baselines, and the difference of each pair of backbones.
 
     Args:
-        maps_of: an image to the map of each backbone, by label.
-        images: each with the region of its objects; walked through once, so that they need not be in memory together.
-        seed: of the bootstrap.
+        maps_of: function from an image to the map of each backbone, by label.
+        images: each image with the regions of its objects; iterated once, so a generator will do.
+        seed: seed of the bootstrap.
 
     Returns:
-        JSON values: `num_images`; `backbones` and `yardsticks`, a label to `pointing`, `overlap` and `inside` (each a
-        value and its 95% interval) and the overlap's `threshold`; and `differences`.
+        JSON values: `num_images`; `backbones` and `yardsticks` (the baselines), from a label to `pointing`, `overlap`
+        and `inside`, each a value and its 95% interval, and the `threshold` of the overlap; and `differences`.
 
     Raises:
         ValueError: if there is no image.
     """
-    found: dict[str, list[ImageScore]] = {}
-    known: dict[str, list[ImageScore]] = {name: [] for name in YARDSTICKS}
+    scores: dict[str, list[ImageScore]] = {}
+    baselines: dict[str, list[ImageScore]] = {name: [] for name in BASELINES}
     for image, region in images:
         for label, attention in maps_of(image).items():
-            found.setdefault(label, []).append(score_image(attention, region))
-        for name, make in YARDSTICKS.items():
-            known[name].append(score_image(make(region.shape), region))
-    if not found:
-        raise ValueError("0 images are scored; give some whose objects are known")
+            scores.setdefault(label, []).append(score_image(attention, region))
+        for name, make in BASELINES.items():
+            baselines[name].append(score_image(make(region.shape), region))
+    if not scores:
+        raise ValueError("0 images to score; give images with labelled objects")
     return {
-        "num_images": len(known["even"]),
-        "backbones": {label: _numbers(scores, seed) for label, scores in found.items()},
-        "yardsticks": {name: _numbers(scores, seed) for name, scores in known.items()},
+        "num_images": len(baselines["even"]),
+        "backbones": {label: _to_json(own, seed) for label, own in scores.items()},
+        "yardsticks": {name: _to_json(own, seed) for name, own in baselines.items()},
         "differences": [
-            {"of": later, "less": earlier, **asdict(compare(found[later], found[earlier], seed))}
-            for earlier, later in combinations(found, 2)
+            {"of": later, "less": earlier, **asdict(compare(scores[later], scores[earlier], seed))}
+            for earlier, later in combinations(scores, 2)
         ],
     }
 
 
 def _overlaps(values: Float[ndarray, "p"], is_object: ndarray) -> Float[ndarray, "_"]:
-    """By counts: how many pixels, and how many of an object, lie at or above each threshold."""
+    """Compute the IoU at each threshold, from counts of pixels at or above it."""
     level = np.searchsorted(THRESHOLDS, values, side="right") - 1
     counts = [np.bincount(each, minlength=len(THRESHOLDS))[::-1].cumsum()[::-1] for each in (level, level[is_object])]
     kept, kept_objects = counts
@@ -172,9 +181,9 @@ def _overlaps(values: Float[ndarray, "p"], is_object: ndarray) -> Float[ndarray,
 
 
 def _measures(scores: Sequence[ImageScore]) -> dict[str, Float[ndarray, "n _"]]:
-    """Each measure as columns, of which the best counts."""
+    """Return each measure with one column per threshold; the best column counts."""
     if not scores:
-        raise ValueError("0 images are scored; give some whose objects are known")
+        raise ValueError("0 images to score; give images with labelled objects")
     return {
         "pointing": np.array([[score.hit] for score in scores], dtype=np.float64),
         "overlap": np.stack([score.overlaps for score in scores]),
@@ -182,28 +191,30 @@ def _measures(scores: Sequence[ImageScore]) -> dict[str, Float[ndarray, "n _"]]:
     }
 
 
-def _draws(num_images: int, seed: int) -> Float[ndarray, "b n"]:
-    """How often each image comes in each draw of as many; the first row is every image once."""
+def _resample_counts(num_images: int, seed: int) -> Float[ndarray, "b n"]:
+    """Return how often each image occurs in each resample; the first row is every image once."""
     if num_images == 0:
-        raise ValueError("0 images are scored; give some whose objects are known")
-    counts = np.random.default_rng(seed).multinomial(num_images, np.full(num_images, 1 / num_images), size=NUM_DRAWS)
+        raise ValueError("0 images to score; give images with labelled objects")
+    counts = np.random.default_rng(seed).multinomial(
+        num_images, np.full(num_images, 1 / num_images), size=NUM_RESAMPLES
+    )
     return np.concatenate([np.ones((1, num_images)), counts])
 
 
 def _localisation(
     measures: dict[str, Float[ndarray, "n _"]],
-    draws: Float[ndarray, "b n"],
-    less: dict[str, Float[ndarray, "n _"]] | None = None,
+    counts: Float[ndarray, "b n"],
+    minus: dict[str, Float[ndarray, "n _"]] | None = None,
 ) -> Localisation:
     found = {}
     for name, columns in measures.items():
-        values = (draws @ columns).max(axis=1) / draws.shape[1]
-        if less is not None:
-            values = values - (draws @ less[name]).max(axis=1) / draws.shape[1]
+        values = (counts @ columns).max(axis=1) / counts.shape[1]
+        if minus is not None:
+            values = values - (counts @ minus[name]).max(axis=1) / counts.shape[1]
         low, high = np.quantile(values[1:], QUANTILES).tolist()
         found[name] = Estimate(value=float(values[0]), low=low, high=high)
     return Localisation(**found)
 
 
-def _numbers(scores: Sequence[ImageScore], seed: int) -> dict[str, Any]:
+def _to_json(scores: Sequence[ImageScore], seed: int) -> dict[str, Any]:
     return {**asdict(summarise(scores, seed)), "threshold": best_threshold(scores)}
