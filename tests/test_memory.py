@@ -18,9 +18,17 @@ def test_freed_memory_is_kept_by_two_settings_of_malloc(monkeypatch: pytest.Monk
     assert settings == {-1: 2**29, -3: 2**25}
 
 
-def test_without_such_settings_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
+def test_without_mallopt_no_other_function_of_the_library_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up = []
+
+    class OtherLibrary:
+        def __getattr__(self, name: str) -> None:
+            looked_up.append(name)
+            raise AttributeError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: OtherLibrary())
     memory.keep_freed_memory()
+    assert looked_up == ["mallopt"]
 
 
 def test_the_library_here_takes_the_settings() -> None:

@@ -1,4 +1,4 @@
-"""One kind of progress bar: rate and time left, on the terminal or, every half minute, in a log file."""
+"""Progress with rate and remaining time: a bar on a terminal; in a log file or pipe a line every half minute."""
 
 import sys
 from collections.abc import Iterable
@@ -6,7 +6,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+TERMINAL_INTERVAL_S = 0.2
 LOG_INTERVAL_S = 30.0
+"""Time between two lines where the output is no terminal."""
+LOG_LINE = "{desc}: {n_fmt} of {total_fmt}{unit} ({percentage:.0f}%), {rate_noinv_fmt}, {remaining} left{postfix}"
 
 
 def progress_bar(
@@ -18,27 +21,38 @@ def progress_bar(
     unit: str,
     quiet: bool = False,
 ) -> tqdm:
-    """A bar over items, or one to be advanced by hand with `update`.
+    """Return a progress bar over items, or one to be advanced by hand with `update`.
 
     Args:
-        items: what to walk through; none for a bar advanced by hand.
-        total: the number of units in all.
-        done: units finished by an earlier run, left out of the rate.
-        title: what is being done.
-        unit: the plural of what is counted, such as 'images'.
+        items: the items to iterate over; none for a bar advanced by hand.
+        total: number of units in all.
+        done: units finished by an earlier run; they do not count in the rate.
+        title: name of the work.
+        unit: plural of the unit, such as 'images'.
         quiet: show nothing (every process of a run but the first).
     """
-    on_terminal = sys.stderr.isatty()
-    return tqdm(
-        items,
-        total=total,
-        initial=done,
-        desc=title,
-        unit=f" {unit}",
-        disable=quiet,
-        mininterval=0.2 if on_terminal else LOG_INTERVAL_S,
-        miniters=1 if on_terminal else None,
-        dynamic_ncols=on_terminal,
-        ncols=None if on_terminal else 110,
-        smoothing=0.1,
-    )
+    stream = sys.stderr
+    common: dict[str, Any] = {"total": total, "initial": done, "desc": title, "unit": f" {unit}", "disable": quiet}
+    if stream.isatty():
+        return tqdm(items, mininterval=TERMINAL_INTERVAL_S, miniters=1, dynamic_ncols=True, smoothing=0.1, **common)
+    lines = _LineStream(stream)
+    bar = tqdm(items, file=lines, mininterval=LOG_INTERVAL_S, miniters=1, bar_format=LOG_LINE, smoothing=0.1, **common)
+    # tqdm writes its state before the first unit is done: that line has no rate.
+    lines.is_open = True
+    return bar
+
+
+class _LineStream:
+    """A stream that writes each update of a bar as a line of its own, in place of carriage returns."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.is_open = False
+
+    def write(self, text: str) -> None:
+        line = " ".join(text.split())
+        if line and self.is_open:
+            self._stream.write(line + "\n")
+
+    def flush(self) -> None:
+        self._stream.flush()

@@ -5,14 +5,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.methods.small import small_encoder, views
 from tests.reference.byol import regression_loss_by_loops
 from torch import nn
 
 from orl.methods.byol import BYOL, pair_loss, regression_loss
-from orl.methods.orl import ORL
-from orl.networks.backbones import build_backbone
 from orl.networks.mlp import byol_mlp
-from orl.networks.online_target import Encoder
 
 
 @pytest.mark.parametrize(("degrees", "expected"), [(0, 0.0), (60, 1.0), (90, 2.0), (180, 4.0)])
@@ -58,15 +56,6 @@ def test_half_precision_inputs_are_compared_in_single_precision() -> None:
 def test_an_empty_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="empty batch"):
         regression_loss(torch.zeros(0, 4), torch.zeros(0, 4))
-
-
-def small_encoder() -> Encoder:
-    return Encoder(build_backbone("resnet10"), byol_mlp(512, 16, 8))
-
-
-def views(*names: str, side: int = 32, count: int = 4) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {name: torch.randn(count, 3, side, side, generator=generator) for name in names}
 
 
 class Halves(nn.Module):
@@ -127,34 +116,3 @@ def test_byol_sends_gradients_to_the_online_network_and_the_predictor_only() -> 
     assert all(weight.grad is None for weight in method.target.parameters())
     assert [projection.shape for projection in projections] == [(4, 8), (4, 8)]
     assert not any(projection.requires_grad for projection in projections)
-
-
-def test_orl_is_the_sum_of_three_byol_losses_with_a_predictor_each() -> None:
-    torch.manual_seed(0)
-    predictors = {term: byol_mlp(8, 16, 8) for term in ("global", "intra", "inter")}
-    method = ORL(small_encoder(), predictors, {"global": 1.0, "intra": 0.5, "inter": 2.0}).train()
-    batch = views("view_1", "view_2") | views("intra_1", "intra_2", "inter_1", "inter_2", side=64)
-    losses, _ = method(batch)
-    for term, prefix, weight in (("global", "view", 1.0), ("intra", "intra", 0.5), ("inter", "inter", 2.0)):
-        pair = (batch[f"{prefix}_1"], batch[f"{prefix}_2"])
-        expected, _ = pair_loss(method.online, method.target, predictors[term], pair)
-        torch.testing.assert_close(losses[f"loss_{term}"], weight * expected)
-    torch.stack(list(losses.values())).sum().backward()
-    for predictor in predictors.values():
-        assert all(weight.grad is not None for weight in predictor.parameters())
-    assert all(weight.grad is None for weight in method.target.parameters())
-
-
-def test_a_term_of_weight_zero_is_not_computed() -> None:
-    predictors = {term: byol_mlp(8, 16, 8) for term in ("global", "intra", "inter")}
-    method = ORL(small_encoder(), predictors, {"global": 0.0, "intra": 1.0, "inter": 0.0})
-    losses, _ = method(views("intra_1", "intra_2"))
-    assert list(losses) == ["loss_intra"]
-    assert "global" not in method.predictors
-
-
-@pytest.mark.parametrize("weights", [(0.0, 0.0, 0.0), (1.0, -1.0, 1.0)])
-def test_useless_loss_weights_are_refused(weights: tuple[float, float, float]) -> None:
-    predictors = {term: byol_mlp(8, 16, 8) for term in ("global", "intra", "inter")}
-    with pytest.raises(ValueError, match="loss weights must not be negative, nor all 0"):
-        ORL(small_encoder(), predictors, dict(zip(predictors, weights)))

@@ -20,7 +20,7 @@ from tests.reference.mocov2 import queue_loss_by_loops
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from orl.methods.densecl import DenseCL, most_similar_positions, rows, take_positions
+from orl.methods.densecl import DenseCL, features_at, flatten_positions, most_similar_positions
 from orl.methods.mocov2 import MoCoV2
 from orl.networks.backbones import Backbone
 from orl.networks.mlp import byol_mlp, conv1x1, moco_mlp
@@ -88,14 +88,14 @@ def test_matched_keys_are_lightlys() -> None:
     positions = most_similar_positions(query_map, key_map)
     assert torch.equal(positions, most_similar_index(lists[0], lists[1]))
     expected = select_most_similar(lists[0], lists[1], lists[2])
-    assert torch.equal(take_positions(keys, positions), expected.flatten(0, 1))
+    assert torch.equal(features_at(keys, positions), expected.flatten(0, 1))
 
 
 def test_rows_are_all_positions_in_order() -> None:
     maps = random(2, 3, 2, 4)
     everywhere = torch.arange(8).expand(2, 8)
-    assert torch.equal(rows(maps), take_positions(maps, everywhere))
-    assert torch.equal(rows(maps)[8 + 4 + 3], maps[1, :, 1, 3])
+    assert torch.equal(flatten_positions(maps), features_at(maps, everywhere))
+    assert torch.equal(flatten_positions(maps)[8 + 4 + 3], maps[1, :, 1, 3])
 
 
 def test_matching_under_autocast_is_in_single_precision() -> None:
@@ -270,12 +270,12 @@ def test_a_batch_under_autocast_has_losses_in_single_precision() -> None:
 
 @pytest.mark.parametrize("weight", [-0.1, 1.5])
 def test_a_weight_that_is_no_share_is_refused(weight: float) -> None:
-    with pytest.raises(ValueError, match=rf"dense_weight must be in \[0, 1\], not {weight}"):
+    with pytest.raises(ValueError, match=rf"dense_weight must be in \[0, 1\], got {weight}"):
         new_method(dense_weight=weight)
 
 
 def test_a_batch_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="a batch of 6 images makes no 4 groups"):
+    with pytest.raises(ValueError, match="a batch of 6 images cannot be split into 4 equal groups"):
         new_method(num_groups=4)(batch_of(0, count=6))
     with pytest.raises(ValueError, match="a queue of 20 keys is no multiple of a batch of 8 images"):
         new_method(queue_size=20)(batch_of(0))

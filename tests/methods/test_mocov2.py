@@ -22,12 +22,12 @@ from torch.nn.parallel import DistributedDataParallel
 from orl.methods.mocov2 import (
     KeyQueue,
     MoCoV2,
+    forward_in_groups,
     groups_per_process,
     num_outputs,
-    pass_in_groups,
-    put_back,
     queue_loss,
     shuffle,
+    unshuffle,
 )
 from orl.networks.backbones import Backbone, build_backbone
 from orl.networks.mlp import byol_mlp, moco_mlp
@@ -137,7 +137,7 @@ def test_half_precision_projections_are_compared_in_single_precision() -> None:
 def test_an_empty_batch_and_a_useless_temperature_are_refused() -> None:
     with pytest.raises(ValueError, match="empty batch"):
         queue_loss(torch.zeros(0, 4), torch.zeros(0, 4), torch.ones(2, 4), TEMPERATURE)
-    with pytest.raises(ValueError, match=r"temperature must be above 0, not 0\.0"):
+    with pytest.raises(ValueError, match=r"temperature must be above 0, got 0\.0"):
         queue_loss(torch.ones(1, 4), torch.ones(1, 4), torch.ones(2, 4), 0.0)
 
 
@@ -180,7 +180,7 @@ def test_a_queue_that_is_no_multiple_of_the_batch_is_refused(batch_size: int) ->
 
 
 def test_an_empty_queue_is_refused() -> None:
-    with pytest.raises(ValueError, match="a queue of 0 keys"):
+    with pytest.raises(ValueError, match="at least one key, got 0"):
         KeyQueue(0, 3)
 
 
@@ -189,22 +189,24 @@ def test_each_group_has_batch_statistics_of_its_own(num_groups: int) -> None:
     values = random(6, 1)
     norm = nn.BatchNorm1d(1).double()
     expected = normalised_in_groups(values[:, 0].tolist(), num_groups, norm.eps)
-    torch.testing.assert_close(pass_in_groups(norm, values, num_groups)[:, 0].tolist(), expected)
+    torch.testing.assert_close(forward_in_groups(norm, values, num_groups)[:, 0].tolist(), expected)
 
 
 def test_groups_keep_the_rows_of_maps_in_order() -> None:
     maps = random(6, 2, 3, 4)
-    assert torch.equal(pass_in_groups(nn.Identity(), maps, 3), maps)
+    assert torch.equal(forward_in_groups(nn.Identity(), maps, 3), maps)
 
 
 @pytest.mark.parametrize(("num_images", "num_groups"), [(8, 3), (8, 8), (0, 1), (8, 16)])
 def test_groups_that_a_batch_does_not_make_are_refused(num_images: int, num_groups: int) -> None:
-    with pytest.raises(ValueError, match=f"a batch of {num_images} images makes no {num_groups} groups"):
+    with pytest.raises(
+        ValueError, match=f"a batch of {num_images} images cannot be split into {num_groups} equal groups"
+    ):
         groups_per_process(num_images, num_groups)
 
 
 def test_no_groups_are_refused() -> None:
-    with pytest.raises(ValueError, match="0 groups cannot be shared by 1 processes"):
+    with pytest.raises(ValueError, match="0 groups cannot be split evenly over 1 processes"):
         groups_per_process(8, 0)
 
 
@@ -214,7 +216,7 @@ def test_shuffled_images_find_back_to_their_places() -> None:
     shuffled, order = shuffle(views)
     assert torch.equal(shuffled, views[order])
     assert not torch.equal(shuffled, views)
-    assert torch.equal(put_back(shuffled, order), views)
+    assert torch.equal(unshuffle(shuffled, order), views)
 
 
 def test_the_loss_of_a_batch_is_that_of_its_parts_by_hand() -> None:
@@ -387,7 +389,7 @@ def one_of_two(rank: int, port: int, folder: Path) -> None:
         method = new_method(num_groups=num_groups)
         found = steps(method, DistributedDataParallel(method), rank, 2)
         torch.save(found, folder / f"{num_groups}_{rank}.pt")
-    with pytest.raises(ValueError, match="3 groups cannot be shared by 2 processes"):
+    with pytest.raises(ValueError, match="3 groups cannot be split evenly over 2 processes"):
         groups_per_process(6, 3)
     dist.destroy_process_group()
 

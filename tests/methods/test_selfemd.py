@@ -265,7 +265,7 @@ def test_all_parts_of_the_target_start_equal_and_follow() -> None:
 
 @pytest.mark.parametrize("dense_weight", [0.0, -0.1, 1.1])
 def test_dense_weights_out_of_range_are_refused(dense_weight: float) -> None:
-    with pytest.raises(ValueError, match=rf"must lie in \(0, 1\], not {dense_weight}"):
+    with pytest.raises(ValueError, match=rf"must lie in \(0, 1\], got {dense_weight}"):
         new_method(dense_weight=dense_weight)
 
 

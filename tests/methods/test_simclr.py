@@ -99,13 +99,13 @@ def test_half_precision_is_compared_in_single_precision() -> None:
 
 @pytest.mark.parametrize("num_images", [0, 1])
 def test_fewer_than_two_images_are_refused(num_images: int) -> None:
-    with pytest.raises(ValueError, match=f"the batch has {num_images}; is drop_last set"):
+    with pytest.raises(ValueError, match=f"got a batch of {num_images}; is drop_last set"):
         nt_xent(torch.ones(num_images, 4), torch.ones(num_images, 4), 0.1)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -0.1])
 def test_a_temperature_that_is_not_above_zero_is_refused(temperature: float) -> None:
-    with pytest.raises(ValueError, match=f"temperature must be above 0, not {temperature}"):
+    with pytest.raises(ValueError, match=f"temperature must be above 0, got {temperature}"):
         nt_xent(torch.ones(4, 4), torch.ones(4, 4), temperature)
 
 

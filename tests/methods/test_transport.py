@@ -165,10 +165,10 @@ def test_no_gradient_flows_through_a_plan() -> None:
 
 @pytest.mark.parametrize("regularisation", [0.0, -0.5])
 def test_a_regularisation_that_is_not_above_zero_is_refused(regularisation: float) -> None:
-    with pytest.raises(ValueError, match=f"regularisation must be above 0, not {regularisation}"):
+    with pytest.raises(ValueError, match=f"regularisation must be above 0, got {regularisation}"):
         sinkhorn_plan(*problem(), regularisation=regularisation, num_iterations=3)
 
 
 def test_no_iterations_are_refused() -> None:
-    with pytest.raises(ValueError, match="needs one iteration at least, not 0"):
+    with pytest.raises(ValueError, match="needs at least one iteration, got 0"):
         sinkhorn_plan(*problem(), regularisation=0.1, num_iterations=0)

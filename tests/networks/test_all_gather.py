@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from tests.ports import free_port
 
-from orl.networks.all_gather import all_gather, all_gather_with_gradient, draw_permutation, local_rows, process_rank
+from orl.networks.all_gather import all_gather, all_gather_with_gradient, random_permutation, local_rows, process_rank
 
 BATCH = torch.arange(12, dtype=torch.float64).reshape(6, 2)
 WEIGHTS = torch.linspace(-1, 2, 12, dtype=torch.float64).reshape(6, 2)
@@ -23,7 +23,7 @@ def one_of_two(rank: int, port: int, folder: Path) -> None:
     # Each process has a loss of its own, and both reach the rows of both.
     ((1 + process_rank()) * together * WEIGHTS).square().sum().backward()
     found = {"gathered": all_gather(own), "together": together.detach(), "gradient": own.grad}
-    torch.save(found | {"order": draw_permutation(20, torch.device("cpu"))}, folder / f"{rank}.pt")
+    torch.save(found | {"order": random_permutation(20, torch.device("cpu"))}, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 

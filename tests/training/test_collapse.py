@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from orl.training.collapse import CollapseWatch, alignment, feature_std, uniformity
 
 
-def even(count: int = 2000, dims: int = 64) -> torch.Tensor:
+def uniform(count: int = 2000, dims: int = 64) -> torch.Tensor:
     return torch.randn(count, dims, generator=torch.Generator().manual_seed(0))
 
 
-def test_spread_is_zero_after_collapse_and_about_one_on_the_sphere() -> None:
+def test_feature_std_is_zero_after_collapse_and_about_one_on_the_sphere() -> None:
     assert feature_std(torch.ones(16, 8)).item() == pytest.approx(0, abs=1e-6)
-    assert feature_std(even()).item() == pytest.approx(1, abs=0.02)
-    # Two opposite points on an axis of two: deviations 1 and 0, mean 1/2, times the root of 2.
+    assert feature_std(uniform()).item() == pytest.approx(1, abs=0.02)
+    # Two opposite points on an axis of two: std 1 and 0, mean 1/2, times the root of 2.
     assert feature_std(torch.tensor([[5.0, 0.0], [-2.0, 0.0]])).item() == pytest.approx(0.5 * 2**0.5)
 
 
@@ -24,7 +24,7 @@ def test_alignment_by_hand() -> None:
     other = torch.tensor([[5.0, 0.0], [1.0, 0.0], [-4.0, 0.0], [0.5, 3**0.5 / 2]])
     # Angles of 0, 90, 180 and 60 degrees: 2 - 2 cos is 0, 2, 4 and 1.
     assert alignment(one, other).item() == pytest.approx((0 + 2 + 4 + 1) / 4)
-    assert alignment(even(), even().flip(0)).item() == pytest.approx(2, abs=0.05)
+    assert alignment(uniform(), uniform().flip(0)).item() == pytest.approx(2, abs=0.05)
 
 
 def test_uniformity_by_hand() -> None:
@@ -32,11 +32,11 @@ def test_uniformity_by_hand() -> None:
     # Squared distances 2, 2 and 4.
     assert uniformity(triangle).item() == pytest.approx(math.log((2 * math.exp(-4) + math.exp(-8)) / 3), rel=1e-5)
     assert uniformity(torch.ones(5, 3)).item() == pytest.approx(0, abs=1e-5)
-    assert uniformity(even(500)).item() == pytest.approx(-4, abs=0.15)
+    assert uniformity(uniform(500)).item() == pytest.approx(-4, abs=0.15)
 
 
 def test_uniformity_of_one_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="two images or more, not 1"):
+    with pytest.raises(ValueError, match="at least two images, got 1"):
         uniformity(torch.ones(1, 3))
 
 
@@ -52,12 +52,12 @@ def test_nothing_depends_on_the_length_or_the_order_of_the_features(scale: float
 
 def test_one_warning_a_collapse_and_another_only_after_it_recovered() -> None:
     watch = CollapseWatch(num_warmup_steps=10)
-    spreads = [0.01] * 20 + [0.9] * 20 + [0.01] * 100
-    warned = [step for step, spread in enumerate(spreads, start=1) if watch.look(step, spread)]
+    stds = [0.01] * 20 + [0.9] * 20 + [0.01] * 100
+    warned = [step for step, std in enumerate(stds, start=1) if watch.update(step, std)]
     # The running mean has to fall from 0.58 to 0.05: 0.95 ** n = 0.04 / 0.57.
     assert warned == [11, pytest.approx(40 + math.log(0.07) / math.log(0.95), abs=3)]
 
 
 def test_a_healthy_training_is_not_warned_of() -> None:
     watch = CollapseWatch(num_warmup_steps=0)
-    assert not any(watch.look(step, 0.3) for step in range(1, 500))
+    assert not any(watch.update(step, 0.3) for step in range(1, 500))

@@ -276,7 +276,7 @@ def test_a_collapse_is_warned_of(images: ImageTable, tmp_path: Path, caplog: pyt
         run(method, ViewDataset(view_sampler(images)), tmp_path, lr=1e-6)
     warnings = [record.message for record in caplog.records if "collapse" in record.message]
     assert len(warnings) == 1
-    assert "the features collapse: at step 3 their spread is 0.0" in warnings[0]
+    assert "the features collapse: at step 3 their std is 0.0" in warnings[0]
 
 
 def test_processes_that_see_different_checkpoints_are_refused(images: ImageTable, tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_processes_that_see_different_checkpoints_are_refused(images: ImageTable
         def gather(self, *numbers: int) -> list[tuple[int, ...]]:
             return [numbers, (7,)]
 
-    with pytest.raises(RuntimeError, match=r"different steps \(\[0, 7\]\): .* all of them must see one folder"):
+    with pytest.raises(RuntimeError, match=r"different steps \(\[0, 7\]\): all of them must see one folder"):
         train(
             new_ssl_step(new_method()),
             read_from_files(ViewDataset(view_sampler(images))),

@@ -1,4 +1,4 @@
-"""DenseCL: MoCo v2 for whole images, and again for each position of the feature map."""
+"""DenseCL: MoCo v2 for pooled features, and again for every position of the feature map."""
 
 import copy
 
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from orl.methods.byol import Losses, Projections
 from orl.methods.mocov2 import (
     KeyQueue,
+    forward_in_groups,
     groups_per_process,
     num_outputs,
-    pass_in_groups,
-    put_back,
     queue_loss,
     shuffle,
+    unshuffle,
 )
 from orl.networks.all_gather import local_rows
 from orl.networks.backbones import pool
@@ -23,13 +23,13 @@ from orl.networks.online_target import Encoder, make_target, update_target
 
 
 class DenseCL(nn.Module):
-    """Online and target encoder, each with a second projector for feature maps, and a queue for either kind of key.
+    """Online and target encoder, each with a second projector for feature maps, and one key queue a projector.
 
-    Several processes do as one with as many groups does, but for running statistics: see `MoCoV2`.
+    Several processes have the losses of one process with as many groups; `MoCoV2` describes the running statistics.
     """
 
     shares_batch_statistics = False
-    """Keys are shuffled among groups instead, so that statistics of a batch do not give the positive away."""
+    """Shuffling BN replaces them: batch statistics would reveal the positive key."""
 
     def __init__(
         self,
@@ -45,18 +45,18 @@ class DenseCL(nn.Module):
 
         Args:
             encoder: becomes the online network.
-            dense_projector: feature map to projections, position by position: `(N, C, h, w)` to `(N, d, h, w)`.
-            queue_size: keys that wait in either queue, a multiple of the batch of all processes.
-            temperature: what similarities are divided by.
-            num_groups: of the batch of all processes, each with batch statistics of its own: see `MoCoV2`.
-            dense_weight: of the dense term, in [0, 1]; the global term has the rest.
+            dense_projector: projects every position of a feature map: `(N, C, h, w)` to `(N, d, h, w)`.
+            queue_size: keys in each queue, a multiple of the batch size.
+            temperature: divisor of the cosines.
+            num_groups: groups of the batch over all processes, each with its own batch statistics, as in `MoCoV2`.
+            dense_weight: weight of the dense term, in [0, 1]; the global term has the rest.
 
         Raises:
             ValueError: if the weight is outside [0, 1].
         """
         super().__init__()
         if not 0 <= dense_weight <= 1:
-            raise ValueError(f"dense_weight must be in [0, 1], not {dense_weight}; the paper's is 0.5")
+            raise ValueError(f"dense_weight must be in [0, 1], got {dense_weight}; the paper's is 0.5")
         self.online, self.target = encoder, make_target(encoder)
         self.dense_projector = dense_projector
         self.target_dense_projector = copy.deepcopy(dense_projector).requires_grad_(False)
@@ -66,29 +66,31 @@ class DenseCL(nn.Module):
         self.dense_negatives = KeyQueue(queue_size, num_outputs(dense_projector, num_channels, 1, 1))
 
     def forward(self, views: dict[str, Tensor]) -> tuple[Losses, Projections]:
-        """The losses of a batch; in training its keys join the queues.
+        """Compute the losses of a batch; in training mode add its keys to the queues.
 
         Args:
             views: `view_1`, the queries, and `view_2`, the keys, each `(N, 3, H, W)`.
 
         Returns:
-            The weighted loss terms, to be summed, and the global query and key of each image, to be watched.
+            The weighted loss terms and, for the collapse metrics, the global query and key of each image.
 
         Raises:
-            ValueError: if the batch fits neither the groups nor the queues.
+            ValueError: if the batch cannot be split into the groups, or the queues are no multiple of it.
 
         Source:
             DenseCL (arXiv 2011.09157), Section 3.
         """
         num_own_groups = groups_per_process(len(views["view_1"]), self.num_groups)
-        query_map = pass_in_groups(self.online.backbone, views["view_1"], num_own_groups)
-        query = pass_in_groups(self.online.projector, pool(query_map), num_own_groups)
-        dense_query = pass_in_groups(self.dense_projector, query_map, num_own_groups)
+        query_map = forward_in_groups(self.online.backbone, views["view_1"], num_own_groups)
+        query = forward_in_groups(self.online.projector, pool(query_map), num_own_groups)
+        dense_query = forward_in_groups(self.dense_projector, query_map, num_own_groups)
         key_map, keys, dense_keys = self._keys(views["view_2"], num_own_groups)
         key = local_rows(keys)
-        positives = take_positions(local_rows(dense_keys), most_similar_positions(query_map, local_rows(key_map)))
+        positives = features_at(local_rows(dense_keys), most_similar_positions(query_map, local_rows(key_map)))
         global_loss = queue_loss(query, key, self.negatives.keys(), self.temperature)
-        dense_loss = queue_loss(rows(dense_query), positives, self.dense_negatives.keys(), self.temperature)
+        dense_loss = queue_loss(
+            flatten_positions(dense_query), positives, self.dense_negatives.keys(), self.temperature
+        )
         if self.training:
             self.negatives.enqueue(keys)
             # Averaged before it is normalised, as in the published code.
@@ -98,29 +100,29 @@ class DenseCL(nn.Module):
         return losses, (query.detach(), key)
 
     def update_target(self, ema_momentum: float) -> None:
-        """Move the target and its dense projector after a step of the optimiser."""
+        """Update the moving averages of encoder and dense projector after a step of the optimiser."""
         update_target(self.target, self.online, ema_momentum)
         update_target(self.target_dense_projector, self.dense_projector, ema_momentum)
 
     @torch.no_grad()
     def _keys(self, views: Float[Tensor, "n 3 h w"], num_own_groups: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Feature maps, keys and dense keys of all processes, in the order of the batch."""
+        """Compute feature maps, keys and dense keys of all processes, in the order of the batch."""
         shuffled, order = shuffle(views)
-        key_map = pass_in_groups(self.target.backbone, shuffled, num_own_groups)
-        keys = pass_in_groups(self.target.projector, pool(key_map), num_own_groups)
-        dense_keys = pass_in_groups(self.target_dense_projector, key_map, num_own_groups)
-        return put_back(key_map, order), put_back(keys, order), put_back(dense_keys, order)
+        key_map = forward_in_groups(self.target.backbone, shuffled, num_own_groups)
+        keys = forward_in_groups(self.target.projector, pool(key_map), num_own_groups)
+        dense_keys = forward_in_groups(self.target_dense_projector, key_map, num_own_groups)
+        return unshuffle(key_map, order), unshuffle(keys, order), unshuffle(dense_keys, order)
 
 
 @torch.no_grad()
 def most_similar_positions(
     query_map: Float[Tensor, "n c h w"], key_map: Float[Tensor, "n c k l"]
 ) -> Int[Tensor, "n h*w"]:
-    """For each position of a view the position of the image's other view whose backbone features are most like it.
+    """Find, for each position of a view, the most similar position of the image's other view.
 
     Args:
-        query_map: the online backbone's.
-        key_map: the target backbone's.
+        query_map: the online backbone's feature map.
+        key_map: the target backbone's feature map of the other view.
 
     Returns:
         Positions `row * l + column`, by the highest cosine over channels.
@@ -135,12 +137,12 @@ def most_similar_positions(
         return (queries.transpose(1, 2) @ keys).argmax(dim=2)
 
 
-def take_positions(feature_map: Float[Tensor, "n d h w"], positions: Int[Tensor, "n p"]) -> Float[Tensor, "n*p d"]:
-    """The features at positions `row * w + column` of each image, image after image."""
+def features_at(feature_map: Float[Tensor, "n d h w"], positions: Int[Tensor, "n p"]) -> Float[Tensor, "n*p d"]:
+    """Return the features at positions `row * w + column` of each image, image after image."""
     indices = positions[:, None].expand(-1, feature_map.shape[1], -1)
     return feature_map.flatten(2).gather(2, indices).transpose(1, 2).flatten(0, 1)
 
 
-def rows(feature_map: Float[Tensor, "n d h w"]) -> Float[Tensor, "n*h*w d"]:
-    """The features at all positions, image after image and row after row."""
+def flatten_positions(feature_map: Float[Tensor, "n d h w"]) -> Float[Tensor, "n*h*w d"]:
+    """Return the features of all positions, image after image and row after row."""
     return feature_map.permute(0, 2, 3, 1).flatten(0, 2)

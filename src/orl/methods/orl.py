@@ -1,4 +1,4 @@
-"""ORL: BYOL on whole images, on two boxes around one object, and on one object in two images."""
+"""ORL: BYOL on two views of an image, on an intra-image RoI pair, and on an inter-image RoI pair."""
 
 from torch import Tensor, nn
 
@@ -10,7 +10,7 @@ TERMS = {"global": "view", "intra": "intra", "inter": "inter"}
 
 
 class ORL(nn.Module):
-    """One online and one target encoder, shared by three terms with a predictor each."""
+    """One online and one target encoder, shared by three loss terms with a predictor each."""
 
     shares_batch_statistics = True
     """Batch normalisation uses the images of all processes."""
@@ -35,36 +35,47 @@ class ORL(nn.Module):
             ValueError: if a weight is negative, or all are 0.
         """
         super().__init__()
-        if min(loss_weights.values()) < 0 or max(loss_weights.values()) == 0:
-            raise ValueError(f"loss weights must not be negative, nor all 0; they are {loss_weights}")
+        check_loss_weights(loss_weights)
         self.online, self.target = encoder, make_target(encoder)
         self.join_views = join_views
         self.loss_weights = {term: weight for term, weight in loss_weights.items() if weight > 0}
         self.predictors = nn.ModuleDict({term: predictors[term] for term in TERMS if term in self.loss_weights})
 
     def forward(self, views: dict[str, Tensor]) -> tuple[Losses, Projections]:
-        """The losses of a batch.
+        """Compute the losses of a batch.
+
+        The loss of a pair of views, also of an RoI pair, is BYOL's (`orl.methods.byol.regression_loss`) in both
+        directions.
 
         Args:
             views: `view_1`, `view_2` `(N, 3, H, W)`; `intra_1`, `intra_2`, `inter_1`, `inter_2` `(N, 3, h, w)`.
-                Each passes the network by itself, with its own batch statistics, unless views are joined.
+                Each view has its own batch statistics, unless views are joined.
 
         Returns:
-            The weighted loss terms, to be summed, and the online projections of the first pair that was
-            computed, to be watched.
+            The weighted loss terms and, for the collapse metrics, the online projections of the first pair.
 
         Source:
             ORL (NeurIPS 2021), Section 3.3.
         """
         losses: Losses = {}
-        watched: list[Projections] = []
+        projections: list[Projections] = []
         for term, predictor in self.predictors.items():
             pair = (views[f"{TERMS[term]}_1"], views[f"{TERMS[term]}_2"])
-            loss, projections = pair_loss(self.online, self.target, predictor, pair, self.join_views)
+            loss, pair_projections = pair_loss(self.online, self.target, predictor, pair, self.join_views)
             losses[f"loss_{term}"] = self.loss_weights[term] * loss
-            watched.append(projections)
-        return losses, watched[0]
+            projections.append(pair_projections)
+        return losses, projections[0]
 
     def update_target(self, ema_momentum: float) -> None:
-        """Move the target after a step of the optimiser."""
+        """Update the target's moving average after a step of the optimiser."""
         update_target(self.target, self.online, ema_momentum)
+
+
+def check_loss_weights(loss_weights: dict[str, float]) -> None:
+    """Refuse weights that minimise nothing.
+
+    Raises:
+        ValueError: if a weight is negative, or all are 0.
+    """
+    if min(loss_weights.values()) < 0 or max(loss_weights.values()) == 0:
+        raise ValueError(f"loss weights must not be negative, and one must be above 0; got {loss_weights}")

@@ -1,4 +1,4 @@
-"""Optimal transport: move the weights of some places to others at the least cost, a little blurred."""
+"""Entropy-regularised optimal transport by Sinkhorn's iterations."""
 
 import torch
 from jaxtyping import Float
@@ -14,39 +14,39 @@ def sinkhorn_plan(
     regularisation: float,
     num_iterations: int,
 ) -> Float[Tensor, "b n m"]:
-    """The plan that moves the weights of the rows to the columns: of all such, that of least cost minus its entropy.
+    """Compute the plan that moves the row weights to the columns at the least cost minus entropy.
 
-    The plan is a constant, without gradient. That is exact for the regularised cost, sum(plan * cost) -
-    regularisation * entropy(plan): where a minimum is taken, moving the plan changes nothing to first order, so the
-    gradient with respect to the cost is the plan (the envelope theorem).
+    The plan has no gradient. This is exact for the regularised cost, sum(plan * cost) - regularisation *
+    entropy(plan): at the minimum a change of the plan has no first-order effect, so the gradient with respect to the
+    cost is the plan (envelope theorem).
 
     Args:
-        cost: of moving a unit of weight from a row to a column.
-        row_weights: not negative, sum 1; those of a row may be 0.
-        column_weights: not negative, sum 1.
-        regularisation: weight of the entropy, in units of cost, above 0. Small ones come near to the cheapest plan
-            and need more iterations, about the range of the costs over the regularisation.
-        num_iterations: how often the plan is scaled to the rows' weights and then to the columns'.
+        cost: cost of moving a unit of weight from a row to a column.
+        row_weights: not negative, with sum 1; a row may have weight 0.
+        column_weights: not negative, with sum 1.
+        regularisation: weight of the entropy, in units of cost, above 0. Smaller values come nearer to the cheapest
+            plan and need more iterations, about the range of the costs divided by the regularisation.
+        num_iterations: number of times that the plan is scaled to the row weights and then to the column weights.
 
     Returns:
-        Not negative, in float32 at least. Its columns sum to their weights, since they are scaled last; its rows
-        do when the iterations have converged.
+        The plan, not negative, in float32 or better. Its columns sum to their weights, since they are scaled last; its
+        rows do so when the iterations have converged.
 
     Raises:
-        ValueError: if the regularisation is not above 0, or there are no iterations.
+        ValueError: if the regularisation or the number of iterations is not above 0.
 
     Source:
         Cuturi (arXiv 1306.0895), Algorithm 1, in logarithms so that no exponential under- or overflows.
     """
     if regularisation <= 0:
-        raise ValueError(f"the regularisation must be above 0, not {regularisation}")
+        raise ValueError(f"the regularisation must be above 0, got {regularisation}")
     if num_iterations < 1:
-        raise ValueError(f"a plan needs one iteration at least, not {num_iterations}")
+        raise ValueError(f"a plan needs at least one iteration, got {num_iterations}")
     scores = -cost.to(torch.promote_types(cost.dtype, torch.float32)) / regularisation
     log_rows, log_columns = row_weights.to(scores.dtype).log(), column_weights.to(scores.dtype).log()
     by_column = torch.zeros_like(log_columns)
     for _ in range(num_iterations):
         by_row = log_rows - torch.logsumexp(scores + by_column[:, None, :], dim=2)
         by_column = log_columns - torch.logsumexp(scores + by_row[:, :, None], dim=1)
-    # The sum of three large numbers would lose what the last scaling is exact in; a softmax keeps it.
+    # A sum of three large logarithms would round the last scaling; a softmax is exact.
     return column_weights.to(scores.dtype)[:, None, :] * torch.softmax(scores + by_row[:, :, None], dim=1)

@@ -50,7 +50,7 @@ def local_rows(values: Tensor) -> Tensor:
     return values[process_rank() :: world_size()]
 
 
-def draw_permutation(count: int, device: torch.device) -> Int[Tensor, "n"]:
+def random_permutation(count: int, device: torch.device) -> Int[Tensor, "n"]:
     """An order drawn from torch's generator of the first process, the same in all of them."""
     order = torch.randperm(count).to(device)
     if world_size() > 1:

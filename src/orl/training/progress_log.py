@@ -1,4 +1,4 @@
-"""What a person sees of a training while it runs: the progress line, the log of numbers, and warnings."""
+"""Progress of a training as a user sees it: the progress bar, the metrics log and the warning of collapse."""
 
 import logging
 import time
@@ -15,26 +15,26 @@ from orl.training.metrics import MetricsLog
 logger = logging.getLogger(__name__)
 
 RATE_STEPS = 20
-"""Steps that the rate and the share of waiting are told over."""
+"""Steps over which images per second and the fraction of waiting are measured."""
 
 
 class ProgressLog:
-    """The log, the bar and the watch of one training; silent in all processes but the first."""
+    """The metrics log, progress bar and collapse watch of one training; silent in all processes but the first."""
 
     def __init__(self, log: MetricsLog, watch: CollapseWatch, *, is_first: bool) -> None:
         self._log, self._watch, self._is_first = log, watch, is_first
 
     def begin(self, title: str, step: int, num_steps: int, batch_size: int) -> None:
-        """Show the bar.
+        """Show the progress bar.
 
         Args:
-            title: what it says.
+            title: title of the bar.
             step: steps done before.
             num_steps: steps in all.
-            batch_size: images a step, over all processes.
+            batch_size: images of a step, over all processes.
         """
         self._batch_size, self._started_s = batch_size, time.monotonic()
-        self._ticks: deque[tuple[float, float]] = deque([(self._started_s, 0.0)], maxlen=RATE_STEPS + 1)
+        self._times: deque[tuple[float, float]] = deque([(self._started_s, 0.0)], maxlen=RATE_STEPS + 1)
         self._bar = progress_bar(
             total=num_steps * batch_size,
             done=step * batch_size,
@@ -44,24 +44,24 @@ class ProgressLog:
         )
 
     def add(self, step: int, metrics: dict[str, float], waited_s: float) -> None:
-        """Tell of a step.
+        """Log the metrics of a step and advance the bar.
 
         Args:
-            step: its number.
-            metrics: what was measured: `loss`, and `spread` where features may collapse.
-            waited_s: seconds spent waiting for its images.
+            step: number of the step.
+            metrics: at least `loss`; with `feature_std` a collapse is warned of.
+            waited_s: seconds spent waiting for the images of the step.
         """
-        self._ticks.append((time.monotonic(), waited_s))
+        self._times.append((time.monotonic(), waited_s))
         metrics = {"step": step, **metrics, **self._rates(), "memory_gib": peak_memory_gib()}
         self._log.write(metrics)
-        told = [f"loss {metrics['loss']:.3f}"]
-        if "spread" in metrics:
-            told.append(f"spread {metrics['spread']:.2f}")
-            warning = self._watch.look(step, metrics["spread"])
+        parts = [f"loss {metrics['loss']:.3f}"]
+        if "feature_std" in metrics:
+            parts.append(f"feature std {metrics['feature_std']:.2f}")
+            warning = self._watch.update(step, metrics["feature_std"])
             if warning is not None and self._is_first:
                 logger.warning(warning)
-        told.append(f"waiting {metrics['data_wait']:.0%}")
-        self._bar.set_postfix_str(", ".join(told), refresh=False)
+        parts.append(f"waiting {metrics['data_wait']:.0%}")
+        self._bar.set_postfix_str(", ".join(parts), refresh=False)
         self._bar.update(self._batch_size)
 
     def __enter__(self) -> "ProgressLog":
@@ -76,18 +76,18 @@ class ProgressLog:
         self._log.__exit__(kind, error, trace)
 
     def _rates(self) -> dict[str, float]:
-        (first_s, _), (last_s, _) = self._ticks[0], self._ticks[-1]
+        (first_s, _), (last_s, _) = self._times[0], self._times[-1]
         passed_s = max(last_s - first_s, 1e-9)
-        waited_s = sum(waited for _, waited in list(self._ticks)[1:])
+        waited_s = sum(waited for _, waited in list(self._times)[1:])
         return {
-            "images_per_s": (len(self._ticks) - 1) * self._batch_size / passed_s,
+            "images_per_s": (len(self._times) - 1) * self._batch_size / passed_s,
             "data_wait": min(1.0, waited_s / passed_s),
             "elapsed_s": last_s - self._started_s,
         }
 
 
 def peak_memory_gib() -> float:
-    """The most memory held so far: of the GPU by torch where there is one, else by this process."""
+    """Return the peak memory so far: the GPU's as torch counts it, else that of this process."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**30
     return peak_resident_bytes() / 2**30
