@@ -145,7 +145,7 @@ def write_results(run: RunDir) -> None:
     for label, mean_ap in scores.items():
         per_class = {"cat": mean_ap + 0.1, "<dog>": mean_ap - 0.1}
         for task, change in {"svm": 0.0, "knn": -0.05}.items():
-            result = {"task": task, "backbone": label, "mean_ap": mean_ap + change, "per_class_ap": per_class}
+            result = {"task": task, "k": 20, "backbone": label, "mean_ap": mean_ap + change, "per_class_ap": per_class}
             write_json(run.evaluation(task, label), result)
 
 

@@ -48,7 +48,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pair_tables(run, images, np.stack([(images + step) % len(names) for step in (1, 2, 3)], axis=1))
     write_stages(run)
     write_results(run)
-    options = GalleryOptions(num_attention_images=2, attention_side_px=64, num_top_pairs=8, num_random_pairs=16)
+    options = GalleryOptions(attention_side_px=64)
     return write_report(run, options, Annotations(labels=labels_of(names)))
 
 
@@ -96,9 +96,9 @@ def test_every_picture_loads_and_has_words(browser):
         const decoded = (address) => { const image = new Image(); image.src = address;
           return image.decode().then(() => image.naturalWidth, () => 0); };
         const images = [...document.images].map(async each => [await decoded(each.src), each.alt]);
-        const images = [...document.querySelectorAll('image')]
+        const thumbnails = [...document.querySelectorAll('image')]
           .map(async each => [await decoded(each.href.baseVal), each.id]);
-        Promise.all([...images, ...images]).then(done);
+        Promise.all([...images, ...thumbnails]).then(done);
         """
     )
     assert len(pictures) > NUM_IMAGES
@@ -219,7 +219,7 @@ def test_a_picture_is_enlarged_and_the_keyboard_walks_through_its_gallery(browse
     for expected in captions[1:]:
         press(browser, "\ue014")  # right
         assert browser.execute_script(caption) == expected
-    assert browser.execute_script("return document.querySelector('dialog .where').textContent") == "8 of 8"
+    assert browser.execute_script("return document.querySelector('dialog .where').textContent") == f"{PAGE} of {PAGE}"
     assert browser.execute_script("return document.querySelector('dialog').contains(document.activeElement)")
     press(browser, "\ue012")
     assert browser.execute_script(caption) == captions[-2]

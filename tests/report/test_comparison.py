@@ -12,13 +12,15 @@ from orl.cli import main
 from orl.config import save_config
 from orl.datasets.image_table import load_image_table, save_image_table
 from orl.recipes import demo
-from orl.report.compared.facts import runs_section
-from orl.report.compared.runs import read_runs, shared_images
-from orl.report.comparison import compare_runs
+from orl.report.content import Code
 from orl.report.options import GalleryOptions
+from orl.report.report import compare_runs
+from orl.report.runs import ReportInputs, read_runs
+from orl.report.sections.overview import overview_section
 from orl.rundir import RunDir
 
-SMALL = GalleryOptions(num_attention_images=2, attention_side_px=64, num_queries=2)
+SMALL = GalleryOptions(attention_side_px=64)
+pytestmark = pytest.mark.usefixtures("small_galleries")
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def runs(tmp_path: Path) -> list[RunDir]:
         config = demo(tmp_path / "images", run.root)
         save_config(replace(config, seed=seed, stage3=replace(config.stage3, epochs=3 + seed)), run.config)
     for task, mean_ap in {"svm": 0.31, "knn": 0.1}.items():
-        write_json(found[1].evaluation(task, "stage3"), {"mean_ap": mean_ap, "per_class_ap": {"cat": mean_ap}})
+        write_json(found[1].evaluation(task, "stage3"), {"mean_ap": mean_ap, "k": 20, "per_class_ap": {"cat": mean_ap}})
     score = json.loads(found[1].discovery_score.read_text())
     write_json(found[1].discovery_score, score | {"object_fraction": 0.5, "object_fraction_interval_95": [0.4, 0.6]})
     found[2].root.mkdir()
@@ -55,17 +57,18 @@ def row_of(reader: Reader, name: str) -> str:
 
 def test_settings_that_differ_are_told_and_no_others(runs, tmp_path):
     _, reader = comparison_of(runs, tmp_path)
-    table = reader.text[reader.text.index("All others are the same") : reader.text.index("Each backbone is frozen")]
+    table = reader.text[reader.text.index("All other options are the same") : reader.text.index("Times")]
     assert "stage3.epochs34" in table
     assert "seed01" in table
     assert re.findall(r"stage1\.\w+|discover\.\w+|out\b", table) == []
-    assert "begun has left no settings." in reader.text
+    assert "begun: There is no config.yaml that can be read." in reader.text
 
 
 def test_a_commit_with_local_changes_says_so(runs):
     write_json(runs[2].record, {"git": "0123456789abcdef with local changes"})
-    _, markup = runs_section(read_runs([run.root for run in runs]))
-    assert "<code>0123456789ab with local changes</code>" in markup
+    inputs = ReportInputs(runs=read_runs([run.root for run in runs]), options=SMALL)
+    commit = next(row for row in overview_section(inputs).facts.rows if row[0] == "Commit")
+    assert list(commit[1:]) == ["–", "–", Code("0123456789ab with local changes")]
 
 
 def test_the_best_of_every_column_is_marked(runs, tmp_path):
@@ -74,15 +77,15 @@ def test_the_best_of_every_column_is_marked(runs, tmp_path):
     assert best[:2] == ["20.7", "31.0"]  # kNN of the first run, SVM of the second
     assert "50.0" in best
     assert "40.0 to 60.0" in reader.text
-    assert row_of(reader, "first: Stage 3, objects").startswith("25.720.7")
-    assert row_of(reader, "second $x$: Stage 3, objects").startswith("31.010.0")
+    assert row_of(reader, "first: Stage 3, object level").startswith("25.720.7")
+    assert row_of(reader, "second $x$: Stage 3, object level").startswith("31.010.0")
 
 
 def test_results_on_other_sets_are_not_mixed(runs, tmp_path):
     path = runs[1].evaluation("svm", "stage3")
     write_json(path, {"mean_ap": 0.9, "per_class_ap": {"cat": 0.9}, "data": "sets/other", "size_px": 96})
     text, reader = comparison_of(runs, tmp_path)
-    assert "mAP on other, 96 px" in reader.text
+    assert "Scores on other, 96 px" in reader.text
     best = re.findall(r'<b class="best">([^<]*)</b>', text)
     assert best[:3] == ["25.7", "20.7", "90.0"]
 
@@ -92,7 +95,14 @@ def test_results_on_other_splits_of_one_set_are_not_mixed(runs, tmp_path):
     for task in ("svm", "low-shot"):
         path = runs[1].evaluation(task, "stage3")
         found = (
-            json.loads(path.read_text()) if path.exists() else {"shots": [1], "mean_ap": {"1": 0.3}, "std": {"1": 0.1}}
+            json.loads(path.read_text())
+            if path.exists()
+            else {
+                "shots": [1],
+                "mean_ap": {"1": 0.3},
+                "mean_ap_best_cost_on_test": {"1": 0.3},
+                "std": {"1": 0.1},
+            }
         )
         write_json(path, {**found, "data": "sets/VOC2007", **splits})
     _, reader = comparison_of(runs, tmp_path)
@@ -104,7 +114,7 @@ def test_runs_with_the_same_images_are_shown_on_the_same_images(runs, tmp_path):
     assert "All runs have the same 6 images." in reader.text
     maps = [each["alt"] for tag, each in reader.tags if tag == "img" and "heat map" in each["alt"]]
     assert len(maps) == 2 * 2
-    assert sum("heat map of second $x$, stage 3" in alt for alt in maps) == 2
+    assert sum("heat map of second $x$: stage 3" in alt for alt in maps) == 2
     pairs = [each["aria-label"] for tag, each in reader.tags if tag == "svg" and "similarity" in str(each)]
     assert len(pairs) == 2 * 2
     ids = [each["id"] for tag, each in reader.tags if tag == "image"]
@@ -118,7 +128,7 @@ def test_runs_with_other_images_are_compared_by_what_they_have(runs, tmp_path):
     save_image_table(other, runs[1].images)
     _, reader = comparison_of(runs, tmp_path)
     assert "The runs share 1 images, and each has others" in reader.text
-    assert shared_images(read_runs([run.root for run in runs])) == [(5, 5)]
+    assert ReportInputs(runs=read_runs([run.root for run in runs]), options=SMALL).shared_images() == [(5, 5)]
     save_image_table(replace(images, digests=tuple(f"other {digest}" for digest in images.digests)), runs[1].images)
     _, reader = comparison_of(runs, tmp_path)
     assert "The runs share no images" in reader.text
@@ -129,12 +139,12 @@ def test_runs_with_other_images_are_compared_by_what_they_have(runs, tmp_path):
 def test_what_a_run_lacks_is_said_and_the_rest_is_shown(runs, tmp_path):
     text, reader = comparison_of(runs, tmp_path)
     for told in (
-        "No backbone of begun has been scored.",
-        "Discovery of begun has not been scored.",
-        "begun has left no backbone yet.",
-        "No training of stage 1 in begun.",
-        "No training of stage 3 in begun.",
-        "Not all ran on the same machine: their times cannot be compared.",
+        "begun: No backbone has been scored.",
+        "begun: Discovery has not been scored",
+        "begun: Stage 3 has written no backbone yet.",
+        "begun: Stage 1 has not been trained yet.",
+        "begun: Stage 3 has not been trained yet.",
+        "The runs used different machines: their times cannot be compared.",
     ):
         assert told in reader.text
     assert reader.open == []
@@ -153,11 +163,11 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
 def test_what_cannot_be_compared_is_refused(runs, tmp_path):
     with pytest.raises(ValueError, match="first is given twice"):
         read_runs([runs[0].root, runs[0].root / ".." / "first"])
-    with pytest.raises(ValueError, match="two runs or more, not 1"):
-        read_runs([runs[0].root])
+    with pytest.raises(ValueError, match="two runs or more, got 1"):
+        compare_runs([runs[0].root], tmp_path / "page.html", SMALL)
     with pytest.raises(FileNotFoundError, match=r"no run at .*nowhere"):
         read_runs([runs[0].root, tmp_path / "nowhere"])
-    with pytest.raises(ValueError, match=r"page\.pdf is to hold a page"):
+    with pytest.raises(ValueError, match=r"page\.pdf is no name of a page"):
         compare_runs([run.root for run in runs], tmp_path / "page.pdf", SMALL)
 
 
@@ -194,5 +204,6 @@ def test_a_lift_of_nothing_is_a_number(runs, tmp_path):
     score = json.loads(runs[0].discovery_score.read_text())
     write_json(runs[0].discovery_score, score | {"lift": 0.0})
     _, reader = comparison_of(runs, tmp_path)
-    # The second run's score has no lift: the row ends with a dash.
-    assert "34.6––0.00second $x$" in reader.text
+    assert "34.6–0.00 first: Paired at random" in reader.text
+    # The score of the second run has no lift: the row ends with a dash.
+    assert "34.6–– second $x$: Paired at random" in reader.text

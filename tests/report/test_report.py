@@ -19,22 +19,16 @@ from orl.datasets.object_regions import ObjectRegions
 from orl.networks.backbones import build_backbone, save_backbone
 from orl.pipeline.view_samplers import build_view_sampler
 from orl.recipes import demo
-from orl.report.options import Annotations, GalleryOptions, choose_images
+from orl.report.options import Annotations, GalleryOptions
 from orl.report.report import write_report
-from orl.report.results import duration, read_json
+from orl.report.runs import sample_indices
+from orl.report.scores import read_json
+from orl.report.sections import attention
+from orl.report.sections.overview import duration
 from orl.rundir import RunDir
 
-SMALL = GalleryOptions(
-    num_top_pairs=2,
-    num_random_pairs=2,
-    num_lowest_pairs=2,
-    num_attention_images=2,
-    attention_side_px=64,
-    num_queries=2,
-    num_neighbours=2,
-    num_roi_images=6,
-    num_view_images=2,
-)
+SMALL = GalleryOptions(attention_side_px=64)
+pytestmark = pytest.mark.usefixtures("small_galleries")
 VOID_TAGS = {"meta", "link", "img", "br", "input"}
 
 
@@ -125,9 +119,11 @@ def test_per_image_lies_in_the_page_once_and_every_drawing_of_it_has_words(run):
     assert all(drawing["role"] == "img" and drawing["aria-label"].strip() for drawing in drawings)
 
 
-def test_a_report_of_many_large_images_stays_below_20_megabytes(run, tmp_path):
+def test_a_report_of_many_large_images_stays_below_20_megabytes(run, tmp_path, monkeypatch):
+    monkeypatch.undo()  # of the small galleries
+    monkeypatch.setattr(attention, "NUM_IMAGES", 2)
     write_large_run(run, tmp_path / "large", num_images=160)
-    size = write_report(run, replace(GalleryOptions(), num_attention_images=2)).stat().st_size
+    size = write_report(run, SMALL).stat().st_size
     assert 5e6 < size < 20e6
 
 
@@ -173,8 +169,8 @@ def test_an_empty_run_says_of_every_part_how_to_make_it(tmp_path):
         "No backbone has been scored",
         "Discovery has not been scored",
         "No correspondences have been found yet",
-        "Stage 1 has left no backbone yet",
-        "Stage 3 has left no backbone yet",
+        "Stage 1 has written no backbone yet",
+        "Stage 3 has written no backbone yet",
         "No neighbours have been found yet",
         "No RoIs have been kept yet",
         "No map of RoIs can be drawn yet",
@@ -184,7 +180,7 @@ def test_an_empty_run_says_of_every_part_how_to_make_it(tmp_path):
     ]
     assert [sentence for sentence in sentences if sentence not in reader.text] == []
     assert reader.text.count(f"orl run --images DIR --out {run.root}") == len(sentences) - 1
-    assert f"That needs a labelled set: orl evaluate svm --backbone {run.root} --data VOC2007" in reader.text
+    assert f"A labelled data set is needed: orl evaluate svm --backbone {run.root} --data VOC2007" in reader.text
     assert "img" not in {tag for tag, _ in reader.tags}
 
 
@@ -193,8 +189,8 @@ def test_a_run_without_stage_3_shows_stage_1_and_repeats_its_command(run):
     run.evaluation("svm", "stage3").unlink()
     run.evaluation("knn", "stage3").unlink()
     _, reader = report_of(run)
-    assert "Stage 3 has left no backbone yet. The same command goes on where it stopped: orl run" in reader.text
-    assert "Stage 3, objects: not scored yet" in reader.text
+    assert "Stage 3 has written no backbone yet. To resume, run the same command again: orl run" in reader.text
+    assert "Stage 3, object level: not scored yet" in reader.text
     assert sum("with the heat map of stage" in (attributes.get("alt") or "") for _, attributes in reader.tags) == 2
 
 
@@ -209,9 +205,9 @@ def test_scores_that_lie_beside_the_weights_are_shown_by_labelled_set(run):
         write_json(folder / name, {"task": "svm", "per_class_ap": {}, **result})
     _, reader = report_of(run)
     for num_train, mean_ap in (("5,011", "50.1"), ("250", "2.5")):
-        table = f"mAP on VOC2007, trainval ({num_train} images) to test (4,952 images), 224 px"
-        assert re.search(re.escape(table) + r".{0,80}Stage 3, objects" + re.escape(mean_ap), reader.text)
-    assert "Stage 1, whole images: not scored yet. That needs a labelled set: orl evaluate svm" in reader.text
+        table = f"Scores on VOC2007, trainval ({num_train} images) to test (4,952 images), 224 px"
+        assert re.search(re.escape(table) + r".{0,80}Stage 3, object level" + re.escape(mean_ap), reader.text)
+    assert "Stage 1, image level: not scored yet. A labelled data set is needed: orl evaluate svm" in reader.text
 
 
 def test_a_stage_whose_weights_came_from_elsewhere_is_not_said_to_be_untrained(run):
@@ -242,15 +238,15 @@ def test_low_shot_scores_are_shown_wherever_they_were_left(run):
     _, reader = report_of(run)
     assert f"To do it: orl evaluate low-shot --backbone {run.root} --data VOC2007" in reader.text
     result = {"task": "low-shot", "data": "sets/VOC2007", "shots": [1, 16], "mean_ap": {"1": 0.1234, "16": 0.5}}
-    result["std"] = {"1": 0.011, "16": 0.02}
+    result |= {"std": {"1": 0.011, "16": 0.02}, "mean_ap_best_cost_on_test": {"1": 0.2, "16": 0.6}}
     write_json(run.evaluation("low-shot", "stage1"), result)
     other = {**result, "mean_ap": {"1": 0.2, "16": 0.6}}
     write_json(run.stage("stage3") / "backbone_evaluation" / "low-shot_VOC2007.json", other)
     _, reader = report_of(run)
-    assert "mAP on VOC2007, with the standard deviation" in reader.text
+    assert "mAP on VOC2007, with the standard deviation over samples" in reader.text
     for told in (
-        "Stage 1, whole images from 12.3 ± 1.1 to 50.0 ± 2.0",
-        "Stage 3, objects from 20.0 ± 1.1 to 60.0 ± 2.0",
+        "Stage 1, image level from 12.3 ± 1.1 to 50.0 ± 2.0",
+        "Stage 3, object level from 20.0 ± 1.1 to 60.0 ± 2.0",
     ):
         assert told in reader.text
 
@@ -262,10 +258,10 @@ def test_views_are_those_of_training(run):
     known = Annotations(view_sampler=lambda stage: build_view_sampler(config, stage, images))
     reader = Reader(write_report(run, SMALL, known).read_text())
     shown = [each["alt"] for tag, each in reader.tags if tag == "img" and re.search(r"view|intra|inter", each["alt"])]
-    assert len(shown) == SMALL.num_view_images * (2 + 6)
+    assert len(shown) == 2 * (2 + 6)
     shutil.rmtree(run.table("correspondences"))
     reader = Reader(write_report(run, SMALL, known).read_text())
-    assert "Views of stage 3 cannot be shown. The same command goes on" in reader.text
+    assert "Views of stage 3 cannot be shown. To resume, run the same command again" in reader.text
 
 
 def test_embedded_rois_are_mapped(run):
@@ -298,16 +294,16 @@ def test_a_run_that_looks_with_other_weights_has_no_stage_1_to_wait_for(run):
     _, reader = report_of(run)
     assert "Stage 1 has" not in reader.text
     assert "Loss of stage 3 from 6" in reader.text
-    assert "What stage 2 looked with cannot be loaded: " in reader.text, "nor drawn"
+    assert "The feature extractor of stage 2 cannot be loaded: " in reader.text, "nor drawn"
     save_backbone(build_backbone("resnet18"), run.root / "prior.safetensors")
     discover = replace(config.discover, feature_extractor=run.root / "prior.safetensors")
     save_config(replace(config, discover=discover), run.config)
     _, reader = report_of(run)
     assert "cannot be loaded" not in reader.text
-    assert "the prior" in reader.text
+    assert "image feature extractor stage 3" in reader.text
     save_config(config, run.config)
     _, reader = report_of(run)
-    assert "Stage 1 has left no backbone yet" in reader.text
+    assert "Stage 1 has written no backbone yet" in reader.text
 
 
 def test_pairs_whose_similarity_is_not_known_are_shown_without_it(run):
@@ -320,7 +316,7 @@ def test_pairs_whose_similarity_is_not_known_are_shown_without_it(run):
     write_table(run, "neighbours", {"neighbour_ids": ids, "similarities": np.full(ids.shape, np.nan, dtype=np.float32)})
     _, reader = report_of(run)
     assert "nan" not in reader.words
-    assert "holds no similarities, so it is not known which are the best" in reader.text
+    assert "has no similarities, so it is not known which are the best" in reader.text
     told = [words for _, attributes in reader.tags if "its neighbour" in (words := attributes.get("aria-label") or "")]
     assert len(told) == len(pairs_of(reader))
     assert {kind for pair in pairs_of(reader) for kind in pair["data-kinds"].split()} == {"random", "query"}
@@ -346,16 +342,16 @@ def test_tables_of_other_images_are_named(run):
 def test_a_torn_backbone_is_named(run):
     run.backbone("stage3").write_bytes(b"torn")
     _, reader = report_of(run)
-    assert "is not a whole safetensors file" in reader.text
+    assert "is not a complete safetensors file" in reader.text
 
 
 def test_stage_3_below_stage_1_is_said(run):
     for label, mean_ap in {"stage1": 0.5, "stage3": 0.4}.items():
         run.evaluation("svm", label).write_text(json.dumps({"mean_ap": mean_ap}))
-        run.evaluation("knn", label).write_text(json.dumps({"mean_ap": 0.5}))
+        run.evaluation("knn", label).write_text(json.dumps({"mean_ap": 0.5, "k": 20}))
     _, reader = report_of(run)
-    assert "By the linear SVM, stage 3 is 10.0 points below stage 1." in reader.text
-    assert "By the weighted kNN, stage 3 is level with stage 1." in reader.text
+    assert "Linear SVM mAP: stage 3 is 10.0 points below stage 1." in reader.text
+    assert "Weighted kNN mAP: stage 3 is level with stage 1." in reader.text
 
 
 def test_a_probe_that_few_steps_have_is_drawn_from_those_alone(run):
@@ -374,7 +370,7 @@ def test_discovery_no_better_than_chance_is_said(run):
     score = {"num_pairs": 9, "object_fraction": 0.1, "random_num_pairs": 9, "random_object_fraction": 0.1}
     run.discovery_score.write_text(json.dumps({**score, "same_class_fraction": None}))
     _, reader = report_of(run)
-    assert "Discovery does not beat chance here" in reader.text
+    assert "Discovery is no better than chance here" in reader.text
 
 
 def test_a_run_that_is_not_there_is_refused(tmp_path):
@@ -382,7 +378,7 @@ def test_a_run_that_is_not_there_is_refused(tmp_path):
         write_report(RunDir(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize(("content", "message"), [('{"a', "is not JSON"), ("[1]", "holds a list")])
+@pytest.mark.parametrize(("content", "message"), [('{"a', "is not JSON"), ("[1]", "contains a list")])
 def test_results_that_cannot_be_read_are_refused(tmp_path: Path, content, message):
     (tmp_path / "svm.json").write_text(content)
     with pytest.raises(ValueError, match=message):
@@ -390,9 +386,9 @@ def test_results_that_cannot_be_read_are_refused(tmp_path: Path, content, messag
 
 
 def test_a_smaller_choice_of_images_begins_a_larger_one():
-    assert choose_images(50, 3, seed=4) == choose_images(50, 10, seed=4)[:3]
-    assert len(np.unique(choose_images(50, 10, seed=4))) == 10
-    assert sorted(choose_images(3, 10, seed=4)) == [0, 1, 2]
+    assert sample_indices(50, 3, seed=4) == sample_indices(50, 10, seed=4)[:3]
+    assert len(np.unique(sample_indices(50, 10, seed=4))) == 10
+    assert sorted(sample_indices(3, 10, seed=4)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

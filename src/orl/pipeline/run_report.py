@@ -12,9 +12,8 @@ from orl.datasets.sources import read_labels
 from orl.figures.attention_figure import attention_side_px
 from orl.networks.device import compute_device
 from orl.pipeline.view_samplers import build_view_sampler
-from orl.report.comparison import compare_runs
 from orl.report.options import Annotations, GalleryOptions
-from orl.report.report import write_report
+from orl.report.report import compare_runs, write_report
 from orl.rundir import RunDir
 from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
 

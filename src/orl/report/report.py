@@ -1,82 +1,124 @@
-"""The report of a run: one HTML file that opens from disk and asks for nothing else."""
+"""The report: one HTML file about one run or several, which opens from disk and asks for nothing else."""
 
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orl import files
-from orl.datasets.image_table import load_image_table
 from orl.progress import progress_bar
-from orl.report import html as page
-from orl.report.html import Html
+from orl.report.content import Section
 from orl.report.options import Annotations, GalleryOptions
+from orl.report.page import render_page
+from orl.report.runs import ReportInputs, read_runs
+from orl.report.scores import BACKBONES, read_scores
 from orl.report.sections.attention import attention_section
 from orl.report.sections.correspondences import correspondence_section
 from orl.report.sections.curves import curve_section
 from orl.report.sections.discovery import discovery_section
-from orl.report.sections.kept_rois import roi_section
 from orl.report.sections.low_shot import low_shot_section
 from orl.report.sections.neighbours import neighbour_section
+from orl.report.sections.overview import duration, overview_section, total_seconds
+from orl.report.sections.proposals import proposal_section
 from orl.report.sections.results import results_section
 from orl.report.sections.roi_map import roi_map_section
-from orl.report.sections.run import header, run_section
 from orl.report.sections.views import view_section
-from orl.report.thumbnails import Album
 from orl.rundir import RunDir
 
-HOW_TO_READ = (
-    "The paper trains a ResNet-50 for 800 epochs on 118,287 images. A run with fewer images, epochs or a "
-    "smaller network shows that the method works, not how well: its numbers are not the paper's.",
-    "Compare rows of one table only: they share images, settings and judge. One run has one seed; small "
-    "differences between rows can be chance.",
-    "Images are chosen by the report's seed, not by hand, except for the most similar correspondences, "
-    "which are the best of the run and say so.",
-    "A heat map shows where features are strong, not why, and each is stretched to its own range: compare "
-    "its shape, not its brightness.",
+SECTIONS: tuple[Callable[[ReportInputs], Section], ...] = (
+    overview_section,
+    results_section,
+    low_shot_section,
+    discovery_section,
+    correspondence_section,
+    attention_section,
+    neighbour_section,
+    proposal_section,
+    roi_map_section,
+    view_section,
+    curve_section,
 )
+"""Sections of the page, in their order."""
+ONE_RUN_SECTIONS = (view_section,)
+"""Sections that a comparison leaves out: they need annotations, which only one run has."""
 
 
-def write_report(run: RunDir, options: GalleryOptions | None = None, known: Annotations | None = None) -> Path:
-    """Write `report/index.html` from whatever the run has left so far.
+def write_report(run: RunDir, options: GalleryOptions | None = None, annotations: Annotations | None = None) -> Path:
+    """Write `report/index.html` of a run from the files that it has written so far.
 
-    A part that is missing is named, with the command that makes it.
+    The page names every missing part with the command that makes it.
 
     Args:
         run: folder of the run.
-        options: how many images to show, chosen by which seed; the defaults if there are none.
-        known: what is known of the images beside what lies in the folder.
+        options: choice of images and device of the attention maps; the defaults if not given.
+        annotations: what is known of the images beside the files of the run.
 
     Returns:
-        Where the report lies.
+        The path of the page.
 
     Raises:
-        FileNotFoundError: if there is no such run.
-        ValueError: if a file of results is torn.
+        FileNotFoundError: if the folder does not exist.
+        ValueError: if a file of results is damaged.
     """
-    if not run.root.is_dir():
-        raise FileNotFoundError(f"no run at {run.root}; make one with 'orl run --images DIR --out {run.root}'")
-    options, known = options or GalleryOptions(), known or Annotations()
-    album = Album(load_image_table(run.images)) if run.images.exists() else None
-    makers = (
-        partial(run_section, run),
-        partial(results_section, run),
-        partial(low_shot_section, run),
-        partial(discovery_section, run),
-        partial(correspondence_section, run, album, options, known.labels),
-        partial(attention_section, run, album, options, known.regions),
-        partial(neighbour_section, run, album, options),
-        partial(roi_section, run, album, options),
-        partial(roi_map_section, run, options, known.labels),
-        partial(view_section, run, album, options, known.view_sampler),
-        partial(curve_section, run),
+    runs = read_runs([run.root], annotations)
+    return _write_page(ReportInputs(runs=runs, options=options or GalleryOptions()), run.report)
+
+
+def compare_runs(roots: Sequence[Path], path: Path, options: GalleryOptions | None = None) -> Path:
+    """Write one page about several runs from the files that they have written; their images may differ.
+
+    Args:
+        roots: folders of the runs, two or more.
+        path: the page.
+        options: choice of images and device of the attention maps; the defaults if not given.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        FileNotFoundError: if a folder does not exist.
+        ValueError: if the page is no .html, a run is given twice or alone, or one of its files is damaged.
+    """
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"{path} is no name of a page; give one that ends in .html")
+    if len(roots) < 2:
+        raise ValueError(f"a comparison needs two runs or more, got {len(roots)}")
+    return _write_page(ReportInputs(runs=read_runs(roots), options=options or GalleryOptions()), path)
+
+
+def _write_page(inputs: ReportInputs, path: Path) -> Path:
+    chosen = [each for each in SECTIONS if not (inputs.is_comparison and each in ONE_RUN_SECTIONS)]
+    sections = [gather(inputs) for gather in progress_bar(chosen, total=len(chosen), title="report", unit="sections")]
+    names = [each.label for each in inputs.runs]
+    page = render_page(
+        kind="ORL comparison" if inputs.is_comparison else "ORL report",
+        names=names,
+        lead=f"{len(names)} runs side by side" if inputs.is_comparison else _lead(inputs),
+        tiles=[] if inputs.is_comparison else _tiles(inputs),
+        sections=sections,
+        thumbnails=[thumbnail for _, own in inputs.runs_with_images for _, thumbnail in sorted(own.made.items())],
     )
-    sections = [make() for make in progress_bar(makers, total=len(makers), title="report", unit="sections")]
-    images = album.definitions() if album else Html("")
-    title = f"{run.root.resolve().name}: ORL report"
-    files.write_atomically(run.report, page.page(title, header(run), sections, footer(), images))
-    return run.report
+    files.write_atomically(path, page)
+    return path
 
 
-def footer() -> Html:
-    """How such pages are to be read."""
-    points = "".join(f"<li>{page.markup(point)}</li>" for point in HOW_TO_READ)
-    return Html(f"<h2>How to read this</h2><ul>{points}</ul>")
+def _lead(inputs: ReportInputs) -> str:
+    """Return one line about a run: recipe, images and time."""
+    run = inputs.runs[0]
+    total_s = total_seconds(run)
+    parts = [
+        f"recipe {run.record['recipe']}" if run.record.get("recipe") else "",
+        "" if run.thumbnails is None else f"{len(run.thumbnails.images):,} images, no labels",
+        duration(total_s) if total_s else "",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _tiles(inputs: ReportInputs) -> list[tuple[str, str]]:
+    """Return the scores to show first, with their names: the main score of each backbone on the first data set."""
+    scores = read_scores(inputs.runs[0].run)
+    main = [each for each in scores if each.dataset == scores[0].dataset and each.evaluation is scores[0].evaluation]
+    return [
+        (f"{100 * value:.1f}", f"{column}, {BACKBONES[each.backbone].lower()}")
+        for each in main
+        for column, value in list(each.columns.items())[:1]
+        if value is not None
+    ]

@@ -1,4 +1,4 @@
-"""The images that a page shows: thumbnails made to size, each embedded once and used wherever it is shown."""
+"""Thumbnails of a run's images: the page contains each once and uses it wherever the image is shown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,55 +9,47 @@ from PIL import Image
 from orl.datasets.decode import REDUCTIONS, ImageError, load_image, reduced_size
 from orl.datasets.image_table import ImageTable
 from orl.figures.pictures import data_uri, encode_jpeg
-from orl.report.html import Html
 
 LONG_SIDE_PX = 480
 MAX_BYTES = 40_000
-"""Of a thumbnail: some hundreds are a few megabytes, also where the images are noise."""
+"""Size limit of a thumbnail: some hundreds are a few megabytes, even if the images are noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thumbnail:
-    """An image as the page holds it."""
+    """A small JPEG of an image."""
 
     name: str
-    """Of its element in the page."""
+    """Identifier of its element in the page."""
     uri: str
     size_wh: tuple[int, int]
     image_size_wh: tuple[int, int]
-    """Of the image itself, in whose pixels boxes are given."""
+    """Size of the image itself, in whose pixels boxes are given."""
 
 
 @dataclass(frozen=True)
-class Album:
-    """Thumbnails of a run's images, those that were asked for so far."""
+class Thumbnails:
+    """Thumbnails of a run's images; each is made when it is first asked for."""
 
     images: ImageTable
     prefix: str = "image"
-    """What the names of their elements begin with: one a run, where a page shows several."""
-    _thumbnails: dict[int, Thumbnail] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """First part of the identifiers of their elements; each run of a page has its own."""
+    made: dict[int, Thumbnail] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Thumbnails made so far, by image."""
 
-    def thumbnail(self, image_id: int) -> Thumbnail:
-        """One image.
+    def get(self, image_id: int) -> Thumbnail:
+        """Return the thumbnail of an image.
 
         Raises:
-            ImageError: if it cannot be read, or is no longer of the size that it was scanned with.
+            ImageError: if the image cannot be read, or its size is not the scanned one.
         """
-        if image_id not in self._thumbnails:
-            self._thumbnails[image_id] = self._make(image_id)
-        return self._thumbnails[image_id]
+        if image_id not in self.made:
+            self.made[image_id] = self._make(image_id)
+        return self.made[image_id]
 
-    def thumbnails(self, image_ids: Sequence[int]) -> list[Thumbnail]:
-        """Several images; errors as `thumbnail`."""
-        return [self.thumbnail(image_id) for image_id in image_ids]
-
-    def definitions(self) -> Html:
-        """The element that holds them all; it takes no room, and without it none can be shown."""
-        each = "".join(
-            f'<image id="{shown.name}" width="{shown.size_wh[0]}" height="{shown.size_wh[1]}" href="{shown.uri}"/>'
-            for _, shown in sorted(self._thumbnails.items())
-        )
-        return Html(f'<svg width="0" height="0" class="out" aria-hidden="true"><defs>{each}</defs></svg>')
+    def get_all(self, image_ids: Sequence[int]) -> list[Thumbnail]:
+        """Return the thumbnails of several images; errors as `get`."""
+        return [self.get(image_id) for image_id in image_ids]
 
     def _make(self, image_id: int) -> Thumbnail:
         path, size_wh = self.images.path(image_id), self.images.sizes_wh[image_id]

@@ -1,6 +1,8 @@
-"""The section of attention: where each backbone looks, scored where the objects are known."""
+"""The section of attention: where the features of each backbone are strong, scored where the objects are known."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,69 +15,107 @@ from orl.datasets.object_regions import ObjectRegions
 from orl.evaluation.localisation import score_backbones
 from orl.figures.attention import REDUCTIONS, THRESHOLD, Reduction, attention_map
 from orl.networks.backbones import read_backbone_file
-from orl.report import html as page
-from orl.report.heat_maps import colour_scale, maps_figure
-from orl.report.html import Html
-from orl.report.options import GalleryOptions, choose_images
-from orl.report.sections.frames import Image, not_there, readable_config, trained_stages
-from orl.report.thumbnails import Album
-from orl.rundir import RunDir
+from orl.report.content import Cell, Figure, Fraction, Note, Section, Table
+from orl.report.heat_maps import colour_scale, heat_map_figure
+from orl.report.options import GalleryOptions
+from orl.report.runs import NOT_SHARED, ReportedRun, ReportInputs, sample_indices
+from orl.report.thumbnails import Thumbnails
 from orl.weights.loading import load_eval_network
 
+NUM_IMAGES = 5
+MAX_SCORED_IMAGES = 60
+"""Most images with known objects whose attention maps are scored."""
 MEASURES = {"pointing": "Peak on an object (%)", "overlap": "Best overlap (%)", "inside": "Map inside objects (%)"}
 YARDSTICKS = {"even": "an even map", "centre": "a map that falls from the middle"}
 
+Image = UInt8[ndarray, "h w 3"]
+Backbones = Mapping[str, nn.Module]
 
-def attention_section(
-    run: RunDir, album: Album | None, options: GalleryOptions, regions: ObjectRegions | None
-) -> tuple[str, Html]:
-    """Attention maps of the run's backbones and of other weights that stage 2 looked with, scored where possible."""
-    title = "Attention"
-    intro = page.paragraph(
-        "Where the backbone's last feature map is strong: mean magnitude over its channels, each map stretched from 0 "
-        f"to 1 over its image; the white outline is {THRESHOLD:g}. Objects fully covered, all of them and little else, "
-        "is what to look for in stage 3."
+
+@dataclass(frozen=True, kw_only=True)
+class Attention(Section):
+    """Heat maps of the backbones on some images, and their scores where objects are known."""
+
+    template = "attention.html"
+    images: Sequence[Figure | Note]
+    threshold: float
+    reductions: Mapping[str, str]
+    """Name and meaning of each way to reduce a feature map, if the maps are scored."""
+    scores: Table | None
+    sentences: Sequence[str]
+    colours: Sequence[str]
+
+
+def attention_section(inputs: ReportInputs) -> Attention:
+    """Gather attention maps: of one run the feature extractor and all stages, of several the last stage of each."""
+    backbones: dict[str, nn.Module] = {}
+    notes: list[Note] = []
+    for run in inputs.runs:
+        own, own_notes = _load_backbones(run, only_last=inputs.is_comparison)
+        backbones |= own
+        notes += own_notes
+    sampled = inputs.sample_images(NUM_IMAGES) if backbones else []
+    if inputs.is_comparison and not inputs.shared_images():
+        notes.append(NOT_SHARED)
+    scores: dict[Reduction, dict[str, Any]] = {}
+    table = None
+    if sampled:
+        run, thumbnails = inputs.runs_with_images[0]
+        regions = run.annotations.regions
+        scored = [] if regions is None else _images_with_regions(thumbnails, regions, inputs.options.seed)
+        if regions is not None and scored:
+            try:
+                scores = _scores(thumbnails, scored, regions, backbones, inputs.options)
+                table = _score_table(scores, len(scored), regions.kind)
+            except ValueError as error:
+                notes.append(Note(f"The attention maps are not scored; {error}"))
+    return Attention(
+        title="Attention",
+        notes=notes,
+        images=[_image_figure(thumbnails, ids[0], backbones, inputs.options) for ids in sampled],
+        threshold=THRESHOLD,
+        reductions={name: REDUCTIONS[name] for name in scores},
+        scores=table,
+        sentences=_differences(scores["magnitude"]) if scores else [],
+        colours=colour_scale(),
     )
-    backbones, notes = _load_backbones(run)
-    if album is None or not backbones:
-        return page.section(title, intro, *notes)
-    scores = _scores(album, backbones, options, regions)
-    shown = choose_images(len(album.images), options.num_attention_images, options.seed)
-    figures = [attention_figure(album, image_id, backbones, options) for image_id in shown]
-    return page.section(title, intro, *notes, scores, colour_scale(), page.gallery(figures, columns=""))
 
 
-def _load_backbones(run: RunDir) -> tuple[dict[str, nn.Module], list[Html]]:
-    """What the run looked with and what it trained, by name, and sentences about what is not there."""
+def _load_backbones(run: ReportedRun, only_last: bool) -> tuple[dict[str, nn.Module], list[Note]]:
+    """Load the backbones of a run by name, with notes about those that are missing."""
     backbones: dict[str, nn.Module] = {}
     notes = []
-    config = readable_config(run)
-    looks_with = None if config is None else config.discover.feature_extractor
-    if config is not None and looks_with is not None:
+    extractor = None if run.config is None or only_last else run.config.discover.feature_extractor
+    if run.config is not None and extractor is not None:
         try:
-            backbones["the prior"] = load_eval_network(looks_with, config.discover.architecture)
+            backbones["feature extractor"] = load_eval_network(extractor, run.config.discover.architecture)
         except (OSError, ValueError, ImportError) as error:
-            notes.append(page.missing(f"What stage 2 looked with cannot be loaded: {error}"))
-    for stage, label in trained_stages(run).items():
+            notes.append(Note(f"The feature extractor of stage 2 cannot be loaded: {error}"))
+    stages = run.trained_stages
+    if only_last:
+        stages = {stage: name for stage, name in stages.items() if stage == (run.last_stage or "stage3")}
+    for stage, name in stages.items():
         try:
-            backbones[label] = read_backbone_file(run.backbone(stage))
+            backbones[run.named(name)] = read_backbone_file(run.run.backbone(stage))
         except (FileNotFoundError, ValueError) as error:
-            notes.append(not_there(run, f"{label.capitalize()} has left no backbone yet", error))
+            notes.append(run.note(f"{name.capitalize()} has written no backbone yet", error))
     return backbones, notes
 
 
-def attention_figure(album: Album, image_id: int, backbones: Mapping[str, nn.Module], options: GalleryOptions) -> Html:
-    """An image and the map of each backbone, or a sentence if the image is gone."""
-    name = album.images.names[image_id]
+def _image_figure(
+    thumbnails: Thumbnails, image_id: int, backbones: Backbones, options: GalleryOptions
+) -> Figure | Note:
+    """Return an image and the map of each backbone, or a note if the image is missing."""
+    name = thumbnails.images.names[image_id]
     try:
-        thumbnail, image = album.thumbnail(image_id), load_image(album.images.path(image_id), None)
+        thumbnail, image = thumbnails.get(image_id), load_image(thumbnails.images.path(image_id), None)
     except ImageError as error:
-        return page.missing(f"{name} cannot be shown; {error}")
-    return maps_figure(thumbnail, name, image, _maps(backbones, image, options, "magnitude"))
+        return Note(f"{name} cannot be shown; {error}")
+    return heat_map_figure(thumbnail, name, image, _maps(backbones, options, "magnitude", image))
 
 
 def _maps(
-    backbones: Mapping[str, nn.Module], image: Image, options: GalleryOptions, reduction: Reduction
+    backbones: Backbones, options: GalleryOptions, reduction: Reduction, image: Image
 ) -> dict[str, Float[ndarray, "h w"]]:
     device = torch.device(options.device)
     return {
@@ -84,75 +124,65 @@ def _maps(
     }
 
 
+def _images_with_regions(thumbnails: Thumbnails, regions: ObjectRegions, seed: int) -> list[int]:
+    images = thumbnails.images
+    sampled = sample_indices(len(images), len(images), seed)
+    return [each for each in sampled if images.names[each] in regions][:MAX_SCORED_IMAGES]
+
+
 def _scores(
-    album: Album, backbones: Mapping[str, nn.Module], options: GalleryOptions, regions: ObjectRegions | None
-) -> Html:
-    """How well the maps lie on the objects, by each way to reduce them; nothing where no object is known."""
-    images = album.images
-    drawn = choose_images(len(images), len(images), options.seed)
-    chosen = [each for each in drawn if regions is not None and images.names[each] in regions]
-    chosen = chosen[: options.num_scored_images]
-    if regions is None or not chosen:
-        return Html("")
-    try:
-        # Read anew for each: sixty images of a camera are gigabytes.
-        scores: dict[Reduction, dict[str, Any]] = {
-            reduction: score_backbones(
-                _maps_by(backbones, options, reduction), _with_regions(album, chosen, regions), options.seed
-            )
-            for reduction in REDUCTIONS
-        }
-    except ValueError as error:
-        return page.missing(f"The attention maps are not scored; {error}")
-    ways = "; ".join(f"{name}: {REDUCTIONS[name]}" for name in scores)
-    return page.join(
-        page.paragraph(f"What a map takes of the features: {ways}."),
-        _score_table(scores, len(chosen), regions.kind),
-        _difference_told(scores["magnitude"]),
-    )
+    thumbnails: Thumbnails,
+    image_ids: Sequence[int],
+    regions: ObjectRegions,
+    backbones: Backbones,
+    options: GalleryOptions,
+) -> dict[Reduction, dict[str, Any]]:
+    """Score the maps on the objects, by each way to reduce the features.
+
+    Each way reads the images again: sixty images of a camera are gigabytes.
+    """
+    scores = {}
+    for reduction in REDUCTIONS:
+        maps_of: Callable[[Image], Mapping[str, Float[ndarray, "_ _"]]] = partial(_maps, backbones, options, reduction)
+        scores[reduction] = score_backbones(maps_of, _with_regions(thumbnails, image_ids, regions), options.seed)
+    return scores
 
 
 def _with_regions(
-    album: Album, image_ids: Sequence[int], regions: ObjectRegions
+    thumbnails: Thumbnails, image_ids: Sequence[int], regions: ObjectRegions
 ) -> Iterator[tuple[Image, UInt8[ndarray, "h w"]]]:
+    images = thumbnails.images
     for image_id in image_ids:
-        name, size_wh = album.images.names[image_id], album.images.sizes_wh[image_id]
-        yield load_image(album.images.path(image_id), None), regions.region(name, size_wh)
+        region = regions.region(images.names[image_id], images.sizes_wh[image_id])
+        yield load_image(images.path(image_id), None), region
 
 
-def _maps_by(
-    backbones: Mapping[str, nn.Module], options: GalleryOptions, reduction: Reduction
-) -> Callable[[Image], Mapping[str, Float[ndarray, "_ _"]]]:
-    return lambda image: _maps(backbones, image, options, reduction)
-
-
-def _score_table(scores: Mapping[Reduction, Mapping[str, Any]], num_images: int, kind: str) -> Html:
-    rows = [
-        [f"{label}, {reduction}", *map(_cell, (numbers[measure] for measure in MEASURES))]
+def _score_table(scores: Mapping[Reduction, Mapping[str, Any]], num_images: int, kind: str) -> Table:
+    rows: list[list[Cell]] = [
+        [f"{label}, {reduction}", *(_fraction(numbers[measure]) for measure in MEASURES)]
         for reduction, found in scores.items()
         for label, numbers in found["backbones"].items()
     ]
     yardsticks = scores["magnitude"]["yardsticks"]
     rows += [
-        [f"yardstick: {name}", *map(_cell, map(yardsticks[each].get, MEASURES))] for each, name in YARDSTICKS.items()
+        [f"yardstick: {name}", *(_fraction(yardsticks[each][measure]) for measure in MEASURES)]
+        for each, name in YARDSTICKS.items()
     ]
     caption = f"Maps against the {kind} of {num_images} images, with 95% intervals by a bootstrap over them"
-    return page.table(caption, ["Map", *MEASURES.values()], rows)
+    return Table(caption=caption, columns=["Map", *MEASURES.values()], rows=rows)
 
 
-def _cell(estimate: Mapping[str, float]) -> Html:
-    return page.fraction_bar(estimate["value"], (estimate["low"], estimate["high"]))
+def _fraction(estimate: Mapping[str, float]) -> Fraction:
+    return Fraction(estimate["value"], (estimate["low"], estimate["high"]))
 
 
-def _difference_told(scores: Mapping[str, Any]) -> Html:
-    """What the intervals of the difference allow to say, which takes the same images of both."""
+def _differences(scores: Mapping[str, Any]) -> list[str]:
+    """Return what the intervals of the differences show; each bootstrap sample has the same images for both."""
     sentences = []
     for difference in scores["differences"]:
         found = difference["overlap"]
         points = f"{100 * found['value']:+.1f} points ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
-        verdict = "" if found["low"] > 0 or found["high"] < 0 else ", which may be chance"
-        sentences.append(
-            f"{difference['of'].capitalize()} less {difference['less']}, best overlap of the mean magnitude: "
-            f"{points}{verdict}."
-        )
-    return page.join(*map(page.paragraph, sentences))
+        chance = "" if found["low"] > 0 or found["high"] < 0 else ", which may be chance"
+        first = difference["of"][:1].upper() + difference["of"][1:]
+        sentences.append(f"{first} less {difference['less']}, best overlap of the mean magnitude: {points}{chance}.")
+    return sentences

@@ -2,23 +2,21 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil, floor
 
 import numpy as np
 
 from orl.datasets.decode import ImageError
-from orl.datasets.labels import LabelledSplit
 from orl.figures.correspondence_figure import similarity_text
-from orl.report import html as page
-from orl.report.html import Html
-from orl.report.options import GalleryOptions
-from orl.report.overlays import pair_svg
-from orl.report.results import how_to_go_on
-from orl.report.sections.frames import not_there
+from orl.figures.pair_selection import best_correspondences, ranked_neighbours
+from orl.figures.run_images import boxes_of, load_run_table
+from orl.report.content import Chip, Figure, Note, Panel, Section
+from orl.report.overlays import colour_class, overlay_pair
+from orl.report.runs import NOT_SHARED, ReportedRun, ReportInputs
+from orl.report.sections.neighbours import NUM_QUERIES
 from orl.report.sections.pairs import KINDS, ShownPair, choose_pairs
-from orl.report.style import colour_class
-from orl.report.thumbnails import Album
-from orl.rundir import RunDir
+from orl.report.thumbnails import Thumbnails
 
 ORDERS = {
     "highest": "Similarity, highest first",
@@ -33,79 +31,102 @@ COVERS = {
 }
 
 
-def correspondence_section(
-    run: RunDir, album: Album | None, options: GalleryOptions, labels: LabelledSplit | None
-) -> tuple[str, Html]:
-    """Pairs of RoIs that stage 2 matched: the most similar, the least, some at random, and those of a few images."""
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A field of the controls with its options: value -> text."""
+
+    label: str
+    name: str
+    options: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explorer:
+    """Pairs of one run, and what sorts and filters them."""
+
+    choices: Sequence[Choice]
+    similarity_range: tuple[str, str] | None
+    """Ends of the slider; None if the similarities are not known."""
+    pairs: Sequence[Figure]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correspondences(Section):
+    """The explorer of one run, or the best pairs that several runs found for the same images."""
+
+    template = "correspondences.html"
+    explorer: Explorer | None = None
+    compared: Sequence[Figure] = ()
+
+
+def correspondence_section(inputs: ReportInputs) -> Correspondences:
+    """Gather pairs of RoIs that stage 2 matched: the most and the least similar, random ones, those of some images.
+
+    Of several runs it takes the most similar pair that each found for the same query images.
+    """
     title = "Correspondences"
-    intro = page.paragraph(
-        "An image beside one of its neighbours, and the boxes in both that stage 2 takes for the same kind of thing. In "
-        "stage 3 each such pair is pulled together. The numbers are cosines of the two boxes' embeddings."
-    )
+    if inputs.is_comparison:
+        queries = inputs.sample_images(NUM_QUERIES)
+        figures = [_compared_pairs(inputs.runs_with_images, image_ids) for image_ids in queries]
+        return Correspondences(title=title, notes=[] if queries else [NOT_SHARED], compared=figures)
+    run = inputs.runs[0]
     try:
-        if album is None:
-            raise FileNotFoundError("no images")
-        pairs = choose_pairs(run, album.images, options, labels)
+        thumbnails = run.required_thumbnails()
+        pairs = choose_pairs(run.run, thumbnails.images, inputs.options.seed, run.annotations.labels)
     except (FileNotFoundError, ValueError) as error:
-        return page.section(title, intro, not_there(run, "No correspondences have been found yet", error))
+        return Correspondences(title=title, notes=[run.note("No correspondences have been found yet", error)])
     if not pairs:
-        return page.section(title, intro, page.missing("No correspondence was kept. ", how_to_go_on(run)))
-    known = all(np.isfinite(pair.similarities[0]) for pair in pairs)
-    if known:
+        return Correspondences(title=title, notes=[run.note("No correspondence was kept")])
+    is_known = all(np.isfinite(pair.similarities[0]) for pair in pairs)
+    if is_known:
         pairs = sorted(pairs, key=lambda pair: -float(pair.similarities[0]))
     notes, figures = [], []
     for pair in pairs:
         try:
-            figures.append(_pair_figure(album, pair))
+            figures.append(_pair_figure(thumbnails, pair))
         except ImageError as error:
-            names = [album.images.names[each] for each in pair.image_ids]
-            notes.append(page.missing(f"{' and '.join(names)} cannot be shown; {error}"))
-    explorer = page.join(_controls(pairs, known), page.gallery(figures, "two pairs"), _MORE)
-    return page.section(
-        title, intro, _kinds_told(pairs, known), *notes, Html(f'<div class="explorer">{explorer}</div>')
+            names = [thumbnails.images.names[each] for each in pair.image_ids]
+            notes.append(Note(f"{' and '.join(names)} cannot be shown; {error}"))
+    explorer = Explorer(
+        choices=_choices(pairs, is_known),
+        similarity_range=_similarity_range(pairs) if is_known else None,
+        pairs=figures,
+    )
+    return Correspondences(title=title, notes=notes, explorer=explorer)
+
+
+def _similarity_range(pairs: Sequence[ShownPair]) -> tuple[str, str]:
+    values = [float(pair.similarities[0]) for pair in pairs]
+    return f"{floor(100 * min(values)) / 100:.2f}", f"{ceil(100 * max(values)) / 100:.2f}"
+
+
+def _pair_figure(thumbnails: Thumbnails, pair: ShownPair) -> Figure:
+    names = [thumbnails.images.names[each] for each in pair.image_ids]
+    similarities = [similarity_text(float(value), 3) for value in pair.similarities]
+    count = len(similarities)
+    joined = "a box in each, joined" if count == 1 else f"{count} pairs of boxes, each joined"
+    image, neighbour = thumbnails.get_all(pair.image_ids)
+    overlay = overlay_pair(image, neighbour, pair.boxes, pair.neighbour_boxes)
+    alt = f"{names[0]} and its neighbour {names[1]}, {joined}; similarity {', '.join(similarities)}"
+    return Figure(
+        panels=[Panel(picture=overlay, alt=alt)],
+        caption=" and ".join(names),
+        chips=[
+            *(Chip(text, colour_class(index)) for index, text in enumerate(similarities)),
+            *([] if pair.covered is None else [Chip(_covered_text(pair.covered))]),
+            *(Chip(KINDS[kind]) for kind in pair.kinds),
+        ],
+        data={
+            "query": names[0],
+            "names": " ".join(names),
+            "kinds": " ".join(pair.kinds),
+            "covers": " ".join(pair.covers),
+            "similarity": f"{pair.similarities[0]:.5f}",
+        },
     )
 
 
-_MORE = Html('<p><button type="button" class="plain more" hidden></button></p>')
-
-
-def _kinds_told(pairs: Sequence[ShownPair], known: bool) -> Html:
-    if not known:
-        return page.paragraph(
-            "The table of correspondences holds no similarities, so it is not known which are the best: all that are "
-            "shown are drawn by the report's seed."
-        )
-    return page.paragraph(
-        "The most similar and the least similar are the extremes of the run: one pair a query image, one for two "
-        "images that are each other's neighbours. What stage 3 mostly sees are those drawn at random. All here were "
-        "kept; what looks wrong among them is a failure of discovery."
-    )
-
-
-def _pair_figure(album: Album, pair: ShownPair) -> Html:
-    names = [album.images.names[each] for each in pair.image_ids]
-    told = [similarity_text(float(value), 3) for value in pair.similarities]
-    joined = "a box in each, joined" if len(told) == 1 else f"{len(told)} pairs of boxes, each joined"
-    alt = f"{names[0]} and its neighbour {names[1]}, {joined}; similarity {', '.join(told)}"
-    image, neighbour = album.thumbnails(pair.image_ids)
-    chips = [
-        *(f'<span class="chip {colour_class(index)}"><i></i>{text}</span>' for index, text in enumerate(told)),
-        *([] if pair.covered is None else [_chip(_covered_told(pair.covered))]),
-        *(_chip(KINDS[kind]) for kind in pair.kinds),
-    ]
-    return page.captioned(
-        pair_svg(image, neighbour, pair.boxes, pair.neighbour_boxes, alt),
-        f"{names[0]} and {names[1]}",
-        Html(f'<div class="chips">{"".join(chips)}</div>'),
-        query=names[0],
-        names=" ".join(names),
-        kinds=" ".join(pair.kinds),
-        covers=" ".join(pair.covers),
-        similarity=f"{pair.similarities[0]:.5f}",
-    )
-
-
-def _covered_told(covered: tuple[str, str]) -> str:
+def _covered_text(covered: tuple[str, str]) -> str:
     if not any(covered):
         return "neither on an object"
     if covered[0] == covered[1]:
@@ -113,40 +134,42 @@ def _covered_told(covered: tuple[str, str]) -> str:
     return f"on {' and '.join(each or 'no object' for each in covered)}"
 
 
-def _chip(text: str) -> str:
-    return f'<span class="chip kind">{page.markup(text)}</span>'
-
-
-def _controls(pairs: Sequence[ShownPair], known: bool) -> Html:
-    """What sorts and filters the pairs; the script shows it, which does the work."""
+def _choices(pairs: Sequence[ShownPair], is_known: bool) -> list[Choice]:
     kinds = Counter(kind for pair in pairs for kind in pair.kinds)
     covers = Counter(word for pair in pairs for word in pair.covers)
-    orders = ORDERS if known else {"listed": "As listed"} | {name: ORDERS[name] for name in ("name", "random")}
-    offered = {"": f"All kinds ({len(pairs)})"}
-    offered |= {kind: f"{KINDS[kind].capitalize()} ({kinds[kind]})" for kind in KINDS if kinds[kind]}
-    fields = [
-        _select("Sort by", "sort", orders),
-        _select("Which pairs", "kind", offered),
-        Html(
-            '<label>File name contains <input type="search" name="text" autocomplete="off" spellcheck="false"></label>'
-        ),
+    orders = ORDERS if is_known else {"listed": "As listed"} | {name: ORDERS[name] for name in ("name", "random")}
+    shown_kinds = {kind: f"{text.capitalize()} ({kinds[kind]})" for kind, text in KINDS.items() if kinds[kind]}
+    choices = [
+        Choice(label="Sort by", name="sort", options=orders),
+        Choice(label="Which pairs", name="kind", options={"": f"All kinds ({len(pairs)})"} | shown_kinds),
     ]
-    if known:
-        values = [float(pair.similarities[0]) for pair in pairs]
-        low, high = (f"{whole / 100:.2f}" for whole in (floor(100 * min(values)), ceil(100 * max(values))))
-        slider = f'<input type="range" name="least" min="{low}" max="{high}" step="0.01" value="{low}">'
-        told = '<span>Least similarity: <output class="least">any</output></span>'
-        fields.append(Html(f"<label>{told}{slider}</label>"))
     if covers:
-        offered = {"": "Whatever they cover"}
-        offered |= {word: f"{text} ({covers[word]})" for word, text in COVERS.items()}
-        fields.append(_select("The best boxes are", "covers", offered))
-    told = '<div class="told"><button type="reset" class="plain">Reset</button><output class="count"></output></div>'
-    return Html(
-        f'<form class="controls" hidden aria-label="Sort and filter the pairs">{page.join(*fields)}{told}</form>'
-    )
+        options = {"": "Any"} | {word: f"{text} ({covers[word]})" for word, text in COVERS.items()}
+        choices.append(Choice(label="The best boxes are", name="covers", options=options))
+    return choices
 
 
-def _select(label: str, name: str, options: Mapping[str, str]) -> Html:
-    each = "".join(f'<option value="{value}">{page.markup(text)}</option>' for value, text in options.items())
-    return Html(f'<label>{page.markup(label)} <select name="{name}">{each}</select></label>')
+def _compared_pairs(runs: Sequence[tuple[ReportedRun, Thumbnails]], image_ids: Sequence[int]) -> Figure:
+    panels: list[Panel | Note] = [
+        _best_pair(run, thumbnails, image_id) for (run, thumbnails), image_id in zip(runs, image_ids)
+    ]
+    name = runs[0][1].images.names[image_ids[0]]
+    return Figure(panels=panels, caption=f"{name}, the query", layout="row wide-cells")
+
+
+def _best_pair(run: ReportedRun, thumbnails: Thumbnails, image_id: int) -> Panel | Note:
+    images = thumbnails.images
+    try:
+        rois, correspondences = (load_run_table(run.run, name, images) for name in ("rois", "correspondences"))
+        neighbour_ids, similarities = ranked_neighbours(correspondences, image_id)
+        if not len(neighbour_ids):
+            return Note(run.named("no correspondence of this image"))
+        best = int(np.nan_to_num(similarities, nan=-np.inf).argmax())
+        pair = image_id, int(neighbour_ids[best])
+        *rows, values = best_correspondences(correspondences, *pair, 1)
+        boxes, neighbour_boxes = (boxes_of(rois, row, each) for row, each in zip(rows, pair))
+        image, neighbour = thumbnails.get_all(pair)
+    except (FileNotFoundError, ValueError) as error:
+        return Note(run.named(str(error)))
+    alt = run.named(f"{images.names[pair[1]]}, similarity {similarity_text(float(values[0]))}")
+    return Panel(picture=overlay_pair(image, neighbour, boxes, neighbour_boxes), alt=alt, label=run.label)

@@ -1,14 +1,16 @@
-"""The section of training curves: losses of each stage, and what else was measured at every step."""
+"""The section of training curves: losses of each stage, and the other numbers measured at every step."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy import ndarray
 
-from orl.figures.curve_figure import loss_terms, read_metrics
-from orl.report import html as page
-from orl.report.html import Html
-from orl.report.results import how_to_go_on
-from orl.report.sections.frames import chart, trained_stages
-from orl.rundir import RunDir
+from orl.figures.curve_figure import draw_curves, loss_terms, read_metrics
+from orl.figures.score_figures import chart_label
+from orl.report.content import Figure, Note, Section, chart_figure
+from orl.report.runs import ReportedRun, ReportInputs
+from orl.rundir import TRAINED_STAGES
 
 SERIES = {
     "probe_knn_map": "mean AP by kNN while training",
@@ -18,54 +20,81 @@ SERIES = {
     "lr": "learning rate",
     "images_per_s": "images per second",
 }
-"""What is drawn of the numbers of every step, beside the losses."""
+"""Series of every step that are shown beside the losses."""
+
+Metrics = Mapping[str, ndarray]
+Curve = tuple[ndarray, ndarray]
+"""Epochs and values."""
 
 
-def curve_section(run: RunDir) -> tuple[str, Html]:
-    """Losses of each stage, and what else was measured at every step."""
-    title = "Training curves"
-    intro = page.paragraph(
-        "Spread is the deviation of the normalised projections: about 1 when they use all directions, 0 "
-        "when they have collapsed to one point. Alignment is the mean squared distance between the two views of a "
-        "image, as unit vectors: 0 when both look the same to the network, 2 when they have nothing in common. Faint "
-        "lines are raw values, strong ones their running mean."
+@dataclass(frozen=True, kw_only=True)
+class Curves(Section):
+    """Charts of losses and other series; of several runs a group of charts for each stage."""
+
+    template = "curves.html"
+    groups: Mapping[str, Sequence[Figure]]
+    """Heading, empty for one run -> charts."""
+
+
+def curve_section(inputs: ReportInputs) -> Curves:
+    """Gather the curves: one run has all stages in one chart, several runs have a chart for each stage."""
+    metrics: dict[str, dict[str, Metrics]] = {stage: {} for stage in TRAINED_STAGES}
+    notes = []
+    for run in inputs.runs:
+        for stage, name in run.trained_stages.items():
+            path = run.run.metrics(stage)
+            series = read_metrics(path) if path.exists() else {}
+            if "epoch" in series:
+                metrics[stage][run.label] = series
+            else:
+                notes.append(_missing_metrics(run, stage, name))
+    groups: dict[str, Sequence[Figure]] = {}
+    if inputs.is_comparison:
+        for stage, of_runs in metrics.items():
+            name = TRAINED_STAGES[stage]
+            series_names = {"loss": "loss", **SERIES}
+            groups[name.capitalize()] = [
+                chart for key, text in series_names.items() for chart in _charts(key, text, of_runs, f" of {name}")
+            ]
+    else:
+        of_stages = {TRAINED_STAGES[stage]: each for stage, runs in metrics.items() for each in runs.values()}
+        losses = [_loss_chart(name, series) for name, series in of_stages.items() if "loss" in series]
+        others = [chart for key, text in SERIES.items() for chart in _charts(key, text, of_stages, "")]
+        groups[""] = losses + others
+    return Curves(title="Training curves", notes=notes, groups=groups)
+
+
+def _missing_metrics(run: ReportedRun, stage: str, name: str) -> Note:
+    if run.run.backbone(stage).exists():
+        return Note(f"{run.named(name.capitalize())} was trained elsewhere: only its weights are here.")
+    return run.note(f"{name.capitalize()} has not been trained yet")
+
+
+def _loss_chart(stage: str, series: Metrics) -> Figure:
+    losses = series["loss"]
+    caption = f"Loss of {stage} from {losses[0]:.3g} to {losses[-1]:.3g} over {series['epoch'][-1]:.3g} epochs."
+    return _chart(
+        {name: (series["epoch"], values) for name, values in loss_terms(series).items()}, f"loss, {stage}", caption
     )
-    metrics, notes = {}, []
-    for stage, label in trained_stages(run).items():
-        series = read_metrics(run.metrics(stage)) if run.metrics(stage).exists() else {}
-        if "epoch" in series:
-            metrics[label] = series
-        else:
-            notes.append(_no_metrics(run, stage, label))
-    figures = [
-        chart(
-            {name: (series["epoch"], values) for name, values in loss_terms(series).items()},
-            f"loss, {label}",
-            f"Loss of {label} from {_first_to_last(series, 'loss')} over {series['epoch'][-1]:.3g} epochs.",
-        )
-        for label, series in metrics.items()
-        if "loss" in series
-    ]
-    for name, value_name in SERIES.items():
-        known = {label: _known(series, name) for label, series in metrics.items() if name in series}
-        curves = {label: (epochs, values) for label, (epochs, values) in known.items() if len(values)}
-        if curves:
-            told = [f"{label} from {values[0]:.3g} to {values[-1]:.3g}" for label, (_, values) in curves.items()]
-            figures.append(chart(curves, value_name, f"{value_name[0].upper()}{value_name[1:]}: {'; '.join(told)}."))
-    return page.section(title, intro, *notes, page.gallery(figures))
 
 
-def _no_metrics(run: RunDir, stage: str, label: str) -> Html:
-    if run.backbone(stage).exists():
-        return page.missing(f"{label.capitalize()} was trained elsewhere: only its weights are here.")
-    return page.missing(f"{label.capitalize()} has not been trained yet. ", how_to_go_on(run))
+def _charts(key: str, text: str, metrics: Mapping[str, Metrics], stage: str) -> list[Figure]:
+    """Return the chart of one series, with a line for each label; nothing if no label has it."""
+    known = {label: _known_values(series, key) for label, series in metrics.items() if key in series}
+    curves = {label: curve for label, curve in known.items() if len(curve[1])}
+    if not curves:
+        return []
+    ends = "; ".join(f"{label} from {values[0]:.3g} to {values[-1]:.3g}" for label, (_, values) in curves.items())
+    return [_chart(curves, text, f"{text[0].upper()}{text[1:]}{stage}: {ends}.")]
 
 
-def _known(series: dict[str, ndarray], name: str) -> tuple[ndarray, ndarray]:
-    """Epochs and values of the steps that have one: a probe comes at few of them."""
-    known = np.isfinite(series[name])
-    return series["epoch"][known], series[name][known]
+def _known_values(series: Metrics, key: str) -> Curve:
+    """Return the steps that have a value: a probe is made at few of them."""
+    known = np.isfinite(series[key])
+    return series["epoch"][known], series[key][known]
 
 
-def _first_to_last(series: dict[str, ndarray], name: str) -> str:
-    return f"{series[name][0]:.3g} to {series[name][-1]:.3g}"
+def _chart(curves: Mapping[str, Curve], value_name: str, caption: str) -> Figure:
+    return chart_figure(
+        draw_curves({chart_label(label): curve for label, curve in curves.items()}, value_name), caption
+    )

@@ -1,62 +1,76 @@
-"""The section of the discovery score: are the matched boxes objects, and of one class?"""
+"""The section of the discovery score: how many matched boxes are objects of one class."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from orl.datasets.labels import COVERING_IOU
-from orl.report import html as page
-from orl.report.html import Html
-from orl.report.results import how_to_go_on
-from orl.rundir import RunDir, read_discovery_score
+from orl.report.content import Cell, Fraction, Section, Table
+from orl.report.runs import ReportedRun, ReportInputs
+from orl.rundir import read_discovery_score
 
-KINDS = {"Best of each two images": "", "All that were kept": "kept_", "Paired at random": "random_"}
-"""What is scored, and how its names begin in the file."""
+KINDS = {"": "Best of each two images", "kept_": "All that were kept", "random_": "Paired at random"}
+"""Prefix of the keys of a score -> the pairs that it is about."""
+FRACTIONS = {
+    "object_fraction": "Both on an object (%)",
+    "same_class_fraction": "Of those, one class (%)",
+    "both_fraction": "Both, one class (%)",
+}
 
 
-def discovery_section(run: RunDir) -> tuple[str, Html]:
-    """The discovery score: are the matched boxes objects, and of one class?"""
-    title, score = "Discovery score", read_discovery_score(run)
-    if score is None:
-        reason = "Discovery has not been scored: that needs images whose objects are known (boxes with classes). "
-        return page.section(title, page.missing(reason, how_to_go_on(run)))
-    columns = ["Pairs", "Number", "Both on an object (%)", "Of those, one class (%)", "Both, one class (%)"]
+@dataclass(frozen=True, kw_only=True)
+class Discovery(Section):
+    """Scores of matched pairs and of random pairs."""
+
+    template = "discovery.html"
+    scores: Table | None
+    iou_threshold: float
+    sentences: Sequence[str]
+
+
+def discovery_section(inputs: ReportInputs) -> Discovery:
+    """Gather the discovery scores of the runs."""
+    scores = [(run, score) for run in inputs.runs if (score := read_discovery_score(run.run)) is not None]
+    scored = [run for run, _ in scores]
+    reason = "Discovery has not been scored; that needs images whose objects are known (boxes with classes)"
     rows = [
-        [
-            name,
-            f"{score[f'{kind}num_pairs']:,}",
-            *(
-                page.fraction_bar(score.get(f"{kind}{fraction}"), score.get(f"{kind}{fraction}_interval_95"))
-                for fraction in ("object_fraction", "same_class_fraction", "both_fraction")
-            ),
-        ]
-        for name, kind in KINDS.items()
+        [run.named(name), *_cells(score, kind, [each for _, each in scores])]
+        for run, score in scores
+        for kind, name in KINDS.items()
         if f"{kind}num_pairs" in score
     ]
-    return page.section(
-        title,
-        page.paragraph(
-            "Before any training on objects: are the pairs that stage 2 finds worth learning from? A box is on an "
-            f"object when their IoU is at least {score.get('iou_threshold', COVERING_IOU):g}. The yardstick pairs "
-            "random RoIs of the same two images. Ranges are 95% intervals by a bootstrap over the query images."
-        ),
-        page.table("Matched pairs against random pairs", columns, rows),
-        page.paragraph(_discovery_sentence(score)),
+    columns = ["Pairs", "Number", *FRACTIONS.values(), "Times random"]
+    return Discovery(
+        title="Discovery score",
+        notes=[run.note(reason) for run in inputs.runs if run not in scored],
+        scores=Table(caption="Matched pairs and random pairs", columns=columns, rows=rows) if rows else None,
+        iou_threshold=scores[0][1].get("iou_threshold", COVERING_IOU) if scores else COVERING_IOU,
+        sentences=[_sentence(run, score) for run, score in scores],
     )
 
 
-def _discovery_sentence(score: Mapping[str, Any]) -> str:
+def _cells(score: Mapping[str, Any], kind: str, all_scores: Sequence[Mapping[str, Any]]) -> list[Cell]:
+    """Return a row; with several runs the best of the matched pairs is marked."""
+    cells: list[Cell] = [f"{score[f'{kind}num_pairs']:,}"]
+    for fraction in FRACTIONS:
+        value = score.get(f"{kind}{fraction}")
+        best = max(each.get(f"{kind}{fraction}") or 0.0 for each in all_scores)
+        is_best = len(all_scores) > 1 and not kind and value == best
+        cells.append(Fraction(value, score.get(f"{kind}{fraction}_interval_95"), is_best))
+    lift = score.get("lift") if not kind else None
+    return [*cells, "–" if lift is None else f"{lift:.2f}"]
+
+
+def _sentence(run: ReportedRun, score: Mapping[str, Any]) -> str:
     matched, chance = score["object_fraction"], score["random_object_fraction"]
-    sentence = (
-        f"Of the best pairs {100 * matched:.1f}% have an object under both boxes, of random pairs {100 * chance:.1f}%"
-    )
+    sentence = run.titled(f"both boxes lie on objects in {100 * matched:.1f}% of the best pairs ")
+    sentence += f"and in {100 * chance:.1f}% of the random pairs"
     same, same_chance = score.get("same_class_fraction"), score.get("random_same_class_fraction")
     if same is not None and same_chance is not None:
-        sentence += (
-            f"; where they do, the two objects are of one class in {100 * same:.1f}% against {100 * same_chance:.1f}%"
-        )
+        sentence += f"; where they do, the two are of one class in {100 * same:.1f}% against {100 * same_chance:.1f}%"
     if matched <= chance:
-        return f"{sentence}. Discovery does not beat chance here: stage 3 learns from noise."
-    found, drawn = score.get("object_fraction_interval_95"), score.get("random_object_fraction_interval_95")
-    if found and drawn and found[0] <= drawn[1]:
+        return f"{sentence}. Discovery is no better than chance here: stage 3 learns from noise."
+    interval, random_interval = (score.get(f"{kind}object_fraction_interval_95") for kind in ("", "random_"))
+    if interval and random_interval and interval[0] <= random_interval[1]:
         return f"{sentence}. The two intervals overlap: with so few images this may be chance."
-    return f"{sentence}. The further above chance, the more stage 3 has to learn from."
+    return f"{sentence}. The further above chance, the more stage 3 can learn."

@@ -1,31 +1,41 @@
 """The section of few labelled images: how well a backbone does where little is labelled."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from orl.figures.pictures import as_svg
-from orl.figures.score_figures import LowShotLine, draw_low_shot
-from orl.report import html as page
-from orl.report.html import Html
-from orl.report.results import BACKBONES, read_low_shot
-from orl.rundir import RunDir
+from orl.evaluation.low_shot import LOW_SHOT
+from orl.figures.score_figures import LowShotLine, chart_label, draw_low_shot
+from orl.report.content import Figure, Note, Section, Table, chart_figure
+from orl.report.runs import ReportInputs
+from orl.report.scores import BACKBONES, read_scores
 
 
-def low_shot_section(run: RunDir) -> tuple[str, Html]:
-    """Mean average precision over the number of labelled images of each class."""
-    title, sets = "Few labelled images", read_low_shot(run)
-    if not sets:
-        command = page.code(f"orl evaluate low-shot --backbone {run.root} --data VOC2007")
-        return page.section(title, page.missing("No backbone has been judged on few images. To do it: ", command))
-    intro = page.paragraph(
-        "Linear SVMs on frozen features that saw few images of each class; mean and standard deviation over samples of "
-        "the images, at costs that test labels had no part in."
+@dataclass(frozen=True, kw_only=True)
+class LowShot(Section):
+    """Mean average precision over the number of labelled images of each class, by data set."""
+
+    template = "low_shot.html"
+    datasets: Sequence[tuple[Figure, Table]]
+
+
+def low_shot_section(inputs: ReportInputs) -> LowShot:
+    """Gather the low-shot scores of all backbones of all runs."""
+    datasets: dict[str, dict[str, LowShotLine]] = {}
+    for run in inputs.runs:
+        for score in read_scores(run.run):
+            if score.evaluation is LOW_SHOT:
+                lines = datasets.setdefault(score.dataset, {})
+                lines.setdefault(run.named(BACKBONES[score.backbone]), _line(score.result))
+    command = f"orl evaluate low-shot --backbone {inputs.runs[0].run.root} --data VOC2007"
+    return LowShot(
+        title="Few labelled images",
+        notes=[] if datasets else [Note("No backbone has been scored with few labelled images. To do it:", command)],
+        datasets=[_dataset_scores(name, lines) for name, lines in datasets.items()],
     )
-    return page.section(title, intro, *(_of_set(name, results) for name, results in sets.items()))
 
 
-def low_shot_line(result: Mapping[str, Any]) -> LowShotLine:
-    """The line of one result, as a chart takes it."""
+def _line(result: Mapping[str, Any]) -> LowShotLine:
     shots = [str(k) for k in result["shots"]]
     return LowShotLine(
         shots=tuple(result["shots"]),
@@ -34,20 +44,22 @@ def low_shot_line(result: Mapping[str, Any]) -> LowShotLine:
     )
 
 
-def _of_set(name: str, results: Mapping[str, Mapping[str, Any]]) -> Html:
-    lines = {BACKBONES[label]: low_shot_line(result) for label, result in results.items()}
+def _dataset_scores(name: str, lines: Mapping[str, LowShotLine]) -> tuple[Figure, Table]:
     shots = sorted({k for line in lines.values() for k in line.shots})
-    rows = [[label, *(_cell(line, k) for k in shots)] for label, line in lines.items()]
     ends = "; ".join(
-        f"{label} from {_cell(line, shots[0])} to {_cell(line, shots[-1])}" for label, line in lines.items()
+        f"{label} from {_score(line, line.shots[0])} to {_score(line, line.shots[-1])}" for label, line in lines.items()
     )
     caption = f"mAP on {name} over the labelled images of each class: {ends}."
-    chart = page.figure(as_svg(draw_low_shot(lines)), f"Chart: {caption}", caption)
-    columns = ["Backbone", *(f"{k} image{'' if k == 1 else 's'}" for k in shots)]
-    return page.join(page.gallery([chart]), page.table(f"mAP on {name}, with the standard deviation", columns, rows))
+    chart = draw_low_shot({chart_label(label): line for label, line in lines.items()})
+    table = Table(
+        caption=f"mAP on {name}, with the standard deviation over samples",
+        columns=["Backbone", *(f"{k} image{'' if k == 1 else 's'}" for k in shots)],
+        rows=[[label, *(_score(line, k) for k in shots)] for label, line in lines.items()],
+    )
+    return chart_figure(chart, caption), table
 
 
-def _cell(line: LowShotLine, k: int) -> str:
+def _score(line: LowShotLine, k: int) -> str:
     if k not in line.shots:
         return "–"
     index = line.shots.index(k)

@@ -1,58 +1,73 @@
 """The section of neighbours: a few images with the images nearest to them."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from orl import tables
 from orl.datasets.decode import ImageError
 from orl.figures.correspondence_figure import similarity_text
-from orl.report import html as page
-from orl.report.html import Html
-from orl.report.options import GalleryOptions, choose_images
-from orl.report.overlays import image_svg
-from orl.report.sections.frames import not_there
-from orl.report.thumbnails import Album
-from orl.rundir import RunDir
+from orl.report.content import Figure, Note, Panel, Section
+from orl.report.overlays import overlay_boxes
+from orl.report.runs import NOT_SHARED, ReportedRun, ReportInputs
+from orl.report.thumbnails import Thumbnails
 from orl.tables import Table
 
-
-def neighbour_section(run: RunDir, album: Album | None, options: GalleryOptions) -> tuple[str, Html]:
-    """A few images with the images nearest to them."""
-    title = "Neighbours"
-    intro = page.paragraph(
-        "The images nearest to a query by the cosine of the embeddings that stage 2 looks with, the query itself left "
-        "out. Correspondences are looked for among these."
-    )
-    try:
-        if album is None:
-            raise FileNotFoundError("no images")
-        neighbours = tables.load(run.table("neighbours"))
-        tables.check_image_list(neighbours, album.images.fingerprint)
-        if neighbours.num_rows != len(album.images):
-            raise ValueError(
-                f"the neighbour table has {neighbours.num_rows} rows but the image list {len(album.images)}"
-            )
-        queries = choose_images(len(album.images), options.num_queries, options.seed)
-        figures = [_query_figure(album, neighbours, query, options.num_neighbours) for query in queries]
-    except (FileNotFoundError, ValueError) as error:
-        return page.section(title, intro, not_there(run, "No neighbours have been found yet", error))
-    return page.section(title, intro, page.gallery(figures))
+NUM_QUERIES = 4
+"""Images shown with their neighbours, and with their correspondences in them."""
+NUM_NEIGHBOURS = 5
 
 
-def _query_figure(album: Album, neighbours: Table, query: int, num_neighbours: int) -> Html:
-    """A query and its neighbours, or a sentence if an image of them is gone."""
+@dataclass(frozen=True, kw_only=True)
+class Neighbours(Section):
+    """Queries, each with its neighbours."""
+
+    template = "neighbours.html"
+    queries: Sequence[Figure | Note]
+
+
+def neighbour_section(inputs: ReportInputs) -> Neighbours:
+    """Gather a few images, the same for all runs, with their neighbours in each run."""
+    notes = [NOT_SHARED] if inputs.is_comparison and not inputs.shared_images() else []
+    by_run: list[list[Figure | Note]] = []
+    for run in inputs.runs:
+        try:
+            thumbnails = run.required_thumbnails()
+            neighbours = _load_neighbours(run, thumbnails)
+            queries = inputs.sample_images_of(run, NUM_QUERIES)
+            by_run.append([_query_figure(run, thumbnails, neighbours, query) for query in queries])
+        except (FileNotFoundError, ValueError) as error:
+            notes.append(run.note("No neighbours have been found yet", error))
+    return Neighbours(title="Neighbours", notes=notes, queries=[each for column in zip(*by_run) for each in column])
+
+
+def _load_neighbours(run: ReportedRun, thumbnails: Thumbnails) -> Table:
+    neighbours = tables.load(run.run.table("neighbours"))
+    tables.check_image_list(neighbours, thumbnails.images.fingerprint)
+    num_images = len(thumbnails.images)
+    if neighbours.num_rows != num_images:
+        raise ValueError(f"the neighbour table has {neighbours.num_rows} rows but the image list {num_images}")
+    return neighbours
+
+
+def _query_figure(run: ReportedRun, thumbnails: Thumbnails, neighbours: Table, query: int) -> Figure | Note:
+    """Return a query and its neighbours, or a note if one of the images is missing."""
     ids, cosines = (
-        neighbours.rows(name, query, query + 1)[0, :num_neighbours].tolist()
+        neighbours.rows(name, query, query + 1)[0, :NUM_NEIGHBOURS].tolist()
         for name in ("neighbour_ids", "similarities")
     )
-    if max(ids, default=0) >= len(album.images):
-        raise ValueError(f"the neighbour table names image {max(ids)}, but there are {len(album.images)} images")
-    name = album.images.names[query]
+    names = thumbnails.images.names
+    if max(ids, default=0) >= len(names):
+        raise ValueError(f"the neighbour table names image {max(ids)}, but there are {len(names)} images")
     try:
-        shown = [
-            page.cell(image_svg(album.thumbnail(query), f"{name}, the query"), "query", "query"),
-            *(
-                page.cell(image_svg(album.thumbnail(each), album.images.names[each]), similarity_text(cosine, 3))
-                for each, cosine in zip(ids, cosines)
-            ),
-        ]
+        shown = [overlay_boxes(each) for each in thumbnails.get_all([query, *ids])]
     except ImageError as error:
-        return page.missing(f"{name} and its neighbours cannot be shown; {error}")
-    return page.captioned(page.join(*shown), f"{name} and the {len(ids)} images nearest to it", kind="row nearest")
+        return Note(f"{names[query]} and its neighbours cannot be shown; {error}")
+    panels = [
+        Panel(picture=shown[0], alt=f"{names[query]}, the query", label="query", kind="query"),
+        *(
+            Panel(picture=picture, alt=names[each], label=similarity_text(cosine, 3))
+            for picture, each, cosine in zip(shown[1:], ids, cosines)
+        ),
+    ]
+    caption = run.named(f"{names[query]} and the {len(ids)} images nearest to it")
+    return Figure(panels=panels, caption=caption, layout="row nearest")

@@ -1,91 +1,128 @@
-"""The section of results: how well each backbone tells classes apart."""
+"""The section of results: how well each backbone separates the classes of labelled data."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from orl.evaluation.low_shot import LOW_SHOT
 from orl.figures.pictures import as_svg
-from orl.figures.score_figures import draw_class_bars
-from orl.report import html as page
-from orl.report.html import Html
-from orl.report.results import BACKBONES, TASKS, Scored, how_to_go_on, read_results
-from orl.report.sections.frames import readable_config
-from orl.rundir import RunDir
+from orl.figures.score_figures import chart_label, draw_class_bars
+from orl.report.content import Figure, Fraction, Note, Section, Table, picture_figure
+from orl.report.runs import ReportedRun, ReportInputs
+from orl.report.scores import BACKBONES, Score, read_scores
+
+MIN_POINTS = 0.05
+"""Difference of two scores, out of 100, below which they are called equal."""
 
 
-def results_section(run: RunDir) -> tuple[str, Html]:
-    """Mean average precision of each backbone by each judge, and of each class on demand; by labelled set."""
-    title, sets = "Results", read_results(run)
-    if not sets:
-        return page.section(title, page.missing("No backbone has been scored. ", _how_to_score(run)))
-    intro = page.paragraph(
-        "Each backbone is frozen and its features of labelled images are judged: how well do they tell "
-        "the classes apart? Mean average precision (mAP) over the classes, out of 100; higher is "
-        "better."
+@dataclass(frozen=True, kw_only=True)
+class DatasetResults:
+    """Scores of all backbones on one labelled data set."""
+
+    scores: Table
+    sentences: Sequence[str]
+    charts: Sequence[Figure]
+    classes: Sequence[tuple[str, Table]]
+    """Summary and table of the AP of each class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results(Section):
+    """Scores by labelled data set."""
+
+    template = "results.html"
+    datasets: Sequence[DatasetResults]
+
+
+RunScore = tuple[ReportedRun, Score]
+
+
+def results_section(inputs: ReportInputs) -> Results:
+    """Gather the scores of all backbones of all runs, and what has not been scored."""
+    scores = [(run, score) for run in inputs.runs for score in read_scores(run.run) if score.evaluation is not LOW_SHOT]
+    names = dict.fromkeys(score.dataset for _, score in scores)
+    by_dataset = {name: [(run, score) for run, score in scores if score.dataset == name] for name in names}
+    return Results(
+        title="Results",
+        notes=[note for run in inputs.runs for note in _missing_scores(run, [s for r, s in scores if r is run])],
+        datasets=[_dataset_results(inputs, name, own) for name, own in by_dataset.items()],
     )
-    return page.section(title, intro, *(_of_set(run, name, results) for name, results in sets.items()))
 
 
-def _of_set(run: RunDir, name: str, results: Scored) -> Html:
-    tasks = [task for task in TASKS if any(key[0] == task for key in results)]
-    rows = [
-        [title, *(page.fraction_bar(_mean_ap(results, task, label)) for task in tasks)]
-        for label, title in BACKBONES.items()
-        if any(key[1] == label for key in results)
-    ]
-    unscored = [title for label, title in BACKBONES.items() if not any(key[1] == label for key in results)]
-    return page.join(
-        page.table(f"mAP on {name}", ["Backbone", *(f"{TASKS[task]} mAP" for task in tasks)], rows),
-        *(page.paragraph(sentence) for sentence in _comparisons(results)),
-        *(page.missing(f"{title}: not scored yet. ", _how_to_score(run)) for title in unscored),
-        _class_charts(results, tasks),
-        *(_per_class_table(results, task) for task in tasks),
+def _missing_scores(run: ReportedRun, scores: Sequence[Score]) -> list[Note]:
+    if not scores:
+        return [_how_to_score(run, "No backbone has been scored")]
+    scored = {score.backbone for score in scores}
+    return [_how_to_score(run, f"{name}: not scored yet") for label, name in BACKBONES.items() if label not in scored]
+
+
+def _how_to_score(run: ReportedRun, sentence: str) -> Note:
+    if run.config is not None and run.config.eval_data is not None:
+        return run.note(sentence)
+    command = f"orl evaluate svm --backbone {run.run.root} --data VOC2007"
+    return Note(f"{run.named(sentence)}. A labelled data set is needed:", command)
+
+
+def _dataset_results(inputs: ReportInputs, name: str, scores: Sequence[RunScore]) -> DatasetResults:
+    columns = list(dict.fromkeys(column for _, score in scores for column in score.columns))
+    rows: dict[str, dict[str, float | None]] = {}
+    for run, score in scores:
+        rows.setdefault(run.named(BACKBONES[score.backbone]), {}).update(score.columns)
+    best = {column: max(row.get(column) or 0.0 for row in rows.values()) for column in columns}
+    by_class = _by_class(inputs, scores)
+    return DatasetResults(
+        scores=Table(
+            caption=f"Scores on {name}",
+            columns=["Backbone", *columns],
+            rows=[
+                [label, *(Fraction(row.get(each), is_best=row.get(each) == best[each]) for each in columns)]
+                for label, row in rows.items()
+            ],
+        ),
+        sentences=[sentence for run in inputs.runs for sentence in _changes(run, scores, columns)],
+        charts=[
+            picture_figure(
+                as_svg(draw_class_bars({chart_label(label): each for label, each in lines.items()})),
+                f"Bar chart: AP of each class by {evaluation}; the table below has its numbers",
+                f"AP of each class on {name}, {evaluation}",
+            )
+            for evaluation, lines in by_class.items()
+        ],
+        classes=[_class_table(evaluation, lines) for evaluation, lines in by_class.items()],
     )
 
 
-def _how_to_score(run: RunDir) -> Html:
-    """The command of the run where it has a labelled set, else one that takes some."""
-    config = readable_config(run)
-    if config is not None and config.eval_data is not None:
-        return how_to_go_on(run)
-    return page.join("That needs a labelled set: ", page.code(f"orl evaluate svm --backbone {run.root} --data VOC2007"))
-
-
-def _mean_ap(results: Scored, task: str, label: str) -> float | None:
-    return results[task, label]["mean_ap"] if (task, label) in results else None
-
-
-def _comparisons(results: Scored) -> list[str]:
+def _changes(run: ReportedRun, scores: Sequence[RunScore], columns: Sequence[str]) -> list[str]:
+    """Compare stage 3 with stage 1 by every score that both have."""
+    known: dict[str, dict[str, float | None]] = {}
+    for each, score in scores:
+        if each is run:
+            known.setdefault(score.backbone, {}).update(score.columns)
     sentences = []
-    for task, name in TASKS.items():
-        before, after = _mean_ap(results, task, "stage1"), _mean_ap(results, task, "stage3")
+    for column in columns:
+        before, after = (known.get(stage, {}).get(column) for stage in ("stage1", "stage3"))
         if before is not None and after is not None:
             points = round(100 * after, 1) - round(100 * before, 1)
             side = "above" if points > 0 else "below"
-            how = f"{abs(points):.1f} points {side}" if abs(points) >= 0.05 else "level with"
-            sentences.append(f"By the {name[0].lower() + name[1:]}, stage 3 is {how} stage 1.")
+            change = f"{abs(points):.1f} points {side}" if abs(points) >= MIN_POINTS else "level with"
+            sentences.append(f"{run.named(column)}: stage 3 is {change} stage 1.")
     return sentences
 
 
-def _class_charts(results: Scored, tasks: Sequence[str]) -> Html:
-    figures = []
-    for task in tasks:
-        scored = {
-            BACKBONES[label]: each.get("per_class_ap") or {} for (of, label), each in results.items() if of == task
-        }
-        if scored and all(scored.values()):
-            alt = f"Bar chart: AP of each class by {TASKS[task]}; the table below has its numbers"
-            figures.append(page.figure(as_svg(draw_class_bars(scored)), alt, f"AP of each class, {TASKS[task]}"))
-    return page.gallery(figures) if figures else Html("")
+def _by_class(inputs: ReportInputs, scores: Sequence[RunScore]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the AP of each class by evaluation and backbone; of several runs only the last backbones count."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for run, score in scores:
+        per_class = score.result.get("per_class_ap")
+        if per_class and (not inputs.is_comparison or score.backbone == run.last_stage):
+            lines = found.setdefault(score.evaluation.label, {})
+            lines.setdefault(run.named(BACKBONES[score.backbone]), per_class)
+    return found
 
 
-def _per_class_table(results: Scored, task: str) -> Html:
-    scored = {label: results[task, label].get("per_class_ap", {}) for label in BACKBONES if (task, label) in results}
-    classes = list(dict.fromkeys(name for per_class in scored.values() for name in per_class))
+def _class_table(evaluation: str, lines: dict[str, dict[str, float]]) -> tuple[str, Table]:
+    classes = list(dict.fromkeys(name for per_class in lines.values() for name in per_class))
     rows = [
-        [
-            name,
-            *(f"{100 * per_class[name]:.1f}" if name in per_class else "–" for per_class in scored.values()),
-        ]
-        for name in classes
+        [name, *(f"{100 * each[name]:.1f}" if name in each else "–" for each in lines.values())] for name in classes
     ]
-    table = page.table(f"AP of each class, {TASKS[task]}", ["Class", *(BACKBONES[label] for label in scored)], rows)
-    return page.details(f"{TASKS[task]}: AP of each of {len(classes)} classes", table) if classes else Html("")
+    table = Table(caption=f"AP of each class, {evaluation}", columns=["Class", *lines], rows=rows)
+    return f"{evaluation}: AP of each of {len(classes)} classes", table

@@ -1,29 +1,37 @@
-"""The section of the RoI map: boxes that look alike to stage 2 lie near each other."""
+"""The section of the RoI map: boxes that are similar to stage 2 lie near each other."""
 
-from orl.datasets.labels import LabelledSplit
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from orl.figures.pictures import as_jpeg
 from orl.figures.roi_map_figure import RoiMapOptions, run_roi_map
-from orl.report import html as page
-from orl.report.html import Html
-from orl.report.options import GalleryOptions
-from orl.report.sections.frames import not_there
-from orl.rundir import RunDir
+from orl.report.content import Figure, Section, picture_figure
+from orl.report.runs import ReportInputs
 
 DPI = 150
+MAX_POINTS = 600
+MAX_THUMBNAILS = 120
 
 
-def roi_map_section(run: RunDir, options: GalleryOptions, labels: LabelledSplit | None) -> tuple[str, Html]:
-    """Some of the RoIs in the plane, by the embeddings that stage 2 matched them with."""
-    title = "Map of RoIs"
-    intro = page.paragraph(
-        "Kept RoIs placed by their embeddings: near is alike, far tells nothing. Colours are the classes of the "
-        "objects that they cover, where these are known: groups of one colour are what discovery can work with."
-    )
-    asked = RoiMapOptions(points=options.num_map_points, thumbnails=options.num_map_thumbnails, seed=options.seed)
-    try:
-        picture = as_jpeg(run_roi_map(run, asked, labels, DPI))
-    except (FileNotFoundError, ValueError) as error:
-        return page.section(title, intro, not_there(run, "No map of RoIs can be drawn yet", error))
-    alt = "Scatter plot of RoI embeddings in two dimensions, some RoIs as thumbnails"
-    caption = f"At most {options.num_map_points:,} RoIs, drawn by the report's seed"
-    return page.section(title, intro, page.gallery([page.figure(picture, alt, caption)], columns=""))
+@dataclass(frozen=True, kw_only=True)
+class RoiMap(Section):
+    """A map of RoIs for each run."""
+
+    template = "roi_map.html"
+    maps: Sequence[Figure]
+
+
+def roi_map_section(inputs: ReportInputs) -> RoiMap:
+    """Draw some of the RoIs of each run in the plane, by the embeddings that stage 2 matched them with."""
+    options = RoiMapOptions(points=MAX_POINTS, thumbnails=MAX_THUMBNAILS, seed=inputs.options.seed, dpi=DPI)
+    notes, maps = [], []
+    for run in inputs.runs:
+        try:
+            picture = as_jpeg(run_roi_map(run.run, options, run.annotations.labels))
+        except (FileNotFoundError, ValueError) as error:
+            notes.append(run.note("No map of RoIs can be drawn yet", error))
+            continue
+        alt = run.titled("scatter plot of RoI embeddings in two dimensions, some RoIs as thumbnails")
+        caption = run.titled(f"at most {MAX_POINTS:,} RoIs, sampled by the seed of the report")
+        maps.append(picture_figure(picture, alt, caption))
+    return RoiMap(title="Map of RoIs", notes=notes, maps=maps)

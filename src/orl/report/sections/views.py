@@ -1,6 +1,7 @@
-"""The section of augmented views: what the network sees of an image in each stage, and where it was cut."""
+"""The section of augmented views: the network's input for an image in each stage, and where it was cut."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
@@ -10,91 +11,79 @@ from orl.datasets.decode import ImageError
 from orl.figures.pictures import Picture, data_uri, encode_jpeg
 from orl.figures.run_images import RunImages
 from orl.figures.view_figure import SampleViews, read_sample
-from orl.report import html as page
-from orl.report.html import Html
-from orl.report.options import GalleryOptions, choose_images
-from orl.report.overlays import image_svg
-from orl.report.sections.frames import not_there, trained_stages
-from orl.report.style import colour_class
-from orl.report.thumbnails import Album
-from orl.rundir import RunDir
+from orl.report.content import Figure, Note, Panel, Section
+from orl.report.overlays import colour_class, overlay_boxes
+from orl.report.runs import ReportInputs
+from orl.report.thumbnails import Thumbnails
 from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
 
+NUM_IMAGES = 4
 MAX_BYTES = 20_000
+"""Size limit of a view."""
 DPI = 110
-"""Of the images that boxes are given on, which the page shows as thumbnails of its own."""
+"""Resolution at which the boxes of a sample are given; the page shows thumbnails of its own."""
 
 
-def view_section(
-    run: RunDir,
-    album: Album | None,
-    options: GalleryOptions,
-    view_sampler_of: Callable[[str], GlobalViewSampler | ObjectViewSampler] | None,
-) -> tuple[str, Html]:
-    """Views of the first epoch of each stage, by the code that training uses."""
-    title = "Views"
-    intro = page.paragraph(
-        "What the network sees of an image in the first epoch, after all changes of colour; each view has the colour of "
-        "the box that it was cut along. In stage 3 the same object is also seen twice in an image, and once in another."
-    )
-    parts: list[Html] = []
-    if album is None or view_sampler_of is None:
-        missing = not_there(run, "Views can be shown once the images are scanned", FileNotFoundError())
-        return page.section(title, intro, missing)
-    for stage, label in trained_stages(run).items():
-        parts.append(page.heading(label.capitalize()))
+@dataclass(frozen=True, kw_only=True)
+class Views(Section):
+    """Samples of each stage, by the name of the stage."""
+
+    template = "views.html"
+    stages: Mapping[str, Sequence[Figure | Note]]
+
+
+def view_section(inputs: ReportInputs) -> Views:
+    """Gather views of the first epoch of each stage of the first run, by the code that training uses."""
+    run = inputs.runs[0]
+    title, view_sampler_of, thumbnails = "Views", run.annotations.view_sampler, run.thumbnails
+    if thumbnails is None or view_sampler_of is None:
+        return Views(title=title, notes=[run.note("Views can be shown once the images are scanned")], stages={})
+    images = RunImages(run.run, thumbnails.images, DPI)
+    stages: dict[str, Sequence[Figure | Note]] = {}
+    for stage, name in run.trained_stages.items():
         try:
             view_sampler = view_sampler_of(stage)
-            shown = choose_images(len(album.images), options.num_view_images, options.seed)
-            images = RunImages(run, album.images, DPI)
-            parts.append(page.gallery(_sample_figure(album, images, view_sampler, each) for each in shown))
+            stages[name] = [
+                _sample_figure(thumbnails, images, view_sampler, image_id)
+                for (image_id, *_) in inputs.sample_images(NUM_IMAGES)
+            ]
         except (FileNotFoundError, ValueError) as error:
-            parts.append(not_there(run, f"Views of {label} cannot be shown", error))
-    return page.section(title, intro, *parts)
+            stages[name] = [run.note(f"Views of {name} cannot be shown", error)]
+    return Views(title=title, stages=stages)
 
 
 def _sample_figure(
-    album: Album, images: RunImages, view_sampler: GlobalViewSampler | ObjectViewSampler, image_id: int
-) -> Html:
-    """An image with the boxes of its views, the views, and the neighbour where there is one."""
+    thumbnails: Thumbnails, images: RunImages, view_sampler: GlobalViewSampler | ObjectViewSampler, image_id: int
+) -> Figure | Note:
+    """Return an image with the boxes of its views, the views, and the neighbour where there is one."""
     key = (0, image_id)
-    name = album.images.names[image_id]
+    names = thumbnails.images.names
     try:
         sample = read_sample(view_sampler, key, images)
-        placed = view_sampler.sample_boxes(key)
-        ids = list(dict.fromkeys(each.image_id for each in placed.values()))
+        view_boxes = view_sampler.sample_boxes(key)
         order = {view: index for index, view in enumerate(sample.views)}
-        cells = [
-            page.cell(
-                image_svg(
-                    album.thumbnail(each),
-                    f"{album.images.names[each]} with the boxes of its views",
-                    np.stack([at.box for at in placed.values() if at.image_id == each]),
-                    colours=[order[view] for view, at in placed.items() if at.image_id == each],
-                ),
-                ("image", "neighbour")[position],
-            )
-            for position, each in enumerate(ids)
-        ]
+        panels = []
+        for label, each in zip(("image", "neighbour"), dict.fromkeys(box.image_id for box in view_boxes.values())):
+            own = {view: box for view, box in view_boxes.items() if box.image_id == each}
+            boxes = np.stack([box.box for box in own.values()])
+            picture = overlay_boxes(thumbnails.get(each), boxes, colours=[order[view] for view in own])
+            panels.append(Panel(picture=picture, alt=f"{names[each]} with the boxes of its views", label=label))
     except (ImageError, ValueError) as error:
-        return page.missing(f"{name} cannot be shown; {error}")
-    views = _view_cells(sample, order)
-    return page.captioned(page.join(cells[0], *views, *cells[1:]), " and ".join(sample.names), kind="row views")
+        return Note(f"{names[image_id]} cannot be shown; {error}")
+    panels[1:1] = _view_panels(sample, order)
+    return Figure(panels=panels, caption=" and ".join(sample.names), layout="row views")
 
 
-def _view_cells(sample: SampleViews, order: Mapping[str, int]) -> list[Html]:
+def _view_panels(sample: SampleViews, order: Mapping[str, int]) -> list[Panel]:
     return [
-        page.cell(
-            page.image(_picture(view), f"{sample.names[0]}, {_words(name)}"),
-            f"{_words(name)}, {view.shape[0]} px",
-            f"view {colour_class(order[name])}",
+        Panel(
+            picture=_picture(view),
+            alt=f"{sample.names[0]}, {name.replace('_', ' ')}",
+            label=f"{name.replace('_', ' ')}, {view.shape[0]} px",
+            kind=f"view {colour_class(order[name])}",
         )
         for name, view in sample.views.items()
     ]
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _picture(view: UInt8[ndarray, "s s 3"]) -> Picture:

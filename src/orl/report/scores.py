@@ -1,0 +1,105 @@
+"""The scores that a run has left: results of all evaluations, by data set and backbone."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orl.evaluation.evaluations import EVALUATIONS, RUN_EVALUATIONS
+from orl.evaluation.output import results_folder
+from orl.evaluation.protocol import Evaluation
+from orl.rundir import RunDir
+
+BACKBONES = {
+    "random": "Random weights",
+    "stage1": "Stage 1, image level",
+    "stage3": "Stage 3, object level",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """The result of one evaluation of one backbone of a run."""
+
+    evaluation: Evaluation[Any, Any]
+    backbone: str
+    """A key of `BACKBONES`."""
+    dataset: str
+    """The labelled data: only scores on the same data compare."""
+    result: Mapping[str, Any]
+    columns: Mapping[str, float | None]
+    """Name of a column of the report -> score in [0, 1]."""
+
+
+def read_scores(run: RunDir) -> list[Score]:
+    """Read the results of a run: its own first, then those of `orl evaluate` beside its weights.
+
+    Of two results of one evaluation, data set and backbone the first counts.
+
+    Raises:
+        ValueError: if a file is damaged.
+    """
+    found: dict[tuple[str, str, tuple[str, ...]], Score] = {}
+    for evaluation, backbone, path in _result_files(run):
+        result = read_json(path)
+        columns = _columns(evaluation, result, path)
+        dataset = name_dataset(result)
+        score = Score(evaluation=evaluation, backbone=backbone, dataset=dataset, result=result, columns=columns)
+        found.setdefault((dataset, backbone, tuple(columns)), score)
+    return list(found.values())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read the object in a JSON file.
+
+    Raises:
+        ValueError: if the file is damaged or contains something else.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); delete it and run again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} contains a {type(content).__name__}, not an object; delete it and run again")
+    return content
+
+
+def name_dataset(result: Mapping[str, Any]) -> str:
+    """Return the labelled data of a result: data set, splits with their numbers of images, and size of the images."""
+    name = Path(str(result.get("data") or "the labelled data set")).name
+    splits = [
+        str(result[f"{part}_split"]) + (f" ({result[f'num_{part}']:,} images)" if result.get(f"num_{part}") else "")
+        for part in ("train", "test")
+        if result.get(f"{part}_split")
+    ]
+    size = [f"{result['size_px']} px"] if result.get("size_px") else []
+    return ", ".join([name, *([" to ".join(splits)] if splits else []), *size])
+
+
+def _result_files(run: RunDir) -> Iterator[tuple[Evaluation[Any, Any], str, Path]]:
+    for evaluation in RUN_EVALUATIONS:
+        for backbone in BACKBONES:
+            path = run.evaluation(evaluation.name, backbone)
+            if path.exists():
+                yield evaluation, backbone, path
+    by_name = {evaluation.name: evaluation for evaluation in EVALUATIONS}
+    for backbone in BACKBONES:
+        if run.backbone(backbone).exists():
+            for path in sorted(results_folder(run.backbone(backbone)).glob("*.json")):
+                task = read_json(path).get("task")
+                if task in by_name:
+                    yield by_name[task], backbone, path
+
+
+def _columns(evaluation: Evaluation[Any, Any], result: Mapping[str, Any], path: Path) -> dict[str, float | None]:
+    """Return the scores by column; evaluations of a run go by their label, others by protocol and data set."""
+    try:
+        tables = evaluation.tables(dict(result))
+    except KeyError as error:
+        raise ValueError(
+            f"{path} is no result of {evaluation.name}: it lacks {error}; delete it and evaluate again"
+        ) from error
+    if evaluation in RUN_EVALUATIONS:
+        return {f"{evaluation.label} {name}": score for scores in tables.values() for name, score in scores.items()}
+    return {f"{title}, {name}": score for title, scores in tables.items() for name, score in scores.items()}
