@@ -16,6 +16,7 @@ from orl.config import load_config
 from orl.rundir import RunDir
 from orl.synthetic.scenes import draw_scenes
 
+ROOT = Path(__file__).resolve().parents[1]
 TINY = {
     "workers": 0,
     "device": "cpu",
@@ -70,26 +71,24 @@ def test_examples_of_a_module_run(name: str) -> None:
     assert found.attempted > 0
 
 
-def test_examples_of_the_api_run(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {"orl": orl, "images": scenes, "data": scenes, "out": tmp_path / "run", "own": tmp_path / "own"}
-    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
-    examples = {found.name: found for found in finder.find(api, globs=names) if found.examples}
-    order = ["orl.api", "orl.api.pretrain", "orl.api.discover", "orl.api.evaluate"]
-    assert set(order) == set(examples)
-    for name in order:
-        runner.run(examples[name], clear_globs=False)
-    assert runner.failures == 0
+def test_examples_of_the_documentation_run(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "images").symlink_to(scenes)
+    monkeypatch.chdir(tmp_path)
+    found = doctest.testmod(api, extraglobs={"orl": orl})
+    assert (found.failed, found.attempted > 5) == (0, True)
+    page = doctest.testfile(str(ROOT / "docs/python.md"), module_relative=False)
+    assert (page.failed, page.attempted > 15) == (0, True)
 
 
 def test_stages_from_python_are_those_of_the_command_line(scenes: Path, tmp_path: Path) -> None:
     changes = {"recipe": "demo", "epochs": 1, "batch_size": 4}
-    whole = orl.run(images=scenes, out=tmp_path / "whole", **changes, options=TINY)
+    complete = orl.run(images=scenes, out=tmp_path / "complete", **changes, options=TINY)
     first = orl.pretrain(images=str(scenes), out=str(tmp_path / "parts"), **changes, options=TINY)
     config = load_config(RunDir(tmp_path / "parts").config)
     assert (config.stage1.epochs, config.stage3.epochs, config.recipe) == (1, 20, "demo")
-    assert first.read_bytes() == RunDir(tmp_path / "whole").backbone("stage1").read_bytes()
-    assert whole == RunDir(tmp_path / "whole").backbone("stage3")
-    assert RunDir(tmp_path / "whole").report.exists()
+    assert first.read_bytes() == RunDir(tmp_path / "complete").backbone("stage1").read_bytes()
+    assert complete == RunDir(tmp_path / "complete").backbone("stage3")
+    assert RunDir(tmp_path / "complete").report.exists()
 
 
 def test_a_module_is_trained_and_gets_the_trained_weights(scenes: Path, tmp_path: Path) -> None:

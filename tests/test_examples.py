@@ -122,7 +122,7 @@ def test_a_job_saves_and_requeues_itself_before_its_time_is_over(scenes: Path, t
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     variables = environment(scenes, tmp_path / "run", SLURM_JOB_ID="17", SCONTROL_LOG=str(tmp_path / "scontrol.log"))
-    variables["PATH"] = os.pathsep.join([str(tmp_path), told["PATH"]])
+    variables["PATH"] = os.pathsep.join([str(tmp_path), variables["PATH"]])
     command = ["bash", str(EXAMPLES / "slurm.sbatch"), *TINY, "--stage1.epochs", "5000"]
     steps = [0]
     for _ in range(2):  # the second part resumes where the first one was stopped
@@ -140,7 +140,7 @@ def test_a_job_that_fails_is_not_requeued(tmp_path: Path) -> None:
     (tmp_path / "srun").write_text(SRUN_STUB)
     (tmp_path / "srun").chmod(0o755)
     variables = environment(tmp_path / "nowhere", tmp_path / "run", SLURM_JOB_ID="17")
-    variables["PATH"] = os.pathsep.join([str(tmp_path), told["PATH"]])
+    variables["PATH"] = os.pathsep.join([str(tmp_path), variables["PATH"]])
     job = subprocess.run(["bash", str(EXAMPLES / "slurm.sbatch")], env=variables, capture_output=True, text=True)
     assert job.returncode == 1
     assert "no images at" in job.stderr

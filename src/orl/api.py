@@ -5,7 +5,7 @@ torchrun or srun, in several.
 
 Example:
     >>> import orl
-    >>> weights = orl.pretrain(images=images, out=out, recipe="demo", epochs=1, batch_size=8)
+    >>> weights = orl.pretrain(images="images", out="runs/mine", recipe="demo", epochs=1, batch_size=4)
     >>> backbone = orl.load_backbone(weights)
     >>> backbone.num_channels
     512
@@ -65,10 +65,7 @@ def pretrain(
         ValueError: if a value is wrong, or the run in `out` has another config.
 
     Example:
-        >>> import torch
-        >>> module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=8), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
-        >>> weights = orl.pretrain(images=images, out=own, recipe="demo", backbone=module, epochs=1, batch_size=8)
-        >>> weights.name
+        >>> orl.pretrain(images="images", out="runs/mine", recipe="demo", epochs=1, batch_size=4).name
         'backbone.safetensors'
     """
     if method != "orl" and method not in METHODS:
@@ -113,7 +110,7 @@ def discover(
         ValueError: if a value is wrong, or the run in `out` has another config.
 
     Example:
-        >>> orl.discover(out=out).name
+        >>> orl.discover(out="runs/mine").name
         'correspondences'
     """
     config = _with_paths(start_config(recipe, Path(out)), out, images, options)
@@ -200,7 +197,7 @@ def evaluate(
         ValueError: if there is no such task or option, or the data do not fit the task.
 
     Example:
-        >>> result = orl.evaluate(out, data, "knn", options={"size_px": 32, "k": 5})
+        >>> result = orl.evaluate("runs/mine", "images", "knn", options={"size_px": 32, "k": 5})
         >>> 0 <= result["mean_ap"] <= 1
         True
     """

@@ -64,8 +64,21 @@ def test_the_report_of_a_gpus_run_is_written_where_there_is_none(
     assert run_report._gallery_options(replace(config, device=asked)).device == used
 
 
+def test_options_of_a_stage_that_has_not_begun_may_change(config: RunConfig) -> None:
+    start(config)
+    provenance.claim(RunDir(config.out).stage("stage1"), {"seed": 0})
+    changed = replace(config, stage3=replace(config.stage3, batch_size=2, epochs=3))
+    start(changed)
+    assert load_config(RunDir(config.out).config).stage3 == changed.stage3
+    with pytest.raises(ValueError, match=r"stage1\.epochs: was 20, now 3"):
+        start(replace(changed, stage1=replace(config.stage1, epochs=3)))
+    with pytest.raises(ValueError, match="seed: was 0, now 1"):
+        start(replace(changed, seed=1))
+
+
 def test_a_refused_setting_is_not_kept(config: RunConfig) -> None:
     start(config)
+    provenance.claim(RunDir(config.out).table("embeddings"), {"seed": 0})
     kept = RunDir(config.out).config.read_bytes()
     with pytest.raises(ValueError, match=r"discover\.max_similarity: was None, now 0\.95"):
         start(replace(config, discover=replace(config.discover, max_similarity=0.95)))
@@ -145,6 +158,7 @@ def test_boxes_that_were_moved_are_the_same_boxes(config: RunConfig, tmp_path: P
     (tmp_path / "boxes.json").write_text("{}")
     own = replace(config.discover, proposals="file", proposals_file=Path("boxes.json"))
     start(replace(config, discover=own))
+    provenance.claim(RunDir(config.out).table("proposals"), {"seed": 0})
     (tmp_path / "boxes.json").rename(tmp_path / "moved.json")
     start(replace(config, discover=replace(own, proposals_file=Path("moved.json"))))
     with pytest.raises(ValueError, match=r"discover\.proposals: was file, now grid"):

@@ -196,11 +196,23 @@ def _check_saved_config(config: RunConfig, run: RunDir) -> None:
             discover, feature_extractor=now.discover.feature_extractor, architecture=now.discover.architecture
         )
     changed = differences(replace(saved, discover=discover), now)
+    changed = [line for line in changed if line.partition(".")[0] not in _free_sections(run)]
     if changed:
         raise ValueError(
             f"{run.root} holds a run of another config ({'; '.join(changed)}); take another --out, or rebuild "
             "what depends on these options with --overwrite"
         )
+
+
+def _free_sections(run: RunDir) -> set[str]:
+    """Return the sections of the config that may still change: those of stages that have not begun."""
+    sections = {"stage1": ("stage1", "method"), "discover": ("discover",), "stage3": ("stage3", "objects")}
+    return {
+        section
+        for stage, names in sections.items()
+        for section in names
+        if not any((run.root / stage).glob(f"**/{provenance.MANIFEST}"))
+    }
 
 
 def _check_packages(config: RunConfig, stages: Sequence[str], device: torch.device) -> None:
