@@ -148,3 +148,11 @@ def test_help_groups_options_by_what_they_are_about(
     ]
     assert not re.search(r"\bhow\b|\bwhat\.|settings options", text, re.IGNORECASE)
     assert ("--precision" in text) == evaluation.trains
+
+
+def test_an_evaluation_of_one_process_refuses_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["evaluate", "knn", *RANDOM, "--data", str(tmp_path), "--out", str(tmp_path / "knn.json")]) == 1
+    assert "orl evaluate knn works in one process, and 2 were started; start one" in capsys.readouterr().err

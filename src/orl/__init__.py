@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from orl.api import pretrain as pretrain
     from orl.api import run as run
     from orl.discovery.selective_search import selective_search as selective_search
+    from orl.evaluation.linear_svm import LinearSVM as LinearSVM
     from orl.evaluation.svm import score_svm as score_svm
     from orl.networks.backbones import register_backbone as register_backbone
     from orl.views.correspondence_dataset import CorrespondenceDataset as CorrespondenceDataset
@@ -38,6 +39,7 @@ _MODULES = {
     "selective_search": "orl.discovery.selective_search",
     "CorrespondenceDataset": "orl.views.correspondence_dataset",
     "score_svm": "orl.evaluation.svm",
+    "LinearSVM": "orl.evaluation.linear_svm",
 }
 """Module of each public name. They are imported when they are used, since the command line starts without torch."""
 
