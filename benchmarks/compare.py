@@ -1,4 +1,4 @@
-"""How a benchmark measures: ours and the alternative in turn on the same input, and the ratio of their times."""
+"""Shared parts of the benchmarks: interleaved timing of two programs on the same input, and the result's JSON."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ PACKAGES = (
 
 
 def arguments(description: str, **defaults: int) -> argparse.ArgumentParser:
-    """A parser with what every benchmark takes: `--images DIR --json FILE`, and whole numbers by name and default."""
+    """Build the parser of a benchmark: `--images DIR --json FILE`, and integer options by name and default."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--images", type=Path, help="images: anything that 'orl run --images' takes")
     parser.add_argument("--json", type=Path, help="where to write the result")
@@ -36,10 +36,14 @@ def interleaved(
     runs: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[list[float], list[float]]:
-    """Seconds of each of so many runs, in turn, so that a machine that slows down slows both."""
+    """Time both programs alternately, so that a change in the machine's speed affects both.
+
+    Returns:
+        Seconds of each run of ours, and of the alternative.
+    """
     seconds: tuple[list[float], list[float]] = ([], [])
     for run in range(runs):
-        # The order changes from run to run: neither always meets the caches that the other has warmed.
+        # The order alternates, so that neither program always runs on caches warmed by the other.
         for which in (0, 1) if run % 2 == 0 else (1, 0):
             started = clock()
             (ours, alternative)[which]()
@@ -48,7 +52,7 @@ def interleaved(
 
 
 def ratios(ours_s: Sequence[float], alternative_s: Sequence[float]) -> dict[str, float]:
-    """The alternative's time over ours, pair by pair: above 1 ours is faster."""
+    """Compute the ratio of the alternative's time to ours, pair by pair; above 1 ours is faster."""
     pairs = np.asarray(alternative_s) / np.asarray(ours_s)
     return {
         "ratio_median": round(float(np.median(pairs)), 3),
@@ -63,14 +67,14 @@ def ratios(ours_s: Sequence[float], alternative_s: Sequence[float]) -> dict[str,
 def result(
     claim: str, alternative: str, measured: dict[str, float], agreement: dict[str, Any], **settings: Any
 ) -> dict[str, Any]:
-    """One claim as it goes into the JSON file.
+    """Build the entry of one claim in the JSON file.
 
     Args:
-        claim: what is said to be faster, on what.
-        alternative: what it is compared with.
-        measured: from `ratios`.
-        agreement: what was compared between the two results and how close they were.
-        settings: sizes and options that the numbers depend on.
+        claim: the faster program and its input.
+        alternative: the program that it is compared with.
+        measured: output of `ratios`.
+        agreement: differences between the two results.
+        settings: sizes and options that the times depend on.
     """
     return {
         "claim": claim,
@@ -85,7 +89,7 @@ def result(
 
 
 def finish(results: Sequence[dict[str, Any]], path: Path | None) -> None:
-    """Print a line a claim, and write all of them."""
+    """Print one line per claim, and write all claims to a JSON file."""
     for one in results:
         print(
             f"{one['claim']}: {one['ratio_median']:.2f} times {one['alternative']} "
@@ -98,7 +102,7 @@ def finish(results: Sequence[dict[str, Any]], path: Path | None) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, how many, and the GPU if torch sees one."""
+    """Describe the machine: CPU, number of cores, and GPU if there is one."""
     import torch
 
     names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""Matching RoIs: each embedded once, in full batches, against the published way.
+"""Matching of RoIs: embedding each RoI once in full batches, against the published program.
 
 The published way takes the images as queries one after another. It opens the query and its K neighbours, crops every
 RoI of them, passes the RoIs of one image through the network as one batch, and compares the query with each neighbour:
@@ -42,11 +42,11 @@ WEIGHTS = ".safetensors"
 SEED = 0
 
 Matches = list[tuple[Int[Tensor, "p 2"], Float[Tensor, "p"]]]
-"""For every query and every neighbour of it, the pairs of RoIs and their cosines."""
+"""Pairs of RoIs and their cosines, for every query and each of its neighbours."""
 
 
 class Task(NamedTuple):
-    """What both sides are given."""
+    """Inputs of both programs."""
 
     paths: list[Path]
     rois: list[Float[ndarray, "_ 4"]]
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def draw_task(images: Path | None, num_images: int, num_rois: int, num_neighbours: int, size_px: int) -> Task:
-    """The first images of a source, RoIs drawn and filtered, and neighbours drawn among these images."""
+    """Build inputs from the first images of a source, with random filtered RoIs and random neighbours."""
     if images is None:
         raise SystemExit("give the images: --images DIR")
     root, names = find_images(images)
@@ -109,7 +109,7 @@ def draw_task(images: Path | None, num_images: int, num_rois: int, num_neighbour
 
 
 def draw_rois(size_hw: Sequence[int], num_rois: int, generator: np.random.Generator) -> Float[ndarray, "b 4"]:
-    """Random boxes of a fifth to the whole of each side, filtered as proposals are."""
+    """Sample boxes of 0.2 to 1 times each side, and filter them like proposals."""
     size_wh = np.array(size_hw[::-1])
     sides = np.floor(size_wh * generator.uniform(0.2, 1, (2000, 2)))
     corners = np.floor((size_wh - sides) * generator.uniform(0, 1, (2000, 2)))
@@ -119,14 +119,14 @@ def draw_rois(size_hw: Sequence[int], num_rois: int, generator: np.random.Genera
 
 
 def frozen_backbone(name: str) -> Backbone:
-    """A backbone with random weights by its name, or with trained ones from a file."""
+    """Build a backbone with random weights by its name, or load one from a file."""
     torch.manual_seed(SEED)
     backbone = read_backbone_file(Path(name)) if name.endswith(WEIGHTS) else build_backbone(name)
     return backbone.eval().requires_grad_(False)
 
 
 def match_embedded_once(task: Task, folded: Backbone) -> Matches:
-    """Ours: what stage 2 does, in one process."""
+    """Run our stage 2 in one process."""
     parts = embed_boxes(
         lambda views: pool(folded(views)),
         task.paths,
@@ -147,7 +147,7 @@ def match_embedded_once(task: Task, folded: Backbone) -> Matches:
 
 @torch.no_grad()
 def match_as_published(task: Task, backbone: Backbone) -> Matches:
-    """The published way: for every query, its own RoIs and those of each of its neighbours pass the network."""
+    """Run the published program: for every query, embed its RoIs and those of each neighbour."""
     matches = []
     for image_id, neighbour_ids in enumerate(task.neighbour_ids.tolist()):
         own = embed_image(task, image_id, backbone)
@@ -158,7 +158,7 @@ def match_as_published(task: Task, backbone: Backbone) -> Matches:
 
 @torch.no_grad()
 def match_image_by_image(task: Task, backbone: Backbone) -> Matches:
-    """As published, except that embeddings are kept."""
+    """Run the published program with a cache of embeddings."""
     kept = [embed_image(task, image_id, backbone) for image_id in range(len(task.paths))]
     return [
         best_pairs(kept[image_id] @ kept[neighbour_id].T)
@@ -168,7 +168,7 @@ def match_image_by_image(task: Task, backbone: Backbone) -> Matches:
 
 
 def embed_image(task: Task, image_id: int, backbone: Backbone) -> Float[Tensor, "b d"]:
-    """Unit vectors of the RoIs of one image: cropped and resized by Pillow, one batch, torchvision's transforms."""
+    """Embed the RoIs of one image: crop and resize by Pillow, torchvision's transforms, one batch."""
     to_view = transforms.Compose([transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
     with Image.open(task.paths[image_id]) as file:
         image = ImageOps.exif_transpose(file).convert("RGB")
@@ -177,13 +177,13 @@ def embed_image(task: Task, image_id: int, backbone: Backbone) -> Float[Tensor, 
 
 
 def squeeze(crop: Image.Image, size_px: int) -> Image.Image:
-    """What one call of `resize` does up to Pillow 12; Pillow 13 turns the order round for some high crops."""
+    """Resize rows before columns as Pillow does up to version 12; Pillow 13 reverses the order for some high crops."""
     rows = crop.resize((size_px, crop.height), Image.Resampling.BICUBIC)
     return rows.resize((size_px, size_px), Image.Resampling.BICUBIC)
 
 
 def best_pairs(similarities: Float[Tensor, "b c"]) -> tuple[Int[Tensor, "p 2"], Float[Tensor, "p"]]:
-    """The highest entries of the matrix, 10% of the query's RoIs."""
+    """Return the highest entries of the matrix, 10% of the query's RoIs."""
     values, order = similarities.flatten().topk(max(1, int(TOP_FRACTION * len(similarities))))
     num_columns = similarities.shape[1]
     return torch.stack([order // num_columns, order % num_columns], dim=1), values
@@ -194,7 +194,7 @@ def timed(ours: Callable[[], object], alternative: Callable[[], object], runs: i
 
 
 def check_agreement(ours: Matches, theirs: Matches) -> dict[str, Any]:
-    """How near two results are: the same pairs, their cosines, and the cosines at the same rank.
+    """Compare two results: fraction of equal pairs, their cosines, and the cosines at the same rank.
 
     Where a pair differs, two candidates were alike within rounding if the cosines at that rank agree.
 

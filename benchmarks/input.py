@@ -1,4 +1,4 @@
-"""The input pipeline on one core: images to normalised views, ours against the published code's, sample by sample.
+"""Input pipeline on one core: from images to normalised views, ours against the published code, sample by sample.
 
 Ours reads an image, cuts its views, puts a batch together and colours it, as `orl` does when it trains on a CPU. The
 published code opens an image by Pillow and sends it through torchvision's transforms on Pillow images, once a view.
@@ -37,17 +37,17 @@ from orl.views.view_samplers import ViewDistribution, sample_global_views
 SEED = 0
 CPU = torch.device("cpu")
 COLOURS = (ColourDistribution(), ColourDistribution(blur_probability=0.1, solarise_probability=0.2))
-"""Of BYOL's two views."""
-RULES = ViewDistribution(size_px=224, area_range=(0.08, 1.0), aspect_ratio_range=(3 / 4, 4 / 3), colours=COLOURS)
+"""Colour distributions of BYOL's two views."""
+DISTRIBUTION = ViewDistribution(size_px=224, area_range=(0.08, 1.0), aspect_ratio_range=(3 / 4, 4 / 3), colours=COLOURS)
 ROI_PX = 96
 JPEG_QUALITY = 97
-"""With it an image of 640 x 480 px takes about 110 kB; COCO's take 160 kB on average."""
+"""JPEG quality at which an image of 640 x 480 px has about 110 kB; COCO's images have 160 kB on average."""
 
 Sample = Callable[[int], Any]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Check that both do the same to an image, time both, write the result."""
+    """Check that both programs give the same views, time both, and write the result."""
     parser = compare.arguments(__doc__.splitlines()[0], num_images=32, batch=16, side=640, large_side=2560, runs=20)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def saved_again(options: argparse.Namespace, long_side: int, folder: Path) -> ImageTable:
-    """The images as JPEGs with a long side of so many pixels."""
+    """Write the images as JPEGs of the given long side."""
     root, names = find_images(options.images)
     names = names[:: max(1, len(names) // options.num_images)][: options.num_images]
     folder.mkdir()
@@ -87,7 +87,7 @@ def claim(
     published: Callable[[ImageTable, int], dict[str, Tensor]],
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Batches in turn by both ways; both take their images from the disk's cache."""
+    """Time batches of both programs alternately; both read images from the page cache."""
     batches = {"ours": 0, "published": 0}
 
     def images_of_batch(way: str) -> list[int]:
@@ -123,12 +123,14 @@ def claim(
 
 
 def two_views(images: ImageTable, image_id: int) -> ViewBoxes:
-    """Where the views of a sample of stage 1 lie, in an epoch drawn at random."""
-    return sample_global_views(image_id, images.sizes_wh[image_id], RULES, (SEED, random.randrange(1000), image_id))
+    """Sample the view boxes of stage 1 in a random epoch."""
+    return sample_global_views(
+        image_id, images.sizes_wh[image_id], DISTRIBUTION, (SEED, random.randrange(1000), image_id)
+    )
 
 
 def six_views(images: ImageTable, image_id: int) -> ViewBoxes:
-    """Where the views of a sample of stage 3 lie; RoIs are drawn at random, four in the image itself."""
+    """Sample the view boxes of stage 3, with four random RoIs in the image itself."""
     view_boxes = two_views(images, image_id)
     for index, box in enumerate(random_rois(images.sizes_wh[image_id], 4)):
         colours = sample_colours(COLOURS[index % 2], np.random.default_rng(random.randrange(10**6)))
@@ -137,18 +139,18 @@ def six_views(images: ImageTable, image_id: int) -> ViewBoxes:
 
 
 def random_rois(size_wh: tuple[int, int], count: int) -> np.ndarray:
-    """Boxes of a fifth of the short side to all of it, as the filter of proposals leaves them."""
+    """Sample boxes of 0.2 to 1 times the short side, like those that pass the box filter."""
     short = min(size_wh)
     sides = np.array([[random.uniform(0.2, 1) * short for _ in range(2)] for _ in range(count)])
     corners = np.array([[random.uniform(0, 1) for _ in range(2)] for _ in range(count)]) * (size_wh - sides)
     return np.concatenate([corners, corners + sides], axis=1).round().astype(np.float32)
 
 
-# The published code's.
+# The published code.
 
 
 class Blur:
-    """Gaussian blur by Pillow, of a random sigma."""
+    """Gaussian blur of random sigma by Pillow."""
 
     def __init__(self, probability: float) -> None:
         self.probability = probability
@@ -160,7 +162,7 @@ class Blur:
 
 
 class Solarise:
-    """Inversion of what is bright, by Pillow."""
+    """Solarisation by Pillow."""
 
     def __init__(self, probability: float) -> None:
         self.probability = probability
@@ -170,7 +172,7 @@ class Solarise:
 
 
 def published_colours(colours: ColourDistribution) -> list[Any]:
-    """The transforms after the crop, with torchvision's own where the published code has them."""
+    """Build the transforms after the crop, with those of torchvision that the published code uses."""
     jitter = transforms.ColorJitter(colours.brightness, colours.contrast, colours.saturation, colours.hue)
     return [
         transforms.RandomHorizontalFlip(),
@@ -195,13 +197,13 @@ PUBLISHED_ROIS = [
 
 
 def published_two_views(images: ImageTable, image_id: int) -> dict[str, Tensor]:
-    """A sample of stage 1."""
+    """Read a sample of stage 1."""
     image = Image.open(images.path(image_id)).convert("RGB")
     return {f"view_{view + 1}": transform(image) for view, transform in enumerate(PUBLISHED_VIEWS)}
 
 
 def published_six(images: ImageTable, image_id: int) -> dict[str, Tensor]:
-    """A sample of stage 3."""
+    """Read a sample of stage 3."""
     image = Image.open(images.path(image_id)).convert("RGB")
     views = {f"view_{view + 1}": transform(image) for view, transform in enumerate(PUBLISHED_VIEWS)}
     for index, box in enumerate(random_rois(images.sizes_wh[image_id], 4)):
@@ -213,7 +215,7 @@ def published_six(images: ImageTable, image_id: int) -> dict[str, Tensor]:
 
 
 def agreement(images: ImageTable, place: Callable[[ImageTable, int], ViewBoxes]) -> dict[str, float]:
-    """How many grey levels lie between the two ways at equal parameters, by what is done to the views.
+    """Measure the difference in grey levels between both programs at equal parameters, by operation.
 
     Pillow cuts off to whole grey levels after every step of the jitter, turns colours on a circle of 256 steps, and
     makes its blur of boxes. Images that are read reduced are cut at larger pixels.
@@ -233,7 +235,7 @@ def agreement(images: ImageTable, place: Callable[[ImageTable, int], ViewBoxes])
 
 
 def by_pillow(image: Image.Image, view_box: ViewBox) -> Tensor:
-    """A view at given parameters, by Pillow."""
+    """Compute a view with given parameters by Pillow."""
     colours = view_box.colours
     box = tuple(view_box.box.astype(int).tolist())
     view = image.crop(box).resize((view_box.size_px, view_box.size_px), Image.Resampling.BICUBIC)

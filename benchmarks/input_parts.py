@@ -1,4 +1,4 @@
-"""Where the time of the input pipeline goes on one core: each part by each library that could do it.
+"""Time of each part of the input pipeline on one core, for each library that implements it.
 
 The images are saved again as JPEGs of known size, as in `input.py`. Prints a table in Markdown, in which what is taken
 is set in bold.
@@ -36,15 +36,15 @@ from orl.views.crops import cut_boxes, round_to_pixels
 from orl.views.cut import ViewBox
 
 Row = tuple[str, str, float]
-"""Part, way, milliseconds."""
+"""Part, library, milliseconds."""
 SIZE_PX = 224
 JITTER = {"brightness": 1.2, "contrast": 0.8, "saturation": 1.1, "hue": 0.05}
 SIGMA_PX = 1.05
-"""The middle of BYOL's range."""
+"""Middle of BYOL's range."""
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Time every part by every way, print the table."""
+    """Time every part with every library, and print the table."""
     parser = compare.arguments(__doc__.splitlines()[0], num_images=24, side=640, large_side=2560, runs=9)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def timed(part: str, ways: dict[str, Callable[[], object]], items: int, runs: int) -> list[Row]:
-    """The median time of each way for one item; the ways take turns."""
+    """Return the median time per item of each library; the libraries alternate."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for run in range(runs + 1):
         for name, way in ways.items():
@@ -80,7 +80,7 @@ def timed(part: str, ways: dict[str, Callable[[], object]], items: int, runs: in
 
 
 def decoding(paths: Sequence[Path], large_paths: Sequence[Path], runs: int) -> list[Row]:
-    """A JPEG to pixels."""
+    """Time the decoding of a JPEG."""
     files = [path.read_bytes() for path in paths]
 
     def each(decode: Callable[[bytes], object]) -> Callable[[], object]:
@@ -106,7 +106,7 @@ def decoding(paths: Sequence[Path], large_paths: Sequence[Path], runs: int) -> l
 
 
 def cutting(images: Sequence[np.ndarray], placed: Sequence[Sequence[ViewBox]], runs: int) -> list[Row]:
-    """A crop to a view."""
+    """Time the steps from a crop to a view."""
     pairs = [(pixels, view_box.box) for pixels, view_boxes in zip(images, placed) for view_box in view_boxes]
 
     def each(cut: Callable[[np.ndarray], object]) -> Callable[[], object]:
@@ -133,7 +133,7 @@ def cutting(images: Sequence[np.ndarray], placed: Sequence[Sequence[ViewBox]], r
 
 
 def colours(images: Sequence[np.ndarray], placed: Sequence[Sequence[ViewBox]], runs: int) -> list[Row]:
-    """Every operation alone; ours less what a view takes without it."""
+    """Time every operation alone; for ours, minus the time of a view without it."""
     crops = torch.cat(
         [cut_boxes(pixels, one.box[None], SIZE_PX) for pixels, some in zip(images, placed) for one in some]
     )
@@ -192,7 +192,7 @@ def colours(images: Sequence[np.ndarray], placed: Sequence[Sequence[ViewBox]], r
 
 
 def all_alike(count: int, **changed: Any) -> ColourParameters:
-    """Parameters that change nothing, but for some, for all views."""
+    """Return parameters without any change except the given ones, for all views."""
     values = {"flip": False, "jitter_order": 0, "brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
     values |= {"gray": False, "blur_sigma_px": 0.0, "solarise": False} | changed
     return ColourParameters(**{name: torch.tensor([value] * count) for name, value in values.items()})

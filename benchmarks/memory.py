@@ -1,4 +1,4 @@
-"""Peak resident memory of neighbours and matching on the tables of a million images, made up and much larger than it.
+"""Peak resident memory of neighbours and matching on random tables of a million images, much larger than memory.
 
 Each step runs in a process of its own, which only opens the tables, so that its peak holds nothing of their making. The
 peak counts the pages of mapped files too. Both steps take their images shard by shard, in no memory that grows with the
@@ -26,14 +26,14 @@ from orl.pipeline.neighbour_tables import exact_finder
 
 GIB = 2**30
 POOL_ROWS = 2**16
-"""Different vectors among the made-up RoIs: to draw all of them would take longer than the steps."""
+"""Number of different vectors among the random RoIs; sampling all of them would take longer than the steps."""
 TOP_FRACTION = 0.1
 TABLES = ("embeddings", "neighbours", "rois", "roi_embeddings")
 STEPS = ("neighbours", "matching")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Make the tables, run each step in a process of its own, and tell its peak and its time."""
+    """Write the tables, run each step in a process of its own, and report its peak memory and time."""
     parser = compare.arguments(
         __doc__.splitlines()[0],
         num_images=1_000_000,
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def refuse_without_space(args: argparse.Namespace) -> None:
-    """Say how much disk the tables take, and stop if there is less."""
+    """Print the disk space that the tables need, and stop if there is less."""
     per_image = 2 * args.embedding_dims + 8 * args.neighbours + args.rois * (20 + 2 * args.roi_dims)
     needed, free = 1.02 * args.num_images * per_image, shutil.disk_usage(args.folder).free
     print(f"the tables take {needed / GIB:.2f} GiB of disk; {args.folder.resolve()} has {free / GIB:.2f} GiB")
@@ -74,7 +74,7 @@ def refuse_without_space(args: argparse.Namespace) -> None:
 
 
 def make_tables(args: argparse.Namespace) -> None:
-    """Write the tables that the steps read, by the package's own writing of shards."""
+    """Write the tables that the steps read, with the package's own functions."""
     generator = np.random.default_rng(0)
     pool = generator.standard_normal((POOL_ROWS, args.roi_dims), dtype=np.float32).astype(np.float16)
     slices = tables.shard_slices(args.num_images, args.shard_size)
@@ -83,7 +83,7 @@ def make_tables(args: argparse.Namespace) -> None:
     for index, images in enumerate(slices):
         ids = np.arange(images.start, images.stop, dtype=np.int32)
         embedding = generator.standard_normal((len(ids), args.embedding_dims), dtype=np.float32)
-        # Any other images do as neighbours: where they lie on the disk is as random as where the nearest lie.
+        # Random neighbours are as scattered on the disk as the nearest ones.
         steps = generator.integers(1, args.num_images, (len(ids), args.neighbours))
         counts = generator.integers((args.rois + 1) // 2, args.rois + args.rois // 2 + 1, len(ids))
         rows = (generator.integers(POOL_ROWS) + np.arange(counts.sum())) % POOL_ROWS
@@ -98,7 +98,7 @@ def make_tables(args: argparse.Namespace) -> None:
 
 
 def _run_step(args: argparse.Namespace) -> dict[str, Any]:
-    """One step on some of the shards, as `orl discover` runs it; the peak is that of this process."""
+    """Run one step on some of the shards like `orl discover`; the peak is that of this process."""
     slices = tables.shard_slices(args.num_images, args.shard_size)
     asked = args.neighbour_shards if args.step == "neighbours" else args.matching_shards
     run = np.unique(np.linspace(0, len(slices) - 1, min(asked, len(slices))).astype(int)).tolist()
@@ -149,7 +149,7 @@ def _result(args: argparse.Namespace, step: str, size: int) -> dict[str, Any]:
 
 
 def check(folder: Path, step: str) -> dict[str, Any]:
-    """Compare what a step found for image 0 with the definition, in double precision."""
+    """Compare the result of a step for image 0 with the definition in double precision."""
     found = tables.load(folder / f"found_{step}")
     if step == "neighbours":
         embeddings = tables.load(folder / "embeddings")
@@ -178,7 +178,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def _resident_bytes(which: str) -> int:
-    """'VmRSS', memory of this process now, or 'VmHWM', the most that it ever was; mapped pages count."""
+    """Read 'VmRSS' (current memory of this process) or 'VmHWM' (its peak); mapped pages count."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{which}:"))
 

@@ -1,8 +1,8 @@
-"""Nearest neighbours: exact block by block against the usual ways, and by FAISS clusters against exact.
+"""Nearest neighbours: exact block by block against the usual methods, and FAISS clusters against exact.
 
-The vectors are made up: as many as COCO has images, in clusters. With `--images` they are features of those images by a
-ResNet-18 of random weights. A sample of the images is searched for, each among all; of the exact ways, as many images
-as a shard of stage 2 holds too.
+The vectors are random: as many as COCO has images, in clusters. With `--images` they are features of those images from
+a ResNet-18 with random weights. The queries are a sample of the images; exact methods are also timed on the number of
+images in a shard of stage 2.
 
     python benchmarks/neighbours.py --json FILE
     python benchmarks/neighbours.py --images DIR --size-px 96 --json FILE
@@ -21,13 +21,13 @@ from orl.discovery.nearest_neighbours import nearest_neighbours, row_blocks, uni
 
 SEED = 0
 ROUNDING = 1e-6
-"""Similarities closer than this are a tie, which float32 products break in either way."""
+"""Largest difference of tied similarities, whose order float32 products decide at random."""
 
 Found = tuple[Tensor, Tensor]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Check that the neighbours agree, time all ways, write the result."""
+    """Check that the neighbours agree, time all methods, and write the result."""
     parser = compare.arguments(
         __doc__.splitlines()[0],
         num_images=118_287,
@@ -53,14 +53,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def clustered_rows(options: argparse.Namespace) -> Tensor:
-    """Made-up unit vectors around random centres, as those of images of similar scenes."""
+    """Sample unit vectors around random centres, like embeddings of images of similar scenes."""
     centres = torch.randn(options.clusters, options.dims)
     noise = torch.randn(options.num_images, options.dims)
     return torch.nn.functional.normalize(0.7 * centres[torch.randint(options.clusters, (options.num_images,))] + noise)
 
 
 def image_rows(options: argparse.Namespace) -> Tensor:
-    """Unit vectors of real images, by a ResNet-18 of random weights."""
+    """Embed real images by a ResNet-18 with random weights."""
     from orl.datasets.sources import find_images
     from orl.embed import embed_images
     from orl.networks.backbones import build_backbone
@@ -71,7 +71,7 @@ def image_rows(options: argparse.Namespace) -> Tensor:
 
 
 def exact_claims(options: argparse.Namespace, rows: Tensor, query_ids: Tensor) -> list[dict[str, Any]]:
-    """Our exact search against one product of all, and against the flat index of FAISS."""
+    """Compare our exact search with one product of all vectors, and with the flat index of FAISS."""
     import faiss
 
     flat = faiss.IndexFlatIP(rows.shape[1])
@@ -104,7 +104,7 @@ def exact_claims(options: argparse.Namespace, rows: Tensor, query_ids: Tensor) -
 
 
 def faiss_claim(options: argparse.Namespace, rows: Tensor, query_ids: Tensor) -> dict[str, Any]:
-    """FAISS by clusters against our exact search."""
+    """Compare the clustered index of FAISS with our exact search."""
     num_lists = num_lists_of(len(rows))
     sample = rows[torch.from_numpy(training_rows(len(rows), num_lists, SEED))]
     started = time.perf_counter()
@@ -132,7 +132,7 @@ def faiss_claim(options: argparse.Namespace, rows: Tensor, query_ids: Tensor) ->
 
 
 def without_query(found: Found, query_ids: Tensor) -> Found:
-    """K of K + 1 images: without the query, or without the last where the query is none of them."""
+    """Drop one of K + 1 neighbours: the query, or the last if the query is not among them."""
     ids, similarities = found
     own = ids == query_ids[:, None]
     own[:, -1] |= ~own.any(dim=1)
@@ -140,7 +140,7 @@ def without_query(found: Found, query_ids: Tensor) -> Found:
 
 
 def agreement(ours: Found, theirs: Found) -> dict[str, Any]:
-    """How many neighbours are the same image at the same place, and whether all others are ties.
+    """Compare two results: the fraction of equal neighbours, and whether all others are ties.
 
     Raises:
         RuntimeError: if similarities differ by more than float rounding.
@@ -157,7 +157,7 @@ def agreement(ours: Found, theirs: Found) -> dict[str, Any]:
 
 
 def settings_of(options: argparse.Namespace, rows: Tensor, query_ids: Tensor) -> dict[str, Any]:
-    """What the times depend on."""
+    """Return the settings that the times depend on."""
     return {
         "images": len(rows),
         "dims": rows.shape[1],

@@ -1,4 +1,4 @@
-"""Reading from a pack: images/s of one core that reads images and cuts two 224 px views, against a folder of JPEGs.
+"""Reading a pack: images/s of one core that reads images and cuts two 224 px views, against a folder of JPEGs.
 
 The images are enlarged or reduced to the size of COCO's first (`--image-side`, their short side), so that decoding
 costs what it does there; `--image-side 0` takes them as they are. All files are in the page cache; one thread works.
@@ -31,11 +31,11 @@ from orl.views.view_samplers import GlobalViewSampler, ViewDistribution
 
 SEED = 0
 JPEG_QUALITY = 90
-MAX_PIXELS = 10**8
+MAX_SCANNED_PIXELS = 10**8
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Check that the views agree, time all ways, write the result."""
+    """Check that the views agree, time all packs, and write the result."""
     parser = compare.arguments(
         __doc__.splitlines()[0], num_images=120, image_side=480, short_side=256, view_px=224, runs=9
     )
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def prepare(options: argparse.Namespace, folder: Path) -> Path:
-    """The images as JPEGs with a short side of COCO's."""
+    """Write the images as JPEGs with COCO's usual short side."""
     folder.mkdir()
     root, names = find_images(options.images)
     for index, name in enumerate(names[: options.num_images]):
@@ -69,7 +69,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> Path:
 def claim(
     options: argparse.Namespace, folder: Path, to: Path, format: PackFormat, short_side: int | None
 ) -> dict[str, Any]:
-    """One kind of pack against the folder that it is made from."""
+    """Compare one kind of pack with the folder of its images."""
     started = time.perf_counter()
     pack_images(PackOptions(images=folder, to=to, short_side=short_side, format=format, workers=1))
     pack_s = time.perf_counter() - started
@@ -100,12 +100,12 @@ def claim(
 
 
 def table(source: Path) -> ImageTable:
-    """The images of a folder or of a pack."""
-    return scan_images(*find_images(source), min_side_px=1, max_pixels=MAX_PIXELS, workers=1, quiet=True)[0]
+    """Scan the images of a folder or of a pack."""
+    return scan_images(*find_images(source), min_side_px=1, max_pixels=MAX_SCANNED_PIXELS, workers=1, quiet=True)[0]
 
 
 def samples(images: ImageTable, view_px: int) -> ViewDataset:
-    """Two views of each image, as stage 1 cuts them."""
+    """Return the data set of stage 1: two views of each image."""
     colours = (ColourDistribution(), ColourDistribution())
     rules = ViewDistribution(
         size_px=view_px, area_range=(0.08, 1.0), aspect_ratio_range=(3 / 4, 4 / 3), colours=colours
@@ -114,7 +114,7 @@ def samples(images: ImageTable, view_px: int) -> ViewDataset:
 
 
 def agreement(from_pack: ViewDataset, from_folder: ViewDataset) -> dict[str, Any]:
-    """How near the views of the first epoch are.
+    """Compare the views of the first epoch.
 
     Raises:
         RuntimeError: if views out of pixels at their own size are not those of the whole images, bit for bit.

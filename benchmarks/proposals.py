@@ -1,8 +1,8 @@
-"""Our own selective search against OpenCV's, image by image in turn: same boxes, images a second, several threads.
+"""Our selective search against OpenCV's, alternating image by image: equality of boxes, images/s, several threads.
 
 `--images` takes whatever `orl run --images` takes; with a COCO JSON or a VOC devkit the objects found are compared too.
 Every image gives one pair of times on one core: OpenCV once, and ours the median of three. OpenCV runs in a process of
-its own, in turn with ours: our search tells malloc to keep freed memory, which would make OpenCV's faster too.
+its own, alternating with ours: our search makes malloc keep freed memory, which would speed up OpenCV's too.
 """
 
 import multiprocessing
@@ -24,11 +24,11 @@ from orl.discovery.selective_search import compile_search, selective_search
 
 SEED = 1
 MIN_SIDE_FRACTION = 0.2
-"""The filter's limit over the short side of the image: 96 px of 480."""
+"""Minimum side of the box filter over the short side of the image: 96 px of 480."""
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Check that the boxes agree, time both, write the result."""
+    """Check that the boxes agree, time both, and write the result."""
     parser = compare.arguments(__doc__.splitlines()[0], num_images=40, threads=2)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     images = [load_image(root / name) for name in names]
     objects = _objects(options, names)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as opencv:
-        opencv.submit(_opencv, images[0]).result()  # forked before our search is made ready
+        opencv.submit(_opencv, images[0]).result()  # forked before our search is compiled
         compile_search()
         results = [_against_opencv(images, objects, scale, opencv) for scale in (1.0, 0.5)]
     results.append(_threads(images, options.threads))
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _objects(options: Any, names: list[str]) -> list[np.ndarray] | None:
-    """The labelled objects of each image, if its source has labels."""
+    """Read the labelled objects of each image, if the source has labels."""
     labels = read_labels(options.images)
     if labels is None:
         return None
@@ -83,7 +83,7 @@ def _against_opencv(
 def _agreement(
     images: list[np.ndarray], pairs: list[tuple[np.ndarray, np.ndarray]], objects: list[np.ndarray] | None
 ) -> dict[str, Any]:
-    """How alike the boxes are as sets, in their order, after the filter, and in the objects that they cover."""
+    """Compare the boxes as sets, in their order, after the box filter, and in the objects that they cover."""
     jaccard, same_order, kept_overlaps, kept_fractions = [], [], [], []
     for image, (ours, theirs) in zip(images, pairs):
         mine, others = set(map(tuple, ours.tolist())), set(map(tuple, theirs.tolist()))
@@ -123,7 +123,7 @@ def _best_overlaps(boxes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _threads(images: list[np.ndarray], num_threads: int) -> dict[str, Any]:
-    """The same images by one thread and by several."""
+    """Time the same images with one thread and with several."""
 
     def search_all(threads: int) -> list[np.ndarray]:
         with ThreadPoolExecutor(threads) as pool:

@@ -1,4 +1,4 @@
-"""The VOC07 protocol of linear SVMs: all classes and folds in one batch against one LIBLINEAR fit after another.
+"""VOC07 protocol of linear SVMs: all classes and folds in one batch against LIBLINEAR, one fit at a time.
 
 Both do all of it: 3 folds of 19 costs for 20 classes, the choice of costs, the final fits and the AP on test images.
 The features are made up at the size of VOC07 by a ResNet-50: not negative, of decaying spectrum, with noise in features
@@ -19,15 +19,15 @@ from orl.evaluation.svm import SvmResult, score_svm
 SEED = 0
 NUM_FACTORS = 256
 LABEL_NOISE = (1.0, 0.2)
-"""Of the first class, the rarest, to the last, in standard deviations of what decides the label."""
+"""Standard deviation of the label noise, from the first class (the rarest) to the last."""
 AP_TOLERANCE = 1e-3
-"""Of a class on the test images; more is another result."""
+"""Largest difference of a class's AP on the test images that counts as agreement."""
 
 Problem = tuple[ndarray, ndarray, ndarray, ndarray]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Time both ways on the same features, check that the scores agree, write the result."""
+    """Time both programs on the same features, check that the scores agree, and write the result."""
     parser = compare.arguments(
         __doc__.splitlines()[0], num_images=5011, test_images=4952, dims=2048, classes=20, workers=1, runs=1
     )
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def made_up_features(options: argparse.Namespace) -> Problem:
-    """Features and labels of training and test images; 2 in 100 labels are 'ignored'."""
+    """Sample features and labels of training and test images; 2% of the labels are 'ignored'."""
     generator = np.random.default_rng(SEED)
     loadings = 0.8 * generator.normal(size=(NUM_FACTORS, options.dims))
     offsets = 0.5 * generator.normal(size=options.dims) - 0.2
@@ -81,7 +81,7 @@ def made_up_features(options: argparse.Namespace) -> Problem:
 
 
 def agreement(ours: SvmResult, theirs: SvmResult) -> dict[str, Any]:
-    """How near the scores are and how many costs are the same.
+    """Compare the scores and the chosen costs.
 
     Raises:
         RuntimeError: if a class differs in AP by more than the tolerance.

@@ -1,4 +1,4 @@
-"""A BYOL step on this processor: as `orl` trains, against lightly's building blocks as its BYOL example joins them.
+"""BYOL training step on this CPU: `orl` against lightly's building blocks in the way of its BYOL example.
 
 Both take the same images, widths, batch, rate and momentum, in float32. How memory and threads are used is a setting of
 a whole process, and so each way has a process of its own; they take turns and never run at once. The threads of both
@@ -6,9 +6,9 @@ soon sleep while they wait (GOMP_SPINCOUNT), or other programs would disturb the
 work is checked first, in double precision: the losses of two steps and the weights after them, from equal weights.
 
     python benchmarks/train.py --json FILE
-    python benchmarks/train.py --parts      # what each part of our step pays, and what is left out for it does not
+    python benchmarks/train.py --parts      # the gain of each part of our step, and of parts that we do not use
     python benchmarks/train.py --compile    # and with torch.compile, which first takes minutes
-    python benchmarks/train.py --busy       # how threads wait for each other: alone, and beside another program
+    python benchmarks/train.py --busy       # threads that wait for each other: alone, and beside another program
 """
 
 import argparse
@@ -45,12 +45,12 @@ from orl.views.crops import cut_boxes, random_resized_crop
 SEED = 0
 LR, SGD_MOMENTUM, EMA_MOMENTUM = 0.01, 0.9, 0.99
 LOSS_FACTOR = 4
-"""Our loss is 4 + 4 times lightly's, which is half a sum of two negative cosines; so its rate is 4 times ours."""
+"""Ratio of the learning rates: our loss is 4 + 4 times lightly's, which is half a sum of two negative cosines."""
 TOLERANCE = 1e-7
-"""What fifty layers of batch statistics over four images make of double precision's 1e-16 in two steps, with room."""
+"""Tolerance for 1e-16 of double precision after two steps of fifty layers of batch statistics over four images."""
 FEATURES = 256
 HIDDEN = {"resnet50": 4096}
-"""Width of projector and predictor: the paper's, and for smaller networks the 1024 of lightly's example."""
+"""Width of projector and predictor: the paper's, and 1024 as in lightly's example for smaller networks."""
 OTHER_HIDDEN = 1024
 BATCHES = {"resnet50": 16}
 OTHER_BATCH = 32
@@ -58,12 +58,12 @@ SCENE_WH = (256, 192)
 SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
 
 Step = Callable[[], float]
-"""One step of training; gives the loss."""
+"""Function that runs one training step and returns the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """One way to train; what is not given is as `orl` does it."""
+    """Variant of training; the defaults are those of `orl`."""
 
     lightly: bool = False
     backbone: str = "resnet18"
@@ -90,11 +90,11 @@ PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "joined views": ({"join_views": True}, {}),
     "bf16": ({"bf16": True}, {}),
 }
-"""Part -> our step with it, and without it."""
+"""Our step with and without each part."""
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Check that the losses and weights agree, time all ways, write the result."""
+    """Check that losses and weights agree, time all variants, and write the result."""
     parser = compare.arguments((__doc__ or "").splitlines()[0], size_px=96, batch_size=0, steps=1, runs=15)
     parser.add_argument("--backbones", nargs="+", default=["resnet18", "resnet50"], choices=tuple(BUILDERS))
     parser.add_argument(
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def claims(options: argparse.Namespace, backbone: str) -> Iterator[dict[str, Any]]:
-    """All that was asked for of one backbone."""
+    """Run all requested comparisons for one backbone."""
     images = None if options.images is None else str(options.images)
     batch_size = options.batch_size or BATCHES.get(backbone, OTHER_BATCH)
     ours = Way(backbone=backbone, batch_size=batch_size, size_px=options.size_px, images=images)
@@ -135,7 +135,7 @@ def claims(options: argparse.Namespace, backbone: str) -> Iterator[dict[str, Any
 def timed(
     claim: str, alternative: str, ours: Way, theirs: Way, options: argparse.Namespace, agreement: dict[str, Any]
 ) -> dict[str, Any]:
-    """Two ways in turn, each in its process."""
+    """Time two variants alternately, each in its process."""
     with served(ours, options.steps) as run_ours, served(theirs, options.steps) as run_theirs:
         measured = compare.ratios(*compare.interleaved(run_ours, run_theirs, options.runs))
     return compare.result(
@@ -144,7 +144,7 @@ def timed(
 
 
 def waiting_claims(title: str, way: Way, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Threads that soon sleep while they wait (`GOMP_SPINCOUNT`) against the default, alone and beside a program."""
+    """Compare threads that soon sleep while waiting (`GOMP_SPINCOUNT`) with the default, alone and beside a program."""
     agreement = {"not_compared": "the same step"}
     environments = {"the default": {}, "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"}}
     for name, environment in environments.items():
@@ -158,7 +158,7 @@ def waiting_claims(title: str, way: Way, options: argparse.Namespace) -> Iterato
 
 
 def settings_of(way: Way, options: argparse.Namespace) -> dict[str, Any]:
-    """What the times depend on; a load above 2 of two processors says that other programs ran, too."""
+    """Return the settings that the times depend on; a load above 2 on two cores means that other programs ran too."""
     load = {"load_average": round(os.getloadavg()[0], 1)}
     images = "drawn" if way.images is None else "given"
     hidden = HIDDEN.get(way.backbone, OTHER_HIDDEN)
@@ -174,7 +174,7 @@ def settings_of(way: Way, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def rates(way: Way, measured: dict[str, float], options: argparse.Namespace) -> dict[str, float]:
-    """Images a second of both."""
+    """Return the images per second of both."""
     images = way.batch_size * options.steps
     return {
         "ours_images_per_s": round(images / measured["ours_median_s"], 1),
@@ -182,12 +182,12 @@ def rates(way: Way, measured: dict[str, float], options: argparse.Namespace) -> 
     }
 
 
-# The process of one way.
+# The process of one variant.
 
 
 @contextmanager
 def served(way: Way, steps: int, environment: dict[str, str] = SHORT_SPIN) -> Iterator[Callable[[], None]]:
-    """A process that trains one way; calling what is given lets it do so many steps.
+    """Start a process that trains one variant; the yielded function runs a number of steps.
 
     Raises:
         RuntimeError: if the process ends, or its loss is not finite.
@@ -210,7 +210,7 @@ def served(way: Way, steps: int, environment: dict[str, str] = SHORT_SPIN) -> It
             raise RuntimeError(f"the process of {way} answers {answer!r} instead of its loss")
 
     try:
-        run()  # what is built, compiled and allocated at first belongs to no measurement
+        run()  # warm-up: building, compiling and allocating are not measured
         yield run
     finally:
         lines.close()
@@ -219,7 +219,7 @@ def served(way: Way, steps: int, environment: dict[str, str] = SHORT_SPIN) -> It
 
 
 def serve(way: Way, steps: int) -> None:
-    """Train so many steps for every line that comes in, and answer with the loss."""
+    """Train the number of steps on each input line, and print the loss."""
     if way.keep_memory:
         keep_freed_memory()
     torch.manual_seed(SEED)
@@ -232,7 +232,7 @@ def serve(way: Way, steps: int) -> None:
 
 @contextmanager
 def busy_program() -> Iterator[None]:
-    """Another program that keeps one processor busy."""
+    """Run another program that keeps one core busy."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(0.2)
@@ -243,7 +243,7 @@ def busy_program() -> Iterator[None]:
 
 
 def make_views(way: Way) -> tuple[Tensor, Tensor]:
-    """Two views of each image of a batch: drawn scenes, or the first of the images given."""
+    """Cut two views of each image of a batch: synthetic scenes, or the first of the given images."""
     generator = np.random.default_rng(SEED)
     if way.images is None:
         images = [draw_scene(SEED, index, SCENE_WH).image for index in range(way.batch_size)]
@@ -263,7 +263,7 @@ def make_views(way: Way) -> tuple[Tensor, Tensor]:
 
 
 def our_network(way: Way) -> BYOL:
-    """What stage 1 trains."""
+    """Build the model of stage 1."""
     backbone = build_backbone(way.backbone)
     hidden = HIDDEN.get(way.backbone, OTHER_HIDDEN)
     encoder = Encoder(backbone, byol_mlp(backbone.num_channels, hidden, FEATURES))
@@ -271,7 +271,7 @@ def our_network(way: Way) -> BYOL:
 
 
 def our_step(way: Way, views: tuple[Tensor, Tensor], method: BYOL | None = None) -> Step:
-    """The step of `orl.training`, on views that lie ready."""
+    """Build the step of `orl.training` on fixed views."""
     layout = torch.channels_last if way.channels_last else torch.contiguous_format
     method = (method or our_network(way)).to(memory_format=layout).train()
     view_1, view_2 = (view.contiguous(memory_format=layout) for view in views)
@@ -300,14 +300,14 @@ def our_step(way: Way, views: tuple[Tensor, Tensor], method: BYOL | None = None)
 
 
 def loss_of(way: Way) -> Callable[[BYOL, Tensor, Tensor], Tensor]:
-    """How the loss is computed: as the package does, or with the target in inference mode."""
+    """Return the loss function: that of the package, or with the target in inference mode."""
     if way.inference_mode:
         return inference_loss
     return lambda method, view_1, view_2: method({"view_1": view_1, "view_2": view_2})[0]["loss_global"]
 
 
 def inference_loss(method: BYOL, view_1: Tensor, view_2: Tensor) -> Tensor:
-    """The target computes in inference mode."""
+    """Compute the loss with the target in inference mode."""
     with torch.inference_mode():
         targets = method.target(view_1), method.target(view_2)
     target_1, target_2 = (target.clone() for target in targets)
@@ -320,7 +320,7 @@ def inference_loss(method: BYOL, view_1: Tensor, view_2: Tensor) -> Tensor:
 
 
 class LightlyBYOL(nn.Module):
-    """Backbone, heads and their moving averages out of lightly's building blocks."""
+    """Backbone, heads and their moving averages from lightly's building blocks."""
 
     def __init__(self, network: ResNet, hidden: int) -> None:
         super().__init__()
@@ -347,7 +347,7 @@ def lightly_network(way: Way) -> LightlyBYOL:
 
 
 def lightly_step(way: Way, views: tuple[Tensor, Tensor], model: LightlyBYOL | None = None) -> Step:
-    """The loop's body of lightly's BYOL example."""
+    """Build the loop body of lightly's BYOL example."""
     from lightly.loss import NegativeCosineSimilarity
     from lightly.models.utils import update_momentum
 
@@ -371,11 +371,11 @@ def lightly_step(way: Way, views: tuple[Tensor, Tensor], model: LightlyBYOL | No
     return step
 
 
-# Whether both do the same.
+# Agreement of both.
 
 
 def check_agreement(way: Way) -> dict[str, Any]:
-    """Two steps of both from equal weights in double precision: losses by the formula, and the weights after them.
+    """Compare two steps of both from equal weights in double precision: losses, and the weights after them.
 
     The heads differ in one place: ours has a bias in the first layer, where batch normalisation takes it away again,
     and lightly's in the last. Neither has one here.
@@ -408,7 +408,7 @@ def check_agreement(way: Way) -> dict[str, Any]:
 
 
 def drop_biases(method: BYOL, model: LightlyBYOL) -> None:
-    """Take away the biases that only one of the two has."""
+    """Remove the biases that only one of the two has."""
     for head in (method.online.projector, method.target.projector, method.predictor):
         head[0].bias = None
     for head in (model.projection_head, model.projection_head_momentum, model.prediction_head):
@@ -416,7 +416,7 @@ def drop_biases(method: BYOL, model: LightlyBYOL) -> None:
 
 
 def in_order(network: BYOL | LightlyBYOL) -> list[Tensor]:
-    """All weights, the online ones first, in one order for both."""
+    """Return all weights in the same order for both, the online ones first."""
     if isinstance(network, BYOL):
         return [*online_weights(network), *network.target.parameters()]
     return [
@@ -427,7 +427,7 @@ def in_order(network: BYOL | LightlyBYOL) -> list[Tensor]:
 
 
 def online_weights(network: BYOL | LightlyBYOL) -> list[Tensor]:
-    """What the optimiser changes: backbone, projector, predictor."""
+    """Return the trained modules: backbone, projector, predictor."""
     parts = (
         (network.online, network.predictor)
         if isinstance(network, BYOL)

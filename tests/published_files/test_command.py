@@ -91,9 +91,7 @@ def test_published_files_are_read_trained_on_and_written(
         (["write", "nowhere", "--to", "x"], "no config file at nowhere"),
     ],
 )
-def test_a_wrong_call_gives_one_line(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_call_gives_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["published-files", *arguments]) == 1
     assert message in capsys.readouterr().err
 

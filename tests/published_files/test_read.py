@@ -170,7 +170,7 @@ def test_files_read_one_by_one_give_the_tables_of_one_call(
     read(tmp_path / "other", images, correspondences=files["correspondences"])
     with caplog.at_level(logging.INFO):
         read(tmp_path / "other", images, proposals=files["proposals"])
-    assert "taken in the order of the files that were read before" in caplog.text
+    assert "read in the order of the files that were read before" in caplog.text
     assert_same(tmp_path / "one", tmp_path / "other")
 
 
