@@ -74,10 +74,11 @@ def _read_published(arguments: Sequence[str]) -> None:
     from orl.pipeline.scan import scan
     from orl.published_files.read import PublishedFiles, RunTables, read_published
 
+    published = PublishedFiles(**vars(files))  # checked before the scan, which may take long
     images = scan(preflight(config))
     run, started = RunDir(config.out), time.monotonic()
     target = RunTables(folder=run.table(""), shard_size=config.discover.shard_size, overwrite=config.overwrite)
-    found = read_published(PublishedFiles(**vars(files)), images, config.images, target)
+    found = read_published(published, images, config.images, target)
     record_stage(run, "exchange", "done", time.monotonic() - started)
     for name in found:
         finish(name, run.table(name))
