@@ -120,8 +120,8 @@ def check_scan(
         )
     if len(images) < min_images:
         raise ValueError(
-            f"only {len(images)} usable images, but at least {min_images} are needed, for a batch and for one more than "
-            f"the neighbours of an image: {found}; add images, or set a smaller batch or fewer neighbours"
+            f"only {len(images)} usable images, but at least {min_images} are needed, for a batch and for one more "
+            f"than the neighbours of an image: {found}; add images, or set a smaller batch or fewer neighbours"
         )
 
 
