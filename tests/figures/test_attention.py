@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from orl.figures.attention import attention_map, draw_attention_sheet, reduce_feature_map
+from orl.figures.attention import attention_map, reduce_feature_map
 from orl.networks.backbones import Backbone, build_backbone
 
 
@@ -99,7 +99,7 @@ def test_the_sign_of_the_component_follows_the_magnitude_and_not_the_sign_of_the
         torch.testing.assert_close(reduce_feature_map(feature_map, "component"), steps[None])
 
 
-def test_where_the_magnitude_does_not_tell_the_smaller_area_is_positive():
+def test_without_help_of_the_magnitude_the_smaller_area_is_positive():
     # One position at (1, -1) of three at (-1, 1): the magnitude is the same everywhere.
     signs = torch.tensor([1.0, -1.0, -1.0, -1.0])
     found = reduce_feature_map(torch.stack([signs, -signs])[:, None], "component")
@@ -140,7 +140,7 @@ def test_a_backbone_of_any_stride_gives_a_map_of_the_images_size(shape):
     assert attention_map(fake_backbone(feature_map), image(50, 75)).shape == (50, 75)
 
 
-def test_a_network_without_a_name_is_told_by_its_class():
+def test_an_unnamed_network_is_called_by_its_class():
     with pytest.raises(ValueError, match="FixedMap in training mode"):
         attention_map(FixedMap(torch.ones(1, 1, 1)).train(), image(40, 40))
 
@@ -151,22 +151,5 @@ def test_a_backbone_in_training_mode_is_refused():
 
 
 def test_a_side_below_one_position_is_refused():
-    with pytest.raises(ValueError, match="long_side_px 31"):
+    with pytest.raises(ValueError, match="needs a long_side_px of at least 32, got 31"):
         attention_map(fake_backbone(torch.ones(1, 1, 1)), image(40, 40), long_side_px=31)
-
-
-def test_a_sheet_has_a_row_for_each_image_and_one_scale_for_all():
-    ramp = np.tile(np.linspace(0, 1, 60, dtype=np.float32), (40, 1))
-    tall = ramp.T.copy()
-    maps = {"one": [ramp, tall], "two": [ramp * 0.5, tall]}
-    figure = draw_attention_sheet([image(40, 60), image(60, 40)], maps, ["first line", "second line"], threshold=0.7)
-    *panels, scale = figure.axes
-    assert [axes.get_title() for axes in panels] == ["image", "one", "two", "", "", ""]
-    assert [axes.images[-1].get_clim() for axes in panels[1:3] + panels[4:]] == [(0, 1)] * 4
-    assert [len(axes.collections) for axes in panels] == [0, 1, 0, 0, 1, 1]
-    assert panels[1].collections[0].levels.tolist() == [0.7]
-    assert "0.7" in [tick.get_text() for tick in scale.get_yticklabels()]
-    assert [text.get_text() for text in figure.texts] == ["second line", "first line"]
-    sizes = [axes.get_position(original=True).size * figure.get_size_inches() for axes in panels]
-    for (width, height), shape in zip(sizes, [(40, 60)] * 3 + [(60, 40)] * 3):
-        assert width / height == pytest.approx(shape[1] / shape[0])

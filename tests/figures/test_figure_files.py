@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from orl.figures.figure_files import FileOptions, check_file_options, check_suffix, figure_file, save_figure
+from orl.figures.figure_files import FigureFile, check_suffix, save_figure
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,8 @@ def test_an_unknown_suffix_is_refused(tmp_path: Path, name: str, message: str) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dpi": 29}, "dpi must be from 30 to 600, not 29"),
-        ({"dpi": 601}, "dpi must be from 30 to 600, not 601"),
+        ({"dpi": 29}, "dpi must be from 30 to 600, got 29"),
+        ({"dpi": 601}, "dpi must be from 30 to 600, got 601"),
         ({"pdf": True, "svg": True}, "--pdf and --svg are both given"),
         ({"pdf": True, "to": Path("a.svg")}, r"--pdf does not go with --to a\.svg; leave one out"),
         ({"svg": True, "to": Path("a.png")}, r"--svg does not go with --to a\.png; leave one out"),
@@ -30,14 +30,13 @@ def test_an_unknown_suffix_is_refused(tmp_path: Path, name: str, message: str) -
 )
 def test_options_that_contradict_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_file_options(FileOptions(**options))
+        FigureFile(**options).path(Path("run"), "pairs")
 
 
-def test_the_file_is_the_one_asked_for_or_one_in_the_folder_in_the_format_asked_for() -> None:
+def test_the_path_is_the_file_asked_for_or_a_file_in_the_folder() -> None:
     folder = Path("run/figures")
-    assert figure_file(FileOptions(), folder, "pairs") == folder / "pairs.png"
-    assert figure_file(FileOptions(pdf=True), folder, "pairs") == folder / "pairs.pdf"
-    assert figure_file(FileOptions(svg=True), folder, "pairs") == folder / "pairs.svg"
-    for options in (FileOptions(to=Path("b.PDF"), pdf=True), FileOptions(to=Path("b.PDF"))):
-        check_file_options(options)
-        assert figure_file(options, folder, "pairs") == Path("b.PDF")
+    assert FigureFile().path(folder, "pairs") == folder / "pairs.png"
+    assert FigureFile(pdf=True).path(folder, "pairs") == folder / "pairs.pdf"
+    assert FigureFile(svg=True).path(folder, "pairs") == folder / "pairs.svg"
+    for file in (FigureFile(to=Path("b.PDF"), pdf=True), FigureFile(to=Path("b.PDF"))):
+        assert file.path(folder, "pairs") == Path("b.PDF")

@@ -39,6 +39,11 @@ def make_table(folder: Path, rows: Rows, rows_per_shard: int = 3) -> tables.Tabl
     return tables.load(folder)
 
 
+IMAGE_IDS = np.array([0, 0, 0, 1, 1, 2], dtype=np.int32)
+NEIGHBOUR_IDS = np.array([1, 1, 2, 0, 2, 0], dtype=np.int32)
+SIMILARITIES = np.array([0.5, 0.9, 0.8, 0.95, 0.6, 0.7], dtype=np.float32)
+
+
 @pytest.fixture
 def table(tmp_path: Path) -> tables.Table:
     return make_table(tmp_path / "correspondences", ROWS)
@@ -145,3 +150,13 @@ def test_an_empty_table_gives_no_pairs(tmp_path: Path) -> None:
     assert extreme_pairs(table, NUM_IMAGES, 3, sign=1) == []
     assert first_pairs(table, NUM_IMAGES, 3) == []
     assert random_pairs(table, NUM_IMAGES, 3, np.random.default_rng(0)) == []
+
+
+def test_top_correspondences_are_the_best_of_distinct_query_images_and_distinct_image_pairs():
+    # Row 3 (1 -> 0) is best; row 1 is the same two images the other way round; then row 2 (0 -> 2);
+    # row 5 (2 -> 0) is row 2 the other way round.
+    assert top_correspondences(IMAGE_IDS, NEIGHBOUR_IDS, SIMILARITIES, 3) == [3, 2]
+
+
+def test_top_correspondences_are_as_many_as_asked_for():
+    assert top_correspondences(IMAGE_IDS, NEIGHBOUR_IDS, SIMILARITIES, 1) == [3]

@@ -11,9 +11,10 @@ from tests.finished_run import HEIGHT, NUM_IMAGES, WIDTH, write_images, write_ta
 from orl.cli import main
 from orl.config import RunConfig, save_config
 from orl.datasets.image_table import load_image_table
-from orl.figures import view_figure as views
+from orl.figures import view_figure as module
+from orl.figures.figure_files import FigureFile
 from orl.figures.run_images import RunImages
-from orl.figures.view_figure import SampleViews, ViewOptions, draw_views, read_sample, view_sheet
+from orl.figures.view_figure import SampleViews, ViewOptions, draw_views, read_sample, view_figure
 from orl.pipeline.view_samplers import build_view_sampler
 from orl.recipes import demo
 from orl.rundir import RunDir
@@ -26,7 +27,7 @@ OBJECT_VIEWS = ["view_1", "view_2", "intra_1", "intra_2", "inter_1", "inter_2"]
 
 @pytest.fixture
 def found(tmp_path: Path) -> RunDir:
-    """A run with its settings and the tables of stage 2."""
+    """A run with its config and the tables of stage 2."""
     run = RunDir(tmp_path / "run")
     write_images(run, tmp_path / "images")
     write_tables(run)
@@ -49,10 +50,10 @@ def without_colours(config: RunConfig) -> RunConfig:
 
 
 def test_the_views_are_those_that_training_gets(found: RunDir) -> None:
-    images, settings = load_image_table(found.images), config_of(found)
-    smaller = replace(settings.stage3.views, size_px=settings.stage1.views.size_px - 8)
-    settings = replace(settings, stage3=replace(settings.stage3, views=smaller))
-    view_sampler = build_view_sampler(settings, "stage3", images)
+    images, config = load_image_table(found.images), config_of(found)
+    smaller = replace(config.stage3.views, size_px=config.stage1.views.size_px - 8)
+    config = replace(config, stage3=replace(config.stage3, views=smaller))
+    view_sampler = build_view_sampler(config, "stage3", images)
     sample = read_sample(view_sampler, (2, 3), RunImages(found, images, 110))
     assert list(sample.views) == OBJECT_VIEWS
     view_boxes = view_sampler.sample_boxes((2, 3))
@@ -61,7 +62,7 @@ def test_the_views_are_those_that_training_gets(found: RunDir) -> None:
     for name, (_, box) in sample.boxes.items():
         np.testing.assert_array_equal(box, view_boxes[name].box)
     sides = [view.shape[0] for view in sample.views.values()]
-    assert sides == [settings.stage3.views.size_px] * 2 + [settings.objects.roi_size_px] * 4
+    assert sides == [config.stage3.views.size_px] * 2 + [config.objects.roi_size_px] * 4
 
 
 def test_without_colour_changes_a_view_is_its_crop_but_for_gray_and_flips(found: RunDir) -> None:
@@ -72,7 +73,7 @@ def test_without_colour_changes_a_view_is_its_crop_but_for_gray_and_flips(found:
     for image_id in range(NUM_IMAGES):
         sample = read_sample(view_sampler, (0, image_id), images)
         for name, view_box in view_sampler.sample_boxes((0, image_id)).items():
-            crop = cut_boxes(images.whole(image_id), view_box.box[None], view_box.size_px)[0]
+            crop = cut_boxes(images.load(image_id), view_box.box[None], view_box.size_px)[0]
             if view_box.colours.gray:
                 continue
             plain += 1
@@ -88,17 +89,17 @@ def test_normalising_a_shown_view_again_gives_what_the_network_got(found: RunDir
     view = collate_views([ViewDataset(view_sampler)[1, 0]]).views["view_1"]
     network_input = augment(view.crop, view.colours, torch.device("cpu"))
     again = normalise(torch.from_numpy(sample.views["view_1"]).permute(2, 0, 1)[None])
-    # Shown are whole grey levels: half of one is lost, over the smallest deviation.
+    # Pixels are rounded to integers: an error of half a level, over the smallest std.
     torch.testing.assert_close(again, network_input, rtol=0, atol=0.51 / 255 / 0.224)
 
 
-def test_boxes_shrink_with_per_image_that_is_shown_smaller(found: RunDir) -> None:
+def test_boxes_shrink_with_an_image_that_is_shown_smaller(found: RunDir) -> None:
     images = load_image_table(found.images)
     view_sampler = build_view_sampler(config_of(found), "stage1", images)
-    whole = read_sample(view_sampler, (0, 1), RunImages(found, images, 110)).boxes["view_1"][1]
+    full = read_sample(view_sampler, (0, 1), RunImages(found, images, 110)).boxes["view_1"][1]
     # At 20 dpi a sheet shows images of at most 60 pixels of height: 64 become 60.
     small = read_sample(view_sampler, (0, 1), RunImages(found, images, 20)).boxes["view_1"][1]
-    np.testing.assert_allclose(small, whole * 60 / 64, rtol=1e-6)
+    np.testing.assert_allclose(small, full * 60 / 64, rtol=1e-6)
 
 
 def sample_of(num_images: int) -> SampleViews:
@@ -131,9 +132,9 @@ def test_a_sample_of_one_image_has_no_neighbour() -> None:
 
 def test_the_views_are_those_of_the_epoch_asked_for(found: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
-    monkeypatch.setattr(views, "save_figure", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(module, "save_figure", lambda figure, path: figures.append(figure))
     view_sampler = build_view_sampler(config_of(found), "stage1", load_image_table(found.images))
-    view_sheet(found, view_sampler, "stage1", ViewOptions(image="image_1.png", epoch=4))
+    view_figure(found, view_sampler, "stage1", ViewOptions(image="image_1.png", epoch=4), FigureFile())
     shown = np.asarray(figures[0].axes[1].images[0].get_array())
     at_4, at_0 = (
         read_sample(view_sampler, (epoch, 1), RunImages(found, view_sampler.images, 110)).views["view_1"]
@@ -161,17 +162,16 @@ def test_the_command_line_draws_the_same_each_time(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"images": 0}, "images must be at least 1, not 0"),
-        ({"epoch": -1}, "epoch must be at least 0, not -1"),
-        ({"seed": -1}, "seed must be at least 0, not -1"),
+        ({"images": 0}, "images must be at least 1, got 0"),
+        ({"epoch": -1}, "epoch must be at least 0, got -1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"image": "nothing.png"}, r"no image 'nothing\.png' among the 6 of the run"),
-        ({"pdf": True, "svg": True}, "--pdf and --svg are both given"),
     ],
 )
-def test_options_that_make_no_figure_are_refused(found: RunDir, options: dict, message: str) -> None:
+def test_options_out_of_range_are_refused(found: RunDir, options: dict, message: str) -> None:
     view_sampler = build_view_sampler(config_of(found), "stage1", load_image_table(found.images))
     with pytest.raises(ValueError, match=message):
-        view_sheet(found, view_sampler, "stage1", ViewOptions(**options))
+        view_figure(found, view_sampler, "stage1", ViewOptions(**options), FigureFile())
 
 
 def test_stage_3_needs_stage_2_and_a_run(found: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

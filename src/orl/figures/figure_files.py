@@ -1,9 +1,10 @@
-"""Where a figure goes: its options, the file that they name, and the writing of it."""
+"""The file that a figure is written to: its name, format and resolution, and the writing of it."""
 
 import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -21,38 +22,50 @@ METADATA: dict[str, dict[str, str | None]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileOptions:
-    """The file of a figure."""
+class FigureFile:
+    """The file of a figure, its format and its resolution."""
 
     to: Path | None = None
-    """File to write: .png, .svg or .pdf; a PNG in the run's folder `figures` if not given."""
+    """File to write (.png, .svg or .pdf). By default a PNG in a folder `figures` of the run."""
     pdf: bool = False
-    """Write a PDF in place of the PNG: lines and words sharp at any size, images at the resolution asked for."""
+    """Write a PDF: lines and text stay sharp at any size, images have the resolution of --dpi."""
     svg: bool = False
-    """Write an SVG in place of the PNG, likewise."""
+    """Write an SVG: lines and text stay sharp at any size, images have the resolution of --dpi."""
     dpi: int = 110
-    """Resolution of the images and of a PNG, pixels an inch."""
+    """Resolution of the images and of a PNG, in pixels per inch."""
+
+    def path(self, folder: Path, name: str) -> Path:
+        """Check the options and return the path: `to`, or by default a figure of this name in the folder.
+
+        Raises:
+            ValueError: if two formats are asked for, the suffix is unknown, or the resolution is out of range.
+        """
+        if not 30 <= self.dpi <= 600:
+            raise ValueError(f"dpi must be from 30 to 600, got {self.dpi}")
+        if self.pdf and self.svg:
+            raise ValueError("--pdf and --svg are both given, and a figure is written in one format; leave one out")
+        suffix = ".pdf" if self.pdf else ".svg" if self.svg else ".png"
+        if self.to is None:
+            return folder / f"{name}{suffix}"
+        check_suffix(self.to)
+        if suffix != ".png" and self.to.suffix.lower() != suffix:
+            raise ValueError(f"--{suffix[1:]} does not go with --to {self.to}; leave one out")
+        return self.to
 
 
-def check_file_options(options: FileOptions) -> None:
-    """Refuse what no file can be written with, before anything is read or drawn.
+def check_at_least(options: Any, **minima: int) -> None:
+    """Check that fields of a figure's options are not below a minimum.
 
     Raises:
-        ValueError: if two formats are asked for, the file's suffix is unknown, or the resolution is out of range.
+        ValueError: if one is; the message names the field.
     """
-    if not 30 <= options.dpi <= 600:
-        raise ValueError(f"dpi must be from 30 to 600, not {options.dpi}")
-    if options.pdf and options.svg:
-        raise ValueError("--pdf and --svg are both given, and a figure is written in one format; leave one out")
-    asked = _suffix(options)
-    if options.to is not None:
-        check_suffix(options.to)
-        if asked != ".png" and options.to.suffix.lower() != asked:
-            raise ValueError(f"--{asked[1:]} does not go with --to {options.to}; leave one out")
+    for name, minimum in minima.items():
+        if getattr(options, name) < minimum:
+            raise ValueError(f"{name} must be at least {minimum}, got {getattr(options, name)}")
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a file that no figure can be written to.
+    """Check that a figure can be written to a file of this name.
 
     Raises:
         ValueError: if its suffix is none of .png, .svg and .pdf.
@@ -62,29 +75,20 @@ def check_suffix(path: Path) -> None:
         raise ValueError(f"{path} {found}; a figure is written as {', '.join(METADATA)}")
 
 
-def figure_file(options: FileOptions, folder: Path, name: str) -> Path:
-    """The file that is asked for, or one of this name in the folder, in the format that is asked for."""
-    return options.to or folder / f"{name}{_suffix(options)}"
-
-
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write the figure in the format of the file's suffix: whole or not at all, the same bytes for the same figure.
+    """Write the figure atomically, in the format of the path's suffix. The same figure gives the same bytes.
 
     Raises:
         ValueError: if the suffix is unknown.
     """
     check_suffix(path)
-    kind, file = path.suffix.lower(), io.BytesIO()
+    suffix, buffer = path.suffix.lower(), io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands for it
-        if kind == ".png":
-            Image.fromarray(render_pixels(figure)).save(file, "PNG")
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box is drawn in its place
+        if suffix == ".png":
+            Image.fromarray(render_pixels(figure)).save(buffer, "PNG")
         else:
             # Publishers refuse the Type 3 fonts that Matplotlib embeds by default.
             with matplotlib.rc_context({"svg.hashsalt": "orl", "pdf.fonttype": 42}):
-                figure.savefig(file, format=kind[1:], dpi=figure.dpi, metadata=METADATA[kind])
-    files.write_atomically(path, file.getvalue())
-
-
-def _suffix(options: FileOptions) -> str:
-    return ".pdf" if options.pdf else ".svg" if options.svg else ".png"
+                figure.savefig(buffer, format=suffix[1:], dpi=figure.dpi, metadata=METADATA[suffix])
+    files.write_atomically(path, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Which pairs of images are shown, read from a correspondence table that may be larger than the memory."""
+"""Choice of the pairs of images to show, from a correspondence table that may be larger than the memory."""
 
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ POOL_SIZE = 4096
 
 
 def image_rows(table: Table, image_id: int) -> range:
-    """The rows of one image in a table that is in the order of the images: found by halving, the rest is not read."""
+    """Find the rows of one image by binary search; the table is in the order of the images."""
 
     def image_id_of(row: int) -> int:
         return int(table.rows("image_id", row, row + 1)[0])
@@ -25,7 +25,7 @@ def image_rows(table: Table, image_id: int) -> range:
 
 
 def ranked_neighbours(correspondences: Table, image_id: int) -> tuple[Int[ndarray, "k"], Float[ndarray, "k"]]:
-    """The neighbours that an image has correspondences in, in the order of the table, nearest first.
+    """Return the neighbours that an image has correspondences in, nearest first.
 
     Returns:
         The neighbours, and the similarity of the best correspondence in each.
@@ -38,7 +38,7 @@ def ranked_neighbours(correspondences: Table, image_id: int) -> tuple[Int[ndarra
 def best_correspondences(
     correspondences: Table, image_id: int, neighbour_id: int, num_pairs: int
 ) -> tuple[Int[ndarray, "p"], Int[ndarray, "p"], Float[ndarray, "p"]]:
-    """The most similar correspondences of two images, best first: RoIs here, RoIs there, similarities."""
+    """Return the most similar correspondences of two images: RoIs, matched RoIs and similarities, best first."""
     rows = image_rows(correspondences, image_id)
     there, rois, neighbour_rois, similarities = (
         correspondences.rows(name, rows.start, rows.stop)
@@ -57,18 +57,18 @@ def extreme_pairs(
     images_per_block: int = IMAGES_PER_BLOCK,
     pool_size: int = POOL_SIZE,
 ) -> list[tuple[int, int]]:
-    """The pairs of images whose best correspondence is the most similar, or the least: `top_correspondences` chooses.
+    """Choose the pairs of images whose best correspondence is the most similar, or the least.
 
     Args:
-        correspondences: the table.
-        num_images: images of the run.
-        num_pairs: how many to choose.
+        correspondences: correspondence table.
+        num_images: number of images of the run.
+        num_pairs: number of pairs to choose.
         sign: 1 for the most similar, -1 for the least.
-        images_per_block: images whose rows are read at a time.
-        pool_size: pairs of images that are kept for the choice; more are, when these are too much alike.
+        images_per_block: number of images whose rows are read at a time.
+        pool_size: number of candidates that are kept; it grows when these share too many images.
 
     Returns:
-        (image, neighbour), the most extreme first; among equals the first in the table.
+        Pairs (image, neighbour), the most extreme first; among equals the first in the table.
     """
     while True:
         pool: list[ndarray] = [np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)]
@@ -76,7 +76,7 @@ def extreme_pairs(
         for block in _blocks(correspondences, num_images, images_per_block):
             num_seen += len(block[0])
             pool = [np.concatenate(columns) for columns in zip(pool, block)]
-            # A similarity that is not a number, as of an import that knows none, is sorted last and so dropped first.
+            # NaN, an unknown similarity of an imported table, is sorted last and so dropped first.
             kept = np.argsort(-sign * pool[2], kind="stable")[:pool_size]
             pool = [column[kept] for column in pool]
         chosen = top_correspondences(pool[0], pool[1], sign * pool[2], num_pairs)
@@ -91,13 +91,13 @@ def top_correspondences(
     similarities: Float[ndarray, "n"],
     num_pairs: int,
 ) -> list[int]:
-    """The most similar pairs, one a query image and one for two images that are each other's neighbours.
+    """Choose the most similar pairs: one per query image, and one for two images that are neighbours of each other.
 
     Args:
-        image_ids: the query image of each row of the correspondence table.
-        neighbour_ids: the neighbour it was matched in.
-        similarities: cosine of the two RoIs.
-        num_pairs: how many to choose; fewer are returned when there are not as many query images.
+        image_ids: query image of each row of the correspondence table.
+        neighbour_ids: neighbour of each row.
+        similarities: cosine of the two RoIs of each row.
+        num_pairs: number of pairs to choose, at most one per query image.
 
     Returns:
         Rows of the table, most similar first; among equals the first row.
@@ -119,7 +119,7 @@ def top_correspondences(
 def random_pairs(
     correspondences: Table, num_images: int, num_pairs: int, generator: np.random.Generator
 ) -> list[tuple[int, int]]:
-    """Images drawn at random, each with a neighbour drawn at random: what stage 3 mostly sees."""
+    """Sample images at random, each with a random neighbour, as stage 3 mostly does."""
     pairs: list[tuple[int, int]] = []
     for image_id in map(int, generator.permutation(num_images)):
         if len(pairs) == num_pairs:
@@ -131,7 +131,7 @@ def random_pairs(
 
 
 def first_pairs(correspondences: Table, num_images: int, num_pairs: int) -> list[tuple[int, int]]:
-    """The first images of the run, each with its nearest neighbour."""
+    """Return the first images of the run, each with its nearest neighbour."""
     pairs: list[tuple[int, int]] = []
     for image_id in range(num_images):
         if len(pairs) == num_pairs:
@@ -153,7 +153,7 @@ def _blocks(
 def _best_of_each(
     correspondences: Table, start: int, stop: int
 ) -> tuple[Int[ndarray, "n"], Int[ndarray, "n"], Float[ndarray, "n"]]:
-    """Image, neighbour and best similarity of each pair of images in some rows, in the order of the rows."""
+    """Return image, neighbour and best similarity of each pair of images in some rows, in the order of the rows."""
     image_ids, neighbour_ids, similarities = (
         correspondences.rows(name, start, stop) for name in ("image_id", "neighbour_id", "similarity")
     )

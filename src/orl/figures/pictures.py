@@ -1,4 +1,4 @@
-"""From a figure to a picture that can lie inside a page: drawn off screen, encoded as a data URI."""
+"""Rendering of figures to pixels, and encoding of pictures for an HTML page (data URIs)."""
 
 import base64
 import io
@@ -20,17 +20,17 @@ TITLE_COLOUR = "#3a3d42"
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """An encoded picture and its size in pixels, which a page needs to lay it out before it is decoded."""
+    """An encoded picture and its size in pixels, which a page needs for its layout before it decodes the picture."""
 
     uri: str
     width_px: int
     height_px: int
     is_chart: bool = False
-    """Lines and words on white, which may be shown on black."""
+    """Whether it has lines and text on white, which may be shown inverted on a dark page."""
 
 
 def image_axes(figure: Figure, left: float, bottom: float, width: float, height: float, title: str = "") -> Axes:
-    """A place for an image, without frame and ticks; where it lies in shares of the figure."""
+    """Add axes for an image, without frame and ticks; their position is in fractions of the figure."""
     axes = figure.add_axes((left, bottom, width, height))
     axes.set_axis_off()
     axes.set_title(title, fontsize=10, color=TITLE_COLOUR, pad=4, parse_math=False)
@@ -38,45 +38,45 @@ def image_axes(figure: Figure, left: float, bottom: float, width: float, height:
 
 
 def render_pixels(figure: Figure) -> UInt8[ndarray, "h w 3"]:
-    """The figure's pixels on white."""
+    """Draw the figure on white and return its pixels."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def as_jpeg(figure: Figure) -> Picture:
-    """For images: colour at full resolution, so that thin coloured lines stay sharp."""
+    """Encode a figure of images, with colour at full resolution so that thin coloured lines stay sharp."""
     pixels = render_pixels(figure)
     data = encode_jpeg(pixels, MAX_FIGURE_BYTES, subsampling=0)
     return Picture(uri=data_uri("image/jpeg", data), width_px=pixels.shape[1], height_px=pixels.shape[0])
 
 
 def encode_jpeg(pixels: UInt8[ndarray, "h w 3"], max_bytes: int, subsampling: int = 2) -> bytes:
-    """A JPEG of the best quality that has at most so many bytes, or of the least quality that is tried.
+    """Encode a JPEG of the highest quality within a number of bytes, or of the lowest quality tried.
 
     Args:
         pixels: RGB.
-        max_bytes: of the file.
+        max_bytes: limit on the size of the file.
         subsampling: 0 for colour at full resolution, 2 for a quarter of it.
     """
     data = b""
     for quality in JPEG_QUALITIES:
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=subsampling, optimize=True)
-        data = file.getvalue()
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=subsampling, optimize=True)
+        data = buffer.getvalue()
         if len(data) <= max_bytes:
             break
     return data
 
 
 def as_svg(figure: Figure) -> Picture:
-    """For charts: sharp at any size, the same bytes for the same figure."""
-    file = io.BytesIO()
+    """Encode a chart, sharp at any size; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "orl"}):
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     width_in, height_in = figure.get_size_inches()
     return Picture(
-        uri=data_uri("image/svg+xml", file.getvalue()),
+        uri=data_uri("image/svg+xml", buffer.getvalue()),
         width_px=round(width_in * 96),
         height_px=round(height_in * 96),
         is_chart=True,
@@ -84,5 +84,5 @@ def as_svg(figure: Figure) -> Picture:
 
 
 def data_uri(media_type: str, data: bytes) -> str:
-    """A file as an address that holds it."""
+    """Return a file as a `data:` address, which contains its bytes."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

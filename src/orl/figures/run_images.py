@@ -1,4 +1,4 @@
-"""The images and tables of a run's folder, as figures want them: checked, and at the size they are shown in."""
+"""The images and tables of a run, checked for a figure, and the choice of the images to show."""
 
 import difflib
 from bisect import bisect_left
@@ -12,7 +12,7 @@ from orl import tables
 from orl.datasets.decode import ImageError, load_image
 from orl.datasets.image_table import ImageTable, load_image_table
 from orl.figures.pair_selection import image_rows
-from orl.figures.sheets import thumbnail
+from orl.figures.sheets import shrink_to_cell
 from orl.rundir import RunDir
 from orl.tables import Table
 
@@ -22,17 +22,17 @@ MAX_NEAR_CANDIDATES = 2000
 
 @dataclass(frozen=True)
 class RunImages:
-    """The images of a run, at the size that a sheet shows them in."""
+    """The images of a run, decoded for figures of a resolution."""
 
     run: RunDir
     images: ImageTable
     dpi: int
 
-    def whole(self, image_id: int) -> UInt8[ndarray, "h w 3"]:
-        """An image in its own pixels.
+    def load(self, image_id: int) -> UInt8[ndarray, "h w 3"]:
+        """Decode an image at its full size.
 
         Raises:
-            ValueError: if it cannot be read, or has another size than it had when the images were scanned.
+            ValueError: if it cannot be read, or its size has changed since the scan.
         """
         try:
             image = load_image(self.images.path(image_id), None)
@@ -49,35 +49,38 @@ class RunImages:
             )
         return image
 
-    def small(self, image_id: int) -> tuple[UInt8[ndarray, "h w 3"], Float[ndarray, "4"]]:
-        """An image, and what brings boxes from its own pixels to these.
+    def load_thumbnail(self, image_id: int) -> tuple[UInt8[ndarray, "h w 3"], Float[ndarray, "4"]]:
+        """Decode an image at the size that a sheet shows.
+
+        Returns:
+            The image, and the factors that bring boxes from its full size to this size.
 
         Raises:
-            ValueError: as `whole`.
+            ValueError: if it cannot be read, or its size has changed since the scan.
         """
-        image = self.whole(image_id)
-        shown = thumbnail(image, self.dpi)
-        scale_xy = shown.shape[1] / image.shape[1], shown.shape[0] / image.shape[0]
-        return shown, np.array([*scale_xy, *scale_xy], dtype=np.float32)
+        image = self.load(image_id)
+        small = shrink_to_cell(image, self.dpi)
+        scale_xy = small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]
+        return small, np.array([*scale_xy, *scale_xy], dtype=np.float32)
 
 
 def load_run_images(run: RunDir) -> ImageTable:
-    """The images of a run.
+    """Load the table of a run's images.
 
     Raises:
-        FileNotFoundError: if there is no run, or it has not scanned its images.
+        FileNotFoundError: if there is no run, or its images have not been scanned.
     """
     if not (run.config.exists() or run.images.exists()):
         raise FileNotFoundError(f"no run at {run.root}: there is no {run.config.name} in it")
     return load_image_table(run.images)
 
 
-def load_run_table(run: RunDir, name: str, images: ImageTable) -> Table:
-    """A table of stage 2 that has rows of images.
+def open_run_table(run: RunDir, name: str, images: ImageTable) -> Table:
+    """Open a table of stage 2 that was made from these images.
 
     Raises:
-        FileNotFoundError: if stage 2 has not left it.
-        ValueError: if it is of other images.
+        FileNotFoundError: if stage 2 has not written it yet.
+        ValueError: if it was made from other images.
     """
     try:
         table = tables.load(run.table(name))
@@ -85,24 +88,35 @@ def load_run_table(run: RunDir, name: str, images: ImageTable) -> Table:
         raise FileNotFoundError(
             f"{run.root} has no table of {name} yet; make it with 'orl discover --out {run.root}'"
         ) from error
-    last = int(table.rows("image_id", table.num_rows - 1, table.num_rows)[0]) if table.num_rows else 0
-    if last >= len(images):
-        raise ValueError(f"{table.folder} has rows of image {last}, but there are {len(images):,} images; {REBUILD}")
     tables.check_image_list(table, images.fingerprint)
     return table
 
 
+def load_run_table(run: RunDir, name: str, images: ImageTable) -> Table:
+    """Open a table of stage 2 that has a column `image_id`.
+
+    Raises:
+        FileNotFoundError: if stage 2 has not written it yet.
+        ValueError: if it was made from other images.
+    """
+    table = open_run_table(run, name, images)
+    last = int(table.rows("image_id", table.num_rows - 1, table.num_rows)[0]) if table.num_rows else 0
+    if last >= len(images):
+        raise ValueError(f"{table.folder} has rows of image {last}, but there are {len(images):,} images; {REBUILD}")
+    return table
+
+
 def rows_of(table: Table, image_id: int) -> Float[ndarray, "n 4"]:
-    """The boxes of one image."""
+    """Return the boxes of one image."""
     rows = image_rows(table, image_id)
     return table.rows("box", rows.start, rows.stop)
 
 
 def boxes_of(rois: Table, rows: Int[ndarray, "p"], image_id: int) -> Float[ndarray, "p 4"]:
-    """Some RoIs of this image, by their rows in the table.
+    """Return some RoIs of an image by their rows in the table.
 
     Raises:
-        ValueError: if one of the rows is not of this image.
+        ValueError: if a row belongs to another image.
     """
     own = image_rows(rois, image_id)
     if not own.start <= rows.min() <= rows.max() < own.stop:
@@ -113,11 +127,22 @@ def boxes_of(rois: Table, rows: Int[ndarray, "p"], image_id: int) -> Float[ndarr
     return rois.rows("box", own.start, own.stop)[rows - own.start]
 
 
-def find_image(images: ImageTable, name: str) -> int:
-    """The image of this name, or the only one whose name ends in it after a slash.
+def choose_images(images: ImageTable, name: str | None, num_images: int, seed: int) -> list[int]:
+    """Return the image of this name, or without a name a random choice of images.
 
     Raises:
-        ValueError: if there is none, or several; near names are told.
+        ValueError: if there is no such image, or several.
+    """
+    if name is not None:
+        return [find_image(images, name)]
+    return np.random.default_rng(seed).permutation(len(images))[:num_images].tolist()
+
+
+def find_image(images: ImageTable, name: str) -> int:
+    """Return the image of this name, or the only image whose name ends in a slash and this name.
+
+    Raises:
+        ValueError: if there is none, or several; the message suggests similar names.
     """
     if name in images.names:
         return images.names.index(name)
@@ -133,7 +158,7 @@ def find_image(images: ImageTable, name: str) -> int:
 
 
 def _near_names(images: ImageTable, name: str) -> list[str]:
-    """Names like this one, of those that lie about it in the alphabet: comparing with all would take minutes."""
+    """Return similar names, searched near the name in the alphabet: a search of all would take minutes."""
     by_last_part = sorted((each.rpartition("/")[2], each) for each in images.names)
     name = name.rpartition("/")[2]
     at = bisect_left(by_last_part, (name, ""))

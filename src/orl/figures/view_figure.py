@@ -1,8 +1,4 @@
-"""Augmented views as the network sees them: images with the boxes that were cut, and what became of each.
-
-`read_sample` makes the views by the code that training uses, `draw_views` shows some samples; both take what
-`orl.pipeline.view_samplers.view_placer` gives.
-"""
+"""`orl figures views`: augmented views as the network sees them, beside the images and the boxes of the crops."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,19 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.patheffects as effects
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy import ndarray
 from torch import Tensor
 
 from orl.figures.correspondence_figure import PAIR_COLOURS
-from orl.figures.figure_files import FileOptions, check_file_options, figure_file, save_figure
+from orl.figures.figure_files import FigureFile, check_at_least, save_figure
 from orl.figures.pictures import TITLE_COLOUR, image_axes
-from orl.figures.run_images import RunImages, find_image
+from orl.figures.run_images import RunImages, choose_images
 from orl.figures.sheets import shorten_to_fit
 from orl.rundir import TRAINED_STAGES, RunDir
 from orl.views.augment import augment
@@ -36,17 +30,20 @@ OUTLINE = effects.withStroke(linewidth=2.6, foreground="#00000090")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewOptions(FileOptions):
-    """Which views are drawn."""
+class ViewOptions:
+    """The choice of the images and of the epoch."""
 
     images: int = 5
-    """Images drawn, at random."""
+    """Number of images drawn, sampled at random."""
     image: str | None = None
-    """Draw this image only: its name, as in the table of images, or the end of it after a slash."""
+    """Draw one image only: its name in the table of images, or the end of the name after a slash."""
     epoch: int = 0
-    """The epoch whose views are drawn, from 0."""
+    """Epoch of the views, from 0."""
     seed: int = 0
     """Seed of the choice of images; the views themselves depend on the run's own seed."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, images=1, epoch=0, seed=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,64 +51,59 @@ class SampleViews:
     """One sample of a stage."""
 
     names: tuple[str, ...]
-    """The image, and of an object sample the neighbour."""
+    """Name of the image, and in stage 3 of the neighbour."""
     images: tuple[UInt8[ndarray, "_ _ 3"], ...]
-    """Their pixels, or fewer."""
+    """Pixels of these images, resized for the figure."""
     boxes: Mapping[str, tuple[int, Float[ndarray, "4"]]]
-    """View -> which of the images it was cut from, and the box in the pixels of `images`."""
+    """View -> index of the image that it was cut from, and its box in the pixels of `images`."""
     views: Mapping[str, UInt8[ndarray, "_ _ 3"]]
     """View -> its pixels after all colour changes."""
 
 
-def view_sheet(
-    run: RunDir, view_sampler: GlobalViewSampler | ObjectViewSampler, stage: str, options: ViewOptions
+def view_figure(
+    run: RunDir,
+    view_sampler: GlobalViewSampler | ObjectViewSampler,
+    stage: str,
+    options: ViewOptions,
+    file: FigureFile,
 ) -> Path:
-    """Draw the views of some images.
+    """Draw the views of some images of a run; return the path.
 
     Args:
-        run: folder of a run.
-        placer: where the views of the stage lie.
-        stage: 'stage1' or 'stage3', for the words.
-        options: which views, and where they go.
-
-    Returns:
-        Where the picture lies.
+        run: folder of the run.
+        view_sampler: sampler of the stage's views.
+        stage: 'stage1' or 'stage3'.
+        options: choice of the images and of the epoch.
+        file: file of the figure.
 
     Raises:
-        ValueError: if an option is out of range, the image is not one of the run, or an image cannot be read.
+        ValueError: if there is no such image, or an image cannot be read.
     """
-    check_file_options(options)
-    for name, least in (("images", 1), ("epoch", 0), ("seed", 0)):
-        if getattr(options, name) < least:
-            raise ValueError(f"{name} must be at least {least}, not {getattr(options, name)}")
-    images = RunImages(run, view_sampler.images, options.dpi)
-    if options.image is None:
-        chosen = np.random.default_rng(options.seed).permutation(len(view_sampler.images))[: options.images].tolist()
-    else:
-        chosen = [find_image(view_sampler.images, options.image)]
-    samples = [read_sample(view_sampler, (options.epoch, image_id), images) for image_id in chosen]
+    path = file.path(run.figures, f"views_{stage}")
+    images = RunImages(run, view_sampler.images, file.dpi)
+    image_ids = choose_images(view_sampler.images, options.image, options.images, options.seed)
+    samples = [read_sample(view_sampler, (options.epoch, image_id), images) for image_id in image_ids]
     caption = (
         f"Views of {TRAINED_STAGES[stage]}, epoch {options.epoch}, as the network sees them, before normalisation."
     )
-    path = figure_file(options, run.figures, f"views_{stage}")
-    save_figure(draw_views(samples, caption, options.dpi), path)
+    save_figure(draw_views(samples, caption, file.dpi), path)
     return path
 
 
 def read_sample(view_sampler: GlobalViewSampler | ObjectViewSampler, key: SampleKey, images: RunImages) -> SampleViews:
-    """The views of an image in an epoch, cut and coloured as in training.
+    """Make the views of an image in an epoch by the code of the training.
 
     Args:
-        placer: where the views of a stage lie.
+        view_sampler: sampler of a stage's views.
         key: epoch and image.
-        images: the images of the run.
+        images: images of the run.
 
     Raises:
         ValueError: if an image cannot be read.
     """
     view_boxes = view_sampler.sample_boxes(key)
     image_ids = list(dict.fromkeys(view_box.image_id for view_box in view_boxes.values()))
-    small = [images.small(image_id) for image_id in image_ids]
+    small = [images.load_thumbnail(image_id) for image_id in image_ids]
     batch = collate_views([ViewDataset(view_sampler)[key]]).views
     return SampleViews(
         names=tuple(view_sampler.images.names[image_id] for image_id in image_ids),
@@ -125,12 +117,12 @@ def read_sample(view_sampler: GlobalViewSampler | ObjectViewSampler, key: Sample
 
 
 def draw_views(samples: Sequence[SampleViews], caption: str = "", dpi: int = 110) -> Figure:
-    """A row for each sample: the image, each view in the colour of its box, and the neighbour where there is one.
+    """Draw a row for each sample: the image, each view in the colour of its box, and in stage 3 the neighbour.
 
     Args:
-        samples: of one stage.
-        caption: below all.
-        dpi: resolution of a PNG, pixels an inch.
+        samples: samples of one stage.
+        caption: text below all.
+        dpi: resolution of a PNG, in pixels per inch.
     """
     names = list(samples[0].views)
     num_images = max(len(sample.images) for sample in samples)
@@ -146,14 +138,15 @@ def draw_views(samples: Sequence[SampleViews], caption: str = "", dpi: int = 110
             boxes = {name: box for name, (at, box) in sample.boxes.items() if at == index}
             title = ("image", "neighbour")[index] if row == 0 else ""
             _show_image(figure, (left_in, bottom_in), image, boxes, colours, title)
-            look: dict[str, Any] = {"fontsize": NAME_PT, "color": TITLE_COLOUR, "parse_math": False}
+            style: dict[str, Any] = {"fontsize": NAME_PT, "color": TITLE_COLOUR, "parse_math": False}
             name = shorten_to_fit(sample.names[index], IMAGE_IN[0], NAME_PT)
-            figure.text(left_in / width_in, (bottom_in - 0.7 * NAME_IN) / height_in, name, **look)
+            figure.text(left_in / width_in, (bottom_in - 0.7 * NAME_IN) / height_in, name, **style)
         for column, (name, view) in enumerate(sample.views.items()):
             left_in = GAP_IN + IMAGE_IN[0] + GAP_IN + column * (TILE_IN + GAP_IN)
-            place = (left_in / width_in, bottom_in / height_in, TILE_IN / width_in, TILE_IN / height_in)
             title = f"{name.replace('_', ' ')}, {view.shape[0]} px" if row == 0 else ""
-            axes = image_axes(figure, *place, title)
+            axes = image_axes(
+                figure, left_in / width_in, bottom_in / height_in, TILE_IN / width_in, TILE_IN / height_in, title
+            )
             axes.imshow(view, interpolation="nearest", extent=(0, 1, 1, 0))
             frame = Rectangle((0, 0), 1, 1, fill=False, edgecolor=colours[name], linewidth=4, clip_on=True)
             axes.add_patch(frame)
@@ -168,23 +161,28 @@ def _show_image(
     boxes: Mapping[str, ndarray],
     colours: Mapping[str, str],
     title: str,
-) -> Axes:
-    """The image as large as its place allows, at the upper left of it."""
+) -> None:
+    """Draw an image as large as its cell allows, at the upper left of the cell."""
     scale = min(IMAGE_IN[0] / image.shape[1], IMAGE_IN[1] / image.shape[0])
-    size_in = image.shape[1] * scale, image.shape[0] * scale
+    image_width_in, image_height_in = image.shape[1] * scale, image.shape[0] * scale
     width_in, height_in = figure.get_size_inches()
-    bottom_in = corner_in[1] + IMAGE_IN[1] - size_in[1]
-    place = (corner_in[0] / width_in, bottom_in / height_in, size_in[0] / width_in, size_in[1] / height_in)
-    axes = image_axes(figure, *place, title)
+    bottom_in = corner_in[1] + IMAGE_IN[1] - image_height_in
+    axes = image_axes(
+        figure,
+        corner_in[0] / width_in,
+        bottom_in / height_in,
+        image_width_in / width_in,
+        image_height_in / height_in,
+        title,
+    )
     axes.imshow(image)
     for name, (x0, y0, x1, y1) in boxes.items():
         frame = Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colours[name], linewidth=1.5)
         frame.set_path_effects([OUTLINE])
         axes.add_patch(frame)
-    return axes
 
 
 def _pixels(view: Float[Tensor, "3 s s"]) -> UInt8[ndarray, "s s 3"]:
-    """A normalised view as a picture."""
+    """Return the pixels of a normalised view."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return ((view * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()

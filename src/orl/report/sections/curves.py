@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
-from orl.figures.curve_figure import draw_curves, loss_terms, read_metrics
-from orl.figures.score_figures import chart_label
+from orl.figures.curve_figure import chart_label, draw_curves, loss_terms, read_metrics
 from orl.report.content import Figure, Note, Section, chart_figure
 from orl.report.runs import ReportedRun, ReportInputs
 from orl.rundir import TRAINED_STAGES

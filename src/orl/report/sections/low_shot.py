@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from orl.evaluation.low_shot import LOW_SHOT
-from orl.figures.score_figures import LowShotLine, chart_label, draw_low_shot
+from orl.figures.curve_figure import chart_label
+from orl.figures.score_figures import LowShotLine, draw_low_shot
 from orl.report.content import Figure, Note, Section, Table, chart_figure
 from orl.report.runs import ReportInputs
 from orl.report.scores import BACKBONES, read_scores

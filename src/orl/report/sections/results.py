@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orl.evaluation.low_shot import LOW_SHOT
+from orl.figures.curve_figure import chart_label
 from orl.figures.pictures import as_svg
-from orl.figures.score_figures import chart_label, draw_class_bars
+from orl.figures.score_figures import draw_class_bars
 from orl.report.content import Figure, Fraction, Note, Section, Table, picture_figure
 from orl.report.runs import ReportedRun, ReportInputs
 from orl.report.scores import BACKBONES, Score, read_scores

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orl.figures.pictures import as_jpeg
-from orl.figures.roi_map_figure import RoiMapOptions, run_roi_map
+from orl.figures.roi_map_figure import RoiMapOptions, draw_run_roi_map
 from orl.report.content import Figure, Section, picture_figure
 from orl.report.runs import ReportInputs
 
@@ -23,11 +23,11 @@ class RoiMap(Section):
 
 def roi_map_section(inputs: ReportInputs) -> RoiMap:
     """Draw some of the RoIs of each run in the plane, by the embeddings that stage 2 matched them with."""
-    options = RoiMapOptions(points=MAX_POINTS, thumbnails=MAX_THUMBNAILS, seed=inputs.options.seed, dpi=DPI)
+    options = RoiMapOptions(points=MAX_POINTS, thumbnails=MAX_THUMBNAILS, seed=inputs.options.seed)
     notes, maps = [], []
     for run in inputs.runs:
         try:
-            picture = as_jpeg(run_roi_map(run.run, options, run.annotations.labels))
+            picture = as_jpeg(draw_run_roi_map(run.run, options, run.annotations.labels, DPI))
         except (FileNotFoundError, ValueError) as error:
             notes.append(run.note("No map of RoIs can be drawn yet", error))
             continue
