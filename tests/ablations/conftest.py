@@ -1,4 +1,4 @@
-"""A small study as its file says it."""
+"""A small result of an ablation, made by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ SVM = {"BYOL": (0.20, 0.21, 0.22), "ORL": (0.23, 0.24, 0.25), "random weights": 
 
 @pytest.fixture
 def ablation() -> dict[str, Any]:
-    """Three arms at three seeds: ORL is three points above BYOL at each."""
+    """Three variants at three seeds; ORL is three points above BYOL at each."""
     records = [
         {
             "variant": variant,
@@ -38,15 +38,15 @@ def ablation() -> dict[str, Any]:
         "command": "orl ablate stages --images images",
         "commit": "abc123",
         "date": "2026-01-02",
-        "machine": "Linux, 2 processors",
+        "machine": "Linux, 2 CPUs",
         "device": "cpu",
         "versions": {"torch": "2.6.0"},
         "seeds": [0, 1, 2],
         "elapsed_s": 10_800.0,
         "images": "images",
         "num_images": 400,
-        "judged_on": {"data": "VOC2007", "train_split": "trainval", "test_split": "test", "size_px": 96},
-        "settings": to_plain(demo(Path("images"), Path("out"))),
+        "evaluated_on": {"data": "VOC2007", "train_split": "trainval", "test_split": "test", "size_px": 96},
+        "config": to_plain(demo(Path("images"), Path("out"))),
         "records": records,
     }
 

@@ -27,7 +27,7 @@ def config(tmp_path: Path) -> RunConfig:
     return config
 
 
-def test_labelled_boxes_come_back_as_the_proposals_of_their_images(config: RunConfig, tmp_path: Path) -> None:
+def test_labelled_boxes_are_read_as_the_proposals_of_their_images(config: RunConfig, tmp_path: Path) -> None:
     images = load_image_table(RunDir(config.out).images)
     found = read_box_file(labelled_boxes(config), images, config.images, tmp_path)(slice(0, len(images)))
     labels = read_labels(config.images)
@@ -43,9 +43,9 @@ def test_images_without_labels_have_no_labelled_boxes(config: RunConfig, tmp_pat
         labelled_boxes(demo(folder, tmp_path / "run"))
 
 
-def test_the_random_prior_is_what_is_judged_as_random_weights(config: RunConfig) -> None:
+def test_the_random_feature_extractor_is_the_backbone_evaluated_as_random_weights(config: RunConfig) -> None:
     state = torch.get_rng_state()
     own = read_backbone_file(random_feature_extractor(config)).state_dict()
-    judged = load_evaluated_backbone(RANDOM, config.network.backbone, config.seed).network.state_dict()
-    assert all(torch.equal(own[name], judged[name]) for name in judged)
-    assert torch.equal(torch.get_rng_state(), state), "nothing else is drawn differently for it"
+    evaluated = load_evaluated_backbone(RANDOM, config.network.backbone, config.seed).network.state_dict()
+    assert all(torch.equal(own[name], evaluated[name]) for name in evaluated)
+    assert torch.equal(torch.get_rng_state(), state), "the global generator is not used"

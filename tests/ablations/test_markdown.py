@@ -1,10 +1,10 @@
 from typing import Any
 
-from orl.ablations.markdown import ablation_tables, provenance, table, variant_names
+from orl.ablations.markdown import ablation_tables, markdown_table, provenance_line, variant_labels
 
 
 def rows(ablation: dict[str, Any], caption: str) -> list[list[str]]:
-    """Cells of the table under a caption, its head first."""
+    """Return the cells of the table under a caption, its head first."""
     lines = ablation_tables(ablation)
     start = next(index for index, line in enumerate(lines) if line.startswith(caption))
     body = lines[start + 2 : lines.index("", start + 2)]
@@ -14,8 +14,8 @@ def rows(ablation: dict[str, Any], caption: str) -> list[list[str]]:
 def test_scores_are_means_over_seeds_and_differences_are_taken_seed_by_seed(ablation: dict[str, Any]) -> None:
     head, byol, orl, random = rows(ablation, "Mean AP")
     assert head[1:] == [
-        *("SVM mAP", "kNN mAP", "images seen, thousands", "compute"),
-        *("SVM mAP less BYOL", "kNN mAP less BYOL"),
+        *("Linear SVM mAP", "Weighted kNN mAP", "images seen, thousands", "compute"),
+        *("Linear SVM mAP less BYOL", "Weighted kNN mAP less BYOL"),
     ]
     assert byol == ["BYOL", "21.0 ± 1.0", "10.0 ± 0.0", "8.0", "1.0", "", ""]
     # Scores vary by a point over seeds, the difference not at all.
@@ -26,7 +26,7 @@ def test_scores_are_means_over_seeds_and_differences_are_taken_seed_by_seed(abla
 def test_low_shot_comes_in_the_order_of_the_shots(ablation: dict[str, Any]) -> None:
     head, *body = rows(ablation, "Low-shot")
     assert head[1:] == ["k = 1", "k = 16"]
-    assert [row[0] for row in body] == variant_names(ablation)
+    assert [row[0] for row in body] == variant_labels(ablation)
 
 
 def test_discovery_has_a_line_where_it_was_scored(ablation: dict[str, Any]) -> None:
@@ -36,14 +36,14 @@ def test_discovery_has_a_line_where_it_was_scored(ablation: dict[str, Any]) -> N
     assert dict(zip(head, body[0]))["pairs on two objects, %"] == "3.00 ± 0.00"
 
 
-def test_a_lift_that_is_not_known_at_a_seed_is_left_out_of_the_mean(ablation: dict[str, Any]) -> None:
+def test_a_lift_missing_at_a_seed_is_left_out_of_the_mean(ablation: dict[str, Any]) -> None:
     first = next(record for record in ablation["records"] if record["discovery"])
     first["discovery"]["lift"] = None
     head, *body = rows(ablation, "Discovery")
     assert dict(zip(head, body[0]))["lift over random pairs"] == "6.5 ± 0.7"
 
 
-def test_a_study_without_training_has_no_scores(ablation: dict[str, Any]) -> None:
+def test_an_ablation_without_training_has_no_scores(ablation: dict[str, Any]) -> None:
     for record in ablation["records"]:
         record["scores"] = {}
     text = "\n".join(ablation_tables(ablation))
@@ -53,24 +53,23 @@ def test_a_study_without_training_has_no_scores(ablation: dict[str, Any]) -> Non
     assert "Discovery" in text
 
 
-def test_provenance_tells_what_made_the_numbers_where_and_when(ablation: dict[str, Any]) -> None:
-    assert provenance(ablation) == (
-        "commit abc123; on Linux, 2 processors, cpu; torch 2.6.0; seeds 0, 1, 2; measured on 2026-01-02; "
-        "took 3.0 h of runs"
+def test_provenance_names_commit_machine_seeds_and_date(ablation: dict[str, Any]) -> None:
+    assert provenance_line(ablation) == (
+        "commit abc123; on Linux, 2 CPUs, cpu; torch 2.6.0; seeds 0, 1, 2; measured on 2026-01-02; took 3.0 h of runs"
     )
 
 
 def test_a_bar_in_a_cell_does_not_break_the_table() -> None:
-    assert table("Words", ["a", "b"], [["x|y", "1"]])[4] == "| x/y | 1 |"
+    assert markdown_table("Words", ["a", "b"], [["x|y", "1"]])[4] == "| x/y | 1 |"
 
 
-def test_arms_that_share_stage_2_have_one_line_of_discovery(ablation: dict[str, Any]) -> None:
+def test_variants_with_the_same_stage_2_have_one_line_of_discovery(ablation: dict[str, Any]) -> None:
     for record in ablation["records"]:
         record["discovery"] = next(
             each["discovery"] for each in ablation["records"] if each["seed"] == record["seed"] and each["discovery"]
         )
     _, *body = rows(ablation, "Discovery: the top-ranked pair of each image and neighbour, by the labels:")
-    assert [line[0] for line in body] == ["all arms"]
+    assert [line[0] for line in body] == ["all variants"]
     ablation["records"][0]["discovery"] = {**ablation["records"][0]["discovery"], "lift": 1.0}
     _, *body = rows(ablation, "Discovery")
     assert len(body) == 3

@@ -27,15 +27,15 @@ def folder(ablation: dict[str, Any], tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_page_has_every_result_in_order_with_its_words_and_where_it_comes_from(folder: Path) -> None:
+def test_the_page_has_every_result_in_order_with_its_text_and_provenance(folder: Path) -> None:
     write_page(folder, folder.parent / "results.md")
     text = (folder.parent / "results.md").read_text()
-    wanted = (
+    expected = (
         *("# Results", "## Does it help?", "24.0 ± 1.0", "results_1-stages.svg", "orl ablate stages", "commit abc123"),
         *("## An older number", "| random | 12.3 |", "It says little.", "orl evaluate svm", "commit def456"),
     )
-    places = [text.index(each) for each in wanted]
-    assert places == sorted(places)
+    positions = [text.index(each) for each in expected]
+    assert positions == sorted(positions)
     assert "<svg" in (folder.parent / "figures" / "results_1-stages.svg").read_text()
 
 
@@ -77,7 +77,7 @@ def test_benchmarks_are_listed_with_their_ratios(folder: Path, tmp_path: Path) -
     ("content", "complaint"),
     [
         ("{", r"bad\.json is not JSON"),
-        ('{"kind": "diary"}', r"its kind is 'diary', and known are 'study' and 'recorded'"),
+        ('{"kind": "diary"}', r"its kind is 'diary', and known kinds are 'ablation' and 'recorded'"),
         ('{"kind": "recorded", "tables": []}', r"bad\.json lacks title"),
         ("[]", r"its kind is None"),
     ],

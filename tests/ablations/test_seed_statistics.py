@@ -7,17 +7,17 @@ from orl.ablations.seed_statistics import SeedStatistics, by_seed, is_beyond_cha
 SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=6)
 
 
-def test_mean_and_sample_deviation_by_hand() -> None:
-    spread = SeedStatistics((0.1, 0.2, 0.6))
-    assert spread.mean == pytest.approx(0.3)
-    assert spread.std == pytest.approx((0.14 / 2) ** 0.5)
-    assert spread.told(100) == "30.0 ± 26.5"
-    assert spread.told(1, decimals=2, signed=True) == "+0.30 ± 0.26"
+def test_mean_and_std_by_hand() -> None:
+    statistics = SeedStatistics((0.1, 0.2, 0.6))
+    assert statistics.mean == pytest.approx(0.3)
+    assert statistics.std == pytest.approx((0.14 / 2) ** 0.5)
+    assert statistics.text(100) == "30.0 ± 26.5"
+    assert statistics.text(1, decimals=2, signed=True) == "+0.30 ± 0.26"
 
 
-def test_one_seed_has_no_spread() -> None:
+def test_one_seed_has_no_std() -> None:
     assert SeedStatistics((0.25,)).std is None
-    assert SeedStatistics((0.25,)).told(100) == "25.0"
+    assert SeedStatistics((0.25,)).text(100) == "25.0"
 
 
 def test_differences_are_taken_seed_by_seed_where_both_have_one() -> None:
@@ -28,15 +28,15 @@ def test_differences_are_taken_seed_by_seed_where_both_have_one() -> None:
 
 
 @given(SCORES)
-def test_an_arm_differs_from_itself_by_nothing(scores: list[float]) -> None:
+def test_a_variant_differs_from_itself_by_zero(scores: list[float]) -> None:
     own = dict(enumerate(scores))
     found = paired_differences(own, own)
     assert found is not None
     assert set(found.values) == {0.0}
 
 
-def test_chance_is_told_by_students_t() -> None:
-    # t of 2 degrees at 97.5% is 4.303: mean 1 and deviation 0.4 are beyond 0, mean 1 and 0.41 are not.
+def test_differences_beyond_chance_by_students_t() -> None:
+    # t of 2 degrees at 97.5% is 4.303: mean 1 and std 0.4 are beyond 0, mean 1 and 0.41 are not.
     assert is_beyond_chance(SeedStatistics((0.6, 1.0, 1.4))) is True
     assert is_beyond_chance(SeedStatistics((0.59, 1.0, 1.41))) is False
     assert is_beyond_chance(SeedStatistics((-1.4, -1.0, -0.6))) is True

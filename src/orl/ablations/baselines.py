@@ -1,4 +1,4 @@
-"""What some arms need and no run makes: boxes from labels, a backbone that has learnt nothing."""
+"""Inputs of baseline variants that no run makes: labelled boxes as proposals, and a random feature extractor."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,10 @@ from orl.rundir import RunDir
 
 
 def labelled_boxes(config: RunConfig) -> Path:
-    """The labelled objects of the images as a COCO JSON, which `discover.proposals_file` takes.
+    """Write the labelled objects of the images as a COCO JSON for `discover.proposals_file`, and return its path.
 
     Args:
-        config: a run whose images are scanned; the file is written beside its folder.
+        config: config of a run whose images are scanned; the file is written beside its folder.
 
     Raises:
         ValueError: if the source of the images has no labels.
@@ -33,7 +33,7 @@ def labelled_boxes(config: RunConfig) -> Path:
 
 
 def random_feature_extractor(config: RunConfig) -> Path:
-    """The backbone of a run before any training, drawn by its seed; written beside its folder."""
+    """Write the backbone of a run before any training, initialised by its seed, and return its path."""
     path = config.out.parent / "random" / "backbone.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -1,101 +1,109 @@
-"""A study as tables in Markdown: means over seeds, differences from the reference, what the numbers were made with."""
+"""Tables of an ablation in Markdown: means over seeds, differences from the reference, and provenance."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from orl.ablations.seed_statistics import SeedStatistics, by_seed, is_beyond_chance, paired_differences
+from orl.evaluation.evaluations import RUN_EVALUATIONS
+from orl.evaluation.low_shot import LOW_SHOT
 
-Result = Mapping[str, Any]
-TASKS = {"svm": "SVM", "knn": "kNN"}
+AblationResult = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A number that every arm may have."""
+    """A number of each variant and seed."""
 
     title: str
     value: Callable[[Mapping[str, Any]], float | None]
-    """Of a record."""
+    """Function from a record to the number; None where it is missing."""
     scale: float = 100.0
     decimals: int = 1
-    is_set: bool = False
-    """Whether settings decide it, so that seeds do not differ by more than their boxes do."""
+    varies: bool = True
+    """Whether the number varies with the seed by chance; otherwise the config decides it, and no std is shown."""
 
 
-def variant_names(result: Result) -> list[str]:
-    """The arms in their order."""
-    return list(dict.fromkeys(record["variant"] for record in result["records"]))
-
-
-def score(task: str, shots: str | None = None) -> Callable[[Mapping[str, Any]], float | None]:
-    """What reads a mean AP out of a record."""
+def score_column(title: str, task: str, shots: str | None = None) -> Column:
+    """Return the column of the mean AP of an evaluation, of low-shot at a number of shots."""
 
     def read(record: Mapping[str, Any]) -> float | None:
-        found = record["scores"].get(task)
-        return found if shots is None or found is None else found.get(shots)
+        scores = record["scores"].get(task)
+        return scores if shots is None or scores is None else scores.get(shots)
 
-    return read
-
-
-def discovery(name: str) -> Callable[[Mapping[str, Any]], float | None]:
-    """What reads a part of the discovery score out of a record."""
-    return lambda record: None if record["discovery"] is None else record["discovery"].get(name)
+    return Column(title=title, value=read)
 
 
-SCORES = [Column(title=f"{title} mAP", value=score(task)) for task, title in TASKS.items()]
-LIFT = Column(title="lift over random pairs", value=discovery("lift"), scale=1.0)
-DISCOVERY = [
-    Column(title="RoIs on an object, %", value=discovery("roi_object_fraction")),
-    Column(title="pairs on two objects, %", value=discovery("object_fraction"), decimals=2),
-    Column(title="of those, one class, %", value=discovery("same_class_fraction")),
-    Column(title="random pairs: one class, %", value=discovery("random_same_class_fraction")),
+def discovery_column(title: str, key: str, scale: float = 100.0, decimals: int = 1) -> Column:
+    """Return the column of a part of the discovery score."""
+
+    def read(record: Mapping[str, Any]) -> float | None:
+        return None if record["discovery"] is None else record["discovery"].get(key)
+
+    return Column(title=title, value=read, scale=scale, decimals=decimals)
+
+
+SCORE_COLUMNS = [
+    score_column(f"{evaluation.label} mAP", evaluation.name)
+    for evaluation in RUN_EVALUATIONS
+    if evaluation.name != LOW_SHOT.name
+]
+LIFT = discovery_column("lift over random pairs", "lift", scale=1.0)
+DISCOVERY_COLUMNS = [
+    discovery_column("RoIs on an object, %", "roi_object_fraction"),
+    discovery_column("pairs on two objects, %", "object_fraction", decimals=2),
+    discovery_column("of those, one class, %", "same_class_fraction"),
+    discovery_column("random pairs: one class, %", "random_same_class_fraction"),
     LIFT,
-    Column(title="all kept pairs: on two objects, %", value=discovery("kept_object_fraction"), decimals=2),
-    Column(title="of those, one class, %", value=discovery("kept_same_class_fraction")),
+    discovery_column("all kept pairs: on two objects, %", "kept_object_fraction", decimals=2),
+    discovery_column("of those, one class, %", "kept_same_class_fraction"),
 ]
 
 
-def seed_statistics_of(
-    result: Result, variant: str, value: Callable[[Mapping[str, Any]], float | None]
-) -> dict[int, float]:
-    """A number of an arm by seed."""
-    return by_seed([(record["seed"], value(record)) for record in result["records"] if record["variant"] == variant])
+def variant_labels(result: AblationResult) -> list[str]:
+    """Return the labels of the variants in their order."""
+    return list(dict.fromkeys(record["variant"] for record in result["records"]))
 
 
-def ablation_tables(result: Result) -> list[str]:
-    """Lines of Markdown: scores, low-shot and discovery, each where the arms have them."""
+def values_by_seed(result: AblationResult, label: str, column: Column) -> dict[int, float]:
+    """Return a number of a variant by seed."""
+    records = [record for record in result["records"] if record["variant"] == label]
+    return by_seed([(record["seed"], column.value(record)) for record in records])
+
+
+def ablation_tables(result: AblationResult) -> list[str]:
+    """Return lines of Markdown: tables of scores, low-shot scores and discovery scores, if variants have them."""
     lines = []
-    if is_judged(result):
-        lines += _table(result, "Mean AP of the frozen backbones", [*SCORES, *_costs(result)], compared=SCORES)
-    shots = _shots(result)
-    low_shot = [Column(title=f"k = {k}", value=score("low-shot", k)) for k in shots]
+    if is_evaluated(result):
+        columns = [*SCORE_COLUMNS, *_cost_columns(result)]
+        lines += _table(result, "Mean AP of the frozen backbones", columns, compared=SCORE_COLUMNS)
+    low_shot = [score_column(f"k = {k}", LOW_SHOT.name, k) for k in _shots(result)]
     lines += _table(result, "Low-shot: mean AP of SVMs from k images of each class", low_shot)
     caption = "Discovery: the top-ranked pair of each image and neighbour, by the labels"
     if not differs_in_discovery(result):
-        # Arms that share stage 2, as those of the terms of the loss do, have one discovery score.
-        variants = {record["variant"] for record in result["records"] if record["discovery"] is not None}
-        first = next((variant for variant in variant_names(result) if variant in variants), None)
-        name = "all arms" if len(variants) > 1 else first
-        kept = [{**record, "variant": name} for record in result["records"] if record["variant"] == first]
-        result = {**result, "records": kept}
-    return lines + _table(result, caption, DISCOVERY)
+        # Variants with the same stage 2, such as those of the loss, have one discovery score.
+        scored = {record["variant"] for record in result["records"] if record["discovery"] is not None}
+        first = next((label for label in variant_labels(result) if label in scored), None)
+        name = "all variants" if len(scored) > 1 else first
+        records = [{**record, "variant": name} for record in result["records"] if record["variant"] == first]
+        result = {**result, "records": records}
+    return lines + _table(result, caption, DISCOVERY_COLUMNS)
 
 
-def is_judged(result: Result) -> bool:
-    """Whether any backbone of a study has a score; with `--discovery-only` none has."""
+def is_evaluated(result: AblationResult) -> bool:
+    """Return whether any backbone has a score; with `--discovery-only` none has."""
     return any(record["scores"] for record in result["records"])
 
 
-def differs_in_discovery(result: Result, columns: Sequence[Column] = DISCOVERY) -> bool:
-    """Whether two arms have other pairs at one seed, by any of these numbers."""
+def differs_in_discovery(result: AblationResult, columns: Sequence[Column] = DISCOVERY_COLUMNS) -> bool:
+    """Return whether two variants have different pairs at one seed, by any of these numbers."""
     scored = [record for record in result["records"] if record["discovery"] is not None]
     found = {(record["seed"], *(column.value(record) for column in columns)) for record in scored}
     return len(found) > len({record["seed"] for record in scored})
 
 
-def provenance(result: Result) -> str:
-    """One line: what made the numbers, where and when."""
+def provenance_line(result: AblationResult) -> str:
+    """Return one line on the commit, machine, seeds and date of a result."""
     seeds = ", ".join(map(str, result.get("seeds", []))) or None
     elapsed_s = result.get("elapsed_s")
     parts = {
@@ -109,60 +117,63 @@ def provenance(result: Result) -> str:
     return "; ".join(f"{name} {value}" for name, value in parts.items() if value)
 
 
-def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table in Markdown, with its caption above and an empty line after."""
+def markdown_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table in Markdown, with its caption above and an empty line below."""
     head = [f"| {' | '.join(columns)} |", "| --- |" + " ---: |" * (len(columns) - 1)]
     body = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
     return [f"{caption}:", "", *head, *body, ""]
 
 
-def _table(result: Result, caption: str, columns: Sequence[Column], compared: Sequence[Column] = ()) -> list[str]:
-    variants = variant_names(result)
-    known = [
-        column for column in columns if any(seed_statistics_of(result, variant, column.value) for variant in variants)
-    ]
-    if not known:
+def _table(
+    result: AblationResult, caption: str, columns: Sequence[Column], compared: Sequence[Column] = ()
+) -> list[str]:
+    """Return a row per variant: its numbers, and the differences of the compared columns from the reference."""
+    labels = variant_labels(result)
+    columns = [column for column in columns if any(values_by_seed(result, label, column) for label in labels)]
+    if not columns:
         return []
-    compared = [column for column in compared if column in known]
+    compared = [column for column in compared if column in columns]
     rows = []
-    for variant in variants:
-        cells = [_cell(column, seed_statistics_of(result, variant, column.value)) for column in known]
-        differences = [_difference(result, column, variant) for column in compared]
+    for label in labels:
+        cells = [_cell(column, values_by_seed(result, label, column)) for column in columns]
+        differences = [_difference(result, column, label) for column in compared]
         if any(cells):
-            rows.append([variant, *cells, *differences])
-    titles = [column.title for column in known] + [f"{column.title} less {result['reference']}" for column in compared]
-    return table(caption, ["", *titles], rows)
+            rows.append([label, *cells, *differences])
+    titles = [column.title for column in columns] + [
+        f"{column.title} less {result['reference']}" for column in compared
+    ]
+    return markdown_table(caption, ["", *titles], rows)
 
 
 def _cell(column: Column, values: Mapping[int, float]) -> str:
     if not values:
         return ""
-    spread = SeedStatistics(tuple(values.values()))
-    return f"{column.scale * spread.mean:.1f}" if column.is_set else spread.told(column.scale, column.decimals)
+    seeds = SeedStatistics(tuple(values.values()))
+    return seeds.text(column.scale, column.decimals) if column.varies else f"{column.scale * seeds.mean:.1f}"
 
 
-def _difference(result: Result, column: Column, variant: str) -> str:
-    if variant == result["reference"]:
+def _difference(result: AblationResult, column: Column, label: str) -> str:
+    if label == result["reference"]:
         return ""
-    own, reference = (seed_statistics_of(result, each, column.value) for each in (variant, result["reference"]))
-    found = paired_differences(own, reference)
-    if found is None:
+    own, reference = (values_by_seed(result, each, column) for each in (label, result["reference"]))
+    differences = paired_differences(own, reference)
+    if differences is None:
         return ""
-    mark = "*" if is_beyond_chance(found) else ""
-    return found.told(column.scale, column.decimals, signed=True) + mark
+    mark = "*" if is_beyond_chance(differences) else ""
+    return differences.text(column.scale, column.decimals, signed=True) + mark
 
 
-def _costs(result: Result) -> list[Column]:
-    """Epochs, and compute over the reference's."""
-    reference = seed_statistics_of(result, result["reference"], lambda record: record["gigapixels"])
+def _cost_columns(result: AblationResult) -> list[Column]:
+    """Return the columns of images seen, and of compute over the reference's."""
+    seen = Column(title="images seen, thousands", value=lambda record: record["images_seen"], scale=1e-3, varies=False)
+    gigapixels = Column(title="compute", value=lambda record: record["gigapixels"], varies=False)
+    reference = values_by_seed(result, result["reference"], gigapixels)
     unit = SeedStatistics(tuple(reference.values())).mean if reference else 0.0
-    seen = Column(title="images seen, thousands", value=lambda record: record["images_seen"], scale=1e-3, is_set=True)
     if unit == 0:
         return [seen]
-    compute = Column(title="compute", value=lambda record: record["gigapixels"] / unit, scale=1.0, is_set=True)
-    return [seen, compute]
+    return [seen, Column(title="compute", value=lambda record: record["gigapixels"] / unit, scale=1.0, varies=False)]
 
 
-def _shots(result: Result) -> list[str]:
-    found = {k for record in result["records"] for k in record["scores"].get("low-shot", {})}
-    return sorted(found, key=int)
+def _shots(result: AblationResult) -> list[str]:
+    shots = {k for record in result["records"] for k in record["scores"].get(LOW_SHOT.name, {})}
+    return sorted(shots, key=int)

@@ -1,4 +1,4 @@
-"""What is kept of a study: one record an arm and seed, and what they were made with, in one JSON file."""
+"""The result file of an ablation: one record per variant and seed, and their provenance, in JSON."""
 
 import dataclasses
 import json
@@ -14,51 +14,55 @@ from orl.ablations.compute import discover_pixels, stage1_pixels, stage3_pixels,
 from orl.ablations.variants import Ablation, Variant
 from orl.config import RunConfig, to_plain
 from orl.datasets.image_table import load_image_table
+from orl.evaluation.evaluations import RUN_EVALUATIONS
 from orl.rundir import RunDir, read_discovery_score, read_record
 
-KIND, RECORDED = "ablation", "recorded"
-DISCOVERY = (
+ABLATION, RECORDED = "ablation", "recorded"
+"""Kinds of result files: of `orl ablate`, and numbers that were written down by hand."""
+DISCOVERY_KEYS = (
     *("object_fraction", "same_class_fraction", "both_fraction", "lift", "roi_object_fraction"),
     *("random_object_fraction", "random_same_class_fraction", "random_both_fraction", "lift_interval_95"),
     *("kept_object_fraction", "kept_same_class_fraction"),
 )
-"""What is kept of the discovery score."""
+"""Parts of the discovery score that are recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
-    """One arm at one seed."""
+class VariantRecord:
+    """Numbers of one variant at one seed."""
 
     variant: str
     seed: int
     run: str
-    """Folder of the run below that of the study; arms that change nothing share the base's."""
+    """Folder of the run below that of the ablation; variants without changes have the base run."""
     backbone: str
-    """What was judged: 'random', 'stage1' or 'stage3'."""
+    """Backbone that was evaluated: 'random', 'stage1' or 'stage3'."""
     epochs: dict[str, int]
-    """Of each stage that the backbone came from."""
+    """Epochs of each stage that the backbone depends on."""
     images_seen: int
-    """Images in all epochs that its weights have learned from: stage 1 before an ORL counts with a warm start alone."""
+    """Images in all epochs that its weights were trained on; before ORL, stage 1 counts only with a warm start."""
     gigapixels: float
-    """What passed the network, a forward pass alone as a quarter, everything before it counted; see `compute`."""
+    """Pixels that passed the network in all stages it depends on, see `orl.ablations.compute`."""
     discovery: dict[str, Any] | None
+    """Discovery score; None if the loss uses no pairs."""
     scores: dict[str, Any]
-    """Mean AP in [0, 1] by judge; of low-shot by the number of images."""
+    """Mean AP in [0, 1] by the name of the evaluation; of low-shot a mean AP by the number of shots."""
     elapsed_s: dict[str, float]
-    """Of each part of the run that the arm itself went through."""
+    """Time of each stage that was run for this variant."""
 
 
-def record_of(variant: Variant, folder: Path, *, judged: bool) -> Record:
-    """Read what the run of an arm has left, below the folder of its study.
+def read_variant_record(variant: Variant, folder: Path, *, evaluated: bool) -> VariantRecord:
+    """Read the numbers of a variant from its finished run.
 
     Args:
-        arm: whose run is done.
-        folder: of the study.
-        judged: whether the study judges backbones; else scores that another study left in a shared run do not count.
+        variant: a variant whose run is done.
+        folder: folder of the ablation.
+        evaluated: whether the ablation evaluates backbones; otherwise scores of other ablations in the same run are
+            left out.
     """
     config, run = variant.config, RunDir(variant.config.out)
     num_images = len(load_image_table(run.images)) if run.images.exists() else 0
-    return Record(
+    return VariantRecord(
         variant=variant.label,
         seed=config.seed,
         run=config.out.relative_to(folder).as_posix(),
@@ -67,48 +71,48 @@ def record_of(variant: Variant, folder: Path, *, judged: bool) -> Record:
         images_seen=num_images * _epochs_of_weights(config, variant.backbone),
         gigapixels=float(f"{num_images * _pixels(config, variant.backbone) / 1e9:.4g}"),
         discovery=_discovery(run) if variant.backbone == "stage3" and uses_pairs(config) else None,
-        scores=_scores(run, variant.backbone) if judged else {},
+        scores=_scores(run, variant.backbone) if evaluated else {},
         elapsed_s={name: stage["elapsed_s"] for name, stage in read_record(run).get("stages", {}).items()},
     )
 
 
-def write_ablation(path: Path, ablation: Ablation, config: RunConfig, records: Sequence[Record]) -> None:
-    """Write the result of a study, whole or not at all.
+def write_ablation(path: Path, ablation: Ablation, config: RunConfig, records: Sequence[VariantRecord]) -> None:
+    """Write the result of an ablation atomically.
+
+    Commit, machine and command are those of the last call, also if earlier seeds were run elsewhere.
 
     Args:
         path: NAME.json.
-        study: what was asked.
-        config: settings of the base run.
-        records: of all arms and seeds that are done.
-
-    Commit, machine and command are those of the last call: a study that goes on elsewhere says where it ended.
+        ablation: the ablation.
+        config: config of the base run.
+        records: records of all variants and seeds that are done.
     """
     base = RunDir(config.out / f"seed{records[0].seed}" / "base")
-    made = read_record(base)
+    record = read_record(base)
     result = {
-        "kind": KIND,
+        "kind": ABLATION,
         "name": path.stem,
         "question": ablation.question,
         "reference": ablation.reference,
-        "command": portable(made.get("command", "")),
-        "commit": made.get("git"),
+        "command": without_folders(record.get("command", "")),
+        "commit": record.get("git"),
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": made.get("machine"),
-        "device": made.get("device"),
-        "versions": made.get("versions"),
+        "machine": record.get("machine"),
+        "device": record.get("device"),
+        "versions": record.get("versions"),
         "seeds": sorted({record.seed for record in records}),
         "elapsed_s": _elapsed_s(config.out, records),
         "images": config.images.name,
         "num_images": len(load_image_table(base.images)),
-        "judged_on": _judged_on(config),
-        "settings": _settings(config),
+        "evaluated_on": _evaluation_data(config),
+        "config": _portable_config(config),
         "records": [asdict(record) for record in records],
     }
     files.write_atomically(path, json.dumps(result, indent=1) + "\n")
 
 
-def portable(command: str) -> str:
-    """A command without the folders of this machine: of an absolute path its last part stays."""
+def without_folders(command: str) -> str:
+    """Shorten the absolute paths in a command to their last part, because folders are of one machine."""
     words = []
     for word in shlex.split(command):
         option, joined, value = word.rpartition("=")
@@ -132,7 +136,7 @@ def _epochs_of_weights(config: RunConfig, backbone: str) -> int:
 
 
 def _pixels(config: RunConfig, backbone: str) -> float:
-    """An image's, as `compute` counts them."""
+    """Return the pixels per image in all stages that the backbone depends on."""
     epochs = _epochs(config, backbone)
     pixels = epochs.get("stage1", 0) * float(stage1_pixels(config))
     if backbone == "stage3":
@@ -142,19 +146,15 @@ def _pixels(config: RunConfig, backbone: str) -> float:
 
 def _discovery(run: RunDir) -> dict[str, Any] | None:
     score = read_discovery_score(run)
-    return None if score is None else {name: score[name] for name in DISCOVERY}
+    return None if score is None else {name: score[name] for name in DISCOVERY_KEYS}
 
 
 def _scores(run: RunDir, backbone: str) -> dict[str, Any]:
-    found = {}
-    for task in ("svm", "knn", "low-shot"):
-        path = run.evaluation(task, backbone)
-        if path.exists():
-            found[task] = json.loads(path.read_text())["mean_ap"]
-    return found
+    paths = {evaluation.name: run.evaluation(evaluation.name, backbone) for evaluation in RUN_EVALUATIONS}
+    return {name: json.loads(path.read_text())["mean_ap"] for name, path in paths.items() if path.exists()}
 
 
-def _judged_on(config: RunConfig) -> Mapping[str, Any] | None:
+def _evaluation_data(config: RunConfig) -> Mapping[str, Any] | None:
     if config.eval_data is None:
         return None
     own = config.evaluation
@@ -166,40 +166,43 @@ def _judged_on(config: RunConfig) -> Mapping[str, Any] | None:
     }
 
 
-def _settings(config: RunConfig) -> dict[str, Any]:
-    """Without folders, which are of one machine: of a file its name stays."""
+def _portable_config(config: RunConfig) -> dict[str, Any]:
+    """Return the config with the names of files in place of their paths, because folders are of one machine."""
 
-    def without_folders(value: Any) -> Any:
+    def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value):
-            return {item.name: without_folders(getattr(value, item.name)) for item in dataclasses.fields(value)}
+            return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
         return value.name if isinstance(value, Path) else to_plain(value)
 
-    plain = without_folders(config)
-    return {key: value for key, value in plain.items() if key not in ("images", "out", "eval_data", "overwrite")}
+    return {
+        key: value for key, value in plain(config).items() if key not in ("images", "out", "eval_data", "overwrite")
+    }
 
 
-def _elapsed_s(folder: Path, records: Sequence[Record]) -> float:
-    """Seconds of all runs of a study, those of its bases too; a run that several studies share counts in each."""
+def _elapsed_s(folder: Path, records: Sequence[VariantRecord]) -> float:
+    """Return the time of all runs of an ablation and of its base runs, in seconds."""
     runs = {f"seed{record.seed}/base" for record in records} | {record.run for record in records}
     stages = [stage for run in runs for stage in read_record(RunDir(folder / run)).get("stages", {}).values()]
     return round(sum(stage["elapsed_s"] for stage in stages), 1)
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A result file: of a study, or numbers that were written down.
+    """Read a result file of `orl ablate`, or one of numbers that were written down by hand.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is not JSON, or of neither kind.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not JSON, or of another kind.
     """
     try:
         result = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     kind = result.get("kind") if isinstance(result, dict) else None
-    if kind not in (KIND, RECORDED):
-        raise ValueError(f"{path} is no result: its kind is {kind!r}, and known are {KIND!r} and {RECORDED!r}")
-    needed = {KIND: ("question", "reference", "seeds", "records"), RECORDED: ("title", "tables")}[kind]
+    if kind not in (ABLATION, RECORDED):
+        raise ValueError(
+            f"{path} is no result: its kind is {kind!r}, and known kinds are {ABLATION!r} and {RECORDED!r}"
+        )
+    needed = {ABLATION: ("question", "reference", "seeds", "records"), RECORDED: ("title", "tables")}[kind]
     missing = [key for key in needed if key not in result]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}, which a result of kind {kind!r} has")

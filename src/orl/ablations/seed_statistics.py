@@ -1,4 +1,4 @@
-"""Means over seeds, and how far the seeds lie apart."""
+"""Mean and standard deviation over seeds, and differences of two variants seed by seed."""
 
 import math
 import statistics
@@ -8,40 +8,41 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SeedStatistics:
-    """A score of one arm at several seeds."""
+    """Scores of one variant at several seeds."""
 
     values: tuple[float, ...]
 
     @property
     def mean(self) -> float:
+        """Mean over the seeds."""
         return statistics.fmean(self.values)
 
     @property
     def std(self) -> float | None:
-        """The sample's standard deviation (n - 1); None of one seed."""
+        """Sample standard deviation (n - 1) over the seeds; None for one seed."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
-    def told(self, scale: float = 1.0, decimals: int = 1, signed: bool = False) -> str:
-        """'21.8 ± 0.4', or one number of one seed."""
+    def text(self, scale: float = 1.0, decimals: int = 1, signed: bool = False) -> str:
+        """Format as '21.8 ± 0.4', or as '21.8' for one seed."""
         sign = "+" if signed else ""
-        text = f"{scale * self.mean:{sign}.{decimals}f}"
-        return text if self.std is None else f"{text} ± {scale * self.std:.{decimals}f}"
+        mean = f"{scale * self.mean:{sign}.{decimals}f}"
+        return mean if self.std is None else f"{mean} ± {scale * self.std:.{decimals}f}"
 
 
 def paired_differences(own: Mapping[int, float], reference: Mapping[int, float]) -> SeedStatistics | None:
-    """Seed by seed, an arm's score less the reference's; None where they share no seed.
+    """Subtract the reference's score from a variant's, seed by seed; None if they have no seed in common.
 
-    A seed draws weights, crops and orders of both alike, so that differences vary less than scores.
+    A seed fixes weights, crops and orders of both variants, so that differences vary less than scores.
     """
-    shared = sorted(own.keys() & reference.keys())
-    differences = tuple(own[seed] - reference[seed] for seed in shared)
+    seeds = sorted(own.keys() & reference.keys())
+    differences = tuple(own[seed] - reference[seed] for seed in seeds)
     return SeedStatistics(differences) if differences else None
 
 
 def is_beyond_chance(differences: SeedStatistics) -> bool | None:
-    """Whether the 95% interval of the mean difference (Student's t) leaves out 0; None below three seeds.
+    """Return whether the 95% interval of the mean difference (Student's t) excludes 0; None below three seeds.
 
-    Of so few seeds this is a rule of thumb: it takes differences for normally distributed.
+    The test assumes normally distributed differences; for few seeds it is a rule of thumb.
     """
     count = len(differences.values)
     if count < 3 or differences.std is None:
@@ -50,7 +51,7 @@ def is_beyond_chance(differences: SeedStatistics) -> bool | None:
 
 
 def by_seed(values: Sequence[tuple[int, float | None]]) -> dict[int, float]:
-    """Scores by seed, those that there are."""
+    """Return the scores by seed, without missing ones."""
     return {seed: value for seed, value in values if value is not None}
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from orl.ablations.records import portable, read_result
-from orl.ablations.run import AblationOptions, run_ablation
+from orl.ablations.records import read_result, without_folders
+from orl.ablations.run_ablation import AblationOptions, run_ablation
 from orl.config import RunConfig, SimCLRConfig, TrainConfig, ViewConfig
 from orl.networks.backbones import build_backbone, save_backbone
 from orl.pipeline.run import run_all, run_discover, run_pretrain
@@ -49,11 +49,11 @@ def small(scenes: Path, out: Path) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def jitter(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Path]:
-    config = small(scenes, tmp_path_factory.mktemp("ablation") / "out")
-    return config, run_ablation("jitter", config, AblationOptions(seeds=[3]))
+    config = replace(small(scenes, tmp_path_factory.mktemp("ablation") / "out"), seed=3)
+    return config, run_ablation("jitter", config, AblationOptions(seeds=1))
 
 
-def test_a_study_has_every_arm_at_every_seed_judged_by_all_judges(jitter: tuple[RunConfig, Path]) -> None:
+def test_an_ablation_scores_every_variant_at_every_seed_by_all_evaluations(jitter: tuple[RunConfig, Path]) -> None:
     config, path = jitter
     result = read_result(path)
     assert [record["variant"] for record in result["records"]] == [
@@ -69,12 +69,12 @@ def test_a_study_has_every_arm_at_every_seed_judged_by_all_judges(jitter: tuple[
         assert record["elapsed_s"]["stage3"] > 0
         assert record["elapsed_s"]["evaluation"] > 0
     variants = sum(sum(record["elapsed_s"].values()) for record in result["records"])
-    assert result["elapsed_s"] == pytest.approx(variants, abs=0.5), "the base is the arm of the paper's overlap"
-    assert result["settings"]["objects"]["roi_size_px"] == 16
+    assert result["elapsed_s"] == pytest.approx(variants, abs=0.5), "the base run is the variant of the paper's IoU"
+    assert result["config"]["objects"]["roi_size_px"] == 16
     assert str(config.out) not in path.read_text(), "no path of a machine"
 
 
-def test_an_arm_is_what_a_run_of_its_settings_is_and_the_base_is_shared(
+def test_a_variant_equals_a_run_of_its_config_and_links_the_base_run(
     jitter: tuple[RunConfig, Path], scenes: Path, tmp_path: Path
 ) -> None:
     config, _ = jitter
@@ -85,15 +85,15 @@ def test_an_arm_is_what_a_run_of_its_settings_is_and_the_base_is_shared(
     variant, base = (RunDir(config.out / "seed3" / name) for name in ("iou-above-0-7", "base"))
     for stage in ("stage1", "stage3"):
         assert variant.backbone(stage).read_bytes() == RunDir(plain.out).backbone(stage).read_bytes(), stage
-    assert not variant.metrics("stage1").exists(), "an arm trains no stage 1 of its own"
+    assert not variant.metrics("stage1").exists(), "the variant has trained no stage 1"
     assert variant.backbone("stage3").read_bytes() != base.backbone("stage3").read_bytes()
 
 
-def test_the_same_study_again_trains_nothing_and_says_the_same(jitter: tuple[RunConfig, Path]) -> None:
+def test_the_same_ablation_again_trains_nothing_and_has_the_same_records(jitter: tuple[RunConfig, Path]) -> None:
     config, path = jitter
     before = json.loads(path.read_text())["records"]
     trained = {file: file.stat().st_mtime_ns for file in config.out.rglob("backbone.safetensors")}
-    run_ablation("jitter", config, AblationOptions(seeds=[3]))
+    run_ablation("jitter", config, AblationOptions(seeds=1))
     assert {file: file.stat().st_mtime_ns for file in config.out.rglob("backbone.safetensors")} == trained
     again = json.loads(path.read_text())["records"]
     for one, other in zip(before, again, strict=True):
@@ -102,51 +102,53 @@ def test_the_same_study_again_trains_nothing_and_says_the_same(jitter: tuple[Run
         }
 
 
-def test_priors_and_proposals_are_told_apart_by_discovery_alone(jitter: tuple[RunConfig, Path], tmp_path: Path) -> None:
+def test_feature_extractors_and_proposals_are_compared_by_discovery_alone(
+    jitter: tuple[RunConfig, Path], tmp_path: Path
+) -> None:
     config, _ = jitter
     save_backbone(build_backbone("resnet18"), tmp_path / "strong.safetensors")
-    options = AblationOptions(seeds=[3], outside=tmp_path / "strong.safetensors", trains=False)
-    result = read_result(run_ablation("feature_extractor", config, options))
+    options = AblationOptions(seeds=1, outside=tmp_path / "strong.safetensors", discovery_only=True)
+    result = read_result(run_ablation("feature-extractor", config, options))
     assert [record["variant"] for record in result["records"]] == ["random weights", "stage 1", "outside: strong"]
-    assert all(record["scores"] == {} for record in result["records"]), "what another study judged is not of this one"
-    found = read_result(run_ablation("proposals", config, AblationOptions(seeds=[3], trains=False)))
+    assert all(record["scores"] == {} for record in result["records"]), "scores of another ablation do not count"
+    found = read_result(run_ablation("proposals", config, AblationOptions(seeds=1, discovery_only=True)))
     fractions = {record["variant"]: record["discovery"]["roi_object_fraction"] for record in found["records"]}
     assert fractions["labelled boxes"] > 0.99, "every RoI is an object"
     assert max(fraction for variant, fraction in fractions.items() if variant != "labelled boxes") < 0.9
-    # What the arm changed was made anew, and the base's is as it was.
+    # The changed table was rebuilt, and that of the base run was not.
     base = RunDir(config.out / "seed3" / "base").table("rois")
     variant = RunDir(config.out / "seed3" / "labelled-boxes").table("rois")
     assert (base / "00000.arrow").read_bytes() != (variant / "00000.arrow").read_bytes()
 
 
-def test_the_stages_study_trains_byol_longer_and_scores_random_weights(
+def test_the_stages_ablation_trains_byol_longer_and_scores_random_weights(
     jitter: tuple[RunConfig, Path],
 ) -> None:
     config, _ = jitter
-    result = read_result(run_ablation("stages", config, AblationOptions(seeds=[3])))
+    result = read_result(run_ablation("stages", config, AblationOptions(seeds=1)))
     variants = {record["variant"]: record for record in result["records"]}
-    assert variants["BYOL, as many images"]["epochs"] == {"stage1": 1}
+    assert variants["BYOL, image-matched"]["epochs"] == {"stage1": 1}
     costs = {label: variant["gigapixels"] for label, variant in variants.items()}
-    assert costs["BYOL, as much compute"] >= costs["ORL"] > costs["BYOL, as many images"] > costs["random weights"] == 0
+    assert costs["BYOL, compute-matched"] >= costs["ORL"] > costs["BYOL, image-matched"] > costs["random weights"] == 0
     assert len({record["scores"]["svm"] for record in variants.values()}) > 1
 
 
-def test_a_warm_start_counts_the_images_before_it_and_byol_alone_has_no_pairs(
+def test_a_warm_start_counts_the_images_of_stage_1_and_byol_has_no_pairs(
     jitter: tuple[RunConfig, Path], tmp_path: Path
 ) -> None:
     config, _ = jitter
     warm = replace(config, out=tmp_path / "out", objects=replace(config.objects, warm_start=True))
-    result = read_result(run_ablation("stages", warm, AblationOptions(seeds=[3])))
+    result = read_result(run_ablation("stages", warm, AblationOptions(seeds=1)))
     variants = {record["variant"]: record for record in result["records"]}
-    assert variants["BYOL, where ORL starts"]["images_seen"] == 24
-    assert variants["BYOL, as many images"]["images_seen"] == variants["ORL"]["images_seen"] == 48
-    assert variants["BYOL, as many images"]["discovery"] is None
+    assert variants["BYOL, start of ORL"]["images_seen"] == 24
+    assert variants["BYOL, image-matched"]["images_seen"] == variants["ORL"]["images_seen"] == 48
+    assert variants["BYOL, image-matched"]["discovery"] is None
     assert variants["ORL"]["discovery"] is not None
-    assert variants["BYOL, as many images"]["gigapixels"] < variants["ORL"]["gigapixels"]
+    assert variants["BYOL, image-matched"]["gigapixels"] < variants["ORL"]["gigapixels"]
 
 
 @pytest.mark.parametrize("warm", [False, True])
-def test_a_run_with_weights_from_outside_trains_stage_1_only_where_stage_3_starts_from_it(
+def test_with_weights_from_outside_stage_1_is_trained_only_for_a_warm_start(
     scenes: Path, tmp_path: Path, warm: bool
 ) -> None:
     save_backbone(build_backbone("resnet18"), tmp_path / "strong.safetensors")
@@ -161,35 +163,38 @@ def test_a_run_with_weights_from_outside_trains_stage_1_only_where_stage_3_start
 @pytest.mark.parametrize(
     ("name", "changes", "options", "complaint"),
     [
-        ("losses", {}, {"trains": False}, "do not differ in stage 2"),
-        ("neighbours", {"eval_data": None}, {}, "study neighbours judges backbones: give a VOC devkit"),
-        ("losses", {}, {"outside": Path("x.pth")}, "have no effect on study losses"),
-        ("stages", {"method": SIMCLR}, {}, "compares ORL with BYOL, and stage 1 is by simclr"),
-        ("proposals", {"images": "JPEGImages"}, {}, "study proposals needs to know the objects of its images"),
-        ("neighbours", {"images": "JPEGImages"}, {"trains": False}, "JPEGImages has no labels; give a VOC devkit"),
+        ("losses", {}, {"discovery_only": True}, "do not differ in stage 2"),
+        ("neighbours", {"eval_data": None}, {}, "ablation neighbours evaluates backbones: give a VOC devkit"),
+        ("losses", {}, {"outside": Path("x.pth")}, "have no effect on ablation losses"),
+        ("stages", {"method": SIMCLR}, {}, "compares ORL with BYOL, and the method of stage 1 is simclr"),
+        ("proposals", {"images": "JPEGImages"}, {}, "ablation proposals needs the objects of its images"),
+        (
+            "neighbours",
+            {"images": "JPEGImages"},
+            {"discovery_only": True},
+            "JPEGImages has no labels; give a VOC devkit",
+        ),
     ],
 )
-def test_what_would_come_to_nothing_is_refused(
+def test_an_ablation_that_compares_nothing_is_refused(
     name: str, changes: dict[str, object], options: dict[str, object], complaint: str, scenes: Path, tmp_path: Path
 ) -> None:
     if "images" in changes:
         changes = {**changes, "images": scenes / str(changes["images"])}
     config = replace(small(scenes, tmp_path / "out"), **changes)
     with pytest.raises(ValueError, match=complaint):
-        run_ablation(name, config, AblationOptions(**{"seeds": [0], **options}))
+        run_ablation(name, config, AblationOptions(seeds=1, **options))
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_that_are_not_there_are_told_before_anything_is_trained(scenes: Path, tmp_path: Path) -> None:
-    options = AblationOptions(seeds=[0], outside=tmp_path / "no.pth")
+def test_missing_weights_are_reported_before_the_training(scenes: Path, tmp_path: Path) -> None:
+    options = AblationOptions(seeds=1, outside=tmp_path / "no.pth")
     with pytest.raises(FileNotFoundError, match=r"no\.pth"):
-        run_ablation("feature_extractor", small(scenes, tmp_path / "out"), options)
+        run_ablation("feature-extractor", small(scenes, tmp_path / "out"), options)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_command_is_told_without_the_folders_of_a_machine() -> None:
-    command = "orl ablate feature-extractor --images /home/me/VOC2007 --out=/data/runs/x --discover.feature-extractor weights/a.pth"
-    assert (
-        portable(command)
-        == "orl ablate feature-extractor --images VOC2007 --out=x --discover.feature-extractor weights/a.pth"
-    )
+def test_a_recorded_command_has_no_folders_of_the_machine() -> None:
+    command = "orl ablate jitter --images /home/me/VOC2007 --out=/data/runs/x --feature-extractor weights/a.pth"
+    short = "orl ablate jitter --images VOC2007 --out=x --feature-extractor weights/a.pth"
+    assert without_folders(command) == short
