@@ -172,10 +172,10 @@ def test_correspondences_of_other_rois_are_refused(
 
 def test_a_table_without_correspondences_is_refused(discovered: RunDir) -> None:
     rewrite_correspondences(discovered, image_id=[0], neighbour_id=[1], roi=[0], neighbour_roi=[2], similarity=[0.5])
-    with pytest.raises(ValueError, match=r"holds no correspondences of image_3\.png; nothing can be sheets"):
+    with pytest.raises(ValueError, match=r"holds no correspondences of image_3\.png; nothing can be drawn"):
         correspondence_figure(discovered, CorrespondenceOptions(image="image_3.png"), SMALL)
     rewrite_correspondences(discovered, image_id=[], neighbour_id=[], roi=[], neighbour_roi=[], similarity=[])
-    with pytest.raises(ValueError, match="holds no correspondences of this run; nothing can be sheets"):
+    with pytest.raises(ValueError, match="holds no correspondences of this run; nothing can be drawn"):
         correspondence_figure(discovered, CorrespondenceOptions(), SMALL)
 
 

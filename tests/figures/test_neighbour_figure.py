@@ -1,10 +1,9 @@
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from tests.finished_run import NUM_IMAGES, write_images, write_table, write_tables
+from tests.finished_run import NUM_IMAGES, write_table
 
 from orl.cli import main
 from orl.datasets.image_table import load_image_table
@@ -15,27 +14,18 @@ from orl.rundir import RunDir
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> RunDir:
-    """A run with the tables of stage 2 and nothing else."""
-    run = RunDir(tmp_path / "run")
-    write_images(run, tmp_path / "images")
-    write_tables(run)
-    return run
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures, collected in place of their files."""
     figures: list[Figure] = []
     monkeypatch.setattr(module, "save_figure", lambda figure, path: figures.append(figure))
     return figures
 
 
-def test_the_query_comes_before_its_neighbours_with_their_similarities(found: RunDir, drawn: list[Figure]) -> None:
+def test_the_query_comes_before_its_neighbours_with_their_similarities(discovered: RunDir, saved: list[Figure]) -> None:
     options = NeighbourOptions(image="image_4.png", neighbours=2)
-    assert neighbour_figure(found, options, FigureFile()) == found.figures / "neighbours.png"
-    (figure,) = drawn
-    images = load_image_table(found.images)
+    assert neighbour_figure(discovered, options, FigureFile()) == discovered.figures / "neighbours.png"
+    (figure,) = saved
+    images = load_image_table(discovered.images)
     texts = [text.get_text() for text in figure.texts[:-1]]
     # The neighbours of every image are the first others, of 0.9, 0.8 and 0.7.
     assert texts == ["image_4.png", "", images.names[0], "0.900", "image_1.png", "0.800"]
@@ -43,19 +33,19 @@ def test_the_query_comes_before_its_neighbours_with_their_similarities(found: Ru
     assert [len(axes.patches) for axes in figure.axes] == [1, 0, 0]
 
 
-def test_images_are_sampled_by_the_seed(found: RunDir, drawn: list[Figure]) -> None:
+def test_images_are_sampled_by_the_seed(discovered: RunDir, saved: list[Figure]) -> None:
     for seed in (0, 0, 1):
-        neighbour_figure(found, NeighbourOptions(images=3, neighbours=1, seed=seed), FigureFile())
-    names = [[text.get_text() for text in figure.texts[:-1:4]] for figure in drawn]
+        neighbour_figure(discovered, NeighbourOptions(images=3, neighbours=1, seed=seed), FigureFile())
+    names = [[text.get_text() for text in figure.texts[:-1:4]] for figure in saved]
     assert names[0] == names[1] != names[2]
-    images = load_image_table(found.images)
+    images = load_image_table(discovered.images)
     order = np.random.default_rng(0).permutation(NUM_IMAGES)[:3]
     assert names[0] == [images.names[image_id] for image_id in order]
 
 
-def test_at_most_all_neighbours_of_the_table_are_drawn(found: RunDir, drawn: list[Figure]) -> None:
-    neighbour_figure(found, NeighbourOptions(images=1, neighbours=50), FigureFile())
-    assert len(drawn[0].axes) == 4
+def test_at_most_all_neighbours_of_the_table_are_drawn(discovered: RunDir, saved: list[Figure]) -> None:
+    neighbour_figure(discovered, NeighbourOptions(images=1, neighbours=50), FigureFile())
+    assert len(saved[0].axes) == 4
 
 
 def test_images_of_any_shape_keep_it_and_unknown_similarities_are_dashes() -> None:
@@ -78,27 +68,27 @@ def test_images_of_any_shape_keep_it_and_unknown_similarities_are_dashes() -> No
         ({"image": "image_44.png"}, r"did you mean image_4\.png"),
     ],
 )
-def test_options_out_of_range_are_refused(found: RunDir, options: dict, message: str) -> None:
+def test_options_out_of_range_are_refused(discovered: RunDir, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        neighbour_figure(found, NeighbourOptions(**options), FigureFile())
+        neighbour_figure(discovered, NeighbourOptions(**options), FigureFile())
 
 
-def test_a_table_of_other_images_and_a_missing_one_are_refused(found: RunDir) -> None:
-    shutil.rmtree(found.table("neighbours"))
+def test_a_table_of_other_images_and_a_missing_one_are_refused(discovered: RunDir) -> None:
+    shutil.rmtree(discovered.table("neighbours"))
     with pytest.raises(FileNotFoundError, match="has no table of neighbours yet; make it with 'orl discover"):
-        neighbour_figure(found, NeighbourOptions(), FigureFile())
+        neighbour_figure(discovered, NeighbourOptions(), FigureFile())
     columns = {"neighbour_ids": np.zeros((2, 1), np.int32), "similarities": np.zeros((2, 1), np.float32)}
-    write_table(found, "neighbours", columns)
+    write_table(discovered, "neighbours", columns)
     with pytest.raises(ValueError, match="neighbours has 2 rows, but there are 6 images; rebuild it with"):
-        neighbour_figure(found, NeighbourOptions(), FigureFile())
+        neighbour_figure(discovered, NeighbourOptions(), FigureFile())
 
 
-def test_the_command_line_draws_the_same_each_time(found: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_draws_the_same_each_time(discovered: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     contents = []
     for _ in range(2):
-        assert main(["figures", "neighbours", str(found.root), "--pdf", "--dpi", "40", "--images", "2"]) == 0
-        contents.append((found.figures / "neighbours.pdf").read_bytes())
+        assert main(["figures", "neighbours", str(discovered.root), "--pdf", "--dpi", "40", "--images", "2"]) == 0
+        contents.append((discovered.figures / "neighbours.pdf").read_bytes())
     assert contents[0] == contents[1]
-    assert capsys.readouterr().out.endswith(f"figure: {found.figures / 'neighbours.pdf'}\n")
-    assert main(["figures", "neighbours", str(found.root / "nowhere")]) == 1
+    assert capsys.readouterr().out.endswith(f"figure: {discovered.figures / 'neighbours.pdf'}\n")
+    assert main(["figures", "neighbours", str(discovered.root / "nowhere")]) == 1
     assert "no run at" in capsys.readouterr().err

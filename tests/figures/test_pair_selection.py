@@ -61,7 +61,7 @@ def correspondences(draw: st.DrawFn) -> Rows:
     return rows
 
 
-def test_rows_of_per_image_are_found_across_shards(table: tables.Table) -> None:
+def test_rows_of_an_image_are_found_across_shards(table: tables.Table) -> None:
     assert [list(image_rows(table, image_id)) for image_id in range(NUM_IMAGES)] == [
         [0, 1, 2],
         [],
@@ -85,7 +85,7 @@ def test_the_best_correspondences_of_two_images_come_first(table: tables.Table) 
     assert similarities[0] > similarities[1]
 
 
-def test_a_similarity_that_is_not_known_comes_last(tmp_path: Path) -> None:
+def test_an_unknown_similarity_comes_last(tmp_path: Path) -> None:
     unknown = make_table(tmp_path / "t", [(0, 1, np.nan), (0, 1, 0.3), (1, 2, np.nan), (2, 3, 0.1)])
     assert best_correspondences(unknown, 0, 1, 2)[0].tolist() == [1, 0]
     for sign, expected in {1: [(0, 1), (2, 3), (1, 2)], -1: [(2, 3), (0, 1), (1, 2)]}.items():
@@ -106,7 +106,7 @@ def test_the_most_and_the_least_similar_are_known_by_hand(table: tables.Table) -
     images_per_block=st.integers(1, 6),
     pool_size=st.integers(1, 8),
 )
-def test_any_block_and_pool_give_what_loops_over_the_whole_table_give(
+def test_any_block_and_pool_give_what_loops_over_the_table_give(
     tmp_path: Path, rows: Rows, num_pairs: int, sign: int, images_per_block: int, pool_size: int
 ) -> None:
     table = make_table(tmp_path / "t", rows)
@@ -114,7 +114,7 @@ def test_any_block_and_pool_give_what_loops_over_the_whole_table_give(
     assert chosen == figure_choices.extreme_pairs(rows, num_pairs, sign)
 
 
-def test_the_most_similar_pairs_are_those_of_the_report(table: tables.Table) -> None:
+def test_the_most_similar_pairs_are_those_of_top_correspondences(table: tables.Table) -> None:
     image_ids, neighbour_ids, similarities = (table.column(name) for name in ("image_id", "neighbour_id", "similarity"))
     rows = top_correspondences(image_ids, neighbour_ids, similarities, 3)
     assert extreme_pairs(table, NUM_IMAGES, 3, sign=1) == [(image_ids[row], neighbour_ids[row]) for row in rows]

@@ -38,7 +38,7 @@ SMALL = FigureFile(dpi=40)
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> RunDir:
+def configured(tmp_path: Path) -> RunDir:
     """A run on synthetic scenes whose RoIs are the objects, and two boxes without object in each image."""
     scenes, run = tmp_path / "scenes", RunDir(tmp_path / "run")
     draw_scenes(scenes, num_trainval=NUM_IMAGES, num_test=0, size_wh=SIZE_WH, quiet=True)
@@ -59,7 +59,7 @@ def found(tmp_path: Path) -> RunDir:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The maps, collected in place of their files."""
     figures: list[Figure] = []
     monkeypatch.setattr(module, "save_figure", lambda figure, path: figures.append(figure))
@@ -70,47 +70,47 @@ def num_rois(run: RunDir) -> int:
     return tables.load(run.table("rois")).num_rows
 
 
-def test_rois_that_cover_objects_have_the_colours_of_their_classes(found: RunDir, drawn: list[Figure]) -> None:
-    assert roi_map_figure(found, OPTIONS, SMALL) == found.root / "figures" / "roi_map.png"
-    (axes,) = drawn[0].axes
+def test_rois_that_cover_objects_have_the_colours_of_their_classes(configured: RunDir, saved: list[Figure]) -> None:
+    assert roi_map_figure(configured, OPTIONS, SMALL) == configured.root / "figures" / "roi_map.png"
+    (axes,) = saved[0].axes
     colours = [to_hex(colour) for colour in axes.collections[0].get_facecolors()]
-    assert len(colours) == num_rois(found)
+    assert len(colours) == num_rois(configured)
     assert colours.count(NO_OBJECT_COLOUR) == 2 * NUM_IMAGES
-    labels = read_labels(found.root.parent / "scenes")
+    labels = read_labels(configured.root.parent / "scenes")
     assert labels is not None
     seen = sorted({labels.classes[label] for each in labels.box_classes for label in each})
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [*seen, "no object"]
     assert len(axes.images) <= 5
 
 
-def test_of_many_rois_a_random_choice_is_drawn(found: RunDir, drawn: list[Figure]) -> None:
+def test_of_many_rois_a_random_choice_is_drawn(configured: RunDir, saved: list[Figure]) -> None:
     for seed in (0, 0, 1):
-        roi_map_figure(found, replace(OPTIONS, points=12, seed=seed), SMALL)
-    places = [figure.axes[0].collections[0].get_offsets() for figure in drawn]
-    assert [len(each) for each in places] == [12] * 3
-    assert np.array_equal(places[0], places[1])
-    assert not np.array_equal(places[0], places[2])
-    assert drawn[0].texts[0].get_text().startswith(f"12 of {num_rois(found)} RoIs, as stage 2 embedded them")
+        roi_map_figure(configured, replace(OPTIONS, points=12, seed=seed), SMALL)
+    positions = [figure.axes[0].collections[0].get_offsets() for figure in saved]
+    assert [len(each) for each in positions] == [12] * 3
+    assert np.array_equal(positions[0], positions[1])
+    assert not np.array_equal(positions[0], positions[2])
+    assert saved[0].texts[0].get_text().startswith(f"12 of {num_rois(configured)} RoIs, as stage 2 embedded them")
 
 
-def test_another_backbone_embeds_the_rois_and_needs_no_table(found: RunDir, drawn: list[Figure]) -> None:
-    save_backbone(build_backbone("resnet10").eval(), found.backbone("stage3"))
-    config = demo(images=found.root.parent / "scenes", out=found.root)
-    save_config(replace(config, discover=replace(config.discover, roi_embed_px=32)), found.config)
-    roi_map_figure(found, OPTIONS, SMALL)
-    shutil.rmtree(found.table("roi_embeddings"))
-    roi_map_figure(found, replace(OPTIONS, backbone=found.root), SMALL)
-    places = [figure.axes[0].collections[0].get_offsets() for figure in drawn]
-    assert places[0].shape == places[1].shape
-    assert not np.array_equal(*places)
-    assert "embedded by" in drawn[1].texts[0].get_text()
+def test_another_backbone_embeds_the_rois_and_needs_no_table(configured: RunDir, saved: list[Figure]) -> None:
+    save_backbone(build_backbone("resnet10").eval(), configured.backbone("stage3"))
+    config = demo(images=configured.root.parent / "scenes", out=configured.root)
+    save_config(replace(config, discover=replace(config.discover, roi_embed_px=32)), configured.config)
+    roi_map_figure(configured, OPTIONS, SMALL)
+    shutil.rmtree(configured.table("roi_embeddings"))
+    roi_map_figure(configured, replace(OPTIONS, backbone=configured.root), SMALL)
+    positions = [figure.axes[0].collections[0].get_offsets() for figure in saved]
+    assert positions[0].shape == positions[1].shape
+    assert not np.array_equal(*positions)
+    assert "embedded by" in saved[1].texts[0].get_text()
 
 
-def test_without_labels_there_are_no_classes(found: RunDir, drawn: list[Figure]) -> None:
-    scenes = found.root.parent / "scenes"
+def test_without_labels_there_are_no_classes(configured: RunDir, saved: list[Figure]) -> None:
+    scenes = configured.root.parent / "scenes"
     shutil.rmtree(scenes / "ImageSets")
-    roi_map_figure(found, OPTIONS, SMALL)
-    assert drawn[0].axes[0].get_legend() is None
+    roi_map_figure(configured, OPTIONS, SMALL)
+    assert saved[0].axes[0].get_legend() is None
 
 
 @pytest.mark.parametrize(
@@ -123,28 +123,28 @@ def test_without_labels_there_are_no_classes(found: RunDir, drawn: list[Figure])
         ({"points": 9}, "a map needs at least 10 RoIs, got 9"),
     ],
 )
-def test_options_out_of_range_are_refused(found: RunDir, options: dict, message: str) -> None:
+def test_options_out_of_range_are_refused(configured: RunDir, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        roi_map_figure(found, RoiMapOptions(**options), SMALL)
+        roi_map_figure(configured, RoiMapOptions(**options), SMALL)
 
 
-def test_embeddings_of_other_rois_and_missing_ones_are_refused(found: RunDir) -> None:
-    shutil.rmtree(found.table("roi_embeddings"))
+def test_embeddings_of_other_rois_and_missing_ones_are_refused(configured: RunDir) -> None:
+    shutil.rmtree(configured.table("roi_embeddings"))
     with pytest.raises(FileNotFoundError, match="has no embeddings of its RoIs; make them with 'orl discover"):
-        roi_map_figure(found, OPTIONS, SMALL)
-    write_table(found, "roi_embeddings", {"embedding": np.zeros((3, 16), dtype=np.float16)})
+        roi_map_figure(configured, OPTIONS, SMALL)
+    write_table(configured, "roi_embeddings", {"embedding": np.zeros((3, 16), dtype=np.float16)})
     with pytest.raises(ValueError, match="roi_embeddings was made from other RoIs; rebuild it with"):
-        roi_map_figure(found, OPTIONS, SMALL)
+        roi_map_figure(configured, OPTIONS, SMALL)
 
 
-def test_the_command_line_draws_the_same_each_time(found: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_draws_the_same_each_time(configured: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     contents = []
     for _ in range(2):
-        assert main(["figures", "roi-map", str(found.root), "--svg", "--dpi", "40", "--thumbnails", "4"]) == 0
-        contents.append((found.figures / "roi_map.svg").read_bytes())
+        assert main(["figures", "roi-map", str(configured.root), "--svg", "--dpi", "40", "--thumbnails", "4"]) == 0
+        contents.append((configured.figures / "roi_map.svg").read_bytes())
     assert contents[0] == contents[1]
-    assert capsys.readouterr().out.endswith(f"figure: {found.figures / 'roi_map.svg'}\n")
-    assert main(["figures", "roi-map", str(found.root / "nowhere")]) == 1
+    assert capsys.readouterr().out.endswith(f"figure: {configured.figures / 'roi_map.svg'}\n")
+    assert main(["figures", "roi-map", str(configured.root / "nowhere")]) == 1
     assert "no run at" in capsys.readouterr().err
 
 

@@ -26,7 +26,7 @@ OBJECT_VIEWS = ["view_1", "view_2", "intra_1", "intra_2", "inter_1", "inter_2"]
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> RunDir:
+def configured(tmp_path: Path) -> RunDir:
     """A run with its config and the tables of stage 2."""
     run = RunDir(tmp_path / "run")
     write_images(run, tmp_path / "images")
@@ -49,12 +49,12 @@ def without_colours(config: RunConfig) -> RunConfig:
     return replace(config, stage1=replace(config.stage1, views=views))
 
 
-def test_the_views_are_those_that_training_gets(found: RunDir) -> None:
-    images, config = load_image_table(found.images), config_of(found)
+def test_the_views_are_those_that_training_gets(configured: RunDir) -> None:
+    images, config = load_image_table(configured.images), config_of(configured)
     smaller = replace(config.stage3.views, size_px=config.stage1.views.size_px - 8)
     config = replace(config, stage3=replace(config.stage3, views=smaller))
     view_sampler = build_view_sampler(config, "stage3", images)
-    sample = read_sample(view_sampler, (2, 3), RunImages(found, images, 110))
+    sample = read_sample(view_sampler, (2, 3), RunImages(configured, images, 110))
     assert list(sample.views) == OBJECT_VIEWS
     view_boxes = view_sampler.sample_boxes((2, 3))
     assert sample.names == tuple(images.names[view_boxes[name].image_id] for name in ("view_1", "inter_2"))
@@ -65,10 +65,10 @@ def test_the_views_are_those_that_training_gets(found: RunDir) -> None:
     assert sides == [config.stage3.views.size_px] * 2 + [config.objects.roi_size_px] * 4
 
 
-def test_without_colour_changes_a_view_is_its_crop_but_for_gray_and_flips(found: RunDir) -> None:
-    table = load_image_table(found.images)
-    view_sampler = build_view_sampler(without_colours(config_of(found)), "stage1", table)
-    images = RunImages(found, table, 110)
+def test_without_colour_changes_a_view_is_its_crop_but_for_gray_and_flips(configured: RunDir) -> None:
+    table = load_image_table(configured.images)
+    view_sampler = build_view_sampler(without_colours(config_of(configured)), "stage1", table)
+    images = RunImages(configured, table, 110)
     plain = 0
     for image_id in range(NUM_IMAGES):
         sample = read_sample(view_sampler, (0, image_id), images)
@@ -82,10 +82,10 @@ def test_without_colour_changes_a_view_is_its_crop_but_for_gray_and_flips(found:
     assert plain >= 6
 
 
-def test_normalising_a_shown_view_again_gives_what_the_network_got(found: RunDir) -> None:
-    images = load_image_table(found.images)
-    view_sampler = build_view_sampler(config_of(found), "stage1", images)
-    sample = read_sample(view_sampler, (1, 0), RunImages(found, images, 110))
+def test_normalising_a_shown_view_again_gives_what_the_network_got(configured: RunDir) -> None:
+    images = load_image_table(configured.images)
+    view_sampler = build_view_sampler(config_of(configured), "stage1", images)
+    sample = read_sample(view_sampler, (1, 0), RunImages(configured, images, 110))
     view = collate_views([ViewDataset(view_sampler)[1, 0]]).views["view_1"]
     network_input = augment(view.crop, view.colours, torch.device("cpu"))
     again = normalise(torch.from_numpy(sample.views["view_1"]).permute(2, 0, 1)[None])
@@ -93,12 +93,12 @@ def test_normalising_a_shown_view_again_gives_what_the_network_got(found: RunDir
     torch.testing.assert_close(again, network_input, rtol=0, atol=0.51 / 255 / 0.224)
 
 
-def test_boxes_shrink_with_an_image_that_is_shown_smaller(found: RunDir) -> None:
-    images = load_image_table(found.images)
-    view_sampler = build_view_sampler(config_of(found), "stage1", images)
-    full = read_sample(view_sampler, (0, 1), RunImages(found, images, 110)).boxes["view_1"][1]
+def test_boxes_shrink_with_an_image_that_is_shown_smaller(configured: RunDir) -> None:
+    images = load_image_table(configured.images)
+    view_sampler = build_view_sampler(config_of(configured), "stage1", images)
+    full = read_sample(view_sampler, (0, 1), RunImages(configured, images, 110)).boxes["view_1"][1]
     # At 20 dpi a sheet shows images of at most 60 pixels of height: 64 become 60.
-    small = read_sample(view_sampler, (0, 1), RunImages(found, images, 20)).boxes["view_1"][1]
+    small = read_sample(view_sampler, (0, 1), RunImages(configured, images, 20)).boxes["view_1"][1]
     np.testing.assert_allclose(small, full * 60 / 64, rtol=1e-6)
 
 
@@ -130,14 +130,14 @@ def test_a_sample_of_one_image_has_no_neighbour() -> None:
     assert [axes.get_title() for axes in figure.axes] == ["image", "view 1, 8 px", "inter 2, 8 px"] + [""] * 6
 
 
-def test_the_views_are_those_of_the_epoch_asked_for(found: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_views_are_those_of_the_epoch_asked_for(configured: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
     monkeypatch.setattr(module, "save_figure", lambda figure, path: figures.append(figure))
-    view_sampler = build_view_sampler(config_of(found), "stage1", load_image_table(found.images))
-    view_figure(found, view_sampler, "stage1", ViewOptions(image="image_1.png", epoch=4), FigureFile())
+    view_sampler = build_view_sampler(config_of(configured), "stage1", load_image_table(configured.images))
+    view_figure(configured, view_sampler, "stage1", ViewOptions(image="image_1.png", epoch=4), FigureFile())
     shown = np.asarray(figures[0].axes[1].images[0].get_array())
     at_4, at_0 = (
-        read_sample(view_sampler, (epoch, 1), RunImages(found, view_sampler.images, 110)).views["view_1"]
+        read_sample(view_sampler, (epoch, 1), RunImages(configured, view_sampler.images, 110)).views["view_1"]
         for epoch in (4, 0)
     )
     np.testing.assert_array_equal(shown, at_4)
@@ -146,16 +146,16 @@ def test_the_views_are_those_of_the_epoch_asked_for(found: RunDir, monkeypatch: 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage3"])
 def test_the_command_line_draws_the_same_each_time(
-    found: RunDir, stage: str, capsys: pytest.CaptureFixture[str]
+    configured: RunDir, stage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--images", "2", "--epoch", "3", "--dpi", "40"]
     contents = []
     for _ in range(2):
-        assert main(["figures", "views", str(found.root), "--stage", stage, *options]) == 0
-        contents.append((found.figures / f"views_{stage}.png").read_bytes())
+        assert main(["figures", "views", str(configured.root), "--stage", stage, *options]) == 0
+        contents.append((configured.figures / f"views_{stage}.png").read_bytes())
     assert contents[0] == contents[1]
-    assert capsys.readouterr().out.endswith(f"figure: {found.figures / f'views_{stage}.png'}\n")
-    with Image.open(found.figures / f"views_{stage}.png") as image:
+    assert capsys.readouterr().out.endswith(f"figure: {configured.figures / f'views_{stage}.png'}\n")
+    with Image.open(configured.figures / f"views_{stage}.png") as image:
         assert image.width > 100
 
 
@@ -168,15 +168,17 @@ def test_the_command_line_draws_the_same_each_time(
         ({"image": "nothing.png"}, r"no image 'nothing\.png' among the 6 of the run"),
     ],
 )
-def test_options_out_of_range_are_refused(found: RunDir, options: dict, message: str) -> None:
-    view_sampler = build_view_sampler(config_of(found), "stage1", load_image_table(found.images))
+def test_options_out_of_range_are_refused(configured: RunDir, options: dict, message: str) -> None:
+    view_sampler = build_view_sampler(config_of(configured), "stage1", load_image_table(configured.images))
     with pytest.raises(ValueError, match=message):
-        view_figure(found, view_sampler, "stage1", ViewOptions(**options), FigureFile())
+        view_figure(configured, view_sampler, "stage1", ViewOptions(**options), FigureFile())
 
 
-def test_stage_3_needs_stage_2_and_a_run(found: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (found.root / "discover").rename(tmp_path / "elsewhere")
-    assert main(["figures", "views", str(found.root)]) == 1
+def test_stage_3_needs_stage_2_and_a_run(
+    configured: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (configured.root / "discover").rename(tmp_path / "elsewhere")
+    assert main(["figures", "views", str(configured.root)]) == 1
     assert "make it with 'orl discover'" in capsys.readouterr().err
     assert main(["figures", "views", str(tmp_path / "nowhere")]) == 1
     assert "no run at" in capsys.readouterr().err

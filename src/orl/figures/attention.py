@@ -26,7 +26,7 @@ STRIDE_PX = 32
 THRESHOLD = 0.6
 COLOUR_MAP = "viridis"
 OPACITY = 0.62
-OUTLINE = effects.withStroke(linewidth=3, foreground="#00000090")
+MAP_OUTLINE = effects.withStroke(linewidth=3, foreground="#00000090")
 
 
 def attention_map(
@@ -92,7 +92,7 @@ def overlay_heat_map(axes: Axes, image: ndarray, attention: ndarray, threshold: 
     axes.imshow(attention, cmap=COLOUR_MAP, vmin=0, vmax=1, alpha=OPACITY)
     if attention.min() < threshold < attention.max():
         outline = axes.contour(attention, levels=[threshold], colors="white", linewidths=1.4)
-        outline.set_path_effects([OUTLINE])
+        outline.set_path_effects([MAP_OUTLINE])
 
 
 def _first_component(feature_map: Float[Tensor, "c h w"]) -> Float[Tensor, "h w"]:

@@ -20,6 +20,7 @@ from torch import nn
 from orl import files
 from orl.config import RunConfig, load_config
 from orl.datasets.object_regions import ObjectRegions, read_object_regions
+from orl.evaluation.evaluated_backbone import RANDOM
 from orl.evaluation.localisation import score_backbones
 from orl.figures.attention import (
     COLOUR_MAP,
@@ -32,7 +33,7 @@ from orl.figures.attention import (
 )
 from orl.figures.figure_files import FigureFile, check_at_least, save_figure
 from orl.figures.pictures import TITLE_COLOUR, image_axes
-from orl.figures.run_images import RunImages, choose_images, load_run_images
+from orl.figures.run_images import RunImages, choose_image_ids, load_run_images
 from orl.figures.sheets import shorten_to_fit, shrink_to_cell
 from orl.networks.backbones import build_backbone
 from orl.networks.device import compute_device
@@ -40,7 +41,6 @@ from orl.progress import progress_bar
 from orl.rundir import RunDir
 from orl.weights.loading import load_eval_network
 
-RANDOM = "random"
 LARGEST_SIDE_PX = 448
 CELL_IN, GAP_IN, SCALE_IN = 2.2, 0.06, 0.42
 COLUMN_TITLE_IN, CAPTION_LINE_IN = 0.26, 0.17
@@ -205,7 +205,7 @@ def _load_networks(run: RunDir, config: RunConfig, options: AttentionOptions) ->
 
 
 def _load(source: str, config: RunConfig, seed: int) -> nn.Module:
-    if source != RANDOM:
+    if Path(source) != RANDOM:
         return load_eval_network(Path(source))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -215,7 +215,7 @@ def _load(source: str, config: RunConfig, seed: int) -> nn.Module:
 def _draw_run(images: RunImages, maps_of: Maps, options: AttentionOptions, side_px: int) -> Figure:
     shown: list[ndarray] = []
     maps: dict[str, list[ndarray]] = {}
-    for image_id in choose_images(images.images, options.image, options.images, options.seed):
+    for image_id in choose_image_ids(images.images, options.image, options.images, options.seed):
         image = images.load(image_id)
         shown.append(shrink_to_cell(image, images.dpi))
         size_wh = shown[-1].shape[1], shown[-1].shape[0]
@@ -244,7 +244,7 @@ def _score(
 ) -> dict[str, Any] | None:
     """Score maps on some images with annotated objects; return None if there is no such image."""
     images = run_images.images
-    shuffled = choose_images(images, None, len(images), options.seed)
+    shuffled = choose_image_ids(images, None, len(images), options.seed)
     scored = [image_id for image_id in shuffled if images.names[image_id] in regions][: options.scored]
     if not scored:
         return None

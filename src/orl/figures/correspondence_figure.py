@@ -25,7 +25,7 @@ GAP_FRACTION = 0.04
 """Width of the gap between two images, over the width of the first."""
 NEST_FRACTION = 0.017
 """Distance between the frames of two pairs that share a box, over the height of the image: the width of a line."""
-OUTLINE = effects.withStroke(linewidth=4.5, foreground="#000000a0")
+PAIR_OUTLINE = effects.withStroke(linewidth=4.5, foreground="#000000a0")
 Order = Literal["top", "random", "lowest", "image"]
 TITLES = {
     "top": "The most similar correspondences",
@@ -193,9 +193,9 @@ def _draw_pair(axes: Axes, box: ndarray, other: ndarray, colour: str) -> None:
     """Draw both frames, and a line from the right of the first to the left of the second."""
     for x0, y0, x1, y1 in (box, other):
         frame = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=2.4)
-        frame.set_path_effects([OUTLINE])
+        frame.set_path_effects([PAIR_OUTLINE])
         axes.add_patch(frame)
     heights = [float(each[1] + each[3]) / 2 for each in (box, other)]
     line = Line2D([float(box[2]), float(other[0])], heights, color=colour, linewidth=1.8)
-    line.set_path_effects([OUTLINE])
+    line.set_path_effects([PAIR_OUTLINE])
     axes.add_line(line)

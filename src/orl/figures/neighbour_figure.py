@@ -14,7 +14,7 @@ from orl.datasets.image_table import ImageTable
 from orl.figures.correspondence_figure import similarity_text
 from orl.figures.figure_files import FigureFile, check_at_least, save_figure
 from orl.figures.pictures import TITLE_COLOUR, image_axes
-from orl.figures.run_images import REBUILD, RunImages, choose_images, load_run_images, open_run_table
+from orl.figures.run_images import REBUILD, RunImages, choose_image_ids, load_run_images, open_run_table
 from orl.figures.sheets import shorten_to_fit
 from orl.rundir import RunDir
 
@@ -65,7 +65,7 @@ def neighbour_figure(run: RunDir, options: NeighbourOptions, file: FigureFile) -
     neighbour_ids, similarities = _load_neighbours(run, images)
     run_images = RunImages(run, images, file.dpi)
     rows = []
-    for query in choose_images(images, options.image, options.images, options.seed):
+    for query in choose_image_ids(images, options.image, options.images, options.seed):
         shown = [query, *neighbour_ids[query, : options.neighbours].tolist()]
         rows.append(
             NeighbourRow(

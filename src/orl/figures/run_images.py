@@ -127,7 +127,7 @@ def boxes_of(rois: Table, rows: Int[ndarray, "p"], image_id: int) -> Float[ndarr
     return rois.rows("box", own.start, own.stop)[rows - own.start]
 
 
-def choose_images(images: ImageTable, name: str | None, num_images: int, seed: int) -> list[int]:
+def choose_image_ids(images: ImageTable, name: str | None, num_images: int, seed: int) -> list[int]:
     """Return the image of this name, or without a name a random choice of images.
 
     Raises:

@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from orl.evaluation.evaluations import find_evaluation
+from orl.evaluation.low_shot import LOW_SHOT
 from orl.figures.curve_figure import LINE_COLOURS, unique_labels
 from orl.figures.figure_files import FigureFile, save_figure
 from orl.rundir import TRAINED_STAGES, RunDir
@@ -26,7 +28,7 @@ class ClassOptions:
     """The choice of the results, and their labels."""
 
     task: str = "svm"
-    """Evaluation whose results are taken from a run: svm or knn."""
+    """Evaluation whose results are taken from a run, such as svm or knn."""
     labels: tuple[str, ...] = ()
     """Name of each backbone in the figure, in the order of the results."""
 
@@ -68,7 +70,7 @@ def class_figure(sources: Sequence[Path], options: ClassOptions, file: FigureFil
         ValueError: if a file holds no AP of classes, or labels do not fit.
     """
     path = _chart_path(sources, "classes", file)
-    results = _read_results(sources, options.task, "per_class_ap", options.labels)
+    results = _read_results(sources, find_evaluation(options.task).name, "per_class_ap", options.labels)
     figure = draw_class_bars({label: result["per_class_ap"] for label, result in results.items()}, file.dpi)
     save_figure(figure, path)
     return path
@@ -95,7 +97,7 @@ def low_shot_figure(sources: Sequence[Path], options: LowShotOptions, file: Figu
             mean_ap=tuple(result["mean_ap" + suffix][str(k)] for k in result["shots"]),
             std=tuple(result["std" + suffix][str(k)] for k in result["shots"]),
         )
-        for label, result in _read_results(sources, "low-shot", "shots", options.labels).items()
+        for label, result in _read_results(sources, LOW_SHOT.name, "shots", options.labels).items()
     }
     save_figure(draw_low_shot(lines, file.dpi), path)
     return path

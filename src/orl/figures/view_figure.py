@@ -16,7 +16,7 @@ from torch import Tensor
 from orl.figures.correspondence_figure import PAIR_COLOURS
 from orl.figures.figure_files import FigureFile, check_at_least, save_figure
 from orl.figures.pictures import TITLE_COLOUR, image_axes
-from orl.figures.run_images import RunImages, choose_images
+from orl.figures.run_images import RunImages, choose_image_ids
 from orl.figures.sheets import shorten_to_fit
 from orl.rundir import TRAINED_STAGES, RunDir
 from orl.views.augment import augment
@@ -26,7 +26,7 @@ from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler, Sample
 
 IMAGE_IN, TILE_IN, GAP_IN, TITLE_IN, NAME_IN, CAPTION_IN = (1.74, 1.3), 1.3, 0.08, 0.26, 0.2, 0.2
 NAME_PT = 8
-OUTLINE = effects.withStroke(linewidth=2.6, foreground="#00000090")
+BOX_OUTLINE = effects.withStroke(linewidth=2.6, foreground="#00000090")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def view_figure(
     """
     path = file.path(run.figures, f"views_{stage}")
     images = RunImages(run, view_sampler.images, file.dpi)
-    image_ids = choose_images(view_sampler.images, options.image, options.images, options.seed)
+    image_ids = choose_image_ids(view_sampler.images, options.image, options.images, options.seed)
     samples = [read_sample(view_sampler, (options.epoch, image_id), images) for image_id in image_ids]
     caption = (
         f"Views of {TRAINED_STAGES[stage]}, epoch {options.epoch}, as the network sees them, before normalisation."
@@ -178,7 +178,7 @@ def _show_image(
     axes.imshow(image)
     for name, (x0, y0, x1, y1) in boxes.items():
         frame = Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colours[name], linewidth=1.5)
-        frame.set_path_effects([OUTLINE])
+        frame.set_path_effects([BOX_OUTLINE])
         axes.add_patch(frame)
 
 
