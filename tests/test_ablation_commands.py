@@ -62,7 +62,7 @@ def test_an_ablation_of_stage_2_alone_and_its_page(
         (["ablate", "losses", "demo", "--images", "a", "--out", "b"], "give a VOC devkit with --eval-data"),
         (
             ["ablate", "losses", "demo", "--images", "a", "--out", "b", "--seeds", "0"],
-            "seeds must be at least 1, got 0",
+            "--seeds must be at least 1, got 0",
         ),
         (["ablate", "feature-extractor", "demo", "--images", "a"], "--out must be given"),
         (["results", "nowhere", "--to", "page.md"], "nowhere holds no result files"),

@@ -37,10 +37,6 @@ class AblationOptions:
     discovery_only: bool = False
     """Leave out stage 3 and the evaluations: variants are compared by their discovery score."""
 
-    def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise ValueError(f"--seeds must be at least 1, got {self.seeds}")
-
 
 def run_ablation(name: str, config: RunConfig, options: AblationOptions) -> Path:
     """Run all variants of an ablation at every seed and write `NAME.json` after each seed.
@@ -81,6 +77,8 @@ def run_ablation(name: str, config: RunConfig, options: AblationOptions) -> Path
 
 
 def _check(name: str, ablation: Ablation, config: RunConfig, options: AblationOptions) -> None:
+    if options.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {options.seeds}")
     if num_processes() > 1:
         raise RuntimeError(
             f"orl ablate works in one process, and {num_processes()} were started; start one, or train the runs of "
