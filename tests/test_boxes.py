@@ -39,11 +39,11 @@ def test_iou_is_symmetric_bounded_and_one_with_itself(box: list[int], other: lis
 
 
 @given(arrays(np.float32, (5, 4), elements=st.integers(0, 1000).map(float)))
-def test_xywh_goes_there_and_back(values: np.ndarray) -> None:
+def test_xywh_round_trip(values: np.ndarray) -> None:
     np.testing.assert_array_equal(boxes.to_xywh(boxes.from_xywh(values)), values)
 
 
-def test_xywh_known_answer() -> None:
+def test_xywh_by_hand() -> None:
     np.testing.assert_array_equal(boxes.from_xywh(as_boxes([10, 20, 30, 40])), [[10, 20, 40, 60]])
 
 
@@ -67,7 +67,7 @@ def test_jittered_box_lies_inside_and_overlaps_by_more_than_half(seed: int) -> N
     assert not np.array_equal(new, box)
 
 
-def test_jitter_spreads_over_area_and_shape_as_far_as_the_overlap_allows() -> None:
+def test_jitter_covers_the_areas_and_shapes_that_the_overlap_allows() -> None:
     generator = np.random.default_rng(0)
     box = np.array([400, 400, 600, 600], dtype=np.float32)
     copies = np.stack([boxes.jitter(box, (1000, 1000), generator) for _ in range(2000)])
@@ -83,7 +83,7 @@ def test_jitter_spreads_over_area_and_shape_as_far_as_the_overlap_allows() -> No
 
 
 @pytest.mark.parametrize("min_iou", [0.2, 0.8])
-def test_a_jittered_copy_overlaps_as_much_as_asked_and_not_much_more(min_iou: float) -> None:
+def test_jittered_copies_reach_down_to_the_lowest_overlap(min_iou: float) -> None:
     generator = np.random.default_rng(0)
     box = np.array([400, 400, 600, 600], dtype=np.float32)
     copies = np.stack([boxes.jitter(box, (1000, 1000), generator, min_iou) for _ in range(200)])
@@ -92,12 +92,12 @@ def test_a_jittered_copy_overlaps_as_much_as_asked_and_not_much_more(min_iou: fl
     assert overlaps.min() < min_iou + 0.1
 
 
-def test_full_overlap_is_the_box_itself_and_draws_nothing() -> None:
+def test_full_overlap_returns_the_box_itself_and_samples_nothing() -> None:
     box, generator = np.array([20, 10, 80, 60], dtype=np.float32), np.random.default_rng(0)
     np.testing.assert_array_equal(boxes.jitter(box, (100, 80), generator, min_iou=1.0), box)
     assert generator.bit_generator.state == np.random.default_rng(0).bit_generator.state
 
 
-def test_jitter_gives_the_box_back_where_no_copy_fits() -> None:
+def test_jitter_returns_the_box_where_no_copy_fits() -> None:
     box = np.array([0, 0, 100, 4], dtype=np.float32)
     np.testing.assert_array_equal(boxes.jitter(box, (100, 4), np.random.default_rng(0)), box)

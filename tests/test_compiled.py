@@ -3,7 +3,7 @@ import pytest
 from orl import compiled
 
 
-def test_where_nothing_can_be_kept_on_disk_it_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_compile_where_no_cache_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     real = compiled.njit
 
     def refusing(**options: bool) -> object:

@@ -94,7 +94,7 @@ def test_the_caller_may_train_between_two_batches(paths: list[Path], monkeypatch
     parts.close()
 
 
-def test_images_are_squeezed_whole_and_pooled(paths: list[Path]) -> None:
+def test_complete_images_are_resized_and_pooled(paths: list[Path]) -> None:
     torch.manual_seed(0)
     backbone = build_backbone("resnet10")
     names = list(backbone.state_dict())
@@ -102,14 +102,14 @@ def test_images_are_squeezed_whole_and_pooled(paths: list[Path]) -> None:
     assert found.shape == (5, 512)
     assert not backbone.training
     assert list(backbone.state_dict()) == names
-    whole = crops_of(paths[2], np.array([[0, 0, 40, 32]], dtype=np.float32), 32)
+    complete = crops_of(paths[2], np.array([[0, 0, 40, 32]], dtype=np.float32), 32)
     with torch.no_grad():
-        expected = backbone(normalise(whole)).mean(dim=(2, 3))[0]
+        expected = backbone(normalise(complete)).mean(dim=(2, 3))[0]
     np.testing.assert_allclose(found[2], expected.numpy(), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_workers_stay_for_another_call_with_other_images_and_boxes(paths: list[Path], count: int) -> None:
+def test_workers_serve_another_call_with_other_images_and_boxes(paths: list[Path], count: int) -> None:
     workers = CropWorkers(count)
     first = embed(paths, some_boxes(), workers)
     np.testing.assert_array_equal(
@@ -137,11 +137,11 @@ def test_workers_are_the_same_processes_in_every_call(paths: list[Path]) -> None
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_workers_go_on_after_a_call_that_was_left_or_failed(paths: list[Path], tmp_path: Path, count: int) -> None:
+def test_workers_continue_after_an_unfinished_or_failed_call(paths: list[Path], tmp_path: Path, count: int) -> None:
     workers = CropWorkers(count)
     left = workers.crops(paths, some_boxes(), 8)
     next(left)
-    with pytest.raises(RuntimeError, match="still at the images of an earlier call"):
+    with pytest.raises(RuntimeError, match="still read the images of an earlier call"):
         embed(paths, some_boxes(), workers)
     left.close()
     with pytest.raises(ImageError, match=r"missing.jpg: missing"):
@@ -154,7 +154,7 @@ def test_images_without_their_boxes_are_refused(paths: list[Path]) -> None:
         embed(paths, some_boxes()[:4])
 
 
-def test_lower_precision_is_used_where_asked_for_and_is_near(paths: list[Path]) -> None:
+def test_half_precision_is_close_to_full_precision(paths: list[Path]) -> None:
     torch.manual_seed(0)
     linear = torch.nn.Linear(3 * 8 * 8, 16)
     seen: list[torch.dtype] = []
@@ -185,7 +185,7 @@ def test_the_centre_crop_takes_224_of_256_of_the_short_side() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_per_image_that_has_gone_bad_is_named(paths: list[Path], tmp_path: Path, workers: int) -> None:
+def test_an_unreadable_image_is_named(paths: list[Path], tmp_path: Path, workers: int) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"")
     with pytest.raises(ImageError, match=r"broken.jpg: empty: 0 bytes"):

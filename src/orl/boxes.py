@@ -7,27 +7,28 @@ from jaxtyping import Float, Shaped
 from numpy import ndarray
 
 MAX_JITTER_ATTEMPTS = 200
+"""Samples before `jitter` returns the box itself."""
 
 
 def from_xywh(boxes_xywh: Shaped[ndarray, "*n 4"]) -> Float[ndarray, "*n 4"]:
-    """Boxes given as left, top, width, height (the published files, COCO, OpenCV) as `xyxy`."""
+    """Convert boxes from left, top, width, height (the published files, COCO, OpenCV) to `xyxy`."""
     boxes_xywh = np.asarray(boxes_xywh, dtype=np.float32)
     return np.concatenate([boxes_xywh[..., :2], boxes_xywh[..., :2] + boxes_xywh[..., 2:]], axis=-1)
 
 
 def to_xywh(boxes: Float[ndarray, "*n 4"]) -> Float[ndarray, "*n 4"]:
-    """The inverse of `from_xywh`."""
+    """Convert boxes from `xyxy` to left, top, width, height."""
     return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
 
 
 def area(boxes: Shaped[ndarray, "*n 4"]) -> Float[ndarray, "*n"]:
-    """Area in square pixels; a box turned inside out has area 0."""
+    """Compute the area in square pixels; a box whose right edge is left of its left edge has area 0."""
     sides = np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).astype(np.float64)
     return sides[..., 0] * sides[..., 1]
 
 
 def iou(boxes: Shaped[ndarray, "n 4"], others: Shaped[ndarray, "m 4"]) -> Float[ndarray, "n m"]:
-    """Intersection over union of every box with every other.
+    """Compute the intersection over union of every box with every other.
 
     Returns:
         In [0, 1], float64; 0 where both boxes are empty.
@@ -40,7 +41,7 @@ def iou(boxes: Shaped[ndarray, "n 4"], others: Shaped[ndarray, "m 4"]) -> Float[
 
 
 def clip(boxes: Shaped[ndarray, "*n 4"], size_wh: tuple[int, int]) -> Float[ndarray, "*n 4"]:
-    """The part of each box that lies in an image of this width and height."""
+    """Clip each box to an image of this width and height."""
     limits = np.array([*size_wh, *size_wh], dtype=np.float32)
     return np.clip(boxes.astype(np.float32), 0, limits)
 
@@ -48,19 +49,20 @@ def clip(boxes: Shaped[ndarray, "*n 4"], size_wh: tuple[int, int]) -> Float[ndar
 def jitter(
     box: Float[ndarray, "4"], size_wh: tuple[int, int], generator: np.random.Generator, min_iou: float = 0.5
 ) -> Float[ndarray, "4"]:
-    """A randomly moved, scaled and stretched copy of a box that still covers the same thing.
+    """Move, scale and stretch a box at random, so that it still covers the same object.
 
-    Area times U(0.5, 2), aspect ratio (of the new box, not relative) log-uniform in (0.5, 2), centre shifted by
-    U(-0.5, 0.5) of width and height; the first of at most 200 draws that lies inside the image and overlaps enough.
+    The area is multiplied by U(0.5, 2). The aspect ratio of the new box is log-uniform in (0.5, 2). The centre moves
+    by U(-0.5, 0.5) of width and height. The first of at most 200 samples that lies in the image and overlaps enough
+    is taken.
 
     Args:
         box: the RoI.
         size_wh: width and height of its image in pixels.
-        generator: where the draws come from.
-        min_iou: the IoU of box and copy is above it; 1 gives the box itself.
+        generator: source of the random numbers.
+        min_iou: lower bound of the IoU of box and copy; at 1 the copy is the box itself.
 
     Returns:
-        The copy, or the box itself when no draw was accepted.
+        The copy, or the box itself if no sample was accepted.
 
     Source:
         ORL (NeurIPS 2021), Section 3.3, intra-RoI pairs; limits of the published configuration.

@@ -1,4 +1,4 @@
-"""A frozen network over images or RoIs: every box is embedded once, in full batches across images."""
+"""Embeddings of images and RoIs by a frozen network; batches reach across images, so that each is full."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ from orl.views.crops import centre_box, cut_boxes
 
 BATCH_SIZE = 64
 CPU_BATCH_SIZE = 16
-"""A smaller batch stays nearer to the caches: ResNet-50 takes a tenth less time a crop by 16 than by 64."""
+"""A smaller batch fits the CPU's caches: ResNet-50 needs a tenth less time per crop at 16 than at 64."""
 CENTRE_FRACTION = 224 / 256
 """Short side of the centre crop over the short side of the image: resize to 256, crop 224."""
 
@@ -39,30 +39,30 @@ def embed_images(
     title: str = "embed images",
     quiet: bool = False,
 ) -> Float[ndarray, "n d"]:
-    """Pooled features of whole images, squeezed to a square: what the transfer protocols classify.
+    """Compute pooled features of complete images resized to a square, for the evaluation protocols.
 
     Args:
-        backbone: normalised images to feature maps of `num_channels`; put into evaluation mode.
+        backbone: maps normalised images to feature maps of `num_channels`; set to evaluation mode.
         paths: the images.
         size_px: side of the square.
-        device: where to compute.
+        device: device to compute on.
         workers: processes that read images.
-        title: what the progress bar says.
-        quiet: no progress bar.
+        title: title of the progress bar.
+        quiet: show no progress bar.
 
     Returns:
         float32 features in the order of the paths.
 
     Raises:
-        ImageError: if an image cannot be read; the message names it.
+        ImageError: if an image cannot be read.
     """
     backbone = backbone.eval()
-    folded = fuse_batch_norm(backbone) if isinstance(backbone, Backbone) else backbone
-    folded = folded.to(memory_format=torch.channels_last).to(device)
+    fused = fuse_batch_norm(backbone) if isinstance(backbone, Backbone) else backbone
+    fused = fused.to(memory_format=torch.channels_last).to(device)
     with progress_bar(total=len(paths), title=title, unit="images", quiet=quiet) as bar:
         parts = list(
             embed_boxes(
-                lambda views: pool(folded(views)),
+                lambda views: pool(fused(views)),
                 paths,
                 [None] * len(paths),
                 size_px=size_px,
@@ -85,26 +85,27 @@ def embed_boxes(
     workers: "int | CropWorkers",
     report: Callable[[int], object],
 ) -> Iterator[Float[ndarray, "n d"]]:
-    """Embed boxes of images; an image is read once and its boxes may fall into two batches.
+    """Embed boxes of images; each image is read once, and its boxes may fall into two batches.
 
-    In evaluation mode an embedding does not depend on the others of its batch, but for float rounding: a library
-    may choose another order of adding for another batch size. Batches depend on the boxes alone, not on the
-    workers: the same call on the same machine gives the same bits.
+    In evaluation mode an embedding depends on its batch only by float rounding: a library may add in another order for
+    another batch size. Batches depend on the boxes alone, so the same call on the same machine gives the same bits
+    with any number of workers.
 
     Args:
-        encode: the frozen network on the device, normalised crops to embeddings; fastest with `fold_batch_norm`.
+        encode: the frozen network on the device, from normalised crops to embeddings; fastest after
+            `fuse_batch_norm`.
         paths: the images.
-        image_boxes: the boxes of each; none stands for the whole image as one box.
+        image_boxes: the boxes of each image; None is one box of the complete image.
         size_px: side that every box is resized to.
-        device: where to compute.
-        workers: processes that read and cut: how many, or those of an earlier call, which are used again.
-        report: takes the number of images just finished.
+        device: device to compute on.
+        workers: number of processes that read and crop, or the `CropWorkers` of an earlier call.
+        report: called with the number of images just finished.
 
     Yields:
         float32 embeddings, in the order of the images and of their boxes, a batch at a time.
 
     Raises:
-        ImageError: if an image cannot be read; the message names it.
+        ImageError: if an image cannot be read.
     """
     if isinstance(workers, int):
         workers = CropWorkers(workers)
@@ -117,37 +118,37 @@ def embed_boxes(
 
 
 def at_precision(encode: Encode, precision: torch.dtype) -> Encode:
-    """A network that multiplies matrices at this precision, by autocast: for GPUs and CPUs with such units.
+    """Return a network that multiplies matrices at this precision, by autocast.
 
-    Half precision moves a cosine by 0.001 to 0.01, enough to swap correspondences that are nearly alike.
+    Half precision changes a cosine by 0.001 to 0.01, enough to swap two correspondences of almost equal similarity.
 
     Args:
-        encode: a network at float32.
-        precision: bfloat16 or float16; float32 gives the network as it is.
+        encode: a network in float32.
+        precision: bfloat16 or float16; float32 returns the network unchanged.
     """
 
-    def encode_so(views: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+    def encode_in_half(views: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         with torch.autocast(views.device.type, precision):
             return encode(views)
 
-    return encode if precision == torch.float32 else encode_so
+    return encode if precision == torch.float32 else encode_in_half
 
 
 class CropWorkers:
-    """Processes that read images and cut boxes, and stay for the next call: to start them takes up to a second.
+    """Processes that read images and crop boxes, kept for the next call since their start takes up to a second.
 
-    They end with this object.
+    They end when this object is deleted.
     """
 
     def __init__(self, count: int) -> None:
-        """Nothing starts before the first crops are asked for.
+        """Prepare the workers; they start with the first crops.
 
         Args:
-            count: how many; with none, the calling process reads and cuts.
+            count: number of processes; at 0 the calling process reads and crops.
         """
         self._jobs: list[_Job] = []
         self._busy = False
-        # The jobs stand where samplers do: whatever the list holds when a pass begins is handed to the workers.
+        # The list of jobs is the loader's sampler: each pass sends its present contents to the workers.
         self._loader = DataLoader(
             _Crops(),
             batch_size=None,
@@ -160,14 +161,14 @@ class CropWorkers:
     def crops(
         self, paths: Sequence[Path | PackedImage], image_boxes: Sequence[Float[ndarray, "_ 4"] | None], size_px: int
     ) -> Iterator[UInt8[Tensor, "b 3 s s"]]:
-        """The boxes of each image as squares, an image at a time, in order.
+        """Crop the boxes of each image, resized to squares; yield one image at a time, in order.
 
         Raises:
-            RuntimeError: if an earlier call is not finished.
+            RuntimeError: if an earlier call has not finished.
             ImageError: if an image cannot be read.
         """
         if self._busy:
-            raise RuntimeError("these CropWorkers are still at the images of an earlier call; finish or close it first")
+            raise RuntimeError("these CropWorkers still read the images of an earlier call; finish or close it first")
         self._busy = True
         try:
             self._jobs[:] = [(path, boxes, size_px) for path, boxes in zip(paths, image_boxes, strict=True)]
@@ -180,13 +181,13 @@ class CropWorkers:
 
 
 def centre_crop_boxes(sizes_wh: Sequence[tuple[int, int]]) -> list[Float[ndarray, "1 4"]]:
-    """The box of 'short side to 256, centre crop 224' in every image, as one box to be resized to 224."""
+    """Return the box of 'short side to 256, centre crop 224' in every image, to be resized to 224."""
     sides = [min(size_wh) * CENTRE_FRACTION for size_wh in sizes_wh]
     return [centre_box(size_wh, side, side)[None] for size_wh, side in zip(sizes_wh, sides)]
 
 
 _Job = tuple[Path | PackedImage, Float[ndarray, "_ 4"] | None, int]
-"""An image, its boxes, and the side of the squares."""
+"""Image, its boxes, and the side of the crops in pixels."""
 
 
 class _Crops(Dataset[UInt8[Tensor, "b 3 s s"] | ImageError]):
@@ -195,7 +196,7 @@ class _Crops(Dataset[UInt8[Tensor, "b 3 s s"] | ImageError]):
         try:
             image = load_image(path, None)
         except ImageError as error:
-            return error  # raised by a worker it would arrive as a RuntimeError with two tracebacks as its text
+            return error  # an error raised in a worker arrives as a RuntimeError with two tracebacks as its text
         if boxes is None:
             boxes = np.array([[0, 0, image.shape[1], image.shape[0]]], dtype=np.float32)
         return cut_boxes(image, boxes, size_px)

@@ -1,16 +1,16 @@
-"""What changes with the step: the learning rate and the target's momentum, as pure functions."""
+"""Schedules of the learning rate and of the target's EMA momentum, as pure functions of the step."""
 
 import math
 from collections.abc import Sequence
 
 
 def warmup_cosine(step: int, num_steps: int, num_warmup_steps: int, peak: float) -> float:
-    """Linear warm-up to the peak, then half a cosine down to 0.
+    """Rise linearly to the peak, then fall by half a cosine to 0.
 
     Args:
         step: steps already done, from 0.
         num_steps: steps in all.
-        num_warmup_steps: the first steps, which rise; the step after them has the peak.
+        num_warmup_steps: steps of the warm-up; the step after them has the peak.
         peak: the highest value.
 
     Returns:
@@ -26,7 +26,7 @@ def warmup_cosine(step: int, num_steps: int, num_warmup_steps: int, peak: float)
 
 
 def ema_momentum(step: int, num_steps: int, start: float) -> float:
-    """Momentum of the target's moving average: from `start` to 1 by half a cosine over all steps.
+    """Raise the EMA momentum of the target network from `start` to 1 by half a cosine over all steps.
 
     Source:
         BYOL (arXiv 2006.07733), Section 3.3.
@@ -35,13 +35,13 @@ def ema_momentum(step: int, num_steps: int, start: float) -> float:
 
 
 def step_decay(step: int, milestones: Sequence[int], base: float, factor: float) -> float:
-    """A value that is multiplied by a factor at each milestone.
+    """Multiply a value by a factor at each milestone.
 
     Args:
         step: steps already done, from 0.
-        milestones: numbers of steps after which it falls.
-        base: the value before the first.
-        factor: what it falls by.
+        milestones: numbers of steps after which the value falls.
+        base: the value before the first milestone.
+        factor: the factor.
     """
     return base * factor ** sum(step >= milestone for milestone in milestones)
 
@@ -49,15 +49,15 @@ def step_decay(step: int, milestones: Sequence[int], base: float, factor: float)
 def warmup_step_decay(
     step: int, num_warmup_steps: int, milestones: Sequence[int], peak: float, factor: float, warmup_factor: float
 ) -> float:
-    """Linear warm-up from a share of the peak, then `step_decay`.
+    """Rise linearly from a fraction of the peak, then follow `step_decay`.
 
     Args:
         step: steps already done, from 0.
-        num_warmup_steps: the first steps, which rise; the step after them has the peak.
-        milestones: numbers of steps after which it falls.
+        num_warmup_steps: steps of the warm-up; the step after them has the peak.
+        milestones: numbers of steps after which the value falls.
         peak: the highest value.
-        factor: what it falls by.
-        warmup_factor: share of the peak that the first step has.
+        factor: factor of each fall.
+        warmup_factor: fraction of the peak at the first step.
 
     Source:
         Detectron2's `WarmupMultiStepLR` with linear warm-up.

@@ -29,7 +29,7 @@ def test_loss_equals_the_equation_as_loops(num_images: int, length: int, seed: i
     torch.testing.assert_close(regression_loss(prediction, target).item(), expected)
 
 
-def test_loss_does_not_see_the_lengths_of_its_vectors() -> None:
+def test_loss_is_invariant_to_the_lengths_of_its_vectors() -> None:
     prediction, target = torch.randn(2, 4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(regression_loss(7 * prediction, 0.1 * target), regression_loss(prediction, target))
 

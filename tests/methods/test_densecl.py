@@ -91,7 +91,7 @@ def test_matched_keys_are_lightlys() -> None:
     assert torch.equal(features_at(keys, positions), expected.flatten(0, 1))
 
 
-def test_rows_are_all_positions_in_order() -> None:
+def test_flattened_positions_are_in_order() -> None:
     maps = random(2, 3, 2, 4)
     everywhere = torch.arange(8).expand(2, 8)
     assert torch.equal(flatten_positions(maps), features_at(maps, everywhere))
@@ -116,14 +116,14 @@ def parts_by_hand(method: DenseCL, views: dict[str, Tensor], order: Tensor) -> d
     online = (method.online, method.dense_projector)
     target = (method.target, method.target_dense_projector)
     in_place = torch.arange(len(order))
-    for side, (encoder, dense), view, places in (
+    for side, (encoder, dense), view, positions in (
         ("query", online, views["view_1"], in_place),
         ("key", target, views["view_2"], order),
     ):
         maps = torch.zeros(len(view), 6, 4, 4).double()
         projections, denses = torch.zeros(len(view), LENGTH).double(), torch.zeros(len(view), LENGTH, 4, 4).double()
         for group in range(method.num_groups):
-            members = places[group :: method.num_groups]
+            members = positions[group :: method.num_groups]
             maps[members] = encoder.backbone(view[members])
             projections[members] = encoder.projector(maps[members].mean(dim=(2, 3)))
             denses[members] = dense(maps[members])
@@ -174,7 +174,7 @@ class Same(nn.Module):
         return torch.ones_like(feature_map[:, :LENGTH]) * self.scale
 
 
-def test_dense_loss_is_known_when_all_keys_are_alike() -> None:
+def test_dense_loss_of_equal_keys_is_that_of_a_guess() -> None:
     method = DenseCL(
         small_encoder(), Same(2.0), queue_size=16, temperature=TEMPERATURE, num_groups=2, dense_weight=1.0
     ).double()
@@ -237,7 +237,7 @@ def test_both_targets_are_moving_averages() -> None:
             torch.testing.assert_close(weight, 0.9 * old + 0.1 * new)
 
 
-def test_in_evaluation_both_queues_wait() -> None:
+def test_in_evaluation_mode_both_queues_stay_unchanged() -> None:
     method = new_method().eval()
     before = method.negatives.queue.clone(), method.dense_negatives.queue.clone()
     method(batch_of(0))
@@ -245,7 +245,7 @@ def test_in_evaluation_both_queues_wait() -> None:
     assert torch.equal(method.dense_negatives.queue, before[1])
 
 
-def test_both_queues_travel_with_the_state() -> None:
+def test_both_queues_are_part_of_the_state() -> None:
     one, other = new_method(), new_method()
     one(batch_of(0))
     other.load_state_dict(one.state_dict())
@@ -269,12 +269,12 @@ def test_a_batch_under_autocast_has_losses_in_single_precision() -> None:
 
 
 @pytest.mark.parametrize("weight", [-0.1, 1.5])
-def test_a_weight_that_is_no_share_is_refused(weight: float) -> None:
+def test_a_dense_weight_outside_zero_to_one_is_refused(weight: float) -> None:
     with pytest.raises(ValueError, match=rf"dense_weight must be in \[0, 1\], got {weight}"):
         new_method(dense_weight=weight)
 
 
-def test_a_batch_that_does_not_fit_is_refused() -> None:
+def test_a_batch_that_fits_neither_groups_nor_queue_is_refused() -> None:
     with pytest.raises(ValueError, match="a batch of 6 images cannot be split into 4 equal groups"):
         new_method(num_groups=4)(batch_of(0, count=6))
     with pytest.raises(ValueError, match="a queue of 20 keys is no multiple of a batch of 8 images"):

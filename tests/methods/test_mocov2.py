@@ -61,7 +61,7 @@ def batch_of(step: int, count: int = 8) -> dict[str, Tensor]:
     return {name: random(count, 3, 9, 9, seed=10 * step + i) for i, name in enumerate(("view_1", "view_2"))}
 
 
-def test_loss_is_known_when_all_keys_are_alike() -> None:
+def test_loss_of_equal_keys_is_that_of_a_guess() -> None:
     same = torch.tensor([[0.6, 0.8]], dtype=torch.float64)
     loss = queue_loss(5 * same.expand(3, 2), same.expand(3, 2), same.expand(7, 2), TEMPERATURE)
     assert loss.item() == pytest.approx(math.log(8))
@@ -88,7 +88,7 @@ def test_loss_equals_the_equation_as_loops(
 
 
 @given(st.permutations(range(5)), st.permutations(range(7)), st.floats(0.01, 100), st.floats(0.01, 100))
-def test_loss_sees_neither_an_order_nor_a_length(
+def test_loss_is_invariant_to_order_and_lengths(
     images: list[int], negatives: list[int], query_scale: float, key_scale: float
 ) -> None:
     query, key, queue = random(5, 4), random(5, 4, seed=1), unit(random(7, 4, seed=2))
@@ -142,7 +142,7 @@ def test_an_empty_batch_and_a_useless_temperature_are_refused() -> None:
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(0, 7), st.integers(0, 1000))
-def test_the_oldest_keys_give_way_to_the_newest(batch_size: int, num_fit: int, num_batches: int, seed: int) -> None:
+def test_new_keys_replace_the_oldest(batch_size: int, num_fit: int, num_batches: int, seed: int) -> None:
     queue = KeyQueue(batch_size * num_fit, 3).double()
     before = queue.queue.tolist()
     batches = random(num_batches, batch_size, 3, seed=seed)
@@ -165,7 +165,7 @@ def test_a_queue_starts_with_random_directions_of_the_global_generator() -> None
     assert queues[0].mean(dim=0).norm() < 3 * 1000**-0.5
 
 
-def test_keys_of_half_precision_wait_in_single_precision() -> None:
+def test_keys_of_half_precision_are_kept_in_single_precision() -> None:
     queue = KeyQueue(4, 8)
     queue.enqueue(random(4, 8).bfloat16())
     torch.testing.assert_close(queue.queue, unit(random(4, 8).bfloat16().float()))
@@ -210,7 +210,7 @@ def test_no_groups_are_refused() -> None:
         groups_per_process(8, 0)
 
 
-def test_shuffled_images_find_back_to_their_places() -> None:
+def test_unshuffle_undoes_shuffle() -> None:
     torch.manual_seed(0)
     views = random(8, 3, 2, 2)
     shuffled, order = shuffle(views)
@@ -269,7 +269,7 @@ def test_a_batch_under_autocast_has_a_loss_in_single_precision() -> None:
     loss.backward()
 
 
-def test_the_target_is_the_moving_average_and_is_moved_only_when_told() -> None:
+def test_the_target_is_the_moving_average_and_moves_only_in_update_target() -> None:
     method = new_method()
     before = copy.deepcopy(method.target)
     method.online.projector[0].weight.data.add_(1)
@@ -281,7 +281,7 @@ def test_the_target_is_the_moving_average_and_is_moved_only_when_told() -> None:
         torch.testing.assert_close(weight, 0.9 * old + 0.1 * online)
 
 
-def test_in_evaluation_the_queue_waits() -> None:
+def test_in_evaluation_mode_the_queue_stays_unchanged() -> None:
     method = new_method().eval()
     before = method.negatives.queue.clone()
     method(batch_of(0))
@@ -289,7 +289,7 @@ def test_in_evaluation_the_queue_waits() -> None:
     assert method.negatives.queue_position.item() == 0
 
 
-def test_the_queue_travels_with_the_state() -> None:
+def test_the_queue_is_part_of_the_state() -> None:
     one, other = new_method(), new_method()
     for step in range(2):
         one(batch_of(step))
@@ -303,14 +303,14 @@ def test_the_queue_travels_with_the_state() -> None:
 
 
 def test_buffers_stay_the_same_tensors() -> None:
-    # The learner keeps copies and puts them back into these when a step fails.
+    # A failed training step restores these buffers from copies.
     method = new_method()
     before = [buffer.data_ptr() for buffer in method.buffers()]
     method(batch_of(0))
     assert [buffer.data_ptr() for buffer in method.buffers()] == before
 
 
-def test_a_projectors_length_is_found_without_a_trace() -> None:
+def test_counting_a_projectors_outputs_changes_nothing() -> None:
     projector = byol_mlp(6, 8, 4)
     before = copy.deepcopy(projector.state_dict())
     assert num_outputs(projector, 6) == 4
@@ -338,7 +338,7 @@ def advantage(method: MoCoV2) -> float:
     return ((one * other).sum(dim=1).mean() - (one @ other.T).mean()).item()
 
 
-def test_a_short_training_brings_the_views_of_per_image_together() -> None:
+def test_a_short_training_brings_the_views_of_an_image_together() -> None:
     method = new_method(queue_size=64).float()
     before = advantage(copy.deepcopy(method))
     optimiser = torch.optim.SGD(method.online.parameters(), lr=0.1, momentum=0.9)
@@ -353,7 +353,7 @@ def test_a_short_training_brings_the_views_of_per_image_together() -> None:
         losses.append(terms["loss_global"].item())
     assert sum(losses[-10:]) / 10 < math.log(1 + 64) - 0.3
     assert advantage(method) > before + 0.2
-    # No collapse: features that lie evenly spread by 1.
+    # No collapse: features that are uniform on the sphere have std 1.
     assert nn.functional.normalize(query).std(dim=0).mean() * 4**0.5 > 0.3
 
 
@@ -404,6 +404,6 @@ def test_two_processes_give_the_losses_gradients_and_queue_of_one(tmp_path: Path
             both = [part[step] for part in parts]
             assert (both[0]["loss"] + both[1]["loss"]) / 2 == pytest.approx(expected["loss"], abs=1e-9)
             for rank in range(2):
-                for own, whole in zip(both[rank]["projections"], expected["projections"], strict=True):
-                    torch.testing.assert_close(own, whole[rank::2])
+                for own, alone in zip(both[rank]["projections"], expected["projections"], strict=True):
+                    torch.testing.assert_close(own, alone[rank::2])
                 torch.testing.assert_close(both[rank]["exact"], expected["exact"])

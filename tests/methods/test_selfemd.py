@@ -39,8 +39,8 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def places(grid: Tensor) -> list[list[list[float]]]:
-    """Images of places of numbers."""
+def positions(grid: Tensor) -> list[list[list[float]]]:
+    """Images of positions of numbers."""
     return [[image[:, i, j].tolist() for i in range(image.shape[1]) for j in range(image.shape[2])] for image in grid]
 
 
@@ -64,7 +64,7 @@ def batch(seed: int = 0, num_images: int = 4) -> dict[str, Tensor]:
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.integers(0, 1000))
 def test_loss_equals_the_equation_as_loops(n: int, length: int, height: int, width: int, seed: int) -> None:
     prediction, target = draw(n, length, height, width, seed=seed), draw(n, length, width, 2, seed=seed + 1)
-    expected = emd_loss_by_loops(places(prediction), places(target), 0.1, 5)
+    expected = emd_loss_by_loops(positions(prediction), positions(target), 0.1, 5)
     torch.testing.assert_close(emd_loss(prediction, target, **SINKHORN).item(), expected)
 
 
@@ -73,11 +73,11 @@ def test_loss_is_the_cost_of_pots_plan() -> None:
 
     prediction, target = draw(3, 4, 2, 3), draw(3, 4, 2, 3, seed=1)
     expected, least = 0.0, 0.0
-    for one, other in zip(places(prediction), places(target)):
+    for one, other in zip(positions(prediction), positions(target)):
         cost = np.array(cosine_costs_by_loops(one, other))
         rows = np.array(cross_reference_weights_by_loops(one, other))
         columns = np.array(cross_reference_weights_by_loops(other, one))
-        with np.errstate(divide="ignore"):  # some places have no weight
+        with np.errstate(divide="ignore"):  # some positions have no weight
             plan = ot.sinkhorn(rows, columns, cost, 0.2, method="sinkhorn_log", numItermax=5000, stopThr=1e-12)
         expected += 2 * (plan * cost).sum() / 3
         least += 2 * ot.emd2(rows, columns, cost) / 3
@@ -89,7 +89,7 @@ def test_loss_is_the_cost_of_pots_plan() -> None:
     )
 
 
-def test_known_losses_of_places_that_are_all_alike_orthogonal_or_opposed() -> None:
+def test_known_losses_of_equal_orthogonal_and_opposed_positions() -> None:
     axes = torch.eye(4, dtype=torch.float64)
     one = axes[0].reshape(1, 4, 1, 1).expand(2, 4, 2, 3)
     assert emd_loss(one, 3 * one, **SINKHORN).item() == pytest.approx(0, abs=1e-12)
@@ -98,16 +98,16 @@ def test_known_losses_of_places_that_are_all_alike_orthogonal_or_opposed() -> No
     assert emd_loss(one, -one, **SINKHORN).item() == pytest.approx(4)
 
 
-def test_places_find_their_like_elsewhere() -> None:
+def test_positions_match_equal_ones_elsewhere() -> None:
     prediction = torch.eye(6, dtype=torch.float64).reshape(1, 6, 2, 3)
     order = torch.tensor([4, 2, 5, 0, 1, 3])
     target = prediction.flatten(2)[:, :, order].reshape(1, 6, 2, 3)
     assert emd_loss(prediction, target, regularisation=0.02, num_iterations=50).item() == pytest.approx(0, abs=1e-12)
-    # Were places compared with those at the same position, all would be orthogonal.
+    # Were positions compared with those at the same position, all would be orthogonal.
     assert (prediction * target).sum() == 0
 
 
-def test_of_one_place_it_is_byols_loss_with_a_right_gradient() -> None:
+def test_loss_of_one_position_is_byols_loss_with_its_gradient() -> None:
     prediction, target = draw(3, 4), draw(3, 4, seed=1)
     found = emd_loss(prediction[:, :, None, None], target[:, :, None, None], **SINKHORN)
     torch.testing.assert_close(found, regression_loss(prediction, target))
@@ -115,7 +115,7 @@ def test_of_one_place_it_is_byols_loss_with_a_right_gradient() -> None:
     assert torch.autograd.gradcheck(lambda p: emd_loss(p, target[:, :, None, None], **SINKHORN), prediction)
 
 
-def test_loss_does_not_see_order_of_images_or_places_nor_the_scale_of_a_grid() -> None:
+def test_loss_is_invariant_to_order_and_scale() -> None:
     prediction, target = draw(3, 4, 2, 3), draw(3, 4, 2, 3, seed=1)
     loss = emd_loss(prediction, target, **SINKHORN)
     images = torch.tensor([2, 0, 1])
@@ -134,13 +134,13 @@ def test_gradient_is_that_of_the_cost_under_a_constant_plan_and_none_reaches_the
     prediction, target = draw(1, 3, 2, 2).requires_grad_(), draw(1, 3, 2, 2, seed=1).requires_grad_()
     emd_loss(prediction, target, **SINKHORN).backward()
     assert target.grad is None
-    one, other = places(prediction.detach())[0], places(target.detach())[0]
+    one, other = positions(prediction.detach())[0], positions(target.detach())[0]
     cost = cosine_costs_by_loops(one, other)
     rows, columns = cross_reference_weights_by_loops(one, other), cross_reference_weights_by_loops(other, one)
     plan = sinkhorn_by_loops(cost, rows, columns, 0.1, 5)
 
     def moved(shift: Tensor) -> float:
-        return 2 * moved_cost_by_loops(plan, cosine_costs_by_loops(places(prediction.detach() + shift)[0], other))
+        return 2 * moved_cost_by_loops(plan, cosine_costs_by_loops(positions(prediction.detach() + shift)[0], other))
 
     for index in range(prediction.numel()):
         step = torch.zeros(prediction.numel(), dtype=torch.float64)
@@ -150,12 +150,12 @@ def test_gradient_is_that_of_the_cost_under_a_constant_plan_and_none_reaches_the
         assert prediction.grad.flatten()[index].item() == pytest.approx(slope, abs=1e-8)
 
 
-def test_a_place_of_no_length_has_no_angle_and_no_gradient() -> None:
+def test_a_position_of_length_zero_has_no_gradient() -> None:
     prediction, target = draw(2, 3, 2, 2), draw(2, 3, 2, 2, seed=1)
     prediction[0, :, 0, 1], target[1, :, 1, 1] = 0, 0
     prediction.requires_grad_()
     loss = emd_loss(prediction, target, **SINKHORN)
-    assert loss.item() == pytest.approx(emd_loss_by_loops(places(prediction.detach()), places(target), 0.1, 5))
+    assert loss.item() == pytest.approx(emd_loss_by_loops(positions(prediction.detach()), positions(target), 0.1, 5))
     loss.backward()
     assert not prediction.grad[0, :, 0, 1].any()
     assert prediction.grad.abs().max() < 10
@@ -165,7 +165,7 @@ def test_half_precision_is_compared_in_single_precision() -> None:
     prediction, target = draw(4, 32, 3, 3).bfloat16(), draw(4, 32, 3, 3, seed=1).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         losses = [emd_loss(prediction, target, **SINKHORN), emd_loss(prediction.float(), target.float(), **SINKHORN)]
-    expected = emd_loss_by_loops(places(prediction.double()), places(target.double()), 0.1, 5)
+    expected = emd_loss_by_loops(positions(prediction.double()), positions(target.double()), 0.1, 5)
     for loss in losses:
         assert loss.dtype == torch.float32
         assert loss.item() == pytest.approx(expected, rel=1e-5)
@@ -185,7 +185,7 @@ def test_weights_by_hand() -> None:
     assert not weights.requires_grad
 
 
-def test_places_that_have_nothing_in_common_with_the_other_grid_weigh_the_same() -> None:
+def test_unrelated_feature_maps_have_equal_weights() -> None:
     grid = torch.tensor([[[1.0, 2.0], [3.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])
     other = torch.tensor([[[-1.0, -1.0]], [[1.0, 0.0]]])
     torch.testing.assert_close(cross_reference_weights(grid, other), torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
@@ -214,7 +214,7 @@ def test_losses_are_those_of_the_parts_each_view_against_the_target_of_the_other
         target_grids = passed(parts.target_dense_projector, target_maps)
     in_order = [(0, 1), (1, 0)]
     byol = sum(regression_loss_by_loops(predictions[i].tolist(), targets[j].tolist()) for i, j in in_order)
-    emd = sum(emd_loss_by_loops(places(grids[i]), places(target_grids[j]), 0.1, 5) for i, j in in_order)
+    emd = sum(emd_loss_by_loops(positions(grids[i]), positions(target_grids[j]), 0.1, 5) for i, j in in_order)
     losses, watched = method(views)
     assert losses["loss_global"].item() == pytest.approx(0.7 * byol)
     assert losses["loss_dense"].item() == pytest.approx(0.3 * emd)
@@ -235,7 +235,7 @@ def test_each_backbone_passes_each_view_once() -> None:
     assert all(one[0] is other[0] and one[1] is other[1] for one, other in zip(passes, expected))
 
 
-def test_each_loss_teaches_its_own_path_and_the_backbone_and_none_the_target() -> None:
+def test_each_loss_trains_its_own_path_and_the_backbone_and_never_the_target() -> None:
     of_both = {"online.backbone"}
     taught = {
         "loss_global": of_both | {"online.projector", "predictor"},
@@ -249,7 +249,7 @@ def test_each_loss_teaches_its_own_path_and_the_backbone_and_none_the_target() -
         assert found == trained
 
 
-def test_all_parts_of_the_target_start_equal_and_follow() -> None:
+def test_all_parts_of_the_target_begin_equal_and_follow() -> None:
     method = new_method()
     pairs = [(method.target, method.online), (method.target_dense_projector, method.dense_projector)]
     for target, online in pairs:
@@ -308,9 +308,9 @@ def one_of_two(rank: int, port: int, folder: Path) -> None:
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     multiprocessing.spawn(one_of_two, (free_port(), tmp_path), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    whole = trained()
-    torch.testing.assert_close((first["losses"] + second["losses"]) / 2, whole["losses"])
-    for name, expected in whole["state"].items():
+    alone = trained()
+    torch.testing.assert_close((first["losses"] + second["losses"]) / 2, alone["losses"])
+    for name, expected in alone["state"].items():
         torch.testing.assert_close(first["state"][name], expected, msg=name)
         assert torch.equal(first["state"][name], second["state"][name]), name
 
@@ -330,5 +330,5 @@ def test_a_small_run_learns_both_losses_and_does_not_collapse() -> None:
     first, last = torch.tensor(losses[:5]).mean(dim=0), torch.tensor(losses[-5:]).mean(dim=0)
     assert (last < 0.5 * first).all()
     units = nn.functional.normalize(projections[0])
-    # All alike would be a spread of 0, all over the sphere 1 / sqrt(5) = 0.45.
+    # Equal features would have std 0, uniform ones 1 / sqrt(5) = 0.45.
     assert units.std(dim=0).mean() > 0.15

@@ -54,7 +54,7 @@ def test_loss_and_gradient_are_lightlys(temperature: float) -> None:
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-def test_images_that_all_look_alike_give_the_loss_of_a_guess() -> None:
+def test_equal_images_give_the_loss_of_a_guess() -> None:
     same = torch.ones(4, 3, dtype=torch.float64)
     assert nt_xent(same, 2 * same, 0.1).item() == pytest.approx(math.log(7))
 
@@ -70,7 +70,7 @@ def test_known_losses_of_orthogonal_images() -> None:
     assert nt_xent(axes[:3], -axes[:3], 0.5).item() == pytest.approx(2 + math.log(math.exp(-2) + 4))
 
 
-def test_loss_does_not_see_order_lengths_or_which_view_is_first() -> None:
+def test_loss_is_invariant_to_order_lengths_and_swapped_views() -> None:
     one, other = draw(2, 5, 4)
     loss = nt_xent(one, other, 0.2)
     order = torch.randperm(5, generator=torch.Generator().manual_seed(0))
@@ -126,7 +126,7 @@ def _lists(projections: tuple[Tensor, Tensor]) -> list[list[list[float]]]:
     return [projection.tolist() for projection in projections]
 
 
-def test_every_weight_learns_and_the_update_of_a_target_moves_nothing() -> None:
+def test_every_weight_learns_and_update_target_does_nothing() -> None:
     method = new_method()
     losses, _ = method({"view_1": draw(4, 3, 9, 9), "view_2": draw(4, 3, 9, 9, seed=1)})
     assert list(losses) == ["loss_global"]
@@ -169,10 +169,10 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     multiprocessing.spawn(one_of_two, (free_port(), tmp_path), nprocs=2)
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for first, second, join_views in zip(*parts, (True, False)):
-        whole = trained(join_views)
+        alone = trained(join_views)
         mean = [(a + b) / 2 for a, b in zip(first["losses"], second["losses"])]
-        torch.testing.assert_close(mean, whole["losses"])
-        for name, expected in whole["state"].items():
+        torch.testing.assert_close(mean, alone["losses"])
+        for name, expected in alone["state"].items():
             torch.testing.assert_close(first["state"][name], expected, msg=name)
             assert torch.equal(first["state"][name], second["state"][name]), name
 

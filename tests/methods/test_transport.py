@@ -122,7 +122,7 @@ def test_each_problem_of_a_batch_is_solved_by_itself() -> None:
         torch.testing.assert_close(plans[one], alone)
 
 
-def test_places_without_weight_get_nothing() -> None:
+def test_positions_without_weight_get_nothing() -> None:
     cost, rows, columns = problem()
     rows[:, 1], columns[:, 2] = 0, 0
     rows, columns = (values / values.sum(dim=1, keepdim=True) for values in (rows, columns))

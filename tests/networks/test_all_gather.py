@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from tests.ports import free_port
 
-from orl.networks.all_gather import all_gather, all_gather_with_gradient, random_permutation, local_rows, process_rank
+from orl.networks.all_gather import all_gather, all_gather_with_gradient, local_rows, process_rank, random_permutation
 
 BATCH = torch.arange(12, dtype=torch.float64).reshape(6, 2)
 WEIGHTS = torch.linspace(-1, 2, 12, dtype=torch.float64).reshape(6, 2)
@@ -39,7 +39,7 @@ def test_two_processes_gather_their_batch_in_order(tmp_path: Path) -> None:
     assert torch.equal(parts[0]["order"].sort().values, torch.arange(20))
 
 
-def test_one_process_has_the_whole_batch() -> None:
+def test_one_process_has_the_complete_batch() -> None:
     values = BATCH.clone().requires_grad_()
     assert torch.equal(local_rows(BATCH), BATCH)
     assert not all_gather(values).requires_grad

@@ -25,7 +25,7 @@ def trained(name: str) -> Backbone:
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_a_folded_backbone_gives_the_same_feature_map(name: str) -> None:
+def test_a_fused_backbone_gives_the_same_feature_map(name: str) -> None:
     backbone = trained(name).double()
     views = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     folded = fuse_batch_norm(backbone)
@@ -37,7 +37,7 @@ def test_a_folded_backbone_gives_the_same_feature_map(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_embeddings_of_a_folded_backbone_are_the_same_at_float32(name: str) -> None:
+def test_embeddings_of_a_fused_backbone_are_the_same_in_float32(name: str) -> None:
     backbone = trained(name)
     views = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_embeddings_of_a_folded_backbone_are_the_same_at_float32(name: str) -> N
     torch.testing.assert_close(folded, expected, rtol=0, atol=1e-4)
 
 
-def test_folding_leaves_the_network_as_it_was() -> None:
+def test_fusing_leaves_the_network_unchanged() -> None:
     backbone = trained("resnet10")
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     folded = fuse_batch_norm(backbone)
@@ -62,7 +62,7 @@ def test_folding_leaves_the_network_as_it_was() -> None:
     torch.testing.assert_close(backbone.state_dict(), before, rtol=0, atol=0)
 
 
-def test_folding_one_convolution_known_answer() -> None:
+def test_fusing_one_convolution_by_hand() -> None:
     network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1, eps=0.0)).double()
     convolution, normalisation = network
     convolution.weight.data.fill_(3.0)
@@ -85,9 +85,9 @@ def test_a_network_without_normalisation_is_copied() -> None:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ([nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)], "cannot fold 0.0 .*it follows None"),
-        ([nn.Conv2d(3, 3, 1), nn.ReLU(), nn.BatchNorm2d(3)], r"cannot fold 0.2 .*it follows ReLU\(\)"),
-        ([nn.Conv2d(3, 4, 1), nn.BatchNorm2d(3)], r"cannot fold 0.1 \(BatchNorm2d\(3.*it follows Conv2d\(3, 4"),
+        ([nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)], "cannot fuse 0.0 .*it follows None"),
+        ([nn.Conv2d(3, 3, 1), nn.ReLU(), nn.BatchNorm2d(3)], r"cannot fuse 0.2 .*it follows ReLU\(\)"),
+        ([nn.Conv2d(3, 4, 1), nn.BatchNorm2d(3)], r"cannot fuse 0.1 \(BatchNorm2d\(3.*it follows Conv2d\(3, 4"),
     ],
 )
 def test_a_normalisation_without_a_convolution_before_it_is_refused(parts: list[nn.Module], message: str) -> None:

@@ -21,7 +21,7 @@ FORMS = [byol_mlp, moco_mlp, simclr_mlp]
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_projector_comes_back_in_its_own_form(form: Callable[..., nn.Sequential], tmp_path: Path) -> None:
+def test_a_projector_is_rebuilt_from_its_weights(form: Callable[..., nn.Sequential], tmp_path: Path) -> None:
     projector = form(6, 5, 4)
     inputs = torch.randn(7, 6, generator=torch.Generator().manual_seed(0))
     projector(inputs)  # moves the running statistics
@@ -32,7 +32,7 @@ def test_a_projector_comes_back_in_its_own_form(form: Callable[..., nn.Sequentia
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_layers_for_every_position_do_at_each_what_the_layers_do(form: Callable[..., nn.Sequential]) -> None:
+def test_conv1x1_equals_the_linear_layers_at_every_position(form: Callable[..., nn.Sequential]) -> None:
     layers = form(6, 5, 4).double()
     maps = conv1x1(layers).double()
     maps.load_state_dict(

@@ -34,7 +34,7 @@ def test_the_targets_batch_statistics_are_its_own() -> None:
     assert torch.equal(target.running_mean, torch.zeros(2))
 
 
-def test_the_target_is_an_equal_copy_that_wants_no_gradient() -> None:
+def test_the_target_is_an_equal_copy_without_gradients() -> None:
     backbone = build_backbone("resnet10")
     online = Encoder(backbone, byol_mlp(512, 8, 4))
     target = make_target(online)
@@ -53,7 +53,7 @@ def test_projector_has_the_layers_of_the_recipe() -> None:
     assert projector[3].bias is None
 
 
-def test_backbone_names_are_torchvisions_and_its_features_too(tmp_path) -> None:
+def test_backbones_have_torchvisions_weight_names_and_features(tmp_path) -> None:
     from torchvision.models import resnet18
 
     torch.manual_seed(0)
@@ -75,7 +75,7 @@ def test_loading_a_backbone_leaves_the_random_state_alone(tmp_path) -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_projector_goes_to_disk_and_back(tmp_path) -> None:
+def test_a_saved_projector_loads_unchanged(tmp_path) -> None:
     projector = byol_mlp(6, 5, 4).eval()
     save_projector(projector, tmp_path / "p.safetensors")
     inputs = torch.randn(3, 6)
@@ -98,7 +98,7 @@ def test_files_that_are_no_backbone_are_refused(tmp_path) -> None:
     save_backbone(build_backbone("resnet10"), tmp_path / "b.safetensors")
     with pytest.raises(ValueError, match="was not written by orl as a projector"):
         load_projector(tmp_path / "b.safetensors")
-    whole = (tmp_path / "b.safetensors").read_bytes()
-    (tmp_path / "short.safetensors").write_bytes(whole[:-100])
-    with pytest.raises(ValueError, match=r"short.safetensors is not a whole safetensors file"):
+    complete = (tmp_path / "b.safetensors").read_bytes()
+    (tmp_path / "short.safetensors").write_bytes(complete[:-100])
+    with pytest.raises(ValueError, match=r"short.safetensors is not a complete safetensors file"):
         read_backbone_file(tmp_path / "short.safetensors")

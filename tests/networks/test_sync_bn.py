@@ -1,4 +1,4 @@
-"""Batch normalisation over two processes is that of one process on the whole batch, in values and gradients."""
+"""Batch normalisation over two processes is that of one process on the complete batch, in values and gradients."""
 
 import copy
 import os
@@ -53,15 +53,15 @@ def one_of_two(rank: int, port: int, folder: Path, uneven: bool) -> None:
 def test_two_processes_normalise_as_one(tmp_path: Path, uneven: bool) -> None:
     multiprocessing.spawn(one_of_two, (free_port(), tmp_path, uneven), nprocs=2)
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    whole = learnt(network().train(), *batch())
-    torch.testing.assert_close(torch.cat([part["output"] for part in parts]), whole["output"])
-    torch.testing.assert_close(torch.cat([part["inputs"] for part in parts]), whole["inputs"])
-    for name in whole:
+    alone = learnt(network().train(), *batch())
+    torch.testing.assert_close(torch.cat([part["output"] for part in parts]), alone["output"])
+    torch.testing.assert_close(torch.cat([part["inputs"] for part in parts]), alone["inputs"])
+    for name in alone:
         if name.startswith("gradient"):
-            torch.testing.assert_close(parts[0][name] + parts[1][name], whole[name], msg=name)
+            torch.testing.assert_close(parts[0][name] + parts[1][name], alone[name], msg=name)
         elif "." in name:
             assert torch.equal(parts[0][name], parts[1][name])
-            torch.testing.assert_close(parts[0][name], whole[name], msg=name)
+            torch.testing.assert_close(parts[0][name], alone[name], msg=name)
 
 
 def test_evaluation_uses_the_running_statistics_and_needs_no_other_process() -> None:
@@ -80,7 +80,7 @@ def test_weights_keep_their_names_and_stay_the_same_objects() -> None:
     assert sum(isinstance(part, ProcessBatchNorm) for part in changed.modules()) == 2
 
 
-def test_a_gpu_gets_torchs_own_layer() -> None:
+def test_a_gpu_uses_torchs_sync_batch_norm() -> None:
     changed = sync_batch_norm(network(), torch.device("cuda"))
     assert sum(isinstance(part, nn.SyncBatchNorm) for part in changed.modules()) == 2
 
@@ -107,5 +107,5 @@ def test_a_normalisation_of_timm_keeps_its_activation(monkeypatch: pytest.Monkey
 def test_a_normalisation_with_unknown_parts_is_refused() -> None:
     strange = nn.BatchNorm2d(6)
     strange.other = nn.ReLU()
-    with pytest.raises(ValueError, match="what its part 'other' does is not known"):
+    with pytest.raises(ValueError, match="its part 'other' is unknown"):
         sync_batch_norm(nn.Sequential(strange), CPU)

@@ -1,10 +1,10 @@
-"""Average precision as a count at every threshold: slow, and nothing is shared with the package."""
+"""Average precision as a count at every threshold, independent of the package."""
 
 from collections.abc import Sequence
 
 
 def average_precision_by_thresholds(scores: Sequence[float], labels: Sequence[int]) -> float:
-    """For every positive image the best precision of any threshold that finds it, averaged."""
+    """Average, over the positive images, the best precision of any threshold that finds the image."""
     known = [(score, label) for score, label in zip(scores, labels) if label != 0]
     best_precisions = []
     for score, label in known:

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def iou_by_pixels(box: list[int], other: list[int], side: int = 64) -> float:
-    """Intersection over union of two boxes of whole pixels, by painting them."""
+    """Compute the IoU of two boxes with integer edges by painting their pixels."""
     canvas = np.zeros((2, side, side), dtype=bool)
     for layer, (left, top, right, bottom) in enumerate((box, other)):
         for y in range(top, bottom):
@@ -15,7 +15,7 @@ def iou_by_pixels(box: list[int], other: list[int], side: int = 64) -> float:
 
 
 def iou_of_two(box: np.ndarray, other: np.ndarray) -> float:
-    """Intersection over union by arithmetic, one pair at a time."""
+    """Compute the IoU of two boxes by arithmetic."""
     width = max(0.0, float(min(box[2], other[2])) - float(max(box[0], other[0])))
     height = max(0.0, float(min(box[3], other[3])) - float(max(box[1], other[1])))
     areas = [float(b[2] - b[0]) * float(b[3] - b[1]) for b in (box, other)]
@@ -26,7 +26,7 @@ def iou_of_two(box: np.ndarray, other: np.ndarray) -> float:
 def filter_by_loops(
     proposals: np.ndarray, size_wh: tuple[int, int], min_side: float, max_aspect_ratio: float, max_iou: float, most: int
 ) -> np.ndarray:
-    """The proposals' filter as the paper tells it: one proposal after the other, compared with every kept one."""
+    """Filter proposals as the paper describes: one after the other, each compared with every kept one."""
     if len(proposals) == 0:
         return np.array([[0, 0, size_wh[0], size_wh[1]]], dtype=np.float32)
     kept: list[np.ndarray] = []

@@ -4,7 +4,7 @@ import math
 
 
 def regression_loss_by_loops(predictions: list[list[float]], targets: list[list[float]]) -> float:
-    """Mean over images of |p / |p| - z / |z||^2."""
+    """Compute the mean over images of |p / |p| - z / |z||^2."""
     total = 0.0
     for prediction, target in zip(predictions, targets, strict=True):
         length_p = math.sqrt(sum(value * value for value in prediction))

@@ -7,7 +7,7 @@ Grid = list[list[list[float]]]
 
 
 def at_positions(grid: Grid) -> list[list[float]]:
-    """The vectors over channels, row after row."""
+    """Return the vectors over channels, row after row."""
     return [
         [channel[row][column] for channel in grid] for row in range(len(grid[0])) for column in range(len(grid[0][0]))
     ]
@@ -19,7 +19,7 @@ def cosine(one: list[float], other: list[float]) -> float:
 
 
 def most_similar_by_loops(query_maps: list[Grid], key_maps: list[Grid]) -> list[list[int]]:
-    """For each image and each position of the query's map, the position of the key's map of highest cosine."""
+    """Find, for each position of the query's map, the position of the key's map with the highest cosine."""
     found = []
     for query_map, key_map in zip(query_maps, key_maps, strict=True):
         keys = at_positions(key_map)
@@ -42,7 +42,7 @@ def dense_loss_by_loops(
     queue: list[list[float]],
     temperature: float,
 ) -> float:
-    """Mean over images and positions of -log of the share of the matched dense key; the queue holds unit vectors."""
+    """Compute the mean over images and positions of -log of the fraction of the matched dense key."""
     matches = most_similar_by_loops(query_maps, key_maps)
     losses = []
     for image in range(len(queries)):
@@ -55,7 +55,7 @@ def dense_loss_by_loops(
 
 
 def mean_key(grid: Grid) -> list[float]:
-    """The mean over positions of an image's dense keys, then its direction: what the dense queue takes."""
+    """Average an image's dense keys over positions and scale the mean to length 1, as the dense queue does."""
     vectors = at_positions(grid)
     mean = [sum(vector[i] for vector in vectors) / len(vectors) for i in range(len(vectors[0]))]
     length = math.sqrt(sum(value * value for value in mean))

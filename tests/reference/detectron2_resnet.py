@@ -1,4 +1,4 @@
-"""Detectron2's ResNet as its documentation describes it, small and slow, built from its config.
+"""A small ResNet after Detectron2's documentation, built from its config.
 
 Written from the documentation of BasicStem, BasicBlock, BottleneckBlock and of the MODEL.RESNETS settings: every
 convolution carries its own `norm`, stages are res2 to res5, the shortcut is there where the channels change.
@@ -53,7 +53,7 @@ class Block(nn.Module):
 
 class Detectron2ResNet(nn.Module):
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        """From the MODEL.RESNETS part of a config."""
+        """Build the network from the MODEL.RESNETS part of a config."""
         super().__init__()
         self.stem = Stem()
         depth, inputs, outputs = settings["DEPTH"], 64, settings["RES2_OUT_CHANNELS"]

@@ -6,7 +6,7 @@ import numpy as np
 def neighbours_by_loops(
     embeddings: np.ndarray, num_neighbours: int, max_similarity: float = np.inf
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The K most similar others of every row, near-duplicates last; the lower row first where two are alike."""
+    """Find the K most similar other rows, near-duplicates last; of two equal ones the lower row first."""
     ids, values = [], []
     for query in range(len(embeddings)):
         others = []
@@ -21,7 +21,7 @@ def neighbours_by_loops(
 
 
 def match_by_loops(own: np.ndarray, other: np.ndarray, fraction: float) -> list[tuple[int, int]]:
-    """The highest max(1, floor(share x B)) entries of the matrix of cosines."""
+    """Return the highest max(1, floor(top_fraction x B)) entries of the matrix of cosines."""
     entries = []
     for i in range(len(own)):
         for j in range(len(other)):

@@ -1,4 +1,4 @@
-"""What pairs of boxes cover, one pair and one object at a time."""
+"""Objects that pairs of boxes cover, one pair and one object at a time."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ Box = Sequence[float]
 
 
 def overlap(first: Box, second: Box) -> float:
-    """Intersection over union of two `xyxy` boxes."""
+    """Compute the IoU of two `xyxy` boxes."""
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     if width <= 0 or height <= 0:
@@ -16,7 +16,7 @@ def overlap(first: Box, second: Box) -> float:
 
 
 def covered_class(roi: Box, objects: Sequence[tuple[Box, int]], threshold: float) -> int | None:
-    """Class of the object with the highest IoU, if that reaches the threshold."""
+    """Return the class of the object with the highest IoU, if the IoU reaches the threshold."""
     best, found = 0.0, None
     for box, class_index in objects:
         if overlap(roi, box) > best:
@@ -27,7 +27,7 @@ def covered_class(roi: Box, objects: Sequence[tuple[Box, int]], threshold: float
 def count_pairs(
     pairs: Sequence[tuple[int, Box, int, Box]], objects: Sequence[Sequence[tuple[Box, int]]], threshold: float
 ) -> tuple[int, int, int]:
-    """Pairs in all, those of two objects, those of one class; a pair is (image, box, neighbour, box)."""
+    """Count all pairs, pairs of two objects and pairs of one class; a pair is (image, box, neighbour, box)."""
     num_objects = num_same = 0
     for image, box, neighbour, neighbour_box in pairs:
         first = covered_class(box, objects[image], threshold)
@@ -39,7 +39,7 @@ def count_pairs(
 
 
 def top_pairs(rows: Sequence[tuple[int, int, float]]) -> list[int]:
-    """Row of the highest similarity for every two images; a row is (image, neighbour, similarity)."""
+    """Return the row of highest similarity for every two images; a row is (image, neighbour, similarity)."""
     best: dict[tuple[int, int], int] = {}
     for row, (image, neighbour, similarity) in enumerate(rows):
         if (image, neighbour) not in best or similarity > rows[best[image, neighbour]][2]:

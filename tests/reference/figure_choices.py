@@ -1,4 +1,4 @@
-"""The choice of extreme pairs of images, as loops over the whole table."""
+"""The choice of extreme pairs of images, as loops over the complete table."""
 
 
 def extreme_pairs(rows: list[tuple[int, int, float]], num_pairs: int, sign: int) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ def lars_by_loops(
     weight_decay: float,
     trust_coefficient: float,
 ) -> list[float]:
-    """One tensor's numbers after as many steps as there are gradients (You et al., Algorithm 1)."""
+    """Return one tensor's numbers after a step for each gradient (You et al., Algorithm 1)."""
     weights, velocity = list(weights), [0.0] * len(weights)
     for gradient, lr in zip(gradients, learning_rates, strict=True):
         weight_norm = math.sqrt(sum(w * w for w in weights))

@@ -12,7 +12,7 @@ from tests.reference.average_precision import average_precision_by_thresholds
 
 
 def folds_by_counting(labels: Sequence[int], num_folds: int) -> list[int]:
-    """Fold of every image: each class is spread over the folds in blocks, in the images' order.
+    """Return the fold of every image: each class is split over the folds in blocks, in the images' order.
 
     Sizes as scikit-learn's StratifiedKFold: the sorted labels are dealt round robin, and each fold gets of each
     class as many as it was dealt; classes are numbered by first appearance.
@@ -46,7 +46,7 @@ def svms_by_loops(
     costs: Sequence[float],
     seed: int,
 ) -> list[tuple[float, float]]:
-    """Chosen cost and test AP of every class."""
+    """Return the chosen cost and the test AP of every class."""
     train = np.array([row / (np.sqrt((row**2).sum()) + 1e-5) for row in train.astype(np.float64)])
     test = np.array([row / (np.sqrt((row**2).sum()) + 1e-5) for row in test.astype(np.float64)])
     results = []

@@ -15,7 +15,7 @@ def dot(one: list[float], other: list[float]) -> float:
 def queue_loss_by_loops(
     queries: list[list[float]], keys: list[list[float]], queue: list[list[float]], temperature: float
 ) -> float:
-    """Mean over queries of -log(exp(q k / t) / (exp(q k / t) + sum over negatives of exp(q n / t)))."""
+    """Compute the mean over queries of -log(exp(q k / t) / (exp(q k / t) + sum over negatives of exp(q n / t)))."""
     total = 0.0
     for query, key in zip(queries, keys, strict=True):
         positive = math.exp(dot(unit(query), unit(key)) / temperature)
@@ -27,18 +27,18 @@ def queue_loss_by_loops(
 
 
 def queue_after(queue: list[list[float]], batches: list[list[list[float]]]) -> list[list[float]]:
-    """The queue after these batches of keys, each key in the place of the oldest."""
+    """Return the queue after these batches, in which each key replaces the oldest."""
     result = [list(row) for row in queue]
-    place = 0
+    position = 0
     for batch in batches:
         for key in batch:
-            result[place] = unit(key)
-            place = place + 1 if place + 1 < len(result) else 0
+            result[position] = unit(key)
+            position = position + 1 if position + 1 < len(result) else 0
     return result
 
 
 def normalised_in_groups(values: list[float], num_groups: int, eps: float) -> list[float]:
-    """Batch normalisation of one channel, image i in group i % num_groups."""
+    """Normalise one channel in groups; image i is in group i % num_groups."""
     result = list(values)
     for group in range(num_groups):
         members = [i for i in range(len(values)) if i % num_groups == group]

@@ -1,4 +1,4 @@
-"""The published files as plain dictionaries, made up and looked up by loops."""
+"""Synthetic published files as plain dictionaries, read by loops."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ Box = list[float]
 def made_up(
     names: list[str], generator: np.random.Generator, num_neighbours: int = 3, size_wh: tuple[int, int] = (640, 480)
 ) -> dict[str, dict]:
-    """A proposal, a neighbour and a correspondence file of these images in this order, in whole pixels."""
+    """Create a proposal, a neighbour and a correspondence file of these images, in integer pixels."""
     proposals = [distinct_boxes(int(generator.integers(6, 12)), size_wh, generator) for _ in names]
     rois = [boxes[: int(generator.integers(2, 6))] for boxes in proposals]
     neighbours = [
@@ -56,7 +56,7 @@ def xyxy(box: Box) -> Box:
 
 
 def pairs_by_name(document: dict) -> dict[str, list[tuple[str, Box, Box]]]:
-    """For the name of each image, its pairs in order: name of the neighbour, box here, box there."""
+    """Map the name of each image to its pairs in order: name of the neighbour, box here, box there."""
     names, found = document["images"]["file_name"], document["pseudo_annotations"]
     return {
         name: [

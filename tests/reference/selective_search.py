@@ -10,7 +10,7 @@ SMALLEST_REGION = 100
 
 
 def segment_by_loops(image: np.ndarray, scale: float) -> np.ndarray:
-    """Felzenszwalb and Huttenlocher on the four neighbours of each pixel, small regions joined afterwards."""
+    """Segment after Felzenszwalb and Huttenlocher on the four neighbours of a pixel; join small regions afterwards."""
     height, width, _ = image.shape
     smooth = blur_by_loops(image)
     edges = []
@@ -42,7 +42,7 @@ def segment_by_loops(image: np.ndarray, scale: float) -> np.ndarray:
 
 
 def bins_of_codes(codes: np.ndarray, zeros: np.ndarray) -> np.ndarray:
-    """The maps of `bins_by_loops` that codes stand for, one pixel at a time."""
+    """Decode codes to the maps of `bins_by_loops`, one pixel at a time."""
     bins = []
     for channel in range(3):
         for gradient in (2 * channel, 2 * channel + 1, 6 + 2 * channel, 7 + 2 * channel):
@@ -56,13 +56,13 @@ def bins_of_codes(codes: np.ndarray, zeros: np.ndarray) -> np.ndarray:
 
 
 def numbered(names: list[int]) -> np.ndarray:
-    """The same regions, numbered from 0 by their first pixels."""
+    """Number the regions from 0, in the order of their first pixels."""
     numbers: dict[int, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in names])
 
 
 def blur_by_loops(image: np.ndarray) -> np.ndarray:
-    """A Gaussian of seven taps along the rows and along the columns, the image mirrored about its outer pixels."""
+    """Blur by a Gaussian of seven taps along rows and columns, the image mirrored about its outer pixels."""
     taps = [math.exp(-(offset**2) / (2 * SIGMA**2)) for offset in range(-3, 4)]
     smooth = image.astype(np.float64)
     for axis in (0, 1):
@@ -77,7 +77,7 @@ def blur_by_loops(image: np.ndarray) -> np.ndarray:
 
 
 def mirrored(at: int, size: int) -> int:
-    """3 2 1 0 1 2 3 2 1 0 1 ... for a size of 4."""
+    """Mirror an index into the image: 3 2 1 0 1 2 3 2 1 0 1 ... for a size of 4."""
     if size == 1:
         return 0
     at = abs(at) % (2 * (size - 1))
@@ -85,7 +85,7 @@ def mirrored(at: int, size: int) -> int:
 
 
 def lab_by_formula(colour: np.ndarray) -> list[float]:
-    """Lightness, a and b of an RGB colour of 8 bits (sRGB, white D65) as CIE defines them, scaled into [0, 255]."""
+    """Convert an 8-bit sRGB colour (white D65) to CIE L, a and b, scaled into [0, 255]."""
     levels = [int(level) / 255 for level in colour]
     red, green, blue = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in levels)
     x = (0.412453 * red + 0.357580 * green + 0.180423 * blue) / 0.950456
@@ -98,7 +98,7 @@ def lab_by_formula(colour: np.ndarray) -> list[float]:
 
 
 def bins_by_loops(image: np.ndarray) -> np.ndarray:
-    """Gradients in eight directions as steps of a tenth of their range, (24, h, w).
+    """Quantise gradients in eight directions to tenths of their range, (24, h, w).
 
     For each channel four gradients, along x, along y and along both after a turn by 45 degrees, and of each its rising
     and its falling part.
@@ -116,7 +116,7 @@ def bins_by_loops(image: np.ndarray) -> np.ndarray:
 
 
 def scharr_by_loops(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gradients along x and along y: 3, 10, 3 across the direction."""
+    """Compute the gradients along x and y with the weights 3, 10, 3 across the direction."""
     height, width = plane.shape
     along_x, along_y = np.zeros_like(plane), np.zeros_like(plane)
     for y in range(height):
@@ -131,7 +131,7 @@ def scharr_by_loops(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def turned(plane: np.ndarray) -> np.ndarray:
-    """The plane turned by 45 degrees against the clock about its middle, whole levels, 0 around it."""
+    """Rotate the plane by 45 degrees anticlockwise about its centre, with integer levels and 0 around it."""
     (height, width), (high, wide) = plane.shape, turned_size(plane)
     out = np.zeros((high, wide))
     for y in range(high):
@@ -144,7 +144,7 @@ def turned(plane: np.ndarray) -> np.ndarray:
 
 
 def turned_back(gradient: np.ndarray, plane: np.ndarray) -> np.ndarray:
-    """The opposite turn, about the pixel in the middle, and of it the part in the middle of the size of the plane.
+    """Rotate the plane back about its central pixel and crop the centre of the plane's size.
 
     What is cut out begins at the edge of the turned plane at the earliest, as in OpenCV: of a plane that is longer than
     its turned copy the gradients are shifted.
@@ -164,14 +164,14 @@ def turned_back(gradient: np.ndarray, plane: np.ndarray) -> np.ndarray:
 
 
 def turned_size(plane: np.ndarray) -> tuple[int, int]:
-    """Rows and columns that hold the turned plane, whose middle stays where it was."""
+    """Return the rows and columns that contain the rotated plane, with its centre unchanged."""
     reach = (plane.shape[0] + plane.shape[1]) / 2 * math.sqrt(0.5)
     high, wide = (math.ceil(size / 2 + reach) - math.floor(size / 2 - reach) + 1 for size in plane.shape)
     return high, wide
 
 
 def between(plane: np.ndarray, x: float, y: float) -> float:
-    """The value between four pixels, in proportion; 0 outside."""
+    """Interpolate between four pixels; 0 outside."""
     left, top = math.floor(x), math.floor(y)
     total = 0.0
     for row, share_y in ((top, 1 - (y - top)), (top + 1, y - top)):
@@ -184,7 +184,7 @@ def between(plane: np.ndarray, x: float, y: float) -> float:
 def group_by_loops(
     image: np.ndarray, bins: np.ndarray, labels: np.ndarray, with_colour: bool
 ) -> tuple[list[tuple[int, ...]], list[int]]:
-    """Boxes and levels of the regions, before and after each merge of the two that are most alike."""
+    """Return boxes and levels of the regions, before and after each merge of the two most similar ones."""
     pixels = [{(int(y), int(x)) for y, x in np.argwhere(labels == number)} for number in range(labels.max() + 1)]
     regions = [Region(image, bins, each) for each in pixels]
     levels = [1] * len(regions)
@@ -204,7 +204,7 @@ def group_by_loops(
 
 
 def neighbours_by_loops(labels: np.ndarray) -> set[tuple[int, int]]:
-    """Pairs of regions, found from every pixel to its left, above it and between the two.
+    """Find the pairs of adjacent regions from every pixel to the left, above and diagonally.
 
     The pixels of the first row and of the first column do not look, as in OpenCV.
     """
@@ -218,7 +218,7 @@ def neighbours_by_loops(labels: np.ndarray) -> set[tuple[int, int]]:
 
 
 class Region:
-    """Pixels, and what their similarity is told from."""
+    """The pixels of a region and the features of its similarity."""
 
     def __init__(self, image: np.ndarray, bins: np.ndarray, pixels: set[tuple[int, int]]) -> None:
         rows, columns = [y for y, _ in pixels], [x for _, x in pixels]
@@ -230,12 +230,12 @@ class Region:
 
 
 def fractions(values: list[int]) -> dict[int, float]:
-    """How large a part of all each value makes up."""
+    """Return the fraction of each value in the sum."""
     return {value: count / len(values) for value, count in Counter(values).items()}
 
 
 def similarity(one: Region, other: Region, num_pixels: int, with_colour: bool) -> float:
-    """The mean of what two regions share in texture and colour, and of how small and how tightly packed they are."""
+    """Compute the mean similarity of two regions in texture, colour, size and fill."""
     size = len(one.pixels) + len(other.pixels)
     left, top, right, bottom = (pick(ends) for pick, ends in zip((min, min, max, max), zip(one.box, other.box)))
     parts = [
@@ -249,7 +249,7 @@ def similarity(one: Region, other: Region, num_pixels: int, with_colour: bool) -
 
 
 def rank_by_loops(regions: np.ndarray, levels: np.ndarray, draws: np.ndarray) -> list[list[int]]:
-    """Boxes by the product of a draw in [0, 1] and their level, each at its best place."""
+    """Rank boxes by a random number in [0, 1] times their level; a box keeps its best rank."""
     order = sorted(range(len(regions)), key=lambda row: float(draws[row]) * int(levels[row]))
     ranked: list[list[int]] = []
     for row in order:
@@ -259,7 +259,7 @@ def rank_by_loops(regions: np.ndarray, levels: np.ndarray, draws: np.ndarray) ->
 
 
 def rand_by_loops(seed: int, count: int) -> list[int]:
-    """`srand(seed)` and `rand()` of the GNU C library, from its description: additive feedback over 31 words."""
+    """Reproduce `srand(seed)` and `rand()` of the GNU C library: additive feedback over 31 words."""
     signed = (seed + 2**31) % 2**32 - 2**31
     words = [signed or 1]
     while len(words) < 31:

@@ -6,7 +6,7 @@ Rows = list[list[float]]
 
 
 def nt_xent_by_loops(projections_1: Rows, projections_2: Rows, temperature: float) -> float:
-    """Mean over both views i of all images of -log exp(s_ij / t) / sum over k != i of exp(s_ik / t), j the other."""
+    """Compute the mean over all views i of -log exp(s_ij / t) / sum over k != i of exp(s_ik / t), j the other view."""
     rows = projections_1 + projections_2
     num_images = len(projections_1)
     total = 0.0

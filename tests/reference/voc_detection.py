@@ -1,4 +1,4 @@
-"""The devkit's VOCevaldet.m as loops, with Detectron2's strict threshold; nothing is shared with the package."""
+"""The devkit's VOCevaldet.m as loops, with Detectron2's strict threshold, independent of the package."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ def voc_ap(
     min_overlap: float,
     eleven_points: bool,
 ) -> float:
-    """AP of one class.
+    """Compute the AP of one class.
 
     Args:
         objects: of each image: box in the devkit's pixels (from 1, the last included) and whether it is difficult.

@@ -7,7 +7,7 @@ Rows = Sequence[Sequence[float]]
 
 
 def cosine(first: Sequence[float], second: Sequence[float]) -> float:
-    """Cosine of the angle between two vectors; 0 for a vector of zeros."""
+    """Compute the cosine of two vectors; 0 for a vector of zeros."""
     lengths = math.sqrt(sum(value * value for value in first)) * math.sqrt(sum(value * value for value in second))
     return sum(a * b for a, b in zip(first, second)) / lengths if lengths else 0.0
 
@@ -15,7 +15,7 @@ def cosine(first: Sequence[float], second: Sequence[float]) -> float:
 def votes_by_loops(
     train: Rows, labels: Sequence[Sequence[int]], test: Rows, k: int, temperature: float
 ) -> list[list[float]]:
-    """Weighted share of positives among the neighbours with a label, a row a test image."""
+    """Compute the weighted fraction of positives among the labelled neighbours of each test image."""
     result = []
     for image in test:
         cosines = [cosine(image, other) for other in train]

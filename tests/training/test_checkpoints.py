@@ -19,7 +19,7 @@ def test_only_the_last_few_checkpoints_are_kept(tmp_path: Path, num_kept: int) -
     assert complaints == []
 
 
-def test_foreign_checkpoints_are_refused_and_none_is_no_state(tmp_path: Path) -> None:
+def test_a_foreign_checkpoint_is_refused_and_an_empty_folder_has_no_state(tmp_path: Path) -> None:
     assert load_newest(tmp_path) == (None, [])
     torch.save({"weights": 1}, tmp_path / "step_00000001.ckpt")
     with pytest.raises(ValueError, match=r"step_00000001.ckpt is not a checkpoint of orl"):
@@ -32,7 +32,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
         load_newest(tmp_path)
 
 
-def test_a_torn_later_one_does_not_push_out_the_one_just_written(tmp_path: Path) -> None:
+def test_a_damaged_later_checkpoint_does_not_delete_the_one_just_written(tmp_path: Path) -> None:
     state = {"method": {"w": torch.zeros(2)}}
     save_checkpoint(tmp_path, 3, state, 1)
     (tmp_path / "step_00000005.ckpt").write_bytes(b"torn")

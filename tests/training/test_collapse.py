@@ -41,7 +41,7 @@ def test_uniformity_of_one_image_is_refused() -> None:
 
 
 @given(scale=st.floats(0.01, 100), seed=st.integers(0, 99))
-def test_nothing_depends_on_the_length_or_the_order_of_the_features(scale: float, seed: int) -> None:
+def test_collapse_metrics_are_invariant_to_the_length_and_order_of_features(scale: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     one, other = torch.randn(2, 6, 4, generator=generator)
     order = torch.randperm(6, generator=generator)
@@ -50,7 +50,7 @@ def test_nothing_depends_on_the_length_or_the_order_of_the_features(scale: float
     torch.testing.assert_close(alignment(scale * one[order], other[order]), alignment(one, other))
 
 
-def test_one_warning_a_collapse_and_another_only_after_it_recovered() -> None:
+def test_a_collapse_is_warned_of_once_and_again_only_after_a_recovery() -> None:
     watch = CollapseWatch(num_warmup_steps=10)
     stds = [0.01] * 20 + [0.9] * 20 + [0.01] * 100
     warned = [step for step, std in enumerate(stds, start=1) if watch.update(step, std)]
@@ -58,6 +58,6 @@ def test_one_warning_a_collapse_and_another_only_after_it_recovered() -> None:
     assert warned == [11, pytest.approx(40 + math.log(0.07) / math.log(0.95), abs=3)]
 
 
-def test_a_healthy_training_is_not_warned_of() -> None:
+def test_a_healthy_training_gets_no_warning() -> None:
     watch = CollapseWatch(num_warmup_steps=0)
     assert not any(watch.update(step, 0.3) for step in range(1, 500))

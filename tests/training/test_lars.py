@@ -73,7 +73,7 @@ def test_steps_equal_those_of_other_libraries(other: type[torch.optim.Optimizer]
     assert_equal_weights(ours, theirs)
 
 
-def test_weights_that_are_left_out_follow_plain_sgd() -> None:
+def test_excluded_weights_follow_plain_sgd() -> None:
     ours, plain = network(), network()
     groups = [{"params": list(ours.parameters()), "is_adapted": False}]
     train(ours, LARS(groups, lr=1.0, momentum=0.9, weight_decay=0.3), [0.4] * 5)
@@ -81,7 +81,7 @@ def test_weights_that_are_left_out_follow_plain_sgd() -> None:
     assert_equal_weights(ours, plain)
 
 
-def test_the_groups_of_a_network_are_stepped_each_in_its_way() -> None:
+def test_adapted_and_excluded_groups_are_stepped_differently() -> None:
     layers, all_adapted, none_adapted = network(), network(), network()
     settings: dict[str, Any] = {"lr": 1.0, "weight_decay": 0.05, "trust_coefficient": 0.02}
     train(layers, LARS(lars_groups(layers), **settings), RATES)
@@ -93,7 +93,7 @@ def test_the_groups_of_a_network_are_stepped_each_in_its_way() -> None:
         torch.testing.assert_close(weight, expected.get_parameter(name))
 
 
-def test_only_matrices_and_kernels_that_are_trained_are_adapted() -> None:
+def test_only_trained_matrices_and_kernels_are_adapted() -> None:
     layers = network()
     layers.append(nn.Linear(2, 2).requires_grad_(False))
     layers.append(nn.Bilinear(2, 2, 1))
@@ -133,7 +133,7 @@ def test_a_weight_without_gradient_stays_and_gets_no_velocity() -> None:
     assert list(optimiser.state) == [one]
 
 
-def test_gradients_are_left_as_they_are() -> None:
+def test_gradients_stay_unchanged() -> None:
     layers = network()
     train(layers, LARS(lars_groups(layers), lr=1.0, weight_decay=0.1), [0.5])
     for index, weight in enumerate(layers.parameters()):
@@ -141,8 +141,8 @@ def test_gradients_are_left_as_they_are() -> None:
 
 
 def test_a_resumed_training_equals_one_that_did_not_stop_bit_for_bit() -> None:
-    whole, first = network().float(), network().float()
-    train(whole, LARS(lars_groups(whole), lr=1.0), RATES)
+    uninterrupted, first = network().float(), network().float()
+    train(uninterrupted, LARS(lars_groups(uninterrupted), lr=1.0), RATES)
     optimiser = LARS(lars_groups(first), lr=1.0)
     train(first, optimiser, RATES[:2])
     file = io.BytesIO()
@@ -155,11 +155,11 @@ def test_a_resumed_training_equals_one_that_did_not_stop_bit_for_bit() -> None:
     resumed.load_state_dict(saved["optimiser"])
     assert resumed.param_groups[0]["is_adapted"]
     train(second, resumed, RATES[2:], start=2)
-    for weight, expected in zip(second.parameters(), whole.parameters(), strict=True):
+    for weight, expected in zip(second.parameters(), uninterrupted.parameters(), strict=True):
         assert torch.equal(weight, expected)
 
 
-def test_fabric_steps_it_as_it_is() -> None:
+def test_fabric_does_the_same_steps() -> None:
     plain, wrapped = network().float(), network().float()
     images = draw(4, 3, 4, 4).float()
     fabric = Fabric(accelerator="cpu", devices=1)
@@ -191,7 +191,7 @@ def test_a_closure_computes_the_gradients_of_its_step() -> None:
     assert weight.item() == pytest.approx(2 - 0.1 * 4)
 
 
-def test_a_step_never_waits_for_a_number() -> None:
+def test_a_step_transfers_nothing_to_the_cpu() -> None:
     # Tensors of this device have no values: to ask for one is an error.
     layers = network().to("meta")
     for weight in layers.parameters():
@@ -203,15 +203,15 @@ def test_a_step_never_waits_for_a_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("options", "message"),
     [
-        ({"lr": -0.1}, "they are -0.1, 1e-06 and 0.001"),
-        ({"lr": 0.1, "weight_decay": -1.0}, "they are 0.1, -1.0 and 0.001"),
-        ({"lr": 0.1, "trust_coefficient": 0.0}, "they are 0.1, 1e-06 and 0.0"),
-        ({"lr": 0.1, "momentum": 1.0}, r"momentum must lie in \[0, 1\), not 1.0"),
-        ({"lr": 0.1, "momentum": -0.1}, r"momentum must lie in \[0, 1\), not -0.1"),
+        ({"lr": -0.1}, "got -0.1, 1e-06 and 0.001"),
+        ({"lr": 0.1, "weight_decay": -1.0}, "got 0.1, -1.0 and 0.001"),
+        ({"lr": 0.1, "trust_coefficient": 0.0}, "got 0.1, 1e-06 and 0.0"),
+        ({"lr": 0.1, "momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
+        ({"lr": 0.1, "momentum": -0.1}, r"momentum must lie in \[0, 1\), got -0.1"),
     ],
 )
-def test_numbers_out_of_range_are_refused(settings: dict[str, float], message: str) -> None:
+def test_numbers_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        LARS(network().parameters(), **settings)
+        LARS(network().parameters(), **options)

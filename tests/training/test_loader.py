@@ -47,7 +47,7 @@ def test_a_killed_worker_is_replaced_and_no_batch_is_lost_or_changed(
     assert "a process that reads images was killed" in caplog.text
 
 
-def test_workers_that_are_killed_again_and_again_stop_the_run(images: ImageTable, tmp_path: Path) -> None:
+def test_workers_that_are_killed_repeatedly_stop_the_run(images: ImageTable, tmp_path: Path) -> None:
     killing = Killing(images, batches().keys(0)[0], marks(tmp_path / "marks", 9))
     with pytest.raises(RuntimeError, match=rf"killed {MAX_KILLED + 1} times .*try fewer than --workers 1"):
         list(BatchReader(read_from_files(killing), batches(), 1))
@@ -62,7 +62,7 @@ def test_batches_begin_at_the_first_step(images: ImageTable) -> None:
     assert reader.waited_s > 0
 
 
-def test_a_reader_that_is_closed_gives_the_signals_back(images: ImageTable) -> None:
+def test_closing_a_reader_restores_the_signal_handlers(images: ImageTable) -> None:
     before = signal.getsignal(signal.SIGCHLD)
     loaded = BatchReader(read_from_files(ViewDataset(view_sampler(images))), batches(), 0).__iter__()
     next(loaded)
@@ -71,7 +71,7 @@ def test_a_reader_that_is_closed_gives_the_signals_back(images: ImageTable) -> N
     assert signal.getsignal(signal.SIGCHLD) == before
 
 
-def test_an_error_that_is_no_killed_worker_is_passed_on(images: ImageTable) -> None:
+def test_an_error_that_is_no_killed_worker_is_raised(images: ImageTable) -> None:
     class Broken(ViewDataset):
         def __getitem__(self, key: tuple[int, int]) -> LoadedViews:
             raise RuntimeError("a mistake of ours")

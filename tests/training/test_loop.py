@@ -29,7 +29,7 @@ from orl.views.view_dataset import LoadedViews, ViewDataset
 
 
 class Interrupting(ViewDataset):
-    """Samples that send a signal to their own process when an image of one step is read."""
+    """A data set that sends a signal to its own process when it reads a certain image."""
 
     interrupt_at: tuple[int, int] | None = None
     signal_number = signal.SIGINT
@@ -50,16 +50,16 @@ def without_times(rows: list[dict]) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def straight(images: ImageTable, tmp_path_factory: pytest.TempPathFactory) -> tuple[BYOL, Path]:
-    """Training that went through."""
-    folder = tmp_path_factory.mktemp("straight")
+def uninterrupted(images: ImageTable, tmp_path_factory: pytest.TempPathFactory) -> tuple[BYOL, Path]:
+    """A finished, uninterrupted training."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
     return run(new_method(), ViewDataset(view_sampler(images)), folder), folder
 
 
 @pytest.mark.parametrize("key_of", [0, 3, 4])
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_a_stopped_run_resumed_equals_one_that_went_through(
-    images: ImageTable, straight: tuple[BYOL, Path], tmp_path: Path, key_of: int, signal_number: int
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
+    images: ImageTable, uninterrupted: tuple[BYOL, Path], tmp_path: Path, key_of: int, signal_number: int
 ) -> None:
     data = Interrupting(view_sampler(images))
     data.interrupt_at, data.signal_number = batches().keys(key_of)[1], signal_number
@@ -68,31 +68,31 @@ def test_a_stopped_run_resumed_equals_one_that_went_through(
     assert stopped.value.exit_code == 128 + signal_number
     assert len(steps(tmp_path)) == key_of + 1
     resumed = run(new_method(), ViewDataset(view_sampler(images)), tmp_path)
-    assert equal_weights(resumed, straight[0])
-    assert without_times(steps(tmp_path)) == without_times(steps(straight[1]))
+    assert equal_weights(resumed, uninterrupted[0])
+    assert without_times(steps(tmp_path)) == without_times(steps(uninterrupted[1]))
 
 
-def test_a_finished_run_does_nothing_more(images: ImageTable, straight: tuple[BYOL, Path]) -> None:
-    before = (straight[1] / "metrics.jsonl").read_bytes()
-    assert equal_weights(run(new_method(), ViewDataset(view_sampler(images)), straight[1]), straight[0])
-    assert (straight[1] / "metrics.jsonl").read_bytes() == before
+def test_a_finished_run_does_nothing_more(images: ImageTable, uninterrupted: tuple[BYOL, Path]) -> None:
+    before = (uninterrupted[1] / "metrics.jsonl").read_bytes()
+    assert equal_weights(run(new_method(), ViewDataset(view_sampler(images)), uninterrupted[1]), uninterrupted[0])
+    assert (uninterrupted[1] / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_torn_checkpoint_is_passed_over_for_the_one_before(
-    images: ImageTable, straight: tuple[BYOL, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_training_resumes_from_the_checkpoint_before_a_damaged_one(
+    images: ImageTable, uninterrupted: tuple[BYOL, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = Interrupting(view_sampler(images))
     data.interrupt_at = batches().keys(2)[0]
     with pytest.raises(Stopped):
         run(new_method(), data, tmp_path)
-    whole = tmp_path / "checkpoints" / "step_00000003.ckpt"
-    (tmp_path / "checkpoints" / "step_00000005.ckpt").write_bytes(whole.read_bytes()[:1000])
-    assert equal_weights(run(new_method(), ViewDataset(view_sampler(images)), tmp_path), straight[0])
+    complete = tmp_path / "checkpoints" / "step_00000003.ckpt"
+    (tmp_path / "checkpoints" / "step_00000005.ckpt").write_bytes(complete.read_bytes()[:1000])
+    assert equal_weights(run(new_method(), ViewDataset(view_sampler(images)), tmp_path), uninterrupted[0])
     assert "step_00000005.ckpt cannot be read" in caplog.text
 
 
-def test_the_schedules_and_what_was_measured_are_in_the_log(straight: tuple[BYOL, Path]) -> None:
-    rows = steps(straight[1])
+def test_schedules_and_metrics_are_in_the_log(uninterrupted: tuple[BYOL, Path]) -> None:
+    rows = steps(uninterrupted[1])
     assert [row["step"] for row in rows] == list(range(1, NUM_STEPS + 1))
     assert [row["epoch"] for row in rows] == [0.5, 1, 1.5, 2, 2.5, 3]
     assert [row["lr"] for row in rows] == [
@@ -109,17 +109,17 @@ def test_the_schedules_and_what_was_measured_are_in_the_log(straight: tuple[BYOL
         assert 0 <= row["data_wait"] <= 1
         assert row["images_per_s"] > 0
         assert row["memory_gib"] > 0.1
-    assert list((straight[1] / "tensorboard").iterdir())
+    assert list((uninterrupted[1] / "tensorboard").iterdir())
 
 
-def test_training_changes_the_online_network_and_drags_the_target_after(straight: tuple[BYOL, Path]) -> None:
-    before, after = new_method(), straight[0]
+def test_training_moves_the_online_network_more_than_the_target(uninterrupted: tuple[BYOL, Path]) -> None:
+    before, after = new_method(), uninterrupted[0]
     moved_online = (after.online.backbone.conv1.weight - before.online.backbone.conv1.weight).norm()
     moved_target = (after.target.backbone.conv1.weight - before.target.backbone.conv1.weight).norm()
     assert 0 < moved_target < moved_online
 
 
-def test_the_rate_of_the_schedule_is_the_one_that_steps(images: ImageTable, tmp_path: Path) -> None:
+def test_a_scheduled_learning_rate_of_zero_changes_no_weight(images: ImageTable, tmp_path: Path) -> None:
     before, after = new_method(), run(new_method(), ViewDataset(view_sampler(images)), tmp_path, lr=0.0)
     for one, other in zip(before.online.parameters(), after.online.parameters()):
         assert torch.equal(one, other)
@@ -135,10 +135,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_term_and_images(
         RuntimeError, match=rf"at step 1 .*loss_global is nan.*images begin with {first[0]}, {first[1]}"
     ):
         run(method, ViewDataset(view_sampler(images)), tmp_path)
-    told = json.loads((tmp_path / "not_finite.json").read_text())
-    assert told["step"] == 1
-    assert told["terms"]["loss_global"] == "nan"
-    assert told["images"] == first
+    report = json.loads((tmp_path / "not_finite.json").read_text())
+    assert report["step"] == 1
+    assert report["terms"]["loss_global"] == "nan"
+    assert report["images"] == first
     assert not list(tmp_path.glob("checkpoints/*"))
 
 
@@ -148,20 +148,20 @@ def emptied(images: ImageTable, folder: Path, unreadable: list[int]) -> ImageTab
     return ImageTable(root=folder, names=images.names, sizes_wh=images.sizes_wh, digests=images.digests)
 
 
-def test_images_that_become_unreadable_are_written_down_and_training_goes_on(
+def test_unreadable_images_are_listed_and_training_continues(
     images: ImageTable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     damaged = emptied(images, tmp_path, [5])
     run(new_method(), ViewDataset(view_sampler(damaged)), tmp_path / "out", max_unreadable=1)
     header, *rows = (tmp_path / "out" / "unreadable.csv").read_text().splitlines()
     assert header == "step,file,reason"
-    assert len(rows) == 1, "three epochs, and it is told once"
+    assert len(rows) == 1, "three epochs, and each is listed once"
     assert rows[0].endswith(f"{tmp_path / '5.png'},empty: 0 bytes")
-    assert "5.png: empty: 0 bytes; another takes its place" in caplog.text
+    assert "5.png: empty: 0 bytes; another image replaces it" in caplog.text
     assert len(steps(tmp_path / "out")) == NUM_STEPS
 
 
-def test_too_many_unreadable_images_stop_the_run_and_what_was_done_is_kept(images: ImageTable, tmp_path: Path) -> None:
+def test_too_many_unreadable_images_stop_the_run_after_saving_it(images: ImageTable, tmp_path: Path) -> None:
     later = {image_id for _, image_id in batches().keys(1)}
     damaged = emptied(images, tmp_path, sorted(later))
     with pytest.raises(
@@ -169,17 +169,17 @@ def test_too_many_unreadable_images_stop_the_run_and_what_was_done_is_kept(image
     ):
         run(new_method(), ViewDataset(view_sampler(damaged)), tmp_path / "out", max_unreadable=2)
     assert (tmp_path / "out" / "checkpoints").is_dir()
-    # Given again, the command stops at the next of them, since none was repaired.
-    with pytest.raises(RuntimeError, match=r"at most 2 may be .* When they are repaired, delete unreadable\.csv"):
+    # The same command stops at the next unreadable image, since none was repaired.
+    with pytest.raises(RuntimeError, match=r"at most 2 may be .* Once they are repaired, delete unreadable\.csv"):
         run(new_method(), ViewDataset(view_sampler(damaged)), tmp_path / "out", max_unreadable=2)
-    # Repaired, the same command goes on, and ends as if nothing had been.
+    # After the repair the same command resumes to the end.
     emptied(images, tmp_path, [])
     (tmp_path / "out" / "unreadable.csv").unlink()
     run(new_method(), ViewDataset(view_sampler(damaged)), tmp_path / "out", max_unreadable=2)
     assert len(steps(tmp_path / "out")) == NUM_STEPS
 
 
-def test_a_folder_that_is_gone_stops_the_run_and_says_so(images: ImageTable, tmp_path: Path) -> None:
+def test_a_missing_image_folder_stops_the_run_with_a_reason(images: ImageTable, tmp_path: Path) -> None:
     gone = ImageTable(root=tmp_path / "gone", names=images.names, sizes_wh=images.sizes_wh, digests=images.digests)
     with pytest.raises(RuntimeError, match=r"images in a row cannot be read at step 1, .*missing.*The state is saved"):
         run(new_method(), ViewDataset(view_sampler(gone)), tmp_path / "out", max_unreadable=100)
@@ -198,21 +198,21 @@ class RunsOut(BYOL):
         return super().forward(views)
 
 
-def test_out_of_memory_says_what_to_reduce_and_keeps_the_steps_before(
-    images: ImageTable, straight: tuple[BYOL, Path], tmp_path: Path
+def test_out_of_memory_is_an_error_with_advice_and_keeps_finished_steps(
+    images: ImageTable, uninterrupted: tuple[BYOL, Path], tmp_path: Path
 ) -> None:
     method = new_method()
     method.__class__ = RunsOut
-    told = r"out of memory at step 4 .* with 4 images .* steps before it are kept.*take a smaller batch.*2\.00 GiB"
-    with pytest.raises(RuntimeError, match=told):
+    message = r"out of memory at step 4 .* with 4 images .* steps before it are kept.*take a smaller batch.*2\.00 GiB"
+    with pytest.raises(RuntimeError, match=message):
         run(method, ViewDataset(view_sampler(images)), tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000003.ckpt"]
     # The statistics that the fourth forward pass had moved are those of the third step again.
-    assert equal_weights(run(new_method(), ViewDataset(view_sampler(images)), tmp_path), straight[0])
+    assert equal_weights(run(new_method(), ViewDataset(view_sampler(images)), tmp_path), uninterrupted[0])
 
 
-def test_whatever_fails_between_two_steps_keeps_the_steps_that_are_done(
-    images: ImageTable, straight: tuple[BYOL, Path], tmp_path: Path
+def test_a_failure_between_two_steps_keeps_finished_steps(
+    images: ImageTable, uninterrupted: tuple[BYOL, Path], tmp_path: Path
 ) -> None:
     def probe() -> dict[str, float]:
         raise KeyError("a mistake of ours")
@@ -220,11 +220,11 @@ def test_whatever_fails_between_two_steps_keeps_the_steps_that_are_done(
     with pytest.raises(KeyError, match="a mistake of ours"):
         run(new_method(), ViewDataset(view_sampler(images)), tmp_path, probe=probe, probe_steps=5)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000005.ckpt"]
-    assert equal_weights(run(new_method(), ViewDataset(view_sampler(images)), tmp_path), straight[0])
+    assert equal_weights(run(new_method(), ViewDataset(view_sampler(images)), tmp_path), uninterrupted[0])
 
 
-def test_a_full_disk_at_a_checkpoint_is_told_and_the_one_before_stays(
-    images: ImageTable, straight: tuple[BYOL, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_at_a_checkpoint_is_an_error_and_keeps_the_one_before(
+    images: ImageTable, uninterrupted: tuple[BYOL, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from orl import files
 
@@ -245,11 +245,11 @@ def test_a_full_disk_at_a_checkpoint_is_told_and_the_one_before_stays(
         "step_00000002.ckpt",
     ]
     monkeypatch.undo()
-    assert equal_weights(run(new_method(), ViewDataset(view_sampler(images)), tmp_path), straight[0])
+    assert equal_weights(run(new_method(), ViewDataset(view_sampler(images)), tmp_path), uninterrupted[0])
 
 
-def test_the_probe_judges_the_backbone_at_its_steps_and_changes_nothing(
-    images: ImageTable, straight: tuple[BYOL, Path], tmp_path: Path
+def test_the_probe_evaluates_at_its_steps_and_changes_no_weight(
+    images: ImageTable, uninterrupted: tuple[BYOL, Path], tmp_path: Path
 ) -> None:
     seen, method = [], new_method()
 
@@ -261,10 +261,10 @@ def test_the_probe_judges_the_backbone_at_its_steps_and_changes_nothing(
     assert [row["step"] for row in steps(tmp_path) if "probe_knn_map" in row] == [2, 4, 6]
     assert not torch.equal(seen[0], seen[-1])
     assert torch.equal(seen[-1], method.online.backbone.conv1.weight)
-    assert equal_weights(method, straight[0])
+    assert equal_weights(method, uninterrupted[0])
 
 
-def test_a_collapse_is_warned_of(images: ImageTable, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_collapse_logs_a_warning(images: ImageTable, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     method = new_method()
     for network in (method.online, method.target):
         # All images are projected to one point but for a trace.

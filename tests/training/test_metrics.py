@@ -20,7 +20,7 @@ def test_steps_after_the_checkpoint_are_dropped_from_the_log(tmp_path: Path) -> 
     assert rows(tmp_path)[2]["loss"] == 0.5
 
 
-def test_a_number_that_json_does_not_know_is_null(tmp_path: Path) -> None:
+def test_an_infinite_number_is_null_in_json(tmp_path: Path) -> None:
     with MetricsLog(tmp_path, first_step=0) as log:
         log.write({"step": 1, "gradient_norm": float("inf")})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "gradient_norm": null}\n'
@@ -32,34 +32,36 @@ def test_a_quiet_log_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_and_biases_gets_every_step_where_it_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_and_biases_gets_every_step_when_it_is_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple] = []
     run = SimpleNamespace(
         log=lambda metrics, step: calls.append(("log", metrics, step)),
         finish=lambda exit_code: calls.append(("finish", exit_code)),
     )
-    told = {}
+    logged = {}
 
     def init(**settings: object) -> SimpleNamespace:
-        told.update(settings)
+        logged.update(settings)
         return run
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=lambda **settings: settings))
     with MetricsLog(tmp_path / "stage1", first_step=0, wandb_mode="offline") as log:
         log.write({"step": 1, "epoch": 0.5, "loss": 0.5})
     assert calls == [("log", {"loss": 0.5}, 1), ("finish", 0)]
-    assert (told["mode"], told["name"], told["dir"]) == ("offline", f"{tmp_path.name}-stage1", str(tmp_path / "stage1"))
+    assert (logged["mode"], logged["name"], logged["dir"]) == (
+        "offline",
+        f"{tmp_path.name}-stage1",
+        str(tmp_path / "stage1"),
+    )
 
 
-def test_weights_and_biases_missing_is_said_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_and_biases_is_an_error_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match="--wandb offline needs Weights & Biases: pip install wandb"):
         MetricsLog(tmp_path, first_step=0, wandb_mode="offline")
 
 
-def test_weights_and_biases_itself_keeps_an_offline_run_beside_the_stage(tmp_path: Path) -> None:
+def test_an_offline_run_of_weights_and_biases_is_kept_beside_the_stage(tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="Weights & Biases is optional: pip install wandb")
     folder = tmp_path / "stage1"
     folder.mkdir()

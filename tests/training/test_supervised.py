@@ -47,14 +47,14 @@ def new_training_step(network: Network) -> SupervisedStep:
 def test_a_step_is_the_gradient_of_the_sum_of_the_terms_at_the_rate_of_each_group() -> None:
     network, twin = Network(), Network()
     found = new_training_step(network).update(1, new_batch(), {"lr": 0.01})
-    terms, told = losses(twin, new_batch())
+    terms, metrics = losses(twin, new_batch())
     sum(terms.values()).backward()  # type: ignore[union-attr]
     for name, weight in twin.named_parameters():
         rate = 1.0 if name.startswith("head") else 0.01
         assert_close(network.get_parameter(name).data, weight.data - rate * weight.grad)
     assert found["loss"] == pytest.approx((terms["classes"] + terms["size"]).item())
     assert found["size"] == pytest.approx(terms["size"].item())
-    assert found["right"] == pytest.approx(told["right"].item())
+    assert found["right"] == pytest.approx(metrics["right"].item())
     squares = sum(weight.grad.square().sum() for weight in twin.parameters())
     assert found["gradient_norm"] == pytest.approx(float(squares) ** 0.5)
 
@@ -71,7 +71,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_names_the_term() -> None:
         assert torch.equal(value, before[name]), name
 
 
-def test_a_loaded_state_goes_on_to_the_same_bits() -> None:
+def test_a_loaded_state_continues_bit_for_bit() -> None:
     straight, stopped, resumed = (new_training_step(Network()) for _ in range(3))
     for step in (1, 2):
         straight.update(step, new_batch(), {"lr": 0.1})

@@ -1,4 +1,4 @@
-"""A step in parts, in other precisions and in several processes."""
+"""Training steps with gradient accumulation, in other precisions and in several processes."""
 
 import copy
 import json
@@ -46,7 +46,7 @@ def double() -> Fabric:
     return Fabric(accelerator="cpu", devices=1, precision="64-true")
 
 
-def test_a_batch_in_parts_steps_by_the_mean_of_the_parts_gradients(views: Sample) -> None:
+def test_gradient_accumulation_steps_by_the_mean_gradient_of_the_parts(views: Sample) -> None:
     method = new_method()
     ssl_step = new_ssl_step(method, double(), accumulation_steps=2)
     by_hand = copy.deepcopy(method)
@@ -72,7 +72,7 @@ def test_a_batch_in_parts_steps_by_the_mean_of_the_parts_gradients(views: Sample
         torch.testing.assert_close(target, 0.9 * before + 0.1 * online)
 
 
-def test_the_parts_of_a_batch_are_its_rows_in_order(views: Sample) -> None:
+def test_the_parts_of_an_accumulated_batch_are_its_rows_in_order(views: Sample) -> None:
     ssl_step = new_ssl_step(new_method(), accumulation_steps=2)
     parts = [part for part, _ in ssl_step._parts(views)]
     assert [is_last for _, is_last in ssl_step._parts(views)] == [False, True]
@@ -90,7 +90,7 @@ def test_a_step_in_half_precision_stays_near_a_full_one(views: Sample) -> None:
     assert half["loss"] != full["loss"]
 
 
-def test_a_gradient_that_is_not_finite_steps_nothing(views: Sample) -> None:
+def test_a_gradient_that_is_not_finite_changes_no_weight(views: Sample) -> None:
     method = new_method()
     ssl_step = new_ssl_step(method)
     before = copy.deepcopy(method)
@@ -103,16 +103,16 @@ def test_a_gradient_that_is_not_finite_steps_nothing(views: Sample) -> None:
     assert ssl_step.is_complete
 
 
-def test_what_a_method_draws_depends_on_seed_and_step_alone(views: Sample) -> None:
-    def drawn(step: int, seed: int) -> float:
+def test_random_numbers_of_a_step_depend_on_seed_and_step_alone(views: Sample) -> None:
+    def sampled(step: int, seed: int) -> float:
         new_ssl_step(new_method(), seed=seed).update(step, views, {"lr": 0.0, "ema_momentum": 0.9})
         return torch.rand(1).item()
 
-    assert drawn(5, 1) == drawn(5, 1)
-    assert len({drawn(5, 1), drawn(6, 1), drawn(5, 2)}) == 3
+    assert sampled(5, 1) == sampled(5, 1)
+    assert len({sampled(5, 1), sampled(6, 1), sampled(5, 2)}) == 3
 
 
-def test_state_goes_over_to_another_learner(views: Sample) -> None:
+def test_a_step_that_loads_the_state_of_another_continues_equally(views: Sample) -> None:
     one, other = new_ssl_step(new_method()), new_ssl_step(new_method())
     one.update(1, views, {"lr": 0.05, "ema_momentum": 0.9})
     other.load_state(copy.deepcopy(one.state()))
@@ -142,14 +142,14 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         (ValueError("DefaultCPUAllocator: can't allocate memory"), False),
     ],
 )
-def test_what_counts_as_out_of_memory(error: BaseException, expected: bool) -> None:
+def test_errors_of_torch_and_python_count_as_out_of_memory(error: BaseException, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
 
 
-def test_memory_that_a_cpu_does_not_have_is_known_as_such() -> None:
-    with pytest.raises(RuntimeError) as told:
+def test_an_allocation_that_fails_on_the_cpu_counts_as_out_of_memory() -> None:
+    with pytest.raises(RuntimeError) as failure:
         torch.empty(2**60)
-    assert is_out_of_memory(told.value)
+    assert is_out_of_memory(failure.value)
 
 
 def as_torchrun(rank: int, port: int) -> None:

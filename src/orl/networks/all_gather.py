@@ -1,4 +1,4 @@
-"""The batch of all processes: each has the rows `rank::count` of it."""
+"""Collective operations on a batch that is split over processes: process r has the rows `r::world_size`."""
 
 from typing import Any
 
@@ -10,24 +10,24 @@ from torch.autograd.function import once_differentiable
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def process_rank() -> int:
-    """The number of this process among them, from 0."""
+    """Return the rank of this process."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 @torch.no_grad()
 def all_gather(values: Tensor) -> Tensor:
-    """The rows of all processes, in the order of the batch, without gradient.
+    """Collect the rows of all processes, in the order of the batch, without gradient.
 
     Args:
-        values: `(n, ...)`, as many rows in every process.
+        values: `(n, ...)`, with the same number of rows in every process.
 
     Returns:
-        `(n * processes, ...)`; in one process the values themselves, detached.
+        `(n * world_size, ...)`; with one process the values themselves, detached.
     """
     if world_size() == 1:
         return values.detach()
@@ -37,21 +37,21 @@ def all_gather(values: Tensor) -> Tensor:
 
 
 def all_gather_with_gradient(values: Tensor) -> Tensor:
-    """As `all_gather`; a gradient of any process that reaches a row goes back to the process that the row came from."""
+    """Collect the rows as `all_gather` does; gradients flow back to the process that each row came from."""
     if world_size() == 1:
         return values
-    spread = values.new_zeros(world_size(), *values.shape)
-    spread[process_rank()] = values
-    return sum_over_processes(spread).transpose(0, 1).flatten(0, 1)
+    padded = values.new_zeros(world_size(), *values.shape)
+    padded[process_rank()] = values
+    return sum_over_processes(padded).transpose(0, 1).flatten(0, 1)
 
 
 def local_rows(values: Tensor) -> Tensor:
-    """The part of this process of what `all_gather` gave."""
+    """Return this process's rows of the result of `all_gather`."""
     return values[process_rank() :: world_size()]
 
 
 def random_permutation(count: int, device: torch.device) -> Int[Tensor, "n"]:
-    """An order drawn from torch's generator of the first process, the same in all of them."""
+    """Sample a permutation from torch's generator of the first process and send it to all processes."""
     order = torch.randperm(count).to(device)
     if world_size() > 1:
         dist.broadcast(order, src=0)
@@ -59,7 +59,7 @@ def random_permutation(count: int, device: torch.device) -> Int[Tensor, "n"]:
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum of a tensor over all processes; so is its gradient."""
+    """Sum a tensor over all processes; in the backward pass the gradients are summed as well."""
     return _SumOverProcesses.apply(values)
 
 

@@ -27,7 +27,7 @@ from orl import files, provenance
 
 
 def resnet10() -> ResNet:
-    """One basic block a stage: half of ResNet-18, for demonstrations on a laptop's processor."""
+    """Build a ResNet with one basic block a stage: half of ResNet-18, for demonstrations on a laptop's CPU."""
     return ResNet(BasicBlock, [1, 1, 1, 1])
 
 
@@ -45,7 +45,7 @@ OWN_MODULE = "module/"
 
 
 class Backbone(nn.Sequential):
-    """Images in, feature map out: `(N, 3, H, W)` to `(N, num_channels, H / 32, W / 32)`."""
+    """A network from images `(N, 3, H, W)` to a feature map `(N, num_channels, H / 32, W / 32)`."""
 
     def __init__(self, parts: OrderedDict[str, nn.Module], name: str, num_channels: int) -> None:
         super().__init__(parts)
@@ -54,10 +54,10 @@ class Backbone(nn.Sequential):
 
 
 def build_backbone(name: str) -> Backbone:
-    """A backbone with random weights, drawn from torch's global generator.
+    """Build a backbone with random weights from torch's global generator.
 
     Args:
-        name: one of `BUILDERS`.
+        name: one of `BUILDERS`, or the name that `register_backbone` returned.
 
     Raises:
         ValueError: if there is no such backbone.
@@ -65,7 +65,7 @@ def build_backbone(name: str) -> Backbone:
     if name.startswith(OWN_MODULE):
         return _copy_own_module(name)
     if name not in BUILDERS:
-        raise ValueError(f"no backbone is called {name!r}; there are {', '.join(BUILDERS)}")
+        raise ValueError(f"no backbone is called {name!r}; choose one of {', '.join(BUILDERS)}")
     network = BUILDERS[name]()
     parts = OrderedDict((key, part) for key, part in network.named_children() if key not in ("avgpool", "fc"))
     return Backbone(parts, name, network.fc.in_features)
@@ -115,29 +115,31 @@ def _copy_own_module(name: str) -> Backbone:
 
 
 def pool(feature_map: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c"]:
-    """The mean over all positions: the embedding of an image or an RoI."""
+    """Compute the mean over all positions: the embedding of an image or an RoI."""
     return feature_map.mean(dim=(2, 3))
 
 
 def cpu_weights(network: nn.Module) -> dict[str, Tensor]:
-    """The weights as they are written: on the CPU, under the network's own names."""
+    """Return the weights on the CPU, under the network's own names, to be written to a file."""
     return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
 
 
 def save_backbone(backbone: Backbone, path: Path, notes: Mapping[str, str] | None = None) -> None:
     """Write the weights under torchvision's names, and the backbone's name, as safetensors."""
     about = {"kind": "backbone", "backbone": backbone.name, **(notes or {})}
-    # One entry only: safetensors writes several in random order, and equal weights shall be equal files.
+    # One entry only: safetensors writes several in random order, and equal weights must give equal files.
     files.write_atomically(path, save(cpu_weights(backbone), {"orl": json.dumps(about, sort_keys=True)}))
 
 
 def network_digest(weights: str, name: str, seen: Any = None) -> str:
-    """What tells a network from all others: one file may be the weights of several that differ in padding alone.
+    """Compute a fingerprint of a network: its weights, its name and the normalisation of its images.
+
+    The weights alone are not enough: networks that differ only in padding can share one file.
 
     Args:
-        weights: digest of the file.
-        name: of the network that they are put into.
-        seen: factor and shift of its images as JSON values, where they are not normalised as ours.
+        weights: digest of the weights file.
+        name: name of the network.
+        seen: factor and shift of the images as JSON values, if they are not normalised as ours.
     """
     return provenance.fingerprint({"weights": weights, "network": name, "seen": seen})
 

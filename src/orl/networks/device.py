@@ -1,13 +1,13 @@
-"""Where to compute."""
+"""Choice of the device to compute on."""
 
 import torch
 
 
 def compute_device(name: str) -> torch.device:
-    """The device that a setting asks for: 'auto' takes a GPU when there is one.
+    """Return the device of an option; 'auto' is a GPU if there is one.
 
     Raises:
-        ValueError: if a GPU is asked for and there is none.
+        ValueError: if the option is 'cuda' and torch finds no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no GPU here; use --device cpu or auto")

@@ -1,4 +1,4 @@
-"""Faster inference: the normalisation of a trained network, folded into its convolutions."""
+"""Fuse batch normalisation into the convolutions of a trained network, for faster inference."""
 
 import copy
 from itertools import pairwise
@@ -11,34 +11,35 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def fuse_batch_norm(network: Network) -> Network:
-    """A copy for inference with every 2-D batch normalisation multiplied into the convolution before it.
+    """Return a copy for inference, with every 2-D batch normalisation fused into the convolution before it.
 
-    Gives what the network gives in evaluation mode, up to float rounding. It is a copy to compute with: it has
-    other weights and other weight names than the network, so neither train nor save it.
+    Its outputs equal those of the network in evaluation mode, up to float rounding. Neither train nor save the copy:
+    its weights and their names differ from those of the network.
 
     Args:
-        network: left as it is. 'Before' goes by the order in which a module lists its parts; this is the order
-            of computing in torchvision's ResNets.
+        network: stays unchanged. A module must list its parts in the order of computing, as torchvision's ResNets do.
 
     Returns:
         The copy, in evaluation mode.
 
     Raises:
-        ValueError: if a normalisation does not follow a convolution with as many channels.
+        ValueError: if a normalisation does not follow a convolution with the same number of channels.
     """
-    folded = copy.deepcopy(network).eval()
-    for name, module in list(folded.named_modules()):
-        _fold_parts(module, name)
-    return folded
+    fused = copy.deepcopy(network).eval()
+    for name, module in list(fused.named_modules()):
+        _fuse_parts(module, name)
+    return fused
 
 
-def _fold_parts(module: nn.Module, name: str) -> None:
+def _fuse_parts(module: nn.Module, name: str) -> None:
     parts = [("", None), *module.named_children()]
     for (before_key, before), (key, part) in pairwise(parts):
         if not isinstance(part, nn.BatchNorm2d):
             continue
         if not isinstance(before, nn.Conv2d) or before.out_channels != part.num_features:
-            place = f"{name}.{key}".lstrip(".")
-            raise ValueError(f"cannot fold {place} ({part}): it follows {before}; use the network as it is")
+            path = f"{name}.{key}".lstrip(".")
+            raise ValueError(
+                f"cannot fuse {path} ({part}): it follows {before}; use the network without fuse_batch_norm"
+            )
         setattr(module, before_key, fuse_conv_bn_eval(before, part))
         setattr(module, key, nn.Identity())

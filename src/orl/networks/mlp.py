@@ -1,4 +1,4 @@
-"""Projectors and predictors: two layers each, in the forms that the methods' papers give them."""
+"""Projectors and predictors: MLPs of two layers, one function for each paper's form."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ Weights = dict[str, Tensor]
 
 
 def byol_mlp(num_inputs: int, num_hidden: int, num_outputs: int) -> nn.Sequential:
-    """Linear, BN, ReLU, Linear; the last layer has no bias and no BN after it.
+    """Build Linear, BN, ReLU, Linear; the last layer has no bias and no BN after it.
 
     Source:
         BYOL's projector and predictor in the published ORL configuration.
@@ -28,7 +28,7 @@ def byol_mlp(num_inputs: int, num_hidden: int, num_outputs: int) -> nn.Sequentia
 
 
 def moco_mlp(num_inputs: int, num_hidden: int, num_outputs: int) -> nn.Sequential:
-    """Linear, ReLU, Linear, both with a bias.
+    """Build Linear, ReLU, Linear, both with a bias.
 
     Source:
         MoCo v2 (arXiv 2003.04297), Section 3.
@@ -37,7 +37,7 @@ def moco_mlp(num_inputs: int, num_hidden: int, num_outputs: int) -> nn.Sequentia
 
 
 def simclr_mlp(num_inputs: int, num_hidden: int, num_outputs: int) -> nn.Sequential:
-    """Linear, BN, ReLU, Linear, BN; no layer has a bias, since BN has one.
+    """Build Linear, BN, ReLU, Linear, BN; no linear layer has a bias, since BN has one.
 
     Source:
         SimCLR's projection head in its published code.
@@ -52,25 +52,25 @@ def simclr_mlp(num_inputs: int, num_hidden: int, num_outputs: int) -> nn.Sequent
 
 
 def conv1x1(layers: nn.Sequential) -> nn.Sequential:
-    """The same layers for feature maps `(N, C, h, w)`: 1 x 1 convolutions in place of linear layers, weights new."""
-    return nn.Sequential(*(_for_every_position(layer) for layer in layers))
+    """Build the same layers for feature maps `(N, C, h, w)`, with new 1 x 1 convolutions in place of linear layers."""
+    return nn.Sequential(*(_conv1x1_layer(layer) for layer in layers))
 
 
-def _for_every_position(layer: nn.Module) -> nn.Module:
+def _conv1x1_layer(layer: nn.Module) -> nn.Module:
     if isinstance(layer, nn.Linear):
         return nn.Conv2d(layer.in_features, layer.out_features, 1, bias=layer.bias is not None)
     return nn.BatchNorm2d(layer.num_features) if isinstance(layer, nn.BatchNorm1d) else nn.ReLU(inplace=True)
 
 
 def build_mlp(weights: Weights) -> nn.Sequential:
-    """The layers that these weights are of, with them.
+    """Build the MLP that has these weights, and load them.
 
     Args:
-        weights: of one of the forms above, under their names: '0.weight' and so on. Two dimensions are a linear
-            layer, running statistics a BN, and a number that is left out is a ReLU.
+        weights: weights of one of the forms above, under the names '0.weight' and so on. A weight of two dimensions
+            is a linear layer, running statistics are a BN, and a missing number is a ReLU.
 
     Raises:
-        ValueError: if they are not of such a form.
+        ValueError: if the weights have another form.
     """
     try:
         numbers = {int(name.partition(".")[0]) for name in weights}
@@ -79,7 +79,7 @@ def build_mlp(weights: Weights) -> nn.Sequential:
         layers.load_state_dict(weights)
     except (ValueError, RuntimeError) as error:
         raise ValueError(
-            f"the weights {', '.join(list(weights)[:6])} are not of linear layers and BN: {error}"
+            f"the weights {', '.join(list(weights)[:6])} are not those of linear layers and BN: {error}"
         ) from error
     return layers
 
@@ -101,21 +101,21 @@ def save_projector(projector: nn.Module, path: Path) -> None:
 
 
 def load_projector(path: Path) -> nn.Sequential:
-    """Read what `save_projector` wrote, in evaluation mode; the weights say the form and the sizes.
+    """Read the file that `save_projector` wrote; return the projector in evaluation mode.
 
     Raises:
         FileNotFoundError: if the file is missing.
-        ValueError: if it is torn or foreign.
+        ValueError: if the file is damaged or comes from another program.
     """
     if not path.exists():
-        raise FileNotFoundError(f"no projector at {path}; it is written beside stage 1's backbone")
+        raise FileNotFoundError(f"no projector at {path}; stage 1 writes it beside its backbone")
     try:
         with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get("orl") != "projector":
                 raise ValueError(f"{path} was not written by orl as a projector")
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+        raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
     try:
         return build_mlp(weights).eval()
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The trained network and its moving average."""
+"""The online network (backbone, pooling, projector) and its moving average, the target network."""
 
 import copy
 from typing import Any
@@ -11,11 +11,11 @@ from orl.networks.backbones import pool
 
 
 class Encoder(nn.Module):
-    """Backbone, average pooling and projector: views to projections."""
+    """Backbone, average pooling and projector: from views to projections."""
 
     def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
         super().__init__()
-        # Of ours or, where stage 2 looks with it, from outside.
+        # A `Backbone`, or a network from another library when stage 2 embeds with it.
         self.backbone: Any = backbone
         self.projector = projector
 
@@ -24,21 +24,21 @@ class Encoder(nn.Module):
 
 
 def make_target(online: Encoder) -> Encoder:
-    """A copy of the online network that no gradient reaches."""
+    """Return a copy of the online network without gradients."""
     return copy.deepcopy(online).requires_grad_(False)
 
 
 @torch.no_grad()
 def update_target(target: nn.Module, online: nn.Module, ema_momentum: float) -> None:
-    """Move every weight of the target a little towards the online network's.
+    """Update the moving average: target = ema_momentum * target + (1 - ema_momentum) * online.
 
-    Buffers (the statistics of batch normalisation) are left alone: the target gathers its own, since it passes
-    every view in training mode as the published code does.
+    Buffers, the statistics of batch normalisation, stay unchanged: as in the published code the target runs in
+    training mode and has its own.
 
     Args:
         target: changed in place.
-        online: the network that was just stepped.
-        ema_momentum: what the target keeps of itself, in [0, 1].
+        online: the network after a step of the optimiser.
+        ema_momentum: in [0, 1].
 
     Source:
         BYOL (arXiv 2006.07733), Eq. 1.

@@ -1,4 +1,4 @@
-"""The engine: Lightning Fabric on the device and among the processes of this run."""
+"""Lightning Fabric on the device, and over the processes of a run."""
 
 import os
 from typing import Literal
@@ -14,20 +14,20 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 
 
 def launch_fabric(device: torch.device, precision: Precision, processes: Processes) -> Fabric:
-    """Fabric for this process, with gradients averaged over all processes.
+    """Launch Fabric in this process, with gradients averaged over all processes.
 
     Args:
-        device: where to compute; its kind only, the local rank says which GPU.
+        device: only its type is used; the local rank chooses the GPU.
         precision: '16-mixed' needs a GPU.
-        processes: joined already.
+        processes: the joined processes of the run.
 
     Raises:
-        ValueError: if the precision does not work on the device, or there are more processes than GPUs here.
+        ValueError: if the precision does not work on the device, or a machine has fewer GPUs than processes.
     """
     if precision == "16-mixed" and device.type == "cpu":
         raise ValueError("--precision 16-mixed needs a GPU; on a CPU take bf16-mixed or 32-true")
     if processes.count == 1:
-        # Without its own choice of environment Fabric refuses one process in some allocations of SLURM.
+        # Fabric's choice of environment refuses a single process in some SLURM allocations.
         fabric = Fabric(accelerator=device.type, devices=1, precision=precision, plugins=[LightningEnvironment()])
         fabric.launch()
         return fabric
@@ -52,7 +52,7 @@ def launch_fabric(device: torch.device, precision: Precision, processes: Process
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device, or the machine, had no memory left."""
+    """Return whether an error means that the device or the machine ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)

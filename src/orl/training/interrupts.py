@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 (SLURM's notice before the time limit) in training: finish the step, save, leave."""
+"""Ctrl-C, SIGTERM and SIGUSR1 (SLURM's notice before the time limit): training finishes the step, saves and exits."""
 
 import signal
 from types import FrameType, TracebackType
@@ -8,7 +8,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stopped(RuntimeError):
-    """Training was asked to stop and has saved its state."""
+    """Training received a signal to stop, and has saved its state."""
 
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)
@@ -16,7 +16,7 @@ class Stopped(RuntimeError):
 
 
 class StopRequest:
-    """While entered, the first Ctrl-C or signal is only remembered; a second Ctrl-C interrupts at once."""
+    """A context that records the first Ctrl-C or signal instead of raising; a second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
@@ -24,7 +24,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         for number in SIGNALS:
-            self._previous[number] = signal.signal(number, self._remember)
+            self._previous[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(
@@ -33,7 +33,7 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _remember(self, signal_number: int, frame: FrameType | None) -> None:
+    def _record(self, signal_number: int, frame: FrameType | None) -> None:
         if self.signal_number is not None and signal_number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal_number = signal_number

@@ -1,4 +1,4 @@
-"""LARS: gradient descent in which every weight tensor moves by the same share of its length."""
+"""LARS: gradient descent in which every weight tensor moves by the same fraction of its norm."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 
 class LARS(torch.optim.Optimizer):
-    """SGD with momentum whose step is scaled for each weight tensor by its norm over its gradient's.
+    """SGD with momentum, with each weight tensor's step scaled by its norm over the norm of its gradient.
 
     A group with `is_adapted` False has neither this scaling nor weight decay: its weights follow plain SGD with
-    momentum. The learning rate enters the velocity, so a change of it acts on steps to come and not on those
-    under way; for a constant one that is what torch.optim.SGD does.
+    momentum. The learning rate multiplies the gradient before it enters the velocity, so that a new rate has no effect
+    on the velocity of earlier steps. For a constant rate this equals torch.optim.SGD.
 
     Source:
         You et al. (arXiv 1708.03888), Algorithm 1. A tensor whose norm, or whose gradient's, is 0 is not scaled
-        (its rate is 1), as in SimCLR's published code: new weights of 0 would never move. That code divides by
-        the norm of gradient plus decay, the paper by the sum of their norms; at a weight decay of 1e-6 these are
-        the same to six digits.
+        (its rate is 1), as in SimCLR's published code: weights that begin at 0 would never move. That code divides by
+        the norm of gradient plus decay, the paper by the sum of their norms; at a weight decay of 1e-6 these agree
+        to six digits.
     """
 
     def __init__(
@@ -30,24 +30,24 @@ class LARS(torch.optim.Optimizer):
         weight_decay: float = 1e-6,
         trust_coefficient: float = 0.001,
     ) -> None:
-        """Take the weights.
+        """Create the optimiser.
 
         Args:
-            params: weights or groups of them, such as `lars_groups` gives; a group's own settings go before these.
-            lr: learning rate; each group has its own, to be set before every step.
-            momentum: what the velocity keeps of itself, in [0, 1).
-            weight_decay: share of a weight that is added to its gradient.
-            trust_coefficient: share of its own norm that a tensor moves at learning rate 1.
+            params: weights, or groups such as `lars_groups` returns; values of a group override the arguments below.
+            lr: learning rate of every group, to be set before each step.
+            momentum: factor of the velocity at each step, in [0, 1).
+            weight_decay: fraction of a weight that is added to its gradient.
+            trust_coefficient: fraction of its norm that a tensor moves at learning rate 1.
 
         Raises:
-            ValueError: if a number is out of its range.
+            ValueError: if an argument is out of its range.
         """
         if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must lie in [0, 1), not {momentum}")
+            raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
         if min(lr, weight_decay) < 0 or trust_coefficient <= 0:
             raise ValueError(
                 "lr and weight_decay must not be negative, and trust_coefficient must be above 0; "
-                f"they are {lr}, {weight_decay} and {trust_coefficient}"
+                f"got {lr}, {weight_decay} and {trust_coefficient}"
             )
         defaults = {
             "lr": lr,
@@ -63,10 +63,10 @@ class LARS(torch.optim.Optimizer):
         """Move every weight that has a gradient.
 
         Args:
-            closure: computes the loss and the gradients first.
+            closure: computes the gradients and returns the loss.
 
         Returns:
-            What the closure gave.
+            The loss of the closure.
         """
         loss = None
         if closure is not None:
@@ -96,7 +96,7 @@ class LARS(torch.optim.Optimizer):
 def _adapted(
     weights: list[Tensor], gradients: list[Tensor], weight_decay: float, trust_coefficient: float
 ) -> list[Tensor]:
-    """Gradients with decay, each scaled by the rate of its tensor; no number goes to the host."""
+    """Add the decay to the gradients and scale each by the rate of its tensor, without a transfer to the CPU."""
     weight_norms = torch.stack(torch._foreach_norm(weights))
     gradient_norms = torch.stack(torch._foreach_norm(gradients))
     rates = trust_coefficient * weight_norms / (gradient_norms + weight_decay * weight_norms)
@@ -107,19 +107,19 @@ def _adapted(
 
 
 def lars_groups(network: nn.Module) -> list[dict[str, Any]]:
-    """All weights that are trained, in two groups: those that LARS adapts and decays, and those that it leaves out.
+    """Split the trained weights into two groups: weights that LARS adapts and decays, and excluded weights.
 
     Args:
-        network: its biases and the weights of one dimension, those of batch normalisation, are left out; weights
-            that need no gradient are in neither group.
+        network: its biases and its weights of one dimension (batch normalisation) are excluded; weights without a
+            gradient are in neither group.
 
     Source:
         SimCLR's published code.
     """
     adapted: list[Tensor] = []
-    left_out: list[Tensor] = []
+    excluded: list[Tensor] = []
     for name, weight in network.named_parameters():
         if weight.requires_grad:
-            is_left_out = weight.ndim <= 1 or name.rpartition(".")[2] == "bias"
-            (left_out if is_left_out else adapted).append(weight)
-    return [{"params": adapted, "is_adapted": True}, {"params": left_out, "is_adapted": False}]
+            is_excluded = weight.ndim <= 1 or name.rpartition(".")[2] == "bias"
+            (excluded if is_excluded else adapted).append(weight)
+    return [{"params": adapted, "is_adapted": True}, {"params": excluded, "is_adapted": False}]

@@ -1,4 +1,4 @@
-"""What training tells of itself: a JSON line a step, TensorBoard, and Weights & Biases where it is asked for."""
+"""Metrics of training: a JSON line for each step, TensorBoard and, optionally, Weights & Biases."""
 
 import json
 import math
@@ -13,19 +13,19 @@ WandbMode = Literal["off", "online", "offline"]
 
 
 class MetricsLog:
-    """Writes `metrics.jsonl` and TensorBoard files; a resumed run goes on where its checkpoint was."""
+    """A writer of `metrics.jsonl` and TensorBoard files that continues from the checkpoint of a resumed run."""
 
     def __init__(self, folder: Path, first_step: int, *, wandb_mode: WandbMode = "off", quiet: bool = False) -> None:
-        """Drop what was written after the checkpoint, since those steps are done again.
+        """Open the files, and drop the steps after the checkpoint, since they are done again.
 
         Args:
-            folder: of the stage.
-            first_step: steps done before.
-            wandb_mode: send the numbers to Weights & Biases too, or keep them in `wandb/` for 'wandb sync'.
+            folder: folder of the stage.
+            first_step: number of steps done before.
+            wandb_mode: send the metrics to Weights & Biases too, or keep them in `wandb/` for 'wandb sync'.
             quiet: write nothing (every process but the first).
 
         Raises:
-            ImportError: if Weights & Biases is asked for and not installed.
+            ImportError: if the mode is not 'off' and Weights & Biases is not installed.
         """
         self._quiet, self._wandb = quiet, None
         if quiet:
@@ -41,10 +41,10 @@ class MetricsLog:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, metrics: Mapping[str, float]) -> None:
-        """Add one step; `step` is among the metrics."""
+        """Write the metrics of one step; `step` is one of them."""
         if self._quiet:
             return
-        # JSON knows no infinity, which the gradient's norm is when fp16 leaves a step out.
+        # JSON has no infinity, the gradient norm of a step that fp16's scaler skips.
         rounded = {name: round(value, 6) if math.isfinite(value) else None for name, value in metrics.items()}
         self._file.write(json.dumps(rounded) + "\n")
         shown = {name: value for name, value in metrics.items() if name not in ("step", "epoch")}
@@ -72,15 +72,15 @@ def _begin_wandb(folder: Path, mode: WandbMode) -> Any:
         import wandb
     except ImportError as error:
         raise ImportError(f"--wandb {mode} needs Weights & Biases: pip install wandb, or leave it off") from error
-    # Each part of a run that is stopped and resumed is a run there; the group holds them together.
+    # A resumed run is a new run in Weights & Biases; the group joins them.
     name = f"{folder.resolve().parent.name}-{folder.name}"
-    settings: Any = wandb.Settings(silent=True)
-    init: Any = wandb.init  # its own modes are other words
-    return init(project="orl", name=name, group=name, dir=str(folder), mode=mode, settings=settings)
+    silent: Any = wandb.Settings(silent=True)
+    init: Any = wandb.init  # typed with other literals for the mode
+    return init(project="orl", name=name, group=name, dir=str(folder), mode=mode, settings=silent)
 
 
 def _lines(path: Path) -> list[str]:
     if not path.exists():
         return []
-    # A killed process may leave a torn last line.
+    # A killed process may leave an incomplete last line.
     return [line for line in path.read_text().splitlines() if line.endswith("}")]
