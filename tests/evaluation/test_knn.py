@@ -49,8 +49,8 @@ def test_of_equally_near_images_the_first_votes():
 
 def test_the_block_size_does_not_matter():
     train, train_labels, test, _ = problem()
-    whole = weighted_votes(train, train_labels, test, k=5)
-    assert_allclose(weighted_votes(train, train_labels, test, k=5, block_size=4), whole)
+    one_block = weighted_votes(train, train_labels, test, k=5)
+    assert_allclose(weighted_votes(train, train_labels, test, k=5, block_size=4), one_block)
 
 
 def test_a_small_temperature_does_not_overflow():

@@ -90,7 +90,7 @@ def test_a_fit_that_reaches_its_limit_is_not_converged():
         (np.ones(4), np.array([0, 1, 0, 1]), r"X must have the shape \(images, features\), got \(4,\)"),
         (np.full((4, 2), np.nan), np.array([0, 1, 0, 1]), "8 of 8 values of X are not finite"),
         (np.ones((4, 2)), np.array([1, 1, 1, 1]), "class 0 has 4 positive and 0 negative images"),
-        (np.ones((4, 2)), np.array([0.5, 1, 0, 1]), "labels must be whole numbers, got float64 values such as"),
+        (np.ones((4, 2)), np.array([0.5, 1, 0, 1]), "labels must be integers, got float64 values such as"),
         (np.ones((4, 2)), np.array([[0, 2], [1, 0], [0, 1], [1, 1]]), "labels must be -1, 0 and 1, or class ids"),
         (np.ones((4, 2)), np.array([-2, 1, 0, 1]), "labels must be -1, 0 and 1, or class ids from 0"),
         (np.ones((4, 2)), np.zeros((4, 1, 1), dtype=int), r"labels must have the shape .* got \(4, 1, 1\)"),

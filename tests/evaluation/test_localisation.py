@@ -107,7 +107,7 @@ def test_equal_images_have_an_interval_of_width_zero():
 
 
 def test_the_interval_has_the_width_of_a_binomial():
-    # 400 images of which half are hit: the mean of a draw has the deviation 0.025.
+    # 400 images of which half are hit: the mean of a resample has the standard deviation 0.025.
     found = summarise([score(1), score(0)] * 200).pointing
     assert found.value == 0.5
     assert_allclose([found.low, found.high], [0.5 - 1.96 * 0.025, 0.5 + 1.96 * 0.025], atol=0.006)

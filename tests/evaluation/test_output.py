@@ -30,7 +30,7 @@ def test_a_result_of_other_inputs_is_refused_with_the_difference(tmp_path: Path)
     assert finished(again, {**INPUTS, "backbone": "def"}) is None
 
 
-@pytest.mark.parametrize("content", ["my notes", '{"task": "sv', "[1, 2]", '{"made_from": "x"}', "{}", "[" * 9999])
+@pytest.mark.parametrize("content", ["my notes", '{"task": "sv', "[1, 2]", '{"inputs": "x"}', "{}", "[" * 9999])
 def test_a_file_that_is_no_result_is_not_overwritten(tmp_path: Path, content: str) -> None:
     output = EvaluationOutput(result=tmp_path / "notes.json")
     output.result.write_text(content)

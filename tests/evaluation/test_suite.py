@@ -150,7 +150,7 @@ def test_weights_that_cannot_be_opened_do_not_stop_the_others(two: Candidates, t
     assert calls == [f"svm of {two.backbones[1]}"]
 
 
-def test_everything_wrong_is_named_at_once_before_anything_is_evaluated(two: Candidates, tmp_path: Path) -> None:
+def test_all_errors_are_named_at_once_before_any_evaluation(two: Candidates, tmp_path: Path) -> None:
     calls: list[str] = []
     lost = Candidates(backbones=[*two.backbones, tmp_path / "lost.safetensors"])
     steps = [

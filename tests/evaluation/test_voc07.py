@@ -122,9 +122,9 @@ def test_a_seed_without_effect_makes_no_result_stale(
         path = tmp_path / f"{evaluation.name}.json"
         first, other = (run(evaluation, backbone, dataset(flat_images), config, path, seed=seed) for seed in (0, 1))
         assert first == other
-    run(SVM, backbone, dataset(flat_images), SvmConfig(solver="liblinear"), tmp_path / "drawn.json")
+    run(SVM, backbone, dataset(flat_images), SvmConfig(solver="liblinear"), tmp_path / "liblinear.json")
     with pytest.raises(StaleResultError, match=r"\(seed\)"):
-        run(SVM, backbone, dataset(flat_images), SvmConfig(solver="liblinear"), tmp_path / "drawn.json", seed=1)
+        run(SVM, backbone, dataset(flat_images), SvmConfig(solver="liblinear"), tmp_path / "liblinear.json", seed=1)
 
 
 def test_the_same_images_in_another_folder_have_the_same_result(
@@ -159,7 +159,7 @@ def test_two_backbones_may_write_into_one_folder(
 
 
 @pytest.mark.parametrize("solver", ["batched", "liblinear"])
-def test_the_result_names_its_solver_which_is_no_deviation(
+def test_either_solver_follows_the_protocol(
     flat_images: Path, backbone: EvaluatedBackbone, tmp_path: Path, solver: Any
 ) -> None:
     result = run(SVM, backbone, dataset(flat_images), SvmConfig(solver=solver), tmp_path / "svm.json")

@@ -52,7 +52,7 @@ def label_columns(*labels: Array) -> tuple[tuple[Int[ndarray, "_ c"], ...], tupl
     Raises:
         ValueError: if shapes or values fit none of the three.
     """
-    arrays = [_whole_numbers(_numpy(each)) for each in labels]
+    arrays = [_integers(_numpy(each)) for each in labels]
     num_dims = {each.ndim for each in arrays}
     if num_dims not in ({1}, {2}) or len({each.shape[1:] for each in arrays}) > 1:
         shapes = ", ".join(str(each.shape) for each in arrays)
@@ -79,15 +79,13 @@ def check_same_length(X: Shaped[ndarray, "_ _"], y: Int[ndarray, "_ _"], name: s
         raise ValueError(f"X{name} has {len(X)} images and y{name} has {len(y)}; give one row of labels per image")
 
 
-def _whole_numbers(labels: ndarray) -> Int[ndarray, "..."]:
+def _integers(labels: ndarray) -> Int[ndarray, "..."]:
     if not np.issubdtype(labels.dtype, np.number) and labels.dtype != bool:
         raise ValueError(f"labels must be numbers, got {labels.dtype}")
-    whole = labels.astype(np.int64)
-    if not np.array_equal(whole, labels):
-        raise ValueError(
-            f"labels must be whole numbers, got {labels.dtype} values such as {labels.ravel()[:3].tolist()}"
-        )
-    return whole
+    integers = labels.astype(np.int64)
+    if not np.array_equal(integers, labels):
+        raise ValueError(f"labels must be integers, got {labels.dtype} values such as {labels.ravel()[:3].tolist()}")
+    return integers
 
 
 def _numpy(array: Any) -> ndarray:

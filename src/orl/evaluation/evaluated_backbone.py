@@ -12,7 +12,7 @@ from orl.weights.find import find_weights_file
 from orl.weights.loading import load_eval_network
 
 RANDOM = Path("random")
-"""Name that stands for random weights in place of a file."""
+"""Name of random weights in place of a file."""
 RANDOM_ARCHITECTURE = PROTOCOL_NETWORK = "resnet50"
 
 

@@ -127,8 +127,8 @@ def fit_svms(
 
     With C times the class weight of an image this is LIBLINEAR's problem; a C of 0 leaves an image out.
 
-    Both rules for stopping look at what steps achieve, not at the gradient: where images are few and costs large, a
-    small gradient leaves scores far from their values at the optimum.
+    Both stopping rules measure the progress of the steps, not the gradient. With few images and a large C, scores can
+    be far from the optimum though the gradient is small.
 
     Args:
         projected: training features along any directions; in the eigenbasis the fit is fast.

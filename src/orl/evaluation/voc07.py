@@ -1,4 +1,4 @@
-"""Features of a frozen backbone on VOC07, embedded once for svm, low-shot and knn, and what their results share."""
+"""Features of a frozen backbone on VOC07 and the common parts of the results of svm, low-shot and knn."""
 
 import logging
 import time
@@ -117,7 +117,7 @@ def _cached(
 
 
 def result_inputs(backbone: EvaluatedBackbone, data: VocDataset, config: Any, seed: int | None = None) -> Result:
-    """Return everything that decides a result on VOC07; a seed only where something is sampled."""
+    """Return all inputs that determine a result on VOC07; a seed only if something is sampled."""
     return {
         "backbone": backbone.digest,
         "images": [each.fingerprint for each in data.listed],
@@ -166,7 +166,7 @@ def describe_result(
     Args:
         score: JSON values of the score, with `skipped` classes and, where solvers iterate, `num_unconverged`.
         backbone: the network.
-        features: what was scored.
+        features: the scored features.
         config_deviations: deviations of the evaluation's own config.
     """
     train, test = features.train, features.test
