@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from orl.cli import main
 from orl.evaluation.evaluations import EVALUATIONS
+from orl.evaluation.output import write_result
 from orl.evaluation.protocol import Evaluation
 
 RANDOM = ["--backbone", "random", "--architecture", "resnet10", "--device", "cpu", "--workers", "0"]
@@ -156,3 +158,43 @@ def test_an_evaluation_of_one_process_refuses_several(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["evaluate", "knn", *RANDOM, "--data", str(tmp_path), "--out", str(tmp_path / "knn.json")]) == 1
     assert "orl evaluate knn works in one process, and 2 were started; start one" in capsys.readouterr().err
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """Any folder."""
+
+    data: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountConfig:
+    """Options of an evaluation that counts channels."""
+
+    factor: int = 1
+    """Number that the count is multiplied by."""
+
+
+def test_a_new_evaluation_is_one_line_in_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(backbone: Any, data: Folder, config: CountConfig, output: Any, processes: Any) -> dict[str, Any]:
+        score = config.factor * backbone.network.num_channels / 100
+        return write_result(output, {"task": "count", "backbone": backbone.label, "score": score}, {})
+
+    count = Evaluation(
+        name="count",
+        label="Channels",
+        help="Count channels.",
+        data=Folder,
+        config=CountConfig,
+        check=lambda data, config: None,
+        run=run,
+        tables=lambda result: {"Channels": {"count": result["score"]}},
+        one_process=True,
+    )
+    monkeypatch.setattr("orl.evaluation.evaluations.EVALUATIONS", (*EVALUATIONS, count))
+    out = tmp_path / "count.json"
+    assert main(["evaluate", "count", *RANDOM, "--data", str(tmp_path), "--factor", "2", "--out", str(out)]) == 0
+    assert "Channels: count 1024.00" in capsys.readouterr().out
+    assert json.loads(out.read_text())["score"] == 10.24
