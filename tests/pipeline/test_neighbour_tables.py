@@ -43,11 +43,11 @@ def found_by(make: ShardMaker) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-@pytest.mark.parametrize(("kept_bytes", "block_rows"), [(2**20, 65_536), (0, 65_536), (0, 7), (2**20, 7)])
+@pytest.mark.parametrize(("cached_bytes", "block_rows"), [(2**20, 65_536), (0, 65_536), (0, 7), (2**20, 7)])
 def test_neighbours_are_the_same_from_kept_blocks_and_from_streamed_ones(
-    embeddings: tables.Table, monkeypatch: pytest.MonkeyPatch, kept_bytes: int, block_rows: int
+    embeddings: tables.Table, monkeypatch: pytest.MonkeyPatch, cached_bytes: int, block_rows: int
 ) -> None:
-    monkeypatch.setattr(module, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(module, "CACHED_BYTES", cached_bytes)
     monkeypatch.setattr(module, "BLOCK_ROWS", block_rows)
     found = found_by(exact_finder(embeddings, 3, math.inf, CPU))
     ids, similarities = neighbours_by_loops(unit_vectors(embeddings.column("embedding")).double().numpy(), 3)

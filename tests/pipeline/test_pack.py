@@ -290,7 +290,7 @@ def test_a_folder_that_is_not_ours_is_refused(images: Path, tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"holds files without a manifest.json, which are not ours"):
         pack(images, images)
     folder = pack(images, tmp_path / "pack")
-    with pytest.raises(ValueError, match="is a pack already; pack the images that it was made from"):
+    with pytest.raises(ValueError, match="is already a pack; pack the images that it was made from"):
         pack(folder, tmp_path / "again")
 
 
@@ -314,7 +314,7 @@ def test_the_command_packs_and_checks(images: Path, tmp_path: Path, capsys: pyte
     told = capsys.readouterr().out
     assert f"7 of 7 images of {folder} can be used" in told
     assert "short side 40 to 40 px, median 40" in told
-    assert "format pixels, images reduced to a short side of 40 px\nevery image has its checksum" in told
+    assert "format pixels, images reduced to a short side of 40 px\nall checksums are correct" in told
     path = shard_path(folder, 1, "pixels")
     path.write_bytes(bytes(path.stat().st_size))
     assert main(["data", "check", str(folder)]) == 1

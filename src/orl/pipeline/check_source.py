@@ -1,4 +1,4 @@
-"""`orl data check`: what a source of images holds, before anything is made of it."""
+"""`orl data check`: read every image of a source and report sizes and unusable images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,22 +11,23 @@ from orl.datasets.packs import is_pack, open_pack
 from orl.datasets.sources import find_images
 from orl.datasets.validation import Rejected, common_reasons, scan_images
 
-MAX_TOLD = 20
+MAX_LISTED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceCheck:
-    """What a look at every image of a source found."""
+    """Usable and rejected images of a source."""
 
     images: ImageTable
     rejected: list[Rejected]
 
 
 def check_source(source: Path, split: str | None, limits: ScanConfig, workers: int) -> SourceCheck:
-    """Read every image of a source; of a pack, compare every checksum.
+    """Read every image of a source; for a pack, compare every checksum.
 
     Raises:
-        FileNotFoundError, ValueError: if the source holds no images, or is an unfinished or damaged pack.
+        FileNotFoundError: if the source is missing.
+        ValueError: if the source has no images, or is an unfinished or damaged pack.
     """
     root, names = find_images(source, split)
     limit = int(limits.max_megapixels * 1e6)
@@ -35,13 +36,13 @@ def check_source(source: Path, split: str | None, limits: ScanConfig, workers: i
 
 
 def format_check(check: SourceCheck) -> str:
-    """The finding in a few lines."""
+    """Format the result in a few lines."""
     images, rejected = check.images, check.rejected
     lines = [f"{len(images)} of {len(images) + len(rejected)} images of {images.root} can be used"]
     if rejected:
         lines.append(f"rejected: {common_reasons(rejected)}")
-        lines += [f"  {image.name}: {image.reason}" for image in rejected[:MAX_TOLD]]
-        lines += [f"  and {len(rejected) - MAX_TOLD} more"] if len(rejected) > MAX_TOLD else []
+        lines += [f"  {image.name}: {image.reason}" for image in rejected[:MAX_LISTED]]
+        lines += [f"  and {len(rejected) - MAX_LISTED} more"] if len(rejected) > MAX_LISTED else []
     if len(images):
         sides = np.sort(np.array(images.sizes_wh), axis=1)
         short, long = (np.percentile(sides[:, column], (0, 50, 100)).astype(int) for column in (0, 1))
@@ -56,5 +57,5 @@ def _pack_lines(folder: Path) -> list[str]:
     reduced = "at their own size" if side is None else f"reduced to a short side of {side} px"
     return [
         f"pack of {pack.num_shards} shards, {pack.num_bytes / 1e6:.1f} MB, format {pack.format}, images {reduced}",
-        "every image has its checksum",
+        "all checksums are correct",
     ]

@@ -1,4 +1,4 @@
-"""What discovery found and what it took: numbers for the table at the end of `orl discover`."""
+"""Summary of stage 2: counts, similarities and times, for the table at the end of `orl discover`."""
 
 import json
 import logging
@@ -20,21 +20,21 @@ logger = logging.getLogger(__name__)
 STEPS = ("embeddings", "neighbours", "proposals", "rois", "roi_embeddings", "correspondences")
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
 NUM_BINS = 200_000
-"""Bins of cosines in [-1, 1]: quantiles are right to 1e-5."""
+"""Bins of cosines in [-1, 1]: quantiles are accurate to 1e-5."""
 SAVE_INTERVAL_S = 30.0
 
 
 class StepRecord:
-    """Seconds spent on one table and images done in them, kept in `discover/summary.json` over all calls."""
+    """Seconds and images of the work on one table, added up over all calls in `discover/summary.json`."""
 
     def __init__(self, run: RunDir, name: str, fingerprint: str, quiet: bool = False) -> None:
-        """Go on with the record of an earlier call that made the same table.
+        """Resume the record of an earlier call that made the same table.
 
         Args:
             run: the run.
-            name: the table.
-            fingerprint: what the table is made from.
-            quiet: keep nothing (every process of a run but the first).
+            name: name of the table.
+            fingerprint: fingerprint of the table's inputs.
+            quiet: write nothing, as all processes but the first.
         """
         self.path, self.name, self.fingerprint, self.quiet = summary_path(run), name, fingerprint, quiet
         before = _read_json(self.path).get(name, {})
@@ -43,13 +43,13 @@ class StepRecord:
         self.started = self.saved = time.monotonic()
 
     def update(self, num_images: int) -> None:
-        """Note how many images this call has done; saved now and then, in case the process is killed."""
+        """Set the number of images done by this call; save it every `SAVE_INTERVAL_S` in case of a kill."""
         self.num_images = num_images
         if time.monotonic() - self.saved > SAVE_INTERVAL_S:
             self.save()
 
     def save(self) -> None:
-        """Write the record; a full disk is no reason to lose what caused it."""
+        """Write the record; a failure is logged, so that it does not hide an error of the work."""
         self.saved = time.monotonic()
         if self.quiet:
             return
@@ -62,7 +62,7 @@ class StepRecord:
         try:
             files.write_atomically(self.path, json.dumps({**_read_json(self.path), self.name: record}, indent=1))
         except OSError as error:
-            logger.warning("the times of %s are not kept: %s", self.name, error)
+            logger.warning("the times of %s are not saved: %s", self.name, error)
 
     def __enter__(self) -> "StepRecord":
         return self
@@ -74,20 +74,21 @@ class StepRecord:
 
 
 def summary_path(run: RunDir) -> Path:
-    """Where the times of the sub-steps are kept."""
+    """Return the path of the times of the tables."""
     return run.table("summary.json")
 
 
 def discover_summary(run: RunDir) -> dict[str, Any]:
-    """Counts, similarities and times of a finished discovery, read shard by shard.
+    """Compute counts, similarities and times of a finished discovery, reading shard by shard.
 
     Returns:
         `images`, `proposals`, `rois`, `rois_per_image`, `pairs`; `similarity_quantiles` of neighbours and
-        correspondences at `QUANTILES`; `steps` with the images, seconds and images a second of each table that was
-        timed, and `seconds` of all of them; `neighbour_recall` where an index found the neighbours.
+        correspondences at `QUANTILES`; `steps` with the images, seconds and images a second of each timed table, and
+        `seconds` of all of them; `neighbour_recall` where the neighbours come from an index.
 
     Raises:
-        FileNotFoundError, ValueError: if a table is missing or unfinished.
+        FileNotFoundError: if a table is missing.
+        ValueError: if a table is unfinished.
     """
     found = {name: tables.load(run.table(name)) for name in STEPS}
     images, rois = found["embeddings"].num_rows, found["rois"].num_rows
@@ -115,7 +116,7 @@ def discover_summary(run: RunDir) -> dict[str, Any]:
 
 
 def similarity_quantiles(table: tables.Table, column: str) -> list[float]:
-    """The quantiles at `QUANTILES` of a column of cosines; the ends are exact, the others right to a bin."""
+    """Compute the quantiles at `QUANTILES` of a column of cosines; the ends are exact, the others accurate to a bin."""
     counts, low, high = np.zeros(NUM_BINS, np.int64), np.inf, -np.inf
     for _, values in table.parts(column):
         if values.size:
@@ -123,13 +124,13 @@ def similarity_quantiles(table: tables.Table, column: str) -> list[float]:
             counts += _histogram(values)
     if not counts.any():
         return []
-    places = np.searchsorted(counts.cumsum(), np.multiply(QUANTILES, counts.sum() - 1), side="right")
-    middles = (places + 0.5) * 2 / NUM_BINS - 1
+    bins = np.searchsorted(counts.cumsum(), np.multiply(QUANTILES, counts.sum() - 1), side="right")
+    middles = (bins + 0.5) * 2 / NUM_BINS - 1
     return [round(float(value), 5) for value in (low, *middles[1:-1].clip(low, high), high)]
 
 
 def format_summary(summary: Mapping[str, Any]) -> str:
-    """The summary as a table for the terminal."""
+    """Format the summary as a table for the terminal."""
     counts = [
         f"{summary['images']:,} images, {summary['proposals']:,} proposals, {summary['rois']:,} RoIs "
         f"({summary['rois_per_image']:.1f} an image), {summary['pairs']:,} pairs of RoIs"

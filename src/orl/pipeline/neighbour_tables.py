@@ -1,4 +1,4 @@
-"""The neighbours of stage 2: by comparing all images a block at a time, or by an index for tens of millions."""
+"""Neighbours of stage 2: exact, by comparing all images in blocks, or approximate, by an index for tens of millions."""
 
 import json
 import logging
@@ -22,61 +22,61 @@ from orl.processes import Processes
 
 logger = logging.getLogger(__name__)
 
-KEPT_BYTES = 2**30
-"""Embeddings of images that take no more than this as float32 are kept, on the device, and not read for every shard."""
+CACHED_BYTES = 2**30
+"""Largest embeddings, as float32, that are cached on the device; larger ones are read again for every shard."""
 RECALL_IMAGES = 256
-"""Images whose exact neighbours are found too, to tell what an index misses."""
+"""Images whose exact neighbours are found too, to measure the recall of an index."""
 INDEX, RECALL = "index.faiss", "recall.json"
 
 Block = tuple[int, Float[Tensor, "b d"]]
-"""First row, and unit vectors of the rows from there on."""
+"""First row, and unit vectors of the rows from it on."""
 
 
 def neighbour_inputs(embeddings: tables.Table, config: RunConfig) -> dict[str, Any]:
-    """What decides the neighbours of a run."""
-    settings = config.discover
+    """Return all that decides the neighbours of a run."""
+    options = config.discover
     inputs = {
         "embeddings": embeddings.fingerprint,
-        "num_neighbours": settings.num_neighbours,
-        "max_similarity": settings.max_similarity,
-        "neighbour_search": settings.neighbour_search,
+        "num_neighbours": options.num_neighbours,
+        "max_similarity": options.max_similarity,
+        "neighbour_search": options.neighbour_search,
     }
-    return {**inputs, "seed": config.seed} if settings.neighbour_search == "faiss" else inputs
+    return {**inputs, "seed": config.seed} if options.neighbour_search == "faiss" else inputs
 
 
 def neighbour_finder(
     embeddings: tables.Table, config: RunConfig, folder: Path, device: torch.device, processes: Processes
 ) -> ShardMaker:
-    """The K nearest other images of images.
+    """Build the maker of shards with the K nearest other images of each image.
 
     Args:
-        embeddings: of all images.
-        config: its `discover.neighbour_search` says how they are found.
-        folder: the table's, where an index is kept.
-        device: where images are compared; an index is searched on the processor.
-        processes: all that find neighbours; the first builds the index.
+        embeddings: table of all images.
+        config: the run; `discover.neighbour_search` chooses the search.
+        folder: folder of the table, where an index is saved.
+        device: device of the exact search; an index is searched on the CPU.
+        processes: all processes of the run; the first builds the index.
     """
-    settings = config.discover
-    max_similarity = math.inf if settings.max_similarity is None else settings.max_similarity
-    if settings.neighbour_search == "exact":
-        return exact_finder(embeddings, settings.num_neighbours, max_similarity, device)
+    options = config.discover
+    max_similarity = math.inf if options.max_similarity is None else options.max_similarity
+    if options.neighbour_search == "exact":
+        return exact_finder(embeddings, options.num_neighbours, max_similarity, device)
     processes.from_first(lambda: _build_index(embeddings, config, folder), "the index of the images")
-    return _index_finder(embeddings, faiss.load_index(folder / INDEX), settings.num_neighbours, max_similarity)
+    return _index_finder(embeddings, faiss.load_index(folder / INDEX), options.num_neighbours, max_similarity)
 
 
 def exact_finder(
     embeddings: tables.Table, num_neighbours: int, max_similarity: float, device: torch.device
 ) -> ShardMaker:
-    """Images are compared with all images, a block at a time."""
-    kept: list[Block] | None = None
-    if embeddings.num_rows * embeddings.rows("embedding", 0, 1)[0].size * 4 <= KEPT_BYTES:
-        kept = list(_unit_blocks(embeddings, device))
+    """Build the maker that compares the images of a shard with all images, in blocks."""
+    cached: list[Block] | None = None
+    if embeddings.num_rows * embeddings.rows("embedding", 0, 1)[0].size * 4 <= CACHED_BYTES:
+        cached = list(_unit_blocks(embeddings, device))
 
     def make(images: slice, report: Report) -> Columns:
         neighbour_ids, similarities = nearest_neighbours(
             _unit_vectors(embeddings, images.start, images.stop, device),
             torch.arange(images.start, images.stop, device=device),
-            _unit_blocks(embeddings, device) if kept is None else iter(kept),
+            _unit_blocks(embeddings, device) if cached is None else iter(cached),
             num_neighbours,
             max_similarity,
         )
@@ -100,7 +100,7 @@ def _index_finder(embeddings: tables.Table, index: Any, num_neighbours: int, max
 
 
 def _build_index(embeddings: tables.Table, config: RunConfig, folder: Path) -> None:
-    """Build the index unless an earlier call did, and note the share of neighbours that it finds."""
+    """Build the index unless an earlier call did, and save the fraction of neighbours that it finds."""
     cpu, num_images = torch.device("cpu"), embeddings.num_rows
     if not (folder / INDEX).exists():
         num_lists = faiss.num_lists_of(num_images)
@@ -129,14 +129,14 @@ def _unit_blocks(embeddings: tables.Table, device: torch.device) -> Iterator[Blo
 
 
 def _unit_vectors(embeddings: tables.Table, start: int, stop: int, device: torch.device) -> Float[Tensor, "n d"]:
-    # In half precision to the device, and single only there.
+    # Half precision on the way to the device, single precision there.
     halves = torch.from_numpy(np.array(embeddings.rows("embedding", start, stop)))
     embeddings.release()
     return torch.nn.functional.normalize(halves.to(device).float(), dim=1)
 
 
 def _rows_of(embeddings: tables.Table, rows: Int[ndarray, "n"]) -> Float[Tensor, "n d"]:
-    """Unit vectors of rising rows, read shard by shard."""
+    """Read unit vectors of rows in rising order, shard by shard."""
     parts = [
         np.array(part[rows[(rows >= start) & (rows < start + len(part))] - start])
         for start, part in embeddings.parts("embedding")

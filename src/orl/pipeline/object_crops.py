@@ -1,4 +1,4 @@
-"""The labelled objects of a VOC devkit as images of their own, in class folders: a set of one label an image."""
+"""`orl data crops`: the labelled objects of a VOC devkit as images in class folders."""
 
 import io
 import json
@@ -44,29 +44,29 @@ def cut_objects(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> dict[str, int]:
-    """Cut every object that is not difficult, so that `read_classified(out, "folder", ...)` reads them.
+    """Cut every object that is not difficult into folders that `read_classified(out, "folder", ...)` reads.
 
-    A killed run goes on where it was: crops that are there are not cut again. A class that has no object in one of the
-    two splits is left out of both.
+    A killed run resumes: finished crops are not cut again. A class without objects in one of the two splits is left out
+    of both.
 
     Args:
-        data: a VOC devkit, or a drawn set, which has the same layout.
-        out: new folder: `train/<class>/`, `val/<class>/` with PNG files, and `crops.json` with counts and what could
-            not be read.
+        data: a VOC devkit, or synthetic scenes in its layout.
+        out: new folder: `train/<class>/`, `val/<class>/` with PNG files, and `crops.json` with counts and unreadable
+            images.
         train_split: the devkit's split that becomes 'train'.
         val_split: the devkit's split that becomes 'val'.
-        min_side_px: shortest side of an object that is cut.
-        margin: share of width and of height that is added on each side.
-        overwrite: replace crops of another set or other settings.
+        min_side_px: smallest side of an object that is cut.
+        margin: fraction of width and of height that is added on each side.
+        overwrite: replace crops of other data or options.
         quiet: show no progress bar.
 
     Returns:
-        Numbers: `train`, `val`, `classes`, `unreadable`.
+        Counts: `train`, `val`, `classes`, `unreadable`.
 
     Raises:
-        ValueError: if the devkit is damaged or images are missing, fewer than two classes are left, a setting is out of
-            range, or the folder holds something else.
-        StaleResultError: if the folder holds crops of another set or other settings.
+        ValueError: if the devkit is damaged or images are missing, fewer than two classes are left, an option is out of
+            range, or the folder holds other files.
+        StaleResultError: if the folder holds crops of other data or options.
     """
     if min_side_px < 1 or margin < 0:
         raise ValueError(f"min_side_px is {min_side_px} and margin {margin:g}; at least 1 and at least 0 are needed")
@@ -100,36 +100,36 @@ def cut_objects(
 
 def _fingerprint(split: str, labelled: LabelledSplit) -> str:
     require_images(labelled.root, labelled.names, f"the split for {split!r} of {labelled.root}")
-    known = (*labelled.boxes, *labelled.box_classes, *labelled.box_difficult)
-    return labelled_fingerprint(labelled.root, labelled.names, labelled.classes, known)
+    annotations = (*labelled.boxes, *labelled.box_classes, *labelled.box_difficult)
+    return labelled_fingerprint(labelled.root, labelled.names, labelled.classes, annotations)
 
 
 def _shared_classes(splits: dict[str, LabelledSplit], min_side_px: int, data: Path) -> list[str]:
     present = [_present_classes(labelled, min_side_px) for labelled in splits.values()]
-    shared, everywhere = sorted(present[0] & present[1]), sorted(present[0] | present[1])
+    shared, all_classes = sorted(present[0] & present[1]), sorted(present[0] | present[1])
     if len(shared) < 2:
         raise ValueError(
             f"{data} has objects of at least {min_side_px} px in both splits of {len(shared)} classes only {shared}; "
             "two are needed"
         )
-    if shared != everywhere:
-        logger.warning("left out, without an object in one of the splits: %s", sorted(set(everywhere) - set(shared)))
+    if shared != all_classes:
+        logger.warning("left out, without an object in one of the splits: %s", sorted(set(all_classes) - set(shared)))
     return shared
 
 
 def _present_classes(labelled: LabelledSplit, min_side_px: int) -> set[str]:
     rows = range(len(labelled))
-    return {labelled.classes[c] for row in rows for c in labelled.box_classes[row][_wanted(labelled, row, min_side_px)]}
+    return {labelled.classes[c] for row in rows for c in labelled.box_classes[row][_is_cut(labelled, row, min_side_px)]}
 
 
-def _wanted(labelled: LabelledSplit, row: int, min_side_px: int) -> Bool[ndarray, "_"]:
+def _is_cut(labelled: LabelledSplit, row: int, min_side_px: int) -> Bool[ndarray, "_"]:
     boxes = labelled.boxes[row]
     return ((boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= min_side_px) & ~labelled.box_difficult[row]
 
 
 def _crops_of(labelled: LabelledSplit, row: int, min_side_px: int, classes: Sequence[str]) -> list[_Crop]:
     crops = []
-    for number in np.flatnonzero(_wanted(labelled, row, min_side_px)).tolist():
+    for number in np.flatnonzero(_is_cut(labelled, row, min_side_px)).tolist():
         class_name = labelled.classes[labelled.box_classes[row][number]]
         if class_name in classes:
             name = f"{class_name}/{Path(labelled.names[row]).stem}_{number}.png"
@@ -141,7 +141,7 @@ def _cut(path: Path, crops: Sequence[_Crop], folder: Path, margin: float) -> int
     if all((folder / crop.name).exists() for crop in crops):
         return len(crops)
     image = load_image(path)
-    # All are cut before one is written: an object outside its image leaves the image out, and none of its crops in.
+    # All crops are cut before one is written: an object outside its image rejects all crops of that image.
     pngs = [_png(_pixels(path, image, widen(crop.box, margin))) for crop in crops]
     for crop, png in zip(crops, pngs):
         files.write_atomically(folder / crop.name, png)
@@ -149,7 +149,7 @@ def _cut(path: Path, crops: Sequence[_Crop], folder: Path, margin: float) -> int
 
 
 def widen(box: Float[ndarray, "4"], margin: float) -> Float[ndarray, "4"]:
-    """The box with a share of its width and height added on each side."""
+    """Add a fraction of its width and height to each side of a box."""
     sides = np.tile(box[2:] - box[:2], 2)
     return (box + sides * np.array([-margin, -margin, margin, margin])).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""`orl data pack`: a copy of an image set that costs little to read, finished shard by finished shard."""
+"""`orl data pack`: a copy of an image set that is fast to read, written shard by shard."""
 
 import csv
 import io
@@ -36,24 +36,24 @@ COLUMNS |= dict.fromkeys(("width", "height", "original_width", "original_height"
 
 @dataclass(frozen=True, kw_only=True)
 class PackOptions:
-    """One packing."""
+    """Options of `orl data pack`."""
 
     images: Path
     """Images: a folder (any tree), a list file, a COCO JSON or a VOC devkit."""
     to: Path
-    """Folder of the pack, new or to be continued."""
+    """Folder of the pack; an unfinished pack is resumed."""
     split: str | None = None
     """Split of a VOC devkit, 'trainval' if not given; other sources have none."""
     short_side: int | None = 256
-    """Short side that images are reduced to, pixels; smaller images stay as they are; None keeps all sizes."""
+    """Short side that images are reduced to, pixels; smaller images keep their size; None keeps all sizes."""
     format: PackFormat = "pixels"
     """pixels: exact, read without decoding; jpeg: a seventh of the size, decoded when read (quality 95)."""
     shard_mb: int = 512
-    """Pixels that go into one shard, megabytes: what a killed packing loses at most, and the memory that it takes."""
+    """Size of a shard, megabytes: the most that a killed job loses, and the memory that it takes."""
     workers: int = 2
-    """Processes that scan, then threads that pack."""
+    """Processes of the scan, then threads of the packing."""
     overwrite: bool = False
-    """Make the pack again where it was made from other images or settings, instead of refusing."""
+    """Rebuild a pack of other images or options, instead of refusing."""
     scan: ScanConfig = field(default_factory=ScanConfig)
 
     def __post_init__(self) -> None:
@@ -66,50 +66,53 @@ class PackOptions:
 def pack_images(options: PackOptions) -> Path:
     """Pack the usable images of a source; the others are in the pack's `rejected.csv` with the reason.
 
-    The same images and settings give the same shards, byte for byte, whatever the workers and however often it was
-    stopped. Shards that are there already are kept, if they have their full size.
+    The same images and options give the same shards, byte for byte, for any number of workers and of interruptions.
+    Finished shards are kept if they have their full size.
 
     Returns:
-        The folder of the pack: a source of images.
+        The folder of the pack, which is a source of images.
 
     Raises:
-        FileNotFoundError, ValueError: if the source holds no images, or too many that cannot be used.
-        StaleResultError: if the folder holds a pack of other images or settings and `overwrite` is off.
+        FileNotFoundError: if the source is missing.
+        ValueError: if the source has no images, or too many that cannot be used.
+        StaleResultError: if the folder holds a pack of other images or options and `overwrite` is off.
         OSError: if the disk is full; finished shards are kept.
     """
     root, names = find_images(options.images, options.split)
     if is_pack(root):
-        raise ValueError(f"{root} is a pack already; pack the images that it was made from")
-    settings = _settings(options)
+        raise ValueError(f"{root} is already a pack; pack the images that it was made from")
+    format_options = _format_options(options)
     provenance.claim(
-        options.to, {**settings, "images": len(names), "names": provenance.fingerprint({"": names})}, options.overwrite
+        options.to,
+        {**format_options, "images": len(names), "names": provenance.fingerprint({"": names})},
+        options.overwrite,
     )
     run = RunDir(options.to)
     images = scan_into(run, root, names, options.scan, 1, workers=options.workers, overwrite=options.overwrite)
     sizes_wh = [packed_size(size_wh, options.short_side) for size_wh in images.sizes_wh]
     slices = plan_shards(sizes_wh, options.shard_mb * MEGABYTE)
-    inputs = {**settings, "images": images.fingerprint}
+    inputs = {**format_options, "images": images.fingerprint}
     missing = tables.begin(options.to / SHARDS, inputs, len(slices), options.overwrite)
     job = _Job(options=options, images=images, sizes_wh=sizes_wh, slices=slices)
     _write_shards(job, missing)
     open_pack.cache_clear()
     pack = open_pack(options.to)
-    torn = [index for index in range(pack.num_shards) if not pack.is_complete(index)]
-    if torn:
-        logger.warning("%d shards of %s are missing or torn: they are made again", len(torn), options.to)
-        _write_shards(job, torn)
+    damaged = [index for index in range(pack.num_shards) if not pack.is_complete(index)]
+    if damaged:
+        logger.warning("%d shards of %s are missing or damaged and are made again", len(damaged), options.to)
+        _write_shards(job, damaged)
         open_pack.cache_clear()
     return options.to
 
 
 def packed_size(size_wh: tuple[int, int], short_side: int | None) -> tuple[int, int]:
-    """Width and height of an image in the pack: never more than they were."""
+    """Return width and height of an image in the pack; an image is never enlarged."""
     scale = 1.0 if short_side is None else min(1.0, short_side / min(size_wh))
     return max(1, round(size_wh[0] * scale)), max(1, round(size_wh[1] * scale))
 
 
 def plan_shards(sizes_wh: Sequence[tuple[int, int]], shard_bytes: int) -> list[slice]:
-    """Which images go into which shard: as many as have so many bytes of pixels, and at least one."""
+    """Split images into shards of at most `shard_bytes` bytes of pixels, and of at least one image."""
     starts, filled = [0], 0
     for row, (width, height) in enumerate(sizes_wh):
         filled += 3 * width * height
@@ -120,7 +123,7 @@ def plan_shards(sizes_wh: Sequence[tuple[int, int]], shard_bytes: int) -> list[s
 
 
 def pack_image(image: UInt8[ndarray, "h w 3"], size_wh: tuple[int, int], format: PackFormat) -> bytes:
-    """An image's bytes in a pack: reduced by antialiased bicubic interpolation, then plain or as JPEG."""
+    """Return an image's bytes in a pack: resized by antialiased bicubic interpolation, as plain pixels or as JPEG."""
     if size_wh == (image.shape[1], image.shape[0]) and format == "pixels":
         return image.tobytes()
     resized = Image.fromarray(image).resize(size_wh, Image.Resampling.BICUBIC)
@@ -131,7 +134,7 @@ def pack_image(image: UInt8[ndarray, "h w 3"], size_wh: tuple[int, int], format:
     return encoded.getvalue()
 
 
-def _settings(options: PackOptions) -> dict[str, Any]:
+def _format_options(options: PackOptions) -> dict[str, Any]:
     return {
         "kind": KIND,
         "pack_version": PACK_VERSION,
@@ -144,7 +147,7 @@ def _settings(options: PackOptions) -> dict[str, Any]:
 
 
 class _Packed(NamedTuple):
-    """An image on its way into a shard: its row of the table, but for the offset, and its bytes."""
+    """A packed image: its row of the table without the offset, and its bytes."""
 
     row: dict[str, Any]
     data: bytes
@@ -152,14 +155,14 @@ class _Packed(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What all shards of a packing share."""
+    """Inputs of all shards of a pack."""
 
     options: PackOptions
     images: ImageTable
     sizes_wh: Sequence[tuple[int, int]]
-    """Of the images as packed."""
+    """Sizes of the images in the pack."""
     slices: Sequence[slice]
-    """The images of each shard."""
+    """Images of each shard."""
 
 
 def _write_shards(job: _Job, shards: Sequence[int]) -> None:
@@ -171,7 +174,7 @@ def _write_shards(job: _Job, shards: Sequence[int]) -> None:
 
 
 def _write_shard(job: _Job, index: int, report: Callable[[int], object]) -> None:
-    """The images first: a shard is finished when its part of the table is there."""
+    """Write the images, then the table: a shard is finished when its table shard exists."""
     data, rows, rejected = bytearray(), [], []
 
     def take(one: _Packed | Rejected) -> None:
@@ -213,15 +216,15 @@ def _pack_one(job: _Job, image_id: int) -> _Packed | Rejected:
 
 
 def _record_rejected(options: PackOptions, rejected: Sequence[Rejected], num_images: int) -> None:
-    """Note the images that the scan could read and the packing could not.
+    """Add images to `rejected.csv` that the scan could read and the packing could not.
 
     Raises:
-        RuntimeError: if they are so many of the images of a shard that something else must be wrong.
+        RuntimeError: if more than the allowed fraction of a shard has become unreadable.
     """
     if len(rejected) > max(1, options.scan.max_rejected_fraction * num_images):
         raise RuntimeError(
             f"{len(rejected)} of {num_images} images have become unreadable since the scan, such as "
-            f"{rejected[0].name} ({rejected[0].reason}); see whether {options.images} is all there, and give the "
+            f"{rejected[0].name} ({rejected[0].reason}); check that {options.images} is complete, and give the "
             "same command again: finished shards are kept"
         )
     path = RunDir(options.to).rejected

@@ -1,4 +1,4 @@
-"""The proposals of stage 2: from selective search, from what it is compared with, or from a file of the user's."""
+"""Proposals of stage 2: from selective search, from a baseline (OpenCV, grid, random), or from a file of the user's."""
 
 import threading
 import zlib
@@ -22,31 +22,31 @@ from orl.pipeline.shards import Columns, Report, ShardMaker, box_columns
 from orl.published_files.box_file import read_box_file
 
 SEARCH_VERSION = 1
-"""Rises when the same settings give other boxes."""
+"""Version of selective search; raised when the same config gives other boxes."""
 
 Boxes = Float[ndarray, "_ 4"]
 
-_one_at_a_time = threading.Lock()
+_opencv_lock = threading.Lock()
 
 
 def proposal_inputs(images: ImageTable, config: RunConfig) -> dict[str, Any]:
-    """What decides the proposals of a run."""
-    settings = config.discover
-    inputs: dict[str, Any] = {"images": images.fingerprint, "proposals": settings.proposals}
-    if settings.proposals == "file":
-        return {**inputs, "file": files.file_digest(boxes_file(settings))}
-    if settings.proposals == "selective-search":
-        inputs |= {"search_version": SEARCH_VERSION, "search_scale": settings.search_scale}
-    return inputs if settings.proposals == "grid" else {**inputs, "seed": config.seed}
+    """Return all that decides the proposals of a run."""
+    options = config.discover
+    inputs: dict[str, Any] = {"images": images.fingerprint, "proposals": options.proposals}
+    if options.proposals == "file":
+        return {**inputs, "file": files.file_digest(boxes_file(options))}
+    if options.proposals == "selective-search":
+        inputs |= {"search_version": SEARCH_VERSION, "search_scale": options.search_scale}
+    return inputs if options.proposals == "grid" else {**inputs, "seed": config.seed}
 
 
 def proposer(images: ImageTable, config: RunConfig, folder: Path) -> ShardMaker:
-    """The proposals of images, before the filter.
+    """Build the maker of shards with the proposals of images, before the filter.
 
     Args:
         images: the images of the run.
-        config: its `discover.proposals` says where boxes come from.
-        folder: the table's, where a large file of boxes is put in order.
+        config: the run; `discover.proposals` chooses the source of boxes.
+        folder: folder of the table, where a large file of boxes is sorted.
     """
     if config.discover.proposals == "file":
         require_original_sizes(images)
@@ -61,24 +61,24 @@ def proposer(images: ImageTable, config: RunConfig, folder: Path) -> ShardMaker:
     find = _finder(images, config)
 
     def search(rows: slice, report: Report) -> Columns:
-        return box_columns(rows, _side_by_side(find, range(rows.start, rows.stop), config.workers, report))
+        return box_columns(rows, _search_in_threads(find, range(rows.start, rows.stop), config.workers, report))
 
     return search
 
 
 def _finder(images: ImageTable, config: RunConfig) -> Callable[[int], Boxes]:
-    """The boxes of one image; its draws depend on its name and the seed alone."""
-    settings = config.discover
+    """Build the search of one image; its random numbers depend on the image's name and the seed alone."""
+    options = config.discover
 
     def seed_of(image_id: int) -> int:
         return zlib.crc32(images.names[image_id].encode()) ^ config.seed
 
     def by_search(image_id: int) -> Boxes:
-        return selective_search(load_image(images.path(image_id), None), seed_of(image_id), settings.search_scale)
+        return selective_search(load_image(images.path(image_id), None), seed_of(image_id), options.search_scale)
 
     def by_opencv(image_id: int) -> Boxes:
         image = load_image(images.path(image_id), None)
-        with _one_at_a_time:  # it draws from a generator of the whole process
+        with _opencv_lock:  # OpenCV has one random generator for the process
             return opencv_selective_search(image, seed_of(image_id))
 
     def on_a_grid(image_id: int) -> Boxes:
@@ -87,14 +87,16 @@ def _finder(images: ImageTable, config: RunConfig) -> Callable[[int], Boxes]:
     def at_random(image_id: int) -> Boxes:
         return random_boxes(images.sizes_wh[image_id], np.random.default_rng(seed_of(image_id)))
 
-    if settings.proposals == "selective-search":
+    if options.proposals == "selective-search":
         compile_search()
     finders = {"selective-search": by_search, "opencv": by_opencv, "grid": on_a_grid, "random": at_random}
-    return finders[settings.proposals]
+    return finders[options.proposals]
 
 
-def _side_by_side(find: Callable[[int], Boxes], image_ids: Sequence[int], threads: int, report: Report) -> list[Boxes]:
-    """The boxes of images in their order, by so many threads: decoding and searching leave Python's lock free."""
+def _search_in_threads(
+    find: Callable[[int], Boxes], image_ids: Sequence[int], threads: int, report: Report
+) -> list[Boxes]:
+    """Search images in threads, since decoding and search release the GIL; return the boxes in the images' order."""
     found: list[Boxes] = []
 
     def take(boxes: Boxes) -> None:

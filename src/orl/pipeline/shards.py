@@ -1,7 +1,7 @@
-"""How one shard of each table of stage 2 is made: a slice of the images in, columns out.
+"""Makers of the shards of stage 2's tables: each takes a slice of the images and returns columns.
 
-A maker reads what other tables hold of its images, and lets go of it: the memory that it takes does not grow with the
-number of images.
+A maker reads the rows of its images from other tables and releases them. Its memory does not grow with the number of
+images.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,17 +23,17 @@ from orl.networks.online_target import Encoder
 
 Columns = dict[str, ndarray]
 Report = Callable[[int], object]
-"""Takes the number of images just finished."""
+"""Function that takes the number of images just finished."""
 ShardMaker = Callable[[slice, Report], Columns]
 
 RELEASE_BYTES = 2**28
-"""What may be read of a mapped table before its pages are let go."""
+"""Bytes to read of a memory-mapped table before its pages are released."""
 
 
 def image_embedder(
     images: ImageTable, encoder: Encoder, size_px: int, device: torch.device, workers: int
 ) -> ShardMaker:
-    """Projections of the centre crops of images."""
+    """Build the maker of embeddings: projections of the centre crops of images."""
     crop_workers = CropWorkers(workers)
 
     def make(rows: slice, report: Report) -> Columns:
@@ -54,7 +54,7 @@ def proposal_filter(
     max_iou: float,
     max_rois: int,
 ) -> ShardMaker:
-    """The RoIs of images; a `min_side` below 1 is a share of each image's short side."""
+    """Build the maker of RoIs; a `min_side` below 1 is a fraction of each image's short side."""
 
     def rois_of(image_id: int, boxes: Float[ndarray, "n 4"]) -> Float[ndarray, "b 4"]:
         size_wh = images.sizes_wh[image_id]
@@ -81,7 +81,7 @@ def proposal_filter(
 def roi_embedder(
     images: ImageTable, rois: tables.Table, encoder: Encoder, size_px: int, device: torch.device, workers: int
 ) -> ShardMaker:
-    """Pooled backbone features of the RoIs of images, each RoI once."""
+    """Build the maker of RoI embeddings: pooled backbone features, each RoI once."""
     crop_workers = CropWorkers(workers)
 
     def make(rows: slice, report: Report) -> Columns:
@@ -107,7 +107,7 @@ def matcher(
     top_fraction: float,
     device: torch.device,
 ) -> ShardMaker:
-    """The correspondences of images with each of their neighbours."""
+    """Build the maker of correspondences of images with each of their neighbours."""
     vectors = _RoiVectors(roi_embeddings, rois.row_starts(num_images), device)
 
     def match(image_id: int, neighbour_ids: Int[ndarray, "k"]) -> Columns:
@@ -139,7 +139,7 @@ def matcher(
 
 
 class _RoiVectors:
-    """Unit vectors of the RoIs of a few images at a time, out of a table that is larger than the memory."""
+    """Unit vectors of the RoIs of a few images at a time, from a table that may be larger than the memory."""
 
     def __init__(self, table: tables.Table, starts: Int[ndarray, "n"], device: torch.device) -> None:
         if starts[-1] != table.num_rows:
@@ -148,13 +148,13 @@ class _RoiVectors:
                 "--overwrite"
             )
         self.table, self.starts = table, starts
-        # Used again for every image: fresh memory of this size costs as much as what is done with it.
+        # Reused for every image: allocating memory of this size costs as much as the computation.
         self._halves = torch.empty((0, 0), dtype=torch.float16)
         self._units = torch.empty((0, 0), device=device)
         self._num_bytes = 0
 
     def of(self, images: Sequence[int]) -> tuple[list[int], Float[Tensor, "n d"]]:
-        """The number of RoIs of each image, and their vectors one after another, until the next call."""
+        """Return the number of RoIs of each image, and their vectors in a buffer that the next call overwrites."""
         parts = [self.table.rows("embedding", *self.starts[image : image + 2].tolist()) for image in images]
         counts = [len(part) for part in parts]
         num_rows, num_dims = sum(counts), parts[0].shape[1]
@@ -170,13 +170,13 @@ class _RoiVectors:
         return counts, torch.nn.functional.normalize(units, dim=1, out=units)
 
     def release(self) -> None:
-        """Let go of what was read of the table."""
+        """Release the pages that were read of the table."""
         self.table.release()
         self._num_bytes = 0
 
 
 def _boxes_of(table: tables.Table, images: slice) -> list[Float[ndarray, "_ 4"]]:
-    """The boxes of the images of one shard, out of the shard of the same images."""
+    """Read the boxes of the images of one shard, from the shard of the same images."""
     index = images.start // table.inputs["shard_size"]
     image_ids, boxes = table.shard_column(index, "image_id"), np.array(table.shard_column(index, "box"))
     starts = np.searchsorted(image_ids, np.arange(images.start, images.stop + 1))
@@ -192,13 +192,19 @@ def _boxes_of(table: tables.Table, images: slice) -> list[Float[ndarray, "_ 4"]]
 def _embedding_columns(parts: list[Float[ndarray, "_ d"]]) -> Columns:
     embeddings = unit_vectors(np.concatenate(parts)).numpy().astype(np.float16)
     if not np.isfinite(embeddings).all():
-        raise ValueError("the network of stage 1 gives embeddings that are not finite: it has diverged; train it again")
+        raise ValueError(
+            "the embeddings of stage 1's network are not finite: it has diverged; train it again with a smaller base-lr"
+        )
     return {"embedding": embeddings}
 
 
 def box_columns(images: slice, boxes: list[Float[ndarray, "_ 4"]]) -> Columns:
-    """Columns of the boxes of each of these images."""
-    """The columns of a shard of proposals or RoIs, from the boxes of each of its images."""
+    """Return the columns `image_id` and `box` of a shard of proposals or RoIs.
+
+    Args:
+        images: the images of the shard.
+        boxes: the boxes of each image.
+    """
     counts = [len(part) for part in boxes]
     image_ids = np.repeat(np.arange(images.start, images.stop, dtype=np.int32), counts)
     return {"image_id": image_ids, "box": np.concatenate(boxes).reshape(-1, 4).astype(np.float32)}

@@ -1,4 +1,4 @@
-"""Where the views of each image lie in stages 1 and 3, out of the settings and the tables of a run."""
+"""View samplers of stages 1 and 3, built from the config and the tables of a run."""
 
 import numpy as np
 from jaxtyping import Int
@@ -13,15 +13,15 @@ from orl.views.view_samplers import GlobalViewSampler, ObjectTable, ObjectViewSa
 
 
 def build_view_sampler(config: RunConfig, stage: str, images: ImageTable) -> GlobalViewSampler | ObjectViewSampler:
-    """What 'stage1' or 'stage3' draws its samples from.
+    """Build the view sampler of 'stage1' or 'stage3'.
 
     Raises:
         FileNotFoundError: if stage 3 is asked for and stage 2 has not run.
-        ValueError: if stage 2 ran on another image list, or is not finished since something before it has changed.
+        ValueError: if stage 2 was made from another image list, or one of its tables was rebuilt since.
     """
     if stage == "stage1":
         return GlobalViewSampler(images, view_distribution(config.stage1.views), config.seed)
-    run, settings = RunDir(config.out), config.objects
+    run, objects = RunDir(config.out), config.objects
     rois, correspondences = (tables.load(run.table(name)) for name in ("rois", "correspondences"))
     for table in (rois, correspondences):
         tables.check_image_list(table, images.fingerprint)
@@ -30,14 +30,14 @@ def build_view_sampler(config: RunConfig, stage: str, images: ImageTable) -> Glo
         images,
         view_distribution(config.stage3.views),
         object_table(rois, correspondences, len(images)),
-        settings.roi_size_px,
+        objects.roi_size_px,
         config.seed,
-        jitter_min_iou=settings.jitter_min_iou,
+        jitter_min_iou=objects.jitter_min_iou,
     )
 
 
 def object_table(rois: tables.Table, correspondences: tables.Table, num_images: int) -> ObjectTable:
-    """Stage 2's tables in the form that samples are drawn from."""
+    """Convert stage 2's tables to the form that the view sampler reads."""
     roi_image_ids = rois.column("image_id")
     image_ids = correspondences.column("image_id")
     neighbour_ids = correspondences.column("neighbour_id")
