@@ -161,7 +161,7 @@ def test_one_process_has_every_item_and_waits_for_nobody() -> None:
     assert alone.is_first
 
 
-def test_a_process_says_what_it_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_wait_names_the_reason_of_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     def closed(**_: object) -> None:
         raise RuntimeError("Connection closed by peer\nat some address")
 

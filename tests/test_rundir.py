@@ -16,7 +16,7 @@ def test_no_record_is_empty_and_a_torn_one_is_refused(tmp_path: Path) -> None:
         read_record(run)
 
 
-def test_a_score_of_correspondences_that_are_no_more_is_not_given(tmp_path: Path) -> None:
+def test_the_score_of_earlier_correspondences_is_not_returned(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     assert read_discovery_score(run) is None
     tables.begin(run.table("correspondences"), {"made": "by hand"}, 1)

@@ -77,7 +77,7 @@ def test_a_table_of_other_inputs_is_named_and_refused(tmp_path: Path) -> None:
     assert tables.begin(folder, {"min_side": 48}, 1, overwrite=True) == [0]
 
 
-def test_a_process_killed_while_it_overwrites_leaves_a_folder_that_is_still_stale(
+def test_a_process_killed_during_overwrite_leaves_a_stale_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "rois"
@@ -107,7 +107,7 @@ def test_an_unfinished_table_is_refused(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=5), st.data())
-def test_any_rows_are_those_of_the_whole_column(
+def test_any_rows_equal_those_of_the_complete_column(
     tmp_path_factory: pytest.TempPathFactory, counts: list[int], data: st.DataObject
 ) -> None:
     table = table_of(tmp_path_factory.mktemp("tables") / "t", counts)
@@ -171,7 +171,7 @@ def test_released_pages_leave_the_memory_and_come_back_when_they_are_read(tmp_pa
     assert view.sum() == total == sum(range(size // 8))
 
 
-def test_row_starts_of_a_table_are_those_of_its_column(tmp_path: Path) -> None:
+def test_row_starts_of_a_table_equal_those_of_its_column(tmp_path: Path) -> None:
     # Image 0 and the last one have no rows, image 2 has rows in three shards, one shard is empty.
     ids = [1, 2, 2, 2, 2, 4]
     table = table_of(tmp_path / "t", [2, 2, 0, 2], ids)
@@ -242,7 +242,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_in_mid_shard_keeps_finished_shards_and_tells_the_way(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_finished_shards_and_the_error_names_the_way_out(tmp_path: Path) -> None:
     folder = tmp_path / "rois"
     tables.begin(folder, {}, 2)
     tables.write_shard(folder, 0, columns(0, 10))
@@ -257,13 +257,13 @@ def test_a_full_disk_in_mid_shard_keeps_finished_shards_and_tells_the_way(tmp_pa
     assert tables.load(folder).shard_rows == (10, 10_000)
 
 
-def test_another_failure_to_write_is_told_as_it_is(tmp_path: Path) -> None:
+def test_another_failure_to_write_is_raised_unchanged(tmp_path: Path) -> None:
     (tmp_path / "file").mkdir()
     with pytest.raises(IsADirectoryError):
         files.write_atomically(tmp_path / "file", "text")
 
 
-def test_only_what_a_dead_process_left_half_written_is_removed(tmp_path: Path) -> None:
+def test_only_temporary_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     folder = tmp_path / "rois"

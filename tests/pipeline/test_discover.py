@@ -88,16 +88,16 @@ def rebuilt_by(config: RunConfig, images: ImageTable) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(images: ImageTable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete(images: ImageTable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stage 2 that went through in one shard."""
-    out = tmp_path_factory.mktemp("whole")
+    out = tmp_path_factory.mktemp("complete")
     stage_1(out)
     assert run_stage2(new_config(out, shard_size=100), images)
     return out
 
 
-def test_rois_are_the_filtered_proposals_of_each_image(images: ImageTable, whole: Path) -> None:
-    run = RunDir(whole)
+def test_rois_are_the_filtered_proposals_of_each_image(images: ImageTable, complete: Path) -> None:
+    run = RunDir(complete)
     proposals, rois = tables.load(run.table("proposals")), tables.load(run.table("rois"))
     for image in range(NUM_IMAGES):
         found = proposals.column("box")[proposals.column("image_id") == image]
@@ -105,13 +105,13 @@ def test_rois_are_the_filtered_proposals_of_each_image(images: ImageTable, whole
         np.testing.assert_array_equal(rois.column("box")[rois.column("image_id") == image], expected)
 
 
-def test_per_image_of_one_colour_has_itself_as_roi(whole: Path) -> None:
-    rois = tables.load(RunDir(whole).table("rois"))
+def test_an_image_of_one_colour_is_its_own_roi(complete: Path) -> None:
+    rois = tables.load(RunDir(complete).table("rois"))
     assert rois.column("box")[rois.column("image_id") == NUM_IMAGES - 1].tolist() == [[0, 0, 96, 72]]
 
 
-def test_embeddings_are_the_networks_of_each_crop_alone(images: ImageTable, whole: Path) -> None:
-    run = RunDir(whole)
+def test_embeddings_are_the_networks_of_each_crop_alone(images: ImageTable, complete: Path) -> None:
+    run = RunDir(complete)
     backbone, projector = read_backbone_file(run.backbone("stage1")), load_projector(run.projector("stage1"))
     rois = tables.load(run.table("rois"))
 
@@ -129,8 +129,8 @@ def test_embeddings_are_the_networks_of_each_crop_alone(images: ImageTable, whol
         torch.testing.assert_close(found, unit_vectors(torch.cat(expected).numpy()), atol=6e-4, rtol=0)
 
 
-def test_neighbours_and_correspondences_equal_the_recipe_as_loops(whole: Path) -> None:
-    run = RunDir(whole)
+def test_neighbours_and_correspondences_equal_the_recipe_as_loops(complete: Path) -> None:
+    run = RunDir(complete)
     embeddings = unit_vectors(tables.load(run.table("embeddings")).column("embedding")).double().numpy()
     neighbour_ids, _ = neighbours_by_loops(embeddings, 3)
     np.testing.assert_array_equal(tables.load(run.table("neighbours")).column("neighbour_ids"), neighbour_ids)
@@ -153,11 +153,11 @@ def test_neighbours_and_correspondences_equal_the_recipe_as_loops(whole: Path) -
 
 @pytest.mark.parametrize("shard_size", [1, 3])
 def test_shards_of_any_size_give_the_same_tables(
-    images: ImageTable, whole: Path, tmp_path: Path, shard_size: int
+    images: ImageTable, complete: Path, tmp_path: Path, shard_size: int
 ) -> None:
     stage_1(tmp_path)
     run_stage2(new_config(tmp_path, shard_size=shard_size), images)
-    first, second = contents(tmp_path), contents(whole)
+    first, second = contents(tmp_path), contents(complete)
     for name, values in first.items():
         # Batches end elsewhere, and so sums are rounded elsewhere; neighbours and pairs must be the same ones.
         if values.dtype.kind == "f":
@@ -167,7 +167,7 @@ def test_shards_of_any_size_give_the_same_tables(
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_run_that_died_at_any_table_goes_on_to_the_same_tables(
+def test_a_run_killed_at_any_table_resumes_to_the_same_tables(
     images: ImageTable, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"
@@ -194,10 +194,10 @@ def test_a_run_that_died_at_any_table_goes_on_to_the_same_tables(
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items()), "a finished shard was made again"
 
 
-def test_a_finished_stage_does_nothing(images: ImageTable, whole: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*.arrow")}
-    assert not run_stage2(new_config(whole, shard_size=100), images)
-    assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("*.arrow")}
+def test_a_finished_stage_does_nothing(images: ImageTable, complete: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in complete.rglob("*.arrow")}
+    assert not run_stage2(new_config(complete, shard_size=100), images)
+    assert before == {path: path.stat().st_mtime_ns for path in complete.rglob("*.arrow")}
 
 
 @pytest.mark.parametrize(
@@ -212,13 +212,13 @@ def test_a_finished_stage_does_nothing(images: ImageTable, whole: Path) -> None:
         ({"neighbour_search": "faiss"}, ["neighbours", "correspondences"]),
     ],
 )
-def test_a_changed_setting_makes_stale_what_depends_on_it_and_nothing_else(
-    images: ImageTable, whole: Path, tmp_path: Path, change: dict, stale: list[str]
+def test_a_changed_option_makes_only_its_dependent_tables_stale(
+    images: ImageTable, complete: Path, tmp_path: Path, change: dict, stale: list[str]
 ) -> None:
     if change.get("neighbour_search") == "faiss":
         pytest.importorskip("faiss")
     out = tmp_path / "copy"
-    shutil.copytree(whole, out)
+    shutil.copytree(complete, out)
     changed = new_config(out, shard_size=100, **change)
     with pytest.raises(
         provenance.StaleResultError, match=rf"{stale[0]} was made from other inputs.*{next(iter(change))}"
@@ -228,10 +228,10 @@ def test_a_changed_setting_makes_stale_what_depends_on_it_and_nothing_else(
 
 
 def test_another_backbone_makes_every_embedding_stale_and_no_proposal(
-    images: ImageTable, whole: Path, tmp_path: Path
+    images: ImageTable, complete: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "copy"
-    shutil.copytree(whole, out)
+    shutil.copytree(complete, out)
     stage_1(out, seed=1)
     with pytest.raises(provenance.StaleResultError, match=r"embeddings .*backbone: was"):
         run_stage2(new_config(out, shard_size=100), images)
@@ -239,9 +239,9 @@ def test_another_backbone_makes_every_embedding_stale_and_no_proposal(
     assert rebuilt == ["embeddings", "neighbours", "roi_embeddings", "correspondences"]
 
 
-def test_per_image_of_another_content_makes_every_table_stale(images: ImageTable, whole: Path, tmp_path: Path) -> None:
+def test_an_edited_image_makes_every_table_stale(images: ImageTable, complete: Path, tmp_path: Path) -> None:
     out = tmp_path / "copy"
-    shutil.copytree(whole, out)
+    shutil.copytree(complete, out)
     edited = replace(images, digests=("edited", *images.digests[1:]))
     with pytest.raises(provenance.StaleResultError, match=r"embeddings .*images: was"):
         run_stage2(new_config(out, shard_size=100), edited)
@@ -249,8 +249,8 @@ def test_per_image_of_another_content_makes_every_table_stale(images: ImageTable
 
 
 @pytest.mark.parametrize("name", ["proposals", "correspondences"])
-def test_a_full_disk_in_mid_shard_keeps_what_is_finished_and_goes_on(
-    images: ImageTable, whole: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_keeps_finished_shards_and_the_next_call_resumes(
+    images: ImageTable, complete: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage_1(tmp_path)
     fsync = files.os.fsync
@@ -280,6 +280,6 @@ def test_a_network_that_has_diverged_is_refused(images: ImageTable, tmp_path: Pa
         run_stage2(new_config(tmp_path), images)
 
 
-def test_without_stage_1_the_way_is_told(images: ImageTable, tmp_path: Path) -> None:
+def test_discovery_without_stage_1_is_refused(images: ImageTable, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no backbone at .*stage1"):
         run_stage2(new_config(tmp_path), images)

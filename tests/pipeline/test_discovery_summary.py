@@ -19,7 +19,7 @@ from orl.rundir import RunDir
 
 
 class Clock:
-    """Seconds that pass when told."""
+    """Clock that a test advances."""
 
     now = 100.0
 
@@ -49,7 +49,7 @@ def test_seconds_and_images_add_up_over_calls_until_the_table_is_another(tmp_pat
     assert make_rois(run, clock, "b", 5, 1.0) == {"fingerprint": "b", "images": 5, "seconds": 1.0, "rows": 15}
 
 
-def test_a_call_that_fails_leaves_its_seconds_and_one_that_is_killed_those_of_the_last_half_minute(
+def test_a_failed_call_saves_its_seconds_and_a_killed_one_those_up_to_the_last_save(
     tmp_path: Path, clock: Clock
 ) -> None:
     run = RunDir(tmp_path)
@@ -92,7 +92,7 @@ def test_a_full_disk_does_not_hide_behind_the_times(
 
 
 @pytest.mark.parametrize("shape", [(101,), (37, 5)])
-def test_quantiles_of_shards_are_those_of_the_whole_column(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_quantiles_by_shard_equal_those_of_the_complete_column(tmp_path: Path, shape: tuple[int, ...]) -> None:
     generator = np.random.default_rng(0)
     parts = [generator.uniform(-1, 1, shape).astype(np.float32), generator.uniform(0.5, 1, shape).astype(np.float32)]
     parts[0].flat[0], parts[1].flat[0] = 1.0000001, -1.0000001
@@ -110,7 +110,7 @@ def test_a_table_without_rows_has_no_quantiles(tmp_path: Path) -> None:
     assert similarity_quantiles(tables.load(tmp_path / "t"), "similarity") == []
 
 
-def test_the_summary_tells_what_an_index_finds(tmp_path: Path) -> None:
+def test_the_summary_has_the_recall_of_an_index(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     columns = {"neighbours": "similarities", "correspondences": "similarity"}
     for name in module.STEPS:

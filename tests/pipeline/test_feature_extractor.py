@@ -62,9 +62,7 @@ def test_stage_1s_own_network_from_elsewhere_finds_the_same(scenes: Path, tmp_pa
         np.testing.assert_array_equal(columns(second)[name], values, err_msg=name)
 
 
-def test_a_run_without_stage_1_goes_on_from_a_network_from_outside(
-    scenes: Path, mobilenet: Path, tmp_path: Path
-) -> None:
+def test_a_run_without_stage_1_uses_an_external_network(scenes: Path, mobilenet: Path, tmp_path: Path) -> None:
     config = small(scenes, tmp_path / "run", feature_extractor=mobilenet)
     report = run_all(config)
     assert report is not None
@@ -93,7 +91,7 @@ def test_a_discovery_without_a_trained_network_is_refused(scenes: Path, tmp_path
         run_discover(small(scenes, tmp_path / "run"))
 
 
-def test_the_command_line_takes_a_file_and_the_name_of_its_network(
+def test_the_command_line_takes_a_weights_file_and_its_architecture(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
@@ -106,7 +104,7 @@ def test_the_command_line_takes_a_file_and_the_name_of_its_network(
     capsys.readouterr()
 
 
-def test_a_refused_prior_changes_nothing_and_the_same_weights_elsewhere_are_taken(
+def test_other_weights_are_refused_and_the_same_weights_in_another_file_are_accepted(
     scenes: Path, mobilenet: Path, tmp_path: Path
 ) -> None:
     own = small(scenes, tmp_path / "run")
@@ -127,7 +125,7 @@ def test_a_refused_prior_changes_nothing_and_the_same_weights_elsewhere_are_take
     run_pretrain(small(scenes, outside.out, feature_extractor=Path(moved)), "stage3")
 
 
-def test_results_lie_beside_the_weights_that_they_are_of(scenes: Path, tmp_path: Path) -> None:
+def test_results_are_written_beside_their_weights(scenes: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     run = RunDir(tmp_path / "run")
     save_backbone(build_backbone("resnet10"), run.backbone("stage1"))

@@ -112,7 +112,7 @@ def test_a_changed_setting_is_refused_with_the_difference_and_free_ones_are_not(
     finish(start([*command(scenes, undisturbed), *free]))
 
 
-def test_two_processes_do_a_whole_run_together(scenes: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_two_processes_complete_a_run_together(scenes: Path, undisturbed: Path, tmp_path: Path) -> None:
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     together = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", **place}
     out = tmp_path / "run"

@@ -51,11 +51,11 @@ def rows(config: RunConfig) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("method", CONTRASTIVE)
-def test_a_stopped_training_goes_on_to_the_same_bits(
+def test_a_stopped_training_resumes_to_the_same_bits(
     method: ImageMethod, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, stopped = (small(scenes, tmp_path / name, method) for name in ("whole", "stopped"))
-    run_pretrain(whole, "stage1")
+    complete, stopped = (small(scenes, tmp_path / name, method) for name in ("complete", "stopped"))
+    run_pretrain(complete, "stage1")
     check = SSLStep._check_finite
 
     def broken(self: SSLStep, measured: dict[str, float]) -> None:
@@ -71,10 +71,10 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
     run_pretrain(stopped, "stage1")
     names = ("backbone.safetensors", "projector.safetensors")
     for name in names:
-        one, other = (RunDir(config.out).stage("stage1") / name for config in (whole, stopped))
+        one, other = (RunDir(config.out).stage("stage1") / name for config in (complete, stopped))
         assert one.read_bytes() == other.read_bytes(), name
-    assert [row["loss"] for row in rows(whole)] == [row["loss"] for row in rows(stopped)]
-    assert len(rows(whole)) == NUM_STEPS
+    assert [row["loss"] for row in rows(complete)] == [row["loss"] for row in rows(stopped)]
+    assert len(rows(complete)) == NUM_STEPS
 
 
 def double(config: RunConfig) -> RunConfig:
@@ -145,7 +145,7 @@ def test_groups_and_queues_that_do_not_fit_the_batch_are_refused_at_once(
         ),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(
+def test_options_that_exclude_each_other_are_refused(
     method: ImageMethod, changes: dict, complaint: str, scenes: Path, tmp_path: Path
 ) -> None:
     config = small(scenes, tmp_path, method)

@@ -72,7 +72,7 @@ def test_near_duplicates_are_passed_over_when_asked_for(embeddings: tables.Table
     np.testing.assert_array_equal(found["neighbour_ids"][far], nearest["neighbour_ids"][far])
 
 
-def test_an_index_is_built_once_and_says_what_it_finds(
+def test_an_index_is_built_once_and_its_recall_is_saved(
     embeddings: tables.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("faiss")

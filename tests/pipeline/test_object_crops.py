@@ -57,7 +57,7 @@ def test_a_margin_widens_every_side_up_to_the_image(devkit: Path, tmp_path: Path
     np.testing.assert_array_equal(found, image[0:44, 0:33])
 
 
-def test_a_killed_run_goes_on(devkit: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes(devkit: Path, tmp_path: Path) -> None:
     out = tmp_path / "crops"
     cut_objects(devkit, out, quiet=True)
     lost, kept = out / "train" / "cat" / "p1_0.png", out / "val" / "cat" / "p2_0.png"
@@ -68,14 +68,14 @@ def test_a_killed_run_goes_on(devkit: Path, tmp_path: Path) -> None:
     assert kept.stat().st_mtime_ns == before
 
 
-def test_unreadable_images_are_told(devkit: Path, tmp_path: Path) -> None:
+def test_unreadable_images_are_reported(devkit: Path, tmp_path: Path) -> None:
     (devkit / "JPEGImages" / "p2.png").write_bytes(b"")
     out = tmp_path / "crops"
     assert cut_objects(devkit, out, quiet=True) == {"train": 2, "val": 0, "classes": 2, "unreadable": 1}
     assert json.loads((out / "crops.json").read_text())["unreadable_images"] == {"JPEGImages/p2.png": "empty: 0 bytes"}
 
 
-def test_an_object_outside_its_image_leaves_the_image_out_and_no_crop_of_it_in(devkit: Path, tmp_path: Path) -> None:
+def test_an_object_outside_its_image_rejects_all_crops_of_the_image(devkit: Path, tmp_path: Path) -> None:
     path = devkit / "Annotations" / "p2.xml"
     path.write_text(
         path.read_text().replace("</annotation>", OBJECT.format("cat", 0, 300, 1, 340, 50) + "</annotation>")
@@ -86,7 +86,7 @@ def test_an_object_outside_its_image_leaves_the_image_out_and_no_crop_of_it_in(d
     assert not list(out.glob("val/*/*.png"))
 
 
-def test_images_or_boxes_that_change_make_the_crops_stale(devkit: Path, tmp_path: Path) -> None:
+def test_changed_images_or_boxes_make_the_crops_stale(devkit: Path, tmp_path: Path) -> None:
     out, path = tmp_path / "crops", devkit / "Annotations" / "p2.xml"
     cut_objects(devkit, out, quiet=True)
     path.write_text(path.read_text().replace("<xmin>11</xmin>", "<xmin>12</xmin>"))
@@ -103,7 +103,7 @@ def test_images_or_boxes_that_change_make_the_crops_stale(devkit: Path, tmp_path
         cut_objects(devkit, out, quiet=True)
 
 
-def test_what_cannot_be_cut_is_refused(devkit: Path, tmp_path: Path) -> None:
+def test_data_without_objects_to_cut_are_refused(devkit: Path, tmp_path: Path) -> None:
     out = tmp_path / "crops"
     with pytest.raises(ValueError, match="of 0 classes only"):
         cut_objects(devkit, out, min_side_px=70, quiet=True)

@@ -40,7 +40,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "MEGABYTE", 20_000)
 
 
-def test_per_image_keeps_its_shape_and_is_never_enlarged() -> None:
+def test_an_image_keeps_its_shape_and_is_never_enlarged() -> None:
     assert packed_size((640, 480), 256) == (341, 256)
     assert packed_size((480, 640), 256) == (256, 341)
     assert packed_size((300, 200), 256) == (300, 200)
@@ -78,7 +78,7 @@ def test_a_uniform_image_stays_uniform() -> None:
 
 
 @pytest.mark.parametrize("format", ["pixels", "jpeg"])
-def test_two_packings_are_equal_byte_for_byte_whatever_the_workers(images: Path, tmp_path: Path, format: str) -> None:
+def test_two_packs_are_equal_byte_for_byte_for_any_number_of_workers(images: Path, tmp_path: Path, format: str) -> None:
     one, other = (
         pack(images, tmp_path / str(workers), short_side=40, format=format, shard_mb=1, workers=workers)
         for workers in (1, 3)
@@ -148,7 +148,7 @@ def test_a_packing_killed_again_and_again_ends_as_one_that_went_through(images: 
     undisturbed = shards_of(pack(images, tmp_path / "undisturbed", short_side=40, shard_mb=1))
     program, folder = tmp_path / "program.py", tmp_path / "killed"
     program.write_text(PROGRAM)
-    # After the scan, after the images of a shard but before its part of the table, and after a whole shard.
+    # After the scan, after the images of a shard but before its part of the table, and after a complete shard.
     for last in ("images.parquet", "00000.pixels", "00001.arrow"):
         process = subprocess.Popen([sys.executable, program, images, folder], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
@@ -166,10 +166,10 @@ def test_a_packing_killed_again_and_again_ends_as_one_that_went_through(images: 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"torn")])
 def test_a_shard_that_is_missing_or_torn_is_made_again(images: Path, tmp_path: Path, damage: object) -> None:
     folder = pack(images, tmp_path / "pack", short_side=40, shard_mb=1)
-    whole = shards_of(folder)
+    complete = shards_of(folder)
     damage(shard_path(folder, 1, "pixels"))
     pack(images, folder, short_side=40, shard_mb=1)
-    assert shards_of(folder) == whole
+    assert shards_of(folder) == complete
 
 
 @contextmanager
@@ -184,12 +184,12 @@ def limited_file_size(num_bytes: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_keeps_finished_shards_and_tells_the_way(
+def test_a_full_disk_keeps_finished_shards_and_the_error_names_the_way_out(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job, "MEGABYTE", 1)  # an image a shard
-    whole = shards_of(pack(images, tmp_path / "whole", shard_mb=1))
-    sizes = [len(data) for name, data in whole.items() if name.endswith(".pixels")]
+    complete = shards_of(pack(images, tmp_path / "complete", shard_mb=1))
+    sizes = [len(data) for name, data in complete.items() if name.endswith(".pixels")]
     first_larger = sizes.index(max(sizes))
     assert first_larger > 0
     expected = rf"disk is full: no space to write .*{first_larger:05d}.pixels .*make space and give the same command"
@@ -197,7 +197,7 @@ def test_a_full_disk_keeps_finished_shards_and_tells_the_way(
         pack(images, tmp_path / "pack", shard_mb=1)
     kept = shards_of(tmp_path / "pack")
     assert {name for name in kept if name.endswith(".arrow")} == {f"{index:05d}.arrow" for index in range(first_larger)}
-    assert shards_of(pack(images, tmp_path / "pack", shard_mb=1)) == whole
+    assert shards_of(pack(images, tmp_path / "pack", shard_mb=1)) == complete
 
 
 def rejected(folder: Path) -> dict[str, str]:
@@ -258,7 +258,7 @@ def test_images_that_are_gone_after_the_scan_stop_the_packing(
         ({"scan": ScanConfig(min_side_px=16)}, "min_side_px: was 32, now 16"),
     ],
 )
-def test_a_pack_of_other_settings_is_refused_with_the_difference(
+def test_a_pack_of_other_options_is_refused_with_the_difference(
     images: Path, tmp_path: Path, changed: dict[str, object], difference: str
 ) -> None:
     settings = {"short_side": 40, "format": "pixels", "shard_mb": 1}
@@ -295,7 +295,7 @@ def test_a_folder_that_is_not_ours_is_refused(images: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("wrong", [{"short_side": 0}, {"shard_mb": 0}])
-def test_settings_without_a_meaning_are_refused(wrong: dict[str, int]) -> None:
+def test_options_out_of_range_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be at least 1, not 0"):
         PackOptions(images=Path("images"), to=Path("pack"), **wrong)
 
@@ -304,17 +304,17 @@ def test_the_command_packs_and_checks(images: Path, tmp_path: Path, capsys: pyte
     source, folder = Path(shutil.copytree(images, tmp_path / "images")), tmp_path / "pack"
     (source / "empty.jpg").write_bytes(b"")
     assert main(["data", "check", str(source), "--workers", "1"]) == 0
-    told = capsys.readouterr().out
-    assert f"7 of 8 images of {source} can be used\nrejected: 1 empty\n  empty.jpg: empty: 0 bytes\n" in told
-    assert "short side 48 to 54 px, median 51" in told
+    message = capsys.readouterr().out
+    assert f"7 of 8 images of {source} can be used\nrejected: 1 empty\n  empty.jpg: empty: 0 bytes\n" in message
+    assert "short side 48 to 54 px, median 51" in message
     options = ["--short-side", "40", "--shard-mb", "1", "--max-rejected-fraction", "0.5"]
     assert main(["data", "pack", "--images", str(source), "--to", str(folder), *options]) == 0
     assert f"pack: {folder}" in capsys.readouterr().out
     assert main(["data", "check", str(folder)]) == 0
-    told = capsys.readouterr().out
-    assert f"7 of 7 images of {folder} can be used" in told
-    assert "short side 40 to 40 px, median 40" in told
-    assert "format pixels, images reduced to a short side of 40 px\nall checksums are correct" in told
+    message = capsys.readouterr().out
+    assert f"7 of 7 images of {folder} can be used" in message
+    assert "short side 40 to 40 px, median 40" in message
+    assert "format pixels, images reduced to a short side of 40 px\nall checksums are correct" in message
     path = shard_path(folder, 1, "pixels")
     path.write_bytes(bytes(path.stat().st_size))
     assert main(["data", "check", str(folder)]) == 1
@@ -325,10 +325,10 @@ def test_many_rejected_images_are_counted_and_a_few_named(tmp_path: Path, capsys
     for index in range(25):
         (tmp_path / f"{index:02d}.jpg").write_bytes(b"" if index else b"text")
     assert main(["data", "check", str(tmp_path), "--workers", "1"]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[:2] == [f"0 of 25 images of {tmp_path} can be used", "rejected: 24 empty, 1 not an image"]
-    assert told[-1] == "  and 5 more"
-    assert len(told) == 2 + 20 + 1
+    message = capsys.readouterr().out.splitlines()
+    assert message[:2] == [f"0 of 25 images of {tmp_path} can be used", "rejected: 24 empty, 1 not an image"]
+    assert message[-1] == "  and 5 more"
+    assert len(message) == 2 + 20 + 1
 
 
 def test_only_one_user_reads_a_pack_that_another_wrote(images: Path, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def start_of(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_training_starts_from_given_weights_and_tells_other_weights_apart(
+def test_training_starts_from_given_weights_and_refuses_others_on_resume(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(77)
@@ -150,7 +150,7 @@ def test_weights_of_another_network_are_refused(scenes: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("warm", [False, True])
-def test_stage_3_starts_from_stage_1_where_it_is_asked_to(
+def test_stage_3_starts_from_stage_1_with_a_warm_start_only(
     trained: RunConfig, monkeypatch: pytest.MonkeyPatch, warm: bool
 ) -> None:
     found = start_of(monkeypatch)
@@ -163,18 +163,18 @@ def test_stage_3_starts_from_stage_1_where_it_is_asked_to(
     assert ("warm_start" in inputs) is warm
 
 
-def test_a_warm_start_without_a_stage_1_says_what_to_train(trained: RunConfig, tmp_path: Path) -> None:
+def test_a_warm_start_without_stage_1_is_refused(trained: RunConfig, tmp_path: Path) -> None:
     shutil.copytree(trained.out, tmp_path / "run")
     RunDir(tmp_path / "run").backbone("stage1").unlink()
     config = replace(trained, out=tmp_path / "run", objects=replace(trained.objects, warm_start=True), overwrite=True)
-    told = (
+    message = (
         r"there is no .*run/stage1/backbone\.safetensors; train it with 'orl pretrain', or .*--objects\.no-warm-start"
     )
-    with pytest.raises(FileNotFoundError, match=told):
+    with pytest.raises(FileNotFoundError, match=message):
         run_pretrain(config, "stage3")
 
 
-def test_what_a_scan_has_let_through_is_not_measured_again(
+def test_later_stages_do_not_apply_the_limit_of_pixels_again(
     trained: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(trained.out, tmp_path / "run")
@@ -212,9 +212,7 @@ def test_pairs_of_other_rois_or_of_another_stage_1_are_not_trained_on(trained: R
         run_pretrain(replace(config, stage1=replace(config.stage1, epochs=1)), "stage3")
 
 
-def test_a_training_that_begins_anew_forgets_the_scores_of_the_weights_before(
-    trained: RunConfig, tmp_path: Path
-) -> None:
+def test_a_training_from_scratch_deletes_the_scores_of_the_earlier_weights(trained: RunConfig, tmp_path: Path) -> None:
     shutil.copytree(trained.out, tmp_path / "run")
     run = RunDir(tmp_path / "run")
     run.config.unlink()  # of whatever test was before
@@ -228,11 +226,11 @@ def test_a_training_that_begins_anew_forgets_the_scores_of_the_weights_before(
     assert read_record(run)["stages"]["stage1"]["elapsed_s"] < 9000
 
 
-def test_the_probe_judges_at_its_epochs_and_changes_no_weight(scenes: Path, trained: RunConfig, tmp_path: Path) -> None:
+def test_the_probe_scores_at_its_epochs_and_changes_no_weight(scenes: Path, trained: RunConfig, tmp_path: Path) -> None:
     probing = replace(SHORT, probe_epochs=1)
     config = small(scenes, tmp_path / "run", stage1=probing, eval_data=scenes)
-    told = r"labelled data set of --eval-data .*k is 20, but there are 12 training images.*begin with --evaluation"
-    with pytest.raises(ValueError, match=told):
+    message = r"labelled data set of --eval-data .*k is 20, but there are 12 training images.*begin with --evaluation"
+    with pytest.raises(ValueError, match=message):
         run_pretrain(config, "stage1")
     config = replace(config, evaluation=replace(config.evaluation, knn_neighbours=5))
     run_pretrain(config, "stage1")
@@ -251,7 +249,7 @@ def test_a_probe_without_labels_is_refused(scenes: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("parts", [3, 4])
-def test_parts_that_are_unequal_or_too_small_are_refused(scenes: Path, tmp_path: Path, parts: int) -> None:
+def test_unequal_or_too_small_accumulation_steps_are_refused(scenes: Path, tmp_path: Path, parts: int) -> None:
     config = small(scenes, tmp_path / "run", stage1=replace(SHORT, accumulation_steps=parts))
     with pytest.raises(
         ValueError, match=rf"the 4 images .* of a batch of 4 cannot be split into {parts} equal gradient"
@@ -259,13 +257,13 @@ def test_parts_that_are_unequal_or_too_small_are_refused(scenes: Path, tmp_path:
         run_pretrain(config, "stage1")
 
 
-def test_the_rate_follows_the_batch_over_all_processes_and_parts() -> None:
+def test_the_learning_rate_scales_with_the_batch_over_all_processes() -> None:
     assert peak_lr(TrainConfig(batch_size=512)) == 0.4
     assert peak_lr(TrainConfig(batch_size=512, accumulation_steps=4)) == 0.4
     assert peak_lr(TrainConfig(batch_size=256)) == 0.2
 
 
-def test_settings_that_only_say_how_to_run_may_change(scenes: Path, tmp_path: Path) -> None:
+def test_options_without_effect_on_the_weights_may_change(scenes: Path, tmp_path: Path) -> None:
     one = small(scenes, tmp_path)
     other = replace(SHORT, checkpoint_minutes=1.0, keep_checkpoints=9, accumulation_steps=2)
     assert differences(one, replace(one, stage1=other, wandb="offline", compile=True)) == []
@@ -283,6 +281,6 @@ def test_a_pack_trains_to_the_same_bits_from_disk_from_memory_and_on_the_device(
 
 
 @pytest.mark.parametrize("cache", ["ram", "device"])
-def test_only_a_pack_is_held(scenes: Path, tmp_path: Path, cache: str) -> None:
+def test_only_a_pack_is_cached(scenes: Path, tmp_path: Path, cache: str) -> None:
     with pytest.raises(ValueError, match="takes packed images only"):
         run_pretrain(small(scenes, tmp_path / "run", cache=cache), "stage1")

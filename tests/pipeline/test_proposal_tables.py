@@ -86,7 +86,7 @@ def test_a_grid_asks_for_no_image_and_no_seed(images: ImageTable) -> None:
     assert proposal_inputs(images, config) == proposal_inputs(images, replace(config, seed=7))
 
 
-def test_random_boxes_of_per_image_are_its_own(images: ImageTable) -> None:
+def test_random_boxes_depend_on_the_image(images: ImageTable) -> None:
     found = found_by(images, new_config(images, proposals="random"))
     again = found_by(images, new_config(images, proposals="random", workers=3))
     for boxes, others, (width, height) in zip(found, again, SIZES_WH):
@@ -122,7 +122,7 @@ def test_a_missing_file_of_boxes_is_named(images: ImageTable, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_per_image_damaged_since_the_scan_is_named(images: ImageTable, tmp_path: Path, workers: int) -> None:
+def test_an_image_damaged_since_the_scan_is_named(images: ImageTable, tmp_path: Path, workers: int) -> None:
     for name in images.names:
         (tmp_path / name).write_bytes((images.root / name).read_bytes())
     (tmp_path / "2.png").write_bytes(b"no image")
@@ -139,7 +139,7 @@ def test_per_image_damaged_since_the_scan_is_named(images: ImageTable, tmp_path:
         ({"num_neighbours": 3}, True),
     ],
 )
-def test_only_what_decides_the_proposals_makes_them_stale(
+def test_only_options_of_the_proposals_make_them_stale(
     images: ImageTable, change: dict[str, object], same: bool
 ) -> None:
     inputs = proposal_inputs(images, new_config(images))
@@ -156,6 +156,6 @@ def test_only_what_decides_the_proposals_makes_them_stale(
         ({"search_scale": 1.5}, "search_scale must be above 0 and at most 1, not 1.5"),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(settings: dict[str, object], message: str) -> None:
+def test_options_that_exclude_each_other_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DiscoverConfig(**settings)

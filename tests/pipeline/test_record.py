@@ -29,7 +29,7 @@ def test_a_new_part_of_a_run_keeps_the_states_of_its_stages(tmp_path: Path) -> N
     assert read_record(run)["stages"]["stage1"]["state"] == "done"
 
 
-def test_a_stage_that_begins_anew_has_no_time_and_no_scores_yet(tmp_path: Path) -> None:
+def test_a_stage_from_scratch_has_no_time_and_no_scores(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     record_stage(run, "stage1", "done", 4.0)
     record_stage(run, "stage3", "done", 5.0)

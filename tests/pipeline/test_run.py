@@ -47,7 +47,7 @@ def test_images_are_found_again_from_any_folder(config: RunConfig, tmp_path: Pat
     assert len(start(replace(begun, out=tmp_path / "run"))) == 4
 
 
-def test_a_command_that_was_started_as_a_module_is_told_as_it_is_typed(config: RunConfig, monkeypatch) -> None:
+def test_a_command_started_as_a_module_is_recorded_as_it_is_typed(config: RunConfig, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/orl/__main__.py", "run", "demo", "--out", "a b"])
     start(config)
     assert read_record(RunDir(config.out))["command"] == "orl run demo --out 'a b'"
@@ -57,7 +57,7 @@ def test_a_command_that_was_started_as_a_module_is_told_as_it_is_typed(config: R
     ("asked", "has_gpu", "used"),
     [("cuda", False, "cpu"), ("cuda", True, "cuda"), ("auto", True, "cuda"), ("cpu", True, "cpu")],
 )
-def test_the_report_of_a_gpus_run_is_written_where_there_is_none(
+def test_the_report_of_a_run_on_a_gpu_is_written_on_a_machine_without_one(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch, asked: str, has_gpu: bool, used: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
@@ -76,7 +76,7 @@ def test_options_of_a_stage_that_has_not_begun_may_change(config: RunConfig) -> 
         start(replace(changed, seed=1))
 
 
-def test_a_refused_setting_is_not_kept(config: RunConfig) -> None:
+def test_a_refused_config_is_not_saved(config: RunConfig) -> None:
     start(config)
     provenance.claim(RunDir(config.out).table("embeddings"), {"seed": 0})
     kept = RunDir(config.out).config.read_bytes()
@@ -119,7 +119,7 @@ def test_too_few_usable_images_for_a_batch_are_refused_by_the_scan_and_save_no_c
     assert not RunDir(config.out).config.exists()
 
 
-def test_judges_may_be_added_and_images_may_be_lost_more_often(config: RunConfig) -> None:
+def test_evaluations_may_be_added_and_more_rejected_images_allowed_later(config: RunConfig) -> None:
     start(config)
     shots = replace(config.evaluation, shots=(1, 2))
     start(replace(config, evaluation=shots, scan=replace(config.scan, max_rejected_fraction=0.5)))
@@ -127,7 +127,7 @@ def test_judges_may_be_added_and_images_may_be_lost_more_often(config: RunConfig
         start(replace(config, evaluation=replace(config.evaluation, shots=(4,))))
 
 
-def test_weights_to_start_from_are_not_for_going_on(config: RunConfig, tmp_path: Path) -> None:
+def test_init_from_is_refused_when_a_run_is_resumed(config: RunConfig, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_backbone(build_backbone("resnet10"), tmp_path / "given.safetensors")
     start(config)
@@ -139,7 +139,9 @@ def test_weights_to_start_from_are_not_for_going_on(config: RunConfig, tmp_path:
 
 
 @pytest.mark.parametrize("proposals", ["opencv", "file", "faiss"])
-def test_what_stage_2_lacks_is_told_before_stage_1(config: RunConfig, monkeypatch, proposals: str) -> None:
+def test_missing_packages_and_files_of_stage_2_are_refused_before_stage_1(
+    config: RunConfig, monkeypatch, proposals: str
+) -> None:
     for name in ("cv2", "faiss"):
         monkeypatch.setitem(sys.modules, name, None)
     changes: dict = {
@@ -148,13 +150,13 @@ def test_what_stage_2_lacks_is_told_before_stage_1(config: RunConfig, monkeypatc
         "faiss": {"neighbour_search": "faiss"},
     }[proposals]
     asked = replace(config, discover=replace(config.discover, **changes))
-    told = {"opencv": "orl\\[opencv", "file": r"no file of boxes at typo\.json", "faiss": "FAISS is not installed"}
-    with pytest.raises((ImportError, FileNotFoundError), match=told[proposals]):
+    message = {"opencv": "orl\\[opencv", "file": r"no file of boxes at typo\.json", "faiss": "FAISS is not installed"}
+    with pytest.raises((ImportError, FileNotFoundError), match=message[proposals]):
         start(asked, "stage1", "discover")
     assert not RunDir(config.out).config.exists()
 
 
-def test_boxes_that_were_moved_are_the_same_boxes(config: RunConfig, tmp_path: Path) -> None:
+def test_a_moved_file_of_boxes_is_accepted(config: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "boxes.json").write_text("{}")
     own = replace(config.discover, proposals="file", proposals_file=Path("boxes.json"))
     start(replace(config, discover=own))

@@ -49,7 +49,7 @@ def test_too_few_steps_to_learn_are_warned_of(inputs: RunInputs, num_images: int
         assert "--stage3.batch-size" in found[1]
 
 
-def test_the_expected_time_is_the_rate_of_the_first_steps_times_those_left(
+def test_the_expected_time_extrapolates_the_first_steps(
     inputs: RunInputs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = iter(range(0, 10_000, 4))

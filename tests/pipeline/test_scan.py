@@ -84,14 +84,14 @@ def test_a_run_of_other_pixels_is_refused_and_a_moved_pack_is_not(images: Path, 
     assert open_pack(moved).names == found.names
 
 
-def test_a_run_that_trains_goes_on_without_a_few_images_and_takes_no_others(
+def test_a_run_in_training_resumes_without_a_few_images_and_accepts_no_others(
     images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = Path(shutil.copytree(images, tmp_path / "own"))
     settings = config(root, tmp_path / "run")
     table = scan(settings)
-    whole = (root / table.names[2]).read_bytes()
-    (root / table.names[2]).write_bytes(whole[:100])
+    complete = (root / table.names[2]).read_bytes()
+    (root / table.names[2]).write_bytes(complete[:100])
     settings = replace(settings, scan=replace(settings.scan, max_rejected_fraction=0.2))
     with pytest.raises(StaleResultError, match="have changed: 7 usable before, 6 now"):
         scan(settings)
@@ -103,14 +103,14 @@ def test_a_run_that_trains_goes_on_without_a_few_images_and_takes_no_others(
     moved.rename(root)
     with pytest.raises(StaleResultError):
         scan(replace(settings, scan=replace(settings.scan, max_rejected_fraction=0.1)))
-    (root / table.names[2]).write_bytes(whole)
+    (root / table.names[2]).write_bytes(complete)
     assert scan(settings) == table
     shutil.copy(root / table.names[0], root / table.names[1])
     with pytest.raises(StaleResultError):
         scan(settings)
 
 
-def test_per_image_that_was_put_in_anothers_place_with_its_old_time_is_noticed(images: Path, tmp_path: Path) -> None:
+def test_a_replaced_image_with_an_old_time_is_noticed(images: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(images, tmp_path / "own"))
     settings = config(root, tmp_path / "run")
     table = scan(settings)

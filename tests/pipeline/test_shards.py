@@ -32,7 +32,7 @@ def found_by(make: shards.ShardMaker, num_images: int = NUM_IMAGES) -> dict[str,
 
 
 @pytest.mark.parametrize("release_bytes", [2**28, 0])
-def test_correspondences_are_those_of_each_pair_of_images_by_loops(
+def test_correspondences_equal_loops_over_pairs_of_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release_bytes: int
 ) -> None:
     monkeypatch.setattr(shards, "RELEASE_BYTES", release_bytes)
