@@ -1,4 +1,4 @@
-"""Plan, expected time and closing lines of a run."""
+"""Plan and expected time of a run."""
 
 import logging
 from dataclasses import replace
@@ -9,9 +9,8 @@ import pytest
 from orl.config import RunConfig
 from orl.pipeline import run_plan
 from orl.pipeline.preflight import RunInputs, preflight
-from orl.pipeline.run_plan import expected_time_logger, format_duration, outcome_lines, plan_lines, step_warnings
+from orl.pipeline.run_plan import expected_time_logger, format_duration, plan_lines, step_warnings
 from orl.recipes import demo
-from orl.rundir import RunDir
 from orl.synthetic.scenes import draw_scenes
 
 
@@ -74,18 +73,4 @@ def test_a_duration_has_one_unit() -> None:
         "1.5 h",
         "71.0 h",
         "3 days",
-    ]
-
-
-def test_the_closing_lines_name_the_last_weights_and_how_to_use_them(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "run")
-    assert outcome_lines(run) == []
-    for path in (run.backbone("stage1"), run.backbone("stage3"), run.report):
-        path.parent.mkdir(parents=True)
-        path.write_bytes(b"")
-    assert outcome_lines(run) == [
-        f"weights: {run.root}/stage3/backbone.safetensors",
-        f"load them in Python: from orl import load_backbone; backbone = load_backbone('{run.root}')",
-        f"export them: orl export {run.root} --to torchvision",
-        f"report: {run.root}/report/index.html",
     ]

@@ -10,7 +10,7 @@ from orl.pipeline.discover import discover
 from orl.pipeline.preflight import RunInputs, preflight
 from orl.pipeline.pretrain import pretrain
 from orl.pipeline.record import recorded_stage
-from orl.pipeline.run_plan import log_outcome, log_plan, run_stages
+from orl.pipeline.run_plan import log_plan, run_stages
 from orl.pipeline.run_report import report_run
 from orl.pipeline.scan import scan
 from orl.processes import joined_processes
@@ -48,7 +48,7 @@ def run_all(config: RunConfig, draw_images: Callable[[], None] | None = None) ->
             draw_images()
         inputs = preflight(config, run_stages(config), processes)
         images = scan(inputs, processes)
-        log_plan(inputs, len(images))
+        log_plan(inputs, len(images), processes)
         if "stage1" in inputs.stages:
             pretrain(inputs, images, "stage1", processes)
         discover(inputs, images, processes)
@@ -64,9 +64,7 @@ def evaluate_and_report(inputs: RunInputs) -> Path:
         with recorded_stage(inputs.run, "evaluation"):
             for label in ("random", *trained):
                 evaluate_backbone(inputs.config, label, inputs.eval_data)
-    report = report_run(inputs.config)
-    log_outcome(inputs.run)
-    return report
+    return report_run(inputs.config)
 
 
 def run_pretrain(config: RunConfig, stage: str) -> Path | None:
@@ -78,7 +76,7 @@ def run_pretrain(config: RunConfig, stage: str) -> Path | None:
     with joined_processes(compute_device(config.device)) as processes:
         inputs = preflight(config, (stage,), processes)
         images = scan(inputs, processes)
-        log_plan(inputs, len(images))
+        log_plan(inputs, len(images), processes)
         pretrain(inputs, images, stage, processes)
         return inputs.run.backbone(stage) if processes.is_first else None
 

@@ -1,4 +1,4 @@
-"""Texts for the person who starts a run: the plan with its steps, the expected time, and the results at the end."""
+"""Plan of a run for the person who starts it: its stages, their steps, and the expected time."""
 
 import logging
 import time
@@ -7,7 +7,8 @@ from collections.abc import Callable
 from orl.config import RunConfig
 from orl.pipeline.preflight import RunInputs
 from orl.pipeline.training_setup import stage_config
-from orl.rundir import TRAINED_STAGES, RunDir
+from orl.processes import Processes
+from orl.rundir import TRAINED_STAGES
 
 logger = logging.getLogger(__name__)
 
@@ -18,8 +19,13 @@ WARMUP_STEPS, TIMED_STEPS, TIMED_S = 2, 5, 10.0
 """Steps that are not timed, and fewest steps and seconds that an expected time is computed from."""
 
 
-def log_plan(inputs: RunInputs, num_images: int) -> None:
-    """Log each stage to come with its number of steps, and warn of a training that is too short to learn."""
+def log_plan(inputs: RunInputs, num_images: int, processes: Processes) -> None:
+    """Log each stage to come with its number of steps, and warn of a training that is too short to learn.
+
+    Only the first process logs.
+    """
+    if not processes.is_first:
+        return
     for line in plan_lines(inputs, num_images):
         logger.info(line)
     for line in step_warnings(inputs, num_images):
@@ -100,25 +106,6 @@ def expected_time_logger(inputs: RunInputs, stage: str, num_images: int) -> Call
         logger.info(line)
 
     return after_step
-
-
-def log_outcome(run: RunDir) -> None:
-    """Log where the results of a finished run are."""
-    for line in outcome_lines(run):
-        logger.info(line)
-
-
-def outcome_lines(run: RunDir) -> list[str]:
-    """Say where the weights of a finished run are, how to load and export them, and where the report is."""
-    found = [run.backbone(stage) for stage in TRAINED_STAGES if run.backbone(stage).exists()]
-    lines = []
-    if found:
-        lines += [
-            f"weights: {found[-1]}",
-            f"load them in Python: from orl import load_backbone; backbone = load_backbone({str(run.root)!r})",
-            f"export them: orl export {run.root} --to torchvision",
-        ]
-    return [*lines, f"report: {run.report}"] if run.report.exists() else lines
 
 
 def format_duration(seconds: float) -> str:
