@@ -78,17 +78,17 @@ def test_processes_but_the_first_keep_no_times(tmp_path: Path, clock: Clock) -> 
     assert not summary_path(RunDir(tmp_path)).exists()
 
 
-def test_a_full_disk_does_not_hide_behind_the_times(
+def test_a_failed_save_of_the_times_is_logged_and_not_raised(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*_: object) -> None:
         raise OSError("no space")
 
-    monkeypatch.setattr(module.tables, "write_atomically", full)
+    monkeypatch.setattr(module.files, "write_atomically", full)
     monkeypatch.setattr(logging.getLogger("orl"), "propagate", True)
     with caplog.at_level(logging.WARNING, "orl"):
         StepRecord(RunDir(tmp_path), "rois", "a").save()
-    assert "times of rois are not kept: no space" in caplog.text
+    assert "times of rois are not saved: no space" in caplog.text
 
 
 @pytest.mark.parametrize("shape", [(101,), (37, 5)])
