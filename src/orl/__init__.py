@@ -1,7 +1,8 @@
 """Object-level representation learning: pre-train vision backbones on images of whole scenes, without labels.
 
 The jobs of the command line are functions: `pretrain`, `discover`, `run`, `evaluate`. `load_backbone` reads weights.
-Parts work alone: `selective_search` on an image, `CorrespondenceDataset` on a finished stage 2, `score_svm` on arrays.
+Parts work alone: the losses as modules, `selective_search` on an image, `CorrespondenceDataset` on a finished stage 2,
+`score_svm` on arrays.
 
 Example:
     >>> import numpy as np
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from orl.discovery.selective_search import selective_search as selective_search
     from orl.evaluation.linear_svm import LinearSVM as LinearSVM
     from orl.evaluation.svm import score_svm as score_svm
+    from orl.methods.losses import BYOLLoss as BYOLLoss
+    from orl.methods.losses import DenseCLLoss as DenseCLLoss
+    from orl.methods.losses import InfoNCELoss as InfoNCELoss
+    from orl.methods.losses import NTXentLoss as NTXentLoss
+    from orl.methods.losses import ORLLoss as ORLLoss
+    from orl.methods.losses import SelfEMDLoss as SelfEMDLoss
     from orl.networks.backbones import register_backbone as register_backbone
     from orl.views.correspondence_dataset import CorrespondenceDataset as CorrespondenceDataset
     from orl.weights.loading import load_backbone as load_backbone
@@ -40,6 +47,12 @@ _MODULES = {
     "CorrespondenceDataset": "orl.views.correspondence_dataset",
     "score_svm": "orl.evaluation.svm",
     "LinearSVM": "orl.evaluation.linear_svm",
+    "BYOLLoss": "orl.methods.losses",
+    "NTXentLoss": "orl.methods.losses",
+    "InfoNCELoss": "orl.methods.losses",
+    "DenseCLLoss": "orl.methods.losses",
+    "SelfEMDLoss": "orl.methods.losses",
+    "ORLLoss": "orl.methods.losses",
 }
 """Module of each public name. They are imported when they are used, since the command line starts without torch."""
 
