@@ -2,11 +2,15 @@
 
 from typing import Any
 
+from orl.evaluation.classification.linear import LINEAR
+from orl.evaluation.classification.linear_estimate import LINEAR_ESTIMATE
+from orl.evaluation.classification.semi import SEMI
+from orl.evaluation.detection.detect import DETECT
+from orl.evaluation.detection.detect_voc import DETECT_VOC
 from orl.evaluation.knn import KNN
 from orl.evaluation.low_shot import LOW_SHOT
 from orl.evaluation.protocol import Evaluation
 from orl.evaluation.svm import SVM
-from orl.evaluation.trained_evaluations import DETECT, DETECT_VOC, LINEAR, LINEAR_ESTIMATE, SEMI
 
 EVALUATIONS: tuple[Evaluation[Any, Any], ...] = (
     SVM,

@@ -11,7 +11,7 @@ from orl.evaluation.classification.accuracy import Accuracy, top_k_accuracy
 
 
 def scores(num_images: int, num_classes: int, seed: int, num_levels: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random scores; of few levels, so that many are equal, if asked for."""
+    """Sample scores; with `num_levels` many of them are equal."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(num_images, num_classes, generator=generator)
     if num_levels:
@@ -20,7 +20,7 @@ def scores(num_images: int, num_classes: int, seed: int, num_levels: int = 0) ->
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
-def test_counts_are_those_of_scikit_learn(k: int) -> None:
+def test_counts_equal_scikit_learns(k: int) -> None:
     logits, labels = scores(200, 7, seed=k)
     expected = top_k_accuracy_score(labels.numpy(), logits.numpy(), k=k, normalize=False, labels=np.arange(7))
     assert top_k_accuracy(logits, labels, k) == expected
@@ -45,9 +45,9 @@ def test_counts_of_batches_add_up() -> None:
     logits, labels = scores(50, 9, seed=3)
     parts = [Accuracy.of(logits[start : start + 16], labels[start : start + 16]) for start in range(0, 50, 16)]
     assert sum(parts, Accuracy()) == Accuracy.of(logits, labels)
-    whole = Accuracy.of(logits, labels)
-    assert whole.to_json() == {"top1": whole.num_top1 / 50, "top5": whole.num_top5 / 50}
-    assert whole.num_top1 < whole.num_top5
+    total = Accuracy.of(logits, labels)
+    assert total.to_json() == {"top1": total.num_top1 / 50, "top5": total.num_top5 / 50}
+    assert total.num_top1 < total.num_top5
 
 
 def test_with_few_classes_there_is_no_top5() -> None:
@@ -55,11 +55,11 @@ def test_with_few_classes_there_is_no_top5() -> None:
     assert Accuracy.of(*scores(4, 6, seed=0)).to_json()["top5"] is not None
 
 
-def test_what_cannot_be_counted_is_refused() -> None:
+def test_invalid_scores_labels_and_counts_are_refused() -> None:
     logits, labels = scores(3, 4, seed=0)
-    with pytest.raises(ValueError, match="top-5 accuracy is not to be had of 4"):
+    with pytest.raises(ValueError, match=r"top-5 accuracy needs at least 5 classes .* got 4"):
         top_k_accuracy(logits, labels, 5)
-    with pytest.raises(ValueError, match="labels run from 4 to 4"):
+    with pytest.raises(ValueError, match="labels are from 4 to 4"):
         top_k_accuracy(logits, torch.full((3,), 4), 1)
     logits[1, 2] = torch.nan
     with pytest.raises(ValueError, match="1 of 3 images are NaN"):

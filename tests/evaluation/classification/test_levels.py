@@ -1,4 +1,4 @@
-"""The five feature levels: where they lie, and how they are pooled."""
+"""The five feature levels: their place in the network, and their pooling."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_the_levels_of_resnet_50_at_224_px_have_the_published_sizes() -> None:
     }
 
 
-def test_the_levels_are_torchvisions_own_maps() -> None:
+def test_the_levels_equal_torchvisions_feature_maps() -> None:
     torch.manual_seed(0)
     backbone, network = build_backbone("resnet50").eval(), resnet50().eval()
     network.load_state_dict(backbone.state_dict(), strict=False)
@@ -39,14 +39,14 @@ def test_the_levels_are_torchvisions_own_maps() -> None:
         assert torch.equal(maps["res5"], x)
 
 
-def test_a_published_window_is_the_mean_of_its_pixels() -> None:
+def test_a_published_window_averages_its_pixels() -> None:
     feature_map = torch.rand(1, 2048, 7, 7, generator=torch.Generator().manual_seed(0))
     pooled = pool_level(feature_map)
     # Windows of 6 at a stride of 1: each corner leaves out one row and one column.
     torch.testing.assert_close(pooled[0, :, 0, 1], feature_map[0, :, :6, 1:].mean(dim=(1, 2)))
 
 
-def test_other_sizes_are_pooled_to_about_9000_numbers_and_never_enlarged() -> None:
+def test_other_sizes_are_pooled_to_about_9000_values_and_not_enlarged() -> None:
     for name, (channels, side) in level_channels(build_backbone("resnet18"), 96).items():
         shape = pool_level(torch.zeros(1, channels, side, side)).shape
         assert shape[2] <= side
@@ -54,7 +54,7 @@ def test_other_sizes_are_pooled_to_about_9000_numbers_and_never_enlarged() -> No
         assert LevelHead(channels, side, 3)(torch.zeros(2, channels, side, side)).shape == (2, 3)
 
 
-def test_levels_of_a_network_that_is_no_resnet_are_refused() -> None:
+def test_levels_need_a_resnet() -> None:
     network = ImageNetInputBackbone(build_architecture("mobilenet_v3_small"))
-    with pytest.raises(ValueError, match=r"known of ResNets only, and this is torchvision/mobilenet_v3_small"):
+    with pytest.raises(ValueError, match=r"--levels needs a ResNet of orl, got torchvision/mobilenet_v3_small"):
         level_heads(network, 3, 64)

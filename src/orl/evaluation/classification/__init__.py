@@ -1,1 +1,1 @@
-"""Judges on one label an image: linear layers, few labels, and the counts that they are scored by."""
+"""Evaluations on images of one class each: linear, linear-estimate and semi."""

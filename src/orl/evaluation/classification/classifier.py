@@ -1,4 +1,4 @@
-"""A backbone with linear classifiers on its features, frozen or trained; and how often they are right."""
+"""A backbone with linear classifiers on its features, its loss, and its accuracy on a split."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from orl.datasets.classified import ClassifiedImages
 from orl.datasets.loader_workers import ignore_interrupts
 from orl.evaluation.classification.accuracy import Accuracy
-from orl.evaluation.classification.levels import LEVELS, LevelHead, feature_levels, level_channels
+from orl.evaluation.classification.levels import FEATURE_LEVELS, LevelHead, feature_levels, level_channels
 from orl.evaluation.classification.samples import TestImages, collate_test
 from orl.networks.backbones import Backbone, pool
 from orl.networks.sync_bn import sync_batch_norm
@@ -22,21 +22,21 @@ from orl.progress import progress_bar
 from orl.views.augment import augment, normalise
 from orl.weights.architectures import ImageNetInputBackbone
 
-HEAD = "pooled"
-"""Of the classifier on pooled features."""
+POOLED_HEAD = "pooled"
+"""Name of the classifier on pooled features."""
 TEST_BATCH_SIZE = 64
 
 
 class Classifier(nn.Module):
-    """Normalised images to the scores of each head: `(N, 3, H, W)` to `{name: (N, classes)}`."""
+    """A network from normalised images to the scores of each head: `(N, 3, H, W)` to `{name: (N, classes)}`."""
 
     def __init__(self, backbone: Backbone | ImageNetInputBackbone, heads: nn.ModuleDict, *, is_frozen: bool) -> None:
         """Join a backbone and its heads.
 
         Args:
-            backbone: changed in place: those of its weights are trained that take gradients, or it stays as it is.
-            heads: one named `HEAD` on pooled features, or one for each of `LEVELS`.
-            is_frozen: no gradients into the backbone, and evaluation mode for ever.
+            backbone: trained in place where its parameters take gradients, unless it is frozen.
+            heads: one named `POOLED_HEAD` on pooled features, or one for each of `FEATURE_LEVELS`.
+            is_frozen: whether the backbone gets no gradients and stays in evaluation mode.
         """
         super().__init__()
         self.backbone, self.heads, self.is_frozen = backbone, heads, is_frozen
@@ -44,7 +44,7 @@ class Classifier(nn.Module):
             backbone.requires_grad_(False)
 
     def synchronise(self, device: torch.device) -> None:
-        """Let what is trained have its batch statistics from all processes; a frozen backbone keeps its own."""
+        """Synchronise the batch statistics of the trained parts over all processes."""
         for part in (self.heads, *([] if self.is_frozen else [self.backbone])):
             sync_batch_norm(part, device)
 
@@ -60,51 +60,53 @@ class Classifier(nn.Module):
         return {name: head(features[name]) for name, head in self.heads.items()}
 
     def _features(self, images: Float[Tensor, "n 3 h w"]) -> dict[str, Tensor]:
-        if HEAD in self.heads:
-            return {HEAD: pool(self.backbone(images))}
+        if POOLED_HEAD in self.heads:
+            return {POOLED_HEAD: pool(self.backbone(images))}
         assert isinstance(self.backbone, Backbone)
         return feature_levels(self.backbone, images)
 
 
 def pooled_head(num_channels: int, num_classes: int) -> nn.ModuleDict:
-    """A linear layer on pooled features, its weights drawn from torch's generator."""
-    return nn.ModuleDict({HEAD: linear(num_channels, num_classes)})
+    """Build a linear layer on pooled features, with random weights from torch's global generator."""
+    return nn.ModuleDict({POOLED_HEAD: linear_layer(num_channels, num_classes)})
 
 
 def level_heads(backbone: Backbone | ImageNetInputBackbone, num_classes: int, size_px: int) -> nn.ModuleDict:
-    """A head for each feature level.
+    """Build a head for each feature level.
 
     Raises:
-        ValueError: if the backbone is no ResNet of ours, whose levels are not known.
+        ValueError: if the backbone is not an orl ResNet; the levels of other networks are unknown.
     """
     if not isinstance(backbone, Backbone):
-        raise ValueError(f"feature levels are known of ResNets only, and this is {backbone.name}; leave --levels out")
+        raise ValueError(f"--levels needs a ResNet of orl, got {backbone.name}; leave it out")
     channels = level_channels(backbone, size_px)
-    return nn.ModuleDict({name: LevelHead(*channels[name], num_classes) for name in LEVELS})
+    return nn.ModuleDict({name: LevelHead(*channels[name], num_classes) for name in FEATURE_LEVELS})
 
 
-def linear(num_inputs: int, num_classes: int) -> nn.Linear:
-    """Weights from N(0, 0.01), bias 0."""
+def linear_layer(num_inputs: int, num_classes: int) -> nn.Linear:
+    """Build a linear layer with weights from N(0, 0.01) and bias 0."""
     layer = nn.Linear(num_inputs, num_classes)
     nn.init.normal_(layer.weight, std=0.01)
     nn.init.zeros_(layer.bias)
     return layer
 
 
-def losses(model: Any, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Cross entropy of each head, and the share of images that it is right about."""
+def classification_losses(model: Any, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Compute the cross-entropy and the training accuracy of each head."""
     labels = batch["label"].to(next(model.parameters()).device)
     crops, colours = batch["image"]
-    found = model(augment(crops, colours, labels.device))
-    terms = {f"{name}_loss": F.cross_entropy(scores, labels) for name, scores in found.items()}
-    told = {f"{name}_top1": (scores.argmax(dim=1) == labels).float().mean().detach() for name, scores in found.items()}
-    return terms, told
+    logits = model(augment(crops, colours, labels.device))
+    terms = {f"{name}_loss": F.cross_entropy(scores, labels) for name, scores in logits.items()}
+    metrics = {
+        f"{name}_top1": (scores.argmax(dim=1) == labels).float().mean().detach() for name, scores in logits.items()
+    }
+    return terms, metrics
 
 
-def hold_unreached(backbone: nn.Module, size_px: int) -> None:
-    """Let weights that no feature comes from stay as they are: processes that train together wait for their gradients.
+def freeze_unused_parameters(backbone: nn.Module, size_px: int) -> None:
+    """Freeze parameters that do not affect the features; several processes would wait for their gradients.
 
-    Networks of other projects have some, in what they do after the pooling.
+    Networks of other projects have such parameters after the pooling.
     """
     backbone.eval()
     weight = next(backbone.parameters())
@@ -126,10 +128,10 @@ def score_images(
     workers: int,
     quiet: bool = False,
 ) -> tuple[dict[str, Accuracy], list[tuple[str, str]]]:
-    """Top-1 and top-5 of each head on the centre crops; every process scores its share of the images.
+    """Count top-1 and top-5 of each head on the centre crops; each process scores a part of the images.
 
     Returns:
-        The counts of all processes by head, and name and reason of each image that could not be read.
+        The counts of all processes by head, and name and reason of each unreadable image.
     """
     rows = range(processes.rank, len(images), processes.count)
     loader = DataLoader(
@@ -150,18 +152,20 @@ def score_images(
             if len(batch.labels):
                 views = precision.convert_input(normalise(batch.crops.to(fabric.device)))
                 with precision.forward_context():
-                    found = classifier(views)
-                for name, scores in found.items():
+                    logits = classifier(views)
+                for name, scores in logits.items():
                     counts[name] += Accuracy.of(scores.float().cpu(), batch.labels)
             bar.update(len(batch.labels) + len(batch.unreadable))
     classifier.train(was_training)
-    return {name: _joined(count, processes) for name, count in counts.items()}, processes.gather_lists(unreadable)
+    return {name: _sum_over_processes(count, processes) for name, count in counts.items()}, processes.gather_lists(
+        unreadable
+    )
 
 
-def _joined(count: Accuracy, processes: Processes) -> Accuracy:
+def _sum_over_processes(count: Accuracy, processes: Processes) -> Accuracy:
     has_top5 = -1 if count.num_top5 is None else count.num_top5
     parts = processes.gather(count.num_images, count.num_top1, has_top5)
-    joined = Accuracy()
+    total = Accuracy()
     for num_images, num_top1, num_top5 in parts:
-        joined += Accuracy(num_images=num_images, num_top1=num_top1, num_top5=None if num_top5 < 0 else num_top5)
-    return joined
+        total += Accuracy(num_images=num_images, num_top1=num_top1, num_top5=None if num_top5 < 0 else num_top5)
+    return total

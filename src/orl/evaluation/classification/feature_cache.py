@@ -1,4 +1,4 @@
-"""Features of all images of a split, computed once and kept in shards: a killed job loses a shard at most."""
+"""Cache of the features of a split in shards; a killed job loses one shard at most."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,12 +21,13 @@ from orl.views.augment import normalise
 from orl.views.crops import cut_boxes
 
 SHARD_SIZE = 2048
-MAX_UNREADABLE_FRACTION = 0.1
+MAX_UNREADABLE_CACHED_FRACTION = 0.1
+"""Largest fraction of unreadable images in a split."""
 HALF_LIMIT = 65504.0
-"""The greatest number of half precision, in which features are kept."""
+"""Largest number of float16, in which features are stored."""
 
 
-def keep_features(
+def cache_features(
     encode: Encode,
     images: ClassifiedImages,
     folder: Path,
@@ -38,18 +39,18 @@ def keep_features(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> tables.Table:
-    """Embed the centre crop of every image that is not embedded yet.
+    """Embed the centre crop of every image that is not in the cache.
 
     Args:
         encode: the frozen network on the device, normalised crops to embeddings.
-        images: the split.
-        folder: where the table lies: `feature` float16 (D,) and `reason` str an image; an image that cannot be read has a
-            reason, and zeros.
-        made_from: what decides the features beside the images and the size: the weights.
-        size_px: side of the crop, which is cut as of an image resized to 256 / 224 of it.
-        device: where to compute.
+        images: images of the split.
+        folder: folder of the table, with `feature` float16 (D,) and `reason` str for each image; an unreadable image
+            has a reason and zeros.
+        inputs: inputs of the features besides the images and the size, such as the digest of the weights.
+        size_px: side of the crop; the short side of the image is resized to 256 / 224 of it.
+        device: device to compute on.
         workers: processes that read images.
-        overwrite: replace features of something else.
+        overwrite: replace features of other inputs.
         quiet: show no progress bar.
 
     Raises:
@@ -72,22 +73,22 @@ def keep_features(
 
 
 def unreadable(images: ClassifiedImages, table: tables.Table) -> dict[str, str]:
-    """Name and reason of every image that could not be read."""
+    """Return name and reason of each unreadable image."""
     return {name: reason for name, reason in zip(images.names, table.column("reason").tolist()) if reason}
 
 
 def _check_unreadable(images: ClassifiedImages, table: tables.Table) -> None:
     bad = unreadable(images, table)
-    if len(bad) > MAX_UNREADABLE_FRACTION * len(images):
+    if len(bad) > MAX_UNREADABLE_CACHED_FRACTION * len(images):
         name, reason = next(iter(bad.items()))
         raise ValueError(
-            f"{len(bad)} of {len(images)} images of {images.split!r} cannot be read, and at most "
-            f"{MAX_UNREADABLE_FRACTION:.0%} may: {name} ({reason}); repair them, delete {table.folder} and start again"
+            f"{len(bad)} of {len(images)} images of {images.split!r} cannot be read, more than "
+            f"{MAX_UNREADABLE_CACHED_FRACTION:.0%}: {name} ({reason}); repair them, delete {table.folder} and rerun"
         )
 
 
 class _Crops(Dataset[tuple[UInt8[Tensor, "3 s s"], str]]):
-    """The centre crop of each image, or black and the reason why there is none."""
+    """Centre crops; a black crop and a reason for an unreadable image."""
 
     def __init__(self, paths: tuple[Path, ...], size_px: int) -> None:
         self.paths, self.size_px = paths, size_px
@@ -116,7 +117,9 @@ def _embed(
             features[torch.tensor([bool(reason) for reason in found], device=device)] = 0
         if not features.isfinite().all():
             num_bad = int((~features.isfinite().all(dim=1)).sum())
-            raise ValueError(f"features of {num_bad} of {len(features)} images are not finite; is the backbone sound?")
+            raise ValueError(
+                f"features of {num_bad} of {len(features)} images are not finite; did its training diverge?"
+            )
         parts.append(features.clamp(-HALF_LIMIT, HALF_LIMIT).half().cpu().numpy())
         reasons += found
         report(len(found))

@@ -1,4 +1,4 @@
-"""The five feature levels of a ResNet, conv1 to res5, pooled to about 9,000 numbers each, and a classifier for one.
+"""The five feature levels of a ResNet, conv1 to res5, pooled to about 9,000 numbers each, and their classifiers.
 
 Source:
     Scaling and benchmarking self-supervised visual representation learning (arXiv 1905.01235), Section 6.
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from orl.networks.backbones import Backbone
 
-LEVELS = {"conv1": "relu", "res2": "layer1", "res3": "layer2", "res4": "layer3", "res5": "layer4"}
-"""After which part of the network each level lies."""
+FEATURE_LEVELS = {"conv1": "relu", "res2": "layer1", "res3": "layer2", "res4": "layer3", "res5": "layer4"}
+"""Part of the network whose output each level is."""
 NUM_POOLED = 9216
-"""Numbers that a level is pooled to, about."""
+"""Approximate number of values that a level is pooled to."""
 PUBLISHED_POOLS = {
     (112, 12): (10, 10, 4),
     (56, 6): (16, 8, 0),
@@ -22,12 +22,12 @@ PUBLISHED_POOLS = {
     (14, 3): (8, 3, 0),
     (7, 2): (6, 1, 0),
 }
-"""Side of the map and pooled side, of ResNet-50 at 224 px: the published windows, strides and paddings."""
+"""Published windows, strides and paddings of ResNet-50 at 224 px, by side of the map and pooled side."""
 
 
 def feature_levels(backbone: Backbone, images: Float[Tensor, "n 3 h w"]) -> dict[str, Tensor]:
-    """The feature map of each level, by name."""
-    maps, names = {}, {part: level for level, part in LEVELS.items()}
+    """Return the feature map of each level, by name."""
+    maps, names = {}, {part: level for level, part in FEATURE_LEVELS.items()}
     x = images
     for part, module in backbone.named_children():
         x = module(x)
@@ -37,7 +37,7 @@ def feature_levels(backbone: Backbone, images: Float[Tensor, "n 3 h w"]) -> dict
 
 
 def level_channels(backbone: Backbone, size_px: int) -> dict[str, tuple[int, int]]:
-    """Channels and side of the map of each level, for square images of this size."""
+    """Return channels and side of the map of each level, for square images of this size."""
     parameter = next(backbone.parameters())
     was_training = backbone.training
     with torch.no_grad():
@@ -47,12 +47,12 @@ def level_channels(backbone: Backbone, size_px: int) -> dict[str, tuple[int, int
 
 
 def pooled_side(num_channels: int, map_side: int) -> int:
-    """Side of the pooled map: as near to 9,216 numbers as squares come, and not larger than the map."""
+    """Return the side of the square pooled map with about 9,216 values, at most the side of the map."""
     return max(1, min(map_side, round((NUM_POOLED / num_channels) ** 0.5)))
 
 
 def pool_level(feature_map: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c s s"]:
-    """Average pooling: by the published windows where they are known, else by windows of about equal size."""
+    """Pool by averages, with the published windows where they are known, otherwise with windows of similar size."""
     num_channels, side = feature_map.shape[1], feature_map.shape[2]
     pooled = pooled_side(num_channels, side)
     if (side, pooled) not in PUBLISHED_POOLS:
@@ -62,7 +62,7 @@ def pool_level(feature_map: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c s s"
 
 
 class LevelHead(nn.Module):
-    """Pooling, batch normalisation and a linear layer, as OpenSelfSup's `MultiClsHead`."""
+    """A head of pooling, batch normalisation and a linear layer, as OpenSelfSup's `MultiClsHead`."""
 
     def __init__(self, num_channels: int, map_side: int, num_classes: int) -> None:
         super().__init__()

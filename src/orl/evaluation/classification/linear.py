@@ -1,116 +1,188 @@
-"""Linear classification: a linear layer on frozen features."""
+"""Linear classification: a linear layer trained on frozen features."""
 
 import copy
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from orl.datasets.classified import ClassifiedImages
+from orl.datasets.class_folders import ClassifiedDataset
+from orl.evaluation.classification.class_data import (
+    DATASET_NAMES,
+    ClassData,
+    accuracy_columns,
+    class_count_deviations,
+    class_datasets,
+)
 from orl.evaluation.classification.classifier import Classifier, level_heads, pooled_head
-from orl.evaluation.classification.configs import (
-    LINEAR_EPOCHS,
-    LINEAR_FACTOR,
-    LINEAR_MILESTONES,
+from orl.evaluation.classification.training import (
     PROTOCOL_BATCH_SIZE,
     PROTOCOL_SIZE_PX,
-    LinearConfig,
-    check_settings,
-    class_deviations,
+    ClassifierTask,
+    TrainingSchedule,
+    check_training_config,
+    size_deviations,
+    train_and_score,
+    trainable_parameters,
 )
-from orl.evaluation.classification.schedule import Course, train_and_score, weights_of
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.output import EvaluationOutput
+from orl.evaluation.protocol import Datasets, Evaluation, Result, SuiteEntry, Tables
 from orl.processes import Processes
 
+LINEAR_EPOCHS: dict[str, int] = {"imagenet": 28, "places205": 14, "inat18": 84, "folder": 28}
+"""Epochs of each data set, chosen so that all have a similar number of steps; own class folders as ImageNet."""
+LINEAR_MILESTONES = (2 / 7, 4 / 7, 6 / 7)
+"""Fractions of the epochs after which the learning rate falls: 8, 16, 24 of 28."""
+LINEAR_DECAY_FACTOR = 0.1
 
-def evaluate_linear(
-    subject: EvaluatedBackbone,
-    train: ClassifiedImages,
-    val: ClassifiedImages,
-    settings: LinearConfig,
-    place: EvaluationOutput,
-    processes: Processes,
-) -> dict[str, Any] | None:
-    """Train a linear layer on the features of a frozen backbone and score it by centre crops.
 
-    Args:
-        subject: its backbone stays as it is, in evaluation mode.
-        train: images to learn from.
-        val: images to be scored.
-        settings: of the training.
-        place: where and how to work.
-        processes: joined already.
+@dataclass(frozen=True, kw_only=True)
+class LinearConfig:
+    """A linear layer on frozen features, trained by SGD."""
+
+    dataset: ClassifiedDataset = "imagenet"
+    """Layout of the folder, and data set whose epochs are trained; 'folder' for train/CLASS and val/CLASS."""
+    epochs: int | None = None
+    """Passes over the images; 28 on ImageNet, 14 on Places205, 84 on iNaturalist 2018 if not given."""
+    batch_size: int = PROTOCOL_BATCH_SIZE
+    """Images per step, over all processes."""
+    base_lr: float = 0.01
+    """Learning rate at a batch size of 256; divided by ten after 2/7, 4/7 and 6/7 of the epochs."""
+    sgd_momentum: float = 0.9
+    """Nesterov momentum of SGD."""
+    weight_decay: float = 1e-4
+    """Weight decay of the linear layer."""
+    jitter: float = 0.4
+    """Strength of the jitter of brightness, contrast and saturation; 0 for none."""
+    size_px: int = PROTOCOL_SIZE_PX
+    """Side of the views, pixels; test images are resized to 256/224 of it and cropped."""
+    levels: bool = False
+    """Train a classifier on each of the five feature levels, conv1 to res5, pooled to about 9,000 numbers."""
+
+    def __post_init__(self) -> None:
+        check_training_config(self)
+
+
+def check(data: ClassData, config: LinearConfig) -> None:
+    """Read the labels, and check that the classes of both splits are equal."""
+    data.splits(config.dataset)
+
+
+def run(
+    backbone: EvaluatedBackbone, data: ClassData, config: LinearConfig, output: EvaluationOutput, processes: Processes
+) -> Result | None:
+    """Train a linear layer on the features of a frozen backbone and score it on centre crops.
 
     Returns:
-        What is written: `top1`, `top5`, or those of each level in `levels`; none in a process that is not the first.
+        The result: `top1` and `top5`, or those of each level in `levels`; None in all processes but the first.
 
     Raises:
-        ValueError: as `check_settings` and `train_and_score`; or if levels are asked for of a network that is no
-            ResNet.
+        ValueError: if the splits do not allow it, or levels are asked for of a network that is not an orl ResNet.
 
     Source:
         ORL's supplementary A; Goyal et al. (arXiv 1905.01235) for the five levels.
     """
-
-    check_settings(settings)
+    train, val = data.splits(config.dataset)
+    num_classes = len(train.classes)
 
     def build() -> Classifier:
-        backbone, num_classes = copy.deepcopy(subject.network), len(train.classes)
-        if settings.levels:
-            heads = level_heads(backbone, num_classes, settings.size_px)
+        network = copy.deepcopy(backbone.network)
+        if config.levels:
+            heads = level_heads(network, num_classes, config.size_px)
         else:
-            heads = pooled_head(backbone.num_channels, num_classes)
-        return Classifier(backbone, heads, is_frozen=True)
+            heads = pooled_head(network.num_channels, num_classes)
+        return Classifier(network, heads, is_frozen=True)
 
-    def optimise(network: Classifier) -> torch.optim.Optimizer:
-        return build_optimiser(network, settings)
-
-    departing = [
-        *subject.protocol_deviations,
-        *class_deviations(settings, len(train.classes)),
-        *protocol_deviations(settings),
+    deviations = [
+        *backbone.protocol_deviations,
+        *class_count_deviations(config.dataset, num_classes),
+        *linear_deviations(config),
     ]
-    told = {"backbone": subject.label, "data": str(train.root), **asdict(settings), "protocol_deviations": departing}
-    inputs = {"backbone": subject.digest, "settings": asdict(settings)}
-    return train_and_score(linear_course(settings), build, optimise, train, val, inputs, told, place, processes)
-
-
-def build_optimiser(network: Classifier, settings: LinearConfig) -> torch.optim.SGD:
-    """SGD with Nesterov's momentum for what is trained."""
-    return torch.optim.SGD(
-        weights_of(network),
-        lr=settings.base_lr,
-        momentum=settings.sgd_momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=settings.sgd_momentum > 0,
+    task = ClassifierTask(
+        schedule=linear_schedule(config),
+        build=build,
+        build_optimiser=lambda network: build_linear_optimiser(network, config),
+        inputs={"backbone": backbone.digest, "config": asdict(config)},
+        description={
+            "backbone": backbone.label,
+            "data": str(train.root),
+            **asdict(config),
+            "protocol_deviations": deviations,
+        },
     )
+    return train_and_score(task, train, val, output, processes)
 
 
-def linear_course(settings: LinearConfig) -> Course:
-    """The recipe: the rate divided by ten at three equally spaced epochs."""
-    return Course(
+def linear_schedule(config: LinearConfig) -> TrainingSchedule:
+    """Return the schedule: the learning rate is divided by ten at three equally spaced epochs."""
+    return TrainingSchedule(
         task="linear",
-        epochs=LINEAR_EPOCHS[settings.dataset] if settings.epochs is None else settings.epochs,
-        batch_size=settings.batch_size,
-        lr=settings.base_lr * settings.batch_size / PROTOCOL_BATCH_SIZE,
+        epochs=LINEAR_EPOCHS[config.dataset] if config.epochs is None else config.epochs,
+        batch_size=config.batch_size,
+        lr=config.base_lr * config.batch_size / PROTOCOL_BATCH_SIZE,
         milestones=LINEAR_MILESTONES,
-        factor=LINEAR_FACTOR,
-        jitter=settings.jitter,
-        size_px=settings.size_px,
+        factor=LINEAR_DECAY_FACTOR,
+        jitter=config.jitter,
+        size_px=config.size_px,
     )
 
 
-def protocol_deviations(settings: LinearConfig) -> list[str]:
-    """What is not as in the protocol."""
-    protocol = LinearConfig(dataset=settings.dataset, levels=settings.levels)
-    found = [] if settings.dataset != "folder" else ["own classes"]
-    if settings.epochs not in (None, LINEAR_EPOCHS[settings.dataset]):
-        found.append(f"{settings.epochs} epochs, not {LINEAR_EPOCHS[settings.dataset]}")
-    if settings.size_px != PROTOCOL_SIZE_PX:
-        found.append(f"{settings.size_px} px, not {PROTOCOL_SIZE_PX}")
+def build_linear_optimiser(network: Classifier, config: LinearConfig) -> torch.optim.SGD:
+    """Return SGD with Nesterov momentum over the trainable parameters."""
+    return torch.optim.SGD(
+        trainable_parameters(network),
+        lr=config.base_lr,
+        momentum=config.sgd_momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.sgd_momentum > 0,
+    )
+
+
+def linear_deviations(config: LinearConfig) -> list[str]:
+    """List the differences from the published protocol."""
+    protocol = LinearConfig(dataset=config.dataset, levels=config.levels)
+    found = [] if config.dataset != "folder" else ["own classes"]
+    if config.epochs not in (None, LINEAR_EPOCHS[config.dataset]):
+        found.append(f"{config.epochs} epochs, not {LINEAR_EPOCHS[config.dataset]}")
+    found += size_deviations(config.size_px)
     for name in ("batch_size", "base_lr", "sgd_momentum", "weight_decay", "jitter"):
-        value, usual = getattr(settings, name), getattr(protocol, name)
-        if value != usual:
-            found.append(f"{name} {value:g}, not {usual:g}")
+        value, published = getattr(config, name), getattr(protocol, name)
+        if value != published:
+            found.append(f"{name} {value:g}, not {published:g}")
     return found
+
+
+def tables(result: Result) -> Tables:
+    """Return the accuracies, or the top-1 accuracy of each level."""
+    name = DATASET_NAMES[result["dataset"]]
+    if result.get("levels"):
+        levels = {level: scores["top1"] for level, scores in result["levels"].items()}
+        return {f"{name} linear, top-1 of each level": levels}
+    return {f"{name} linear": accuracy_columns(result)}
+
+
+def suite_entries(datasets: Datasets, config: LinearConfig) -> Sequence[SuiteEntry[ClassData, LinearConfig]]:
+    """Return one entry for each class data set."""
+    return [
+        SuiteEntry(name=f"linear_{name}", data=data, config=replace(config, dataset=name))
+        for name, data in class_datasets(datasets)
+    ]
+
+
+LINEAR = Evaluation(
+    name="linear",
+    label="Linear classifier",
+    help=(
+        "A linear layer trained on frozen features: ImageNet, Places205, iNaturalist 2018 or own class folders. "
+        "With --cached-features it is linear-estimate."
+    ),
+    data=ClassData,
+    config=LinearConfig,
+    check=check,
+    run=run,
+    tables=tables,
+    trains=True,
+    file_stem=lambda config: "linear-levels" if config.levels else "linear",
+    suite_entries=suite_entries,
+)

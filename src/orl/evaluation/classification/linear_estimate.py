@@ -1,4 +1,4 @@
-"""The fast estimate of a linear score: features computed once without augmentation, and a logistic regression."""
+"""A fast estimate of the linear score: features computed once without augmentation, and a logistic regression."""
 
 import logging
 import time
@@ -12,161 +12,182 @@ import torch
 from jaxtyping import Bool
 from numpy import ndarray
 
-from orl import tables
+from orl import tables as arrow_tables
+from orl.datasets.class_folders import ClassifiedDataset
 from orl.datasets.classified import ClassifiedImages, check_train_val
 from orl.embed import at_precision
-from orl.evaluation.classification.feature_cache import keep_features, unreadable
+from orl.evaluation.classification.class_data import DATASET_NAMES, ClassData, accuracy_columns
+from orl.evaluation.classification.feature_cache import cache_features, unreadable
 from orl.evaluation.classification.logistic import (
-    MAX_ITERATIONS,
-    Fit,
+    MAX_LBFGS_ITERATIONS,
+    LogisticFit,
     Moments,
-    Part,
-    Parts,
+    Shard,
+    Shards,
+    count_correct,
     find_moments,
     fit_logistic,
-    score,
 )
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.output import EvaluationOutput, finished, write_result
+from orl.evaluation.protocol import Evaluation, Result, Tables
 from orl.networks.backbones import Backbone, pool
 from orl.networks.device import compute_device
 from orl.networks.fuse_batch_norm import fuse_batch_norm
+from orl.processes import Processes
 from orl.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
-TASK = "linear-estimate"
-PROTOCOL = "fast estimate: cached features, no augmentation, logistic regression"
+DESCRIPTION = "fast estimate: cached features, no augmentation, logistic regression"
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
-"""L2 penalties to choose from, the greatest first: each fit begins where the one before ended."""
-HELD_OUT = 10
-"""One image of train in so many is held out to choose the strength."""
+"""L2 penalties to choose from, the largest first: each fit starts from the one before."""
+VALIDATION_RATIO = 10
+"""One of so many training images is used to choose the penalty."""
 DTYPES = {"32-true": torch.float32, "64-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-def estimate_linear(
-    subject: EvaluatedBackbone,
-    train: ClassifiedImages,
-    val: ClassifiedImages,
-    place: EvaluationOutput,
-    *,
-    dataset: str = "folder",
-    size_px: int = 224,
-) -> dict[str, Any]:
-    """Estimate how well a linear layer would do, in the time of one look at every image.
+@dataclass(frozen=True, kw_only=True)
+class EstimateConfig:
+    """Logistic regression on features that are computed once, without augmentation."""
 
-    The strength of the penalty is chosen on a tenth of train that is held out, then all of train is learnt from; val
-    is only scored. This is not the protocol's number: no augmentation, another optimiser.
+    dataset: ClassifiedDataset = "imagenet"
+    """Layout of the folder; 'folder' for train/CLASS and val/CLASS."""
+    size_px: int = 224
+    """Side of the centre crop, pixels."""
 
-    Args:
-        subject: what is judged.
-        train: images to learn from.
-        val: images to score.
-        place: where; the features stay in its folder.
-        dataset: which one it is, for the result.
-        size_px: side of the centre crop.
 
-    Returns:
-        What is written: `task` 'linear-estimate', `protocol`, `top1`, `top5`, the strengths and how each did.
+def check(data: ClassData, config: EstimateConfig) -> None:
+    """Read the labels and check that there are enough training images.
 
     Raises:
-        ValueError: if the classes of the two differ, there are too few images, or more than a tenth is unreadable.
-        StaleResultError: if there is a result or there are features of something else.
+        ValueError: if the classes of the splits differ, or there are too few training images.
     """
+    train, val = data.splits(config.dataset)
     check_train_val(train, val)
-    if len(train) < HELD_OUT:
-        raise ValueError(f"{len(train)} training images are too few to hold a tenth out; give at least {HELD_OUT}")
-    inputs: dict[str, Any] = {"task": TASK, "backbone": subject.digest, "images": [train.fingerprint, val.fingerprint]}
-    inputs |= {
-        "dataset": dataset,
-        "size_px": size_px,
+    if len(train) < VALIDATION_RATIO:
+        raise ValueError(
+            f"a tenth of the training images chooses the penalty, which needs {VALIDATION_RATIO} images or more, got "
+            f"{len(train)}"
+        )
+
+
+def run(
+    backbone: EvaluatedBackbone, data: ClassData, config: EstimateConfig, output: EvaluationOutput, processes: Processes
+) -> Result:
+    """Estimate the linear score in the time of one forward pass over every image.
+
+    The penalty is chosen on a tenth of the training split, then the classifier is fitted on the complete split. This is
+    not the score of the protocol: it has no augmentation and another optimiser. Features are cached in the output's
+    folder.
+
+    Returns:
+        The result: `task` 'linear-estimate', `protocol`, `top1`, `top5`, and the accuracy of each penalty.
+
+    Raises:
+        ValueError: if `check` fails, or more than a tenth of the images is unreadable.
+        StaleResultError: if there is a result or a cache of other inputs.
+    """
+    check(data, config)
+    train, val = data.splits(config.dataset)
+    inputs = {
+        "task": LINEAR_ESTIMATE.name,
+        "backbone": backbone.digest,
+        "images": [train.fingerprint, val.fingerprint],
+        "dataset": config.dataset,
+        "size_px": config.size_px,
         "strengths": list(STRENGTHS),
-        "seed": place.seed,
-        "precision": place.precision,
+        "seed": output.seed,
+        "precision": output.precision,
     }
-    if (found := finished(place, inputs)) is not None:
-        return found
+    if (result := finished(output, inputs)) is not None:
+        return result
     started = time.perf_counter()
-    train_table, val_table = (_features(subject, images, place, size_px) for images in (train, val))
+    train_table, val_table = (_features(backbone, images, output, config.size_px) for images in (train, val))
     embedded = time.perf_counter()
-    device = compute_device(place.device)
+    device = compute_device(output.device)
     rejected = {
-        f"{part}/{name}": reason
-        for part, images, table in (("train", train, train_table), ("val", val, val_table))
+        f"{split}/{name}": reason
+        for split, images, table in (("train", train, train_table), ("val", val, val_table))
         for name, reason in unreadable(images, table).items()
     }
     result = {
-        "task": TASK,
-        "protocol": PROTOCOL,
-        "dataset": dataset,
-        **_judge(_Split(train, train_table, device), _Split(val, val_table, device), place),
-        "backbone": subject.label,
+        "task": LINEAR_ESTIMATE.name,
+        "protocol": DESCRIPTION,
+        "dataset": config.dataset,
+        **_fit_and_score(_Split(train, train_table, device), _Split(val, val_table, device), output),
+        "backbone": backbone.label,
         "data": str(train.root),
         "train_split": train.split,
         "test_split": val.split,
-        "size_px": size_px,
-        "precision": place.precision,
+        "size_px": config.size_px,
+        "precision": output.precision,
         "num_classes": len(train.classes),
         "num_rejected": len(rejected),
         "rejected": rejected,
-        "seed": place.seed,
+        "seed": output.seed,
         "embed_elapsed_s": embedded - started,
         "elapsed_s": time.perf_counter() - started,
     }
-    return write_result(place, result, inputs)
+    return write_result(output, result, inputs)
 
 
 def _features(
-    subject: EvaluatedBackbone, images: ClassifiedImages, place: EvaluationOutput, size_px: int
-) -> tables.Table:
-    device = compute_device(place.device)
-    network = subject.network.eval()
-    folded = fuse_batch_norm(network) if isinstance(network, Backbone) else network
-    folded = folded.to(memory_format=torch.channels_last).to(device)
-    return keep_features(
-        at_precision(lambda views: pool(folded(views)), DTYPES[place.precision]),
+    backbone: EvaluatedBackbone, images: ClassifiedImages, output: EvaluationOutput, size_px: int
+) -> arrow_tables.Table:
+    device = compute_device(output.device)
+    network = backbone.network.eval()
+    fused = fuse_batch_norm(network) if isinstance(network, Backbone) else network
+    fused = fused.to(memory_format=torch.channels_last).to(device)
+    return cache_features(
+        at_precision(lambda views: pool(fused(views)), DTYPES[output.precision]),
         images,
-        place.folder / ("val" if images.split == "val" else "train"),
-        {"backbone": subject.digest, "precision": place.precision},
+        output.folder / ("val" if images.split == "val" else "train"),
+        {"backbone": backbone.digest, "precision": output.precision},
         size_px=size_px,
         device=device,
-        workers=place.workers,
-        overwrite=place.overwrite,
-        quiet=place.quiet,
+        workers=output.workers,
+        overwrite=output.overwrite,
+        quiet=output.quiet,
     )
 
 
-def _judge(train: "_Split", val: "_Split", place: EvaluationOutput) -> dict[str, Any]:
-    held_out = train.readable & _one_in(HELD_OUT, len(train.images), place.seed)
-    learnt = train.readable & ~held_out
-    classes = len(train.images.classes)
-    tried: dict[float, float] = {}
-    fits: dict[float, Fit] = {}
-    with progress_bar(total=len(STRENGTHS) + 1, title="logistic regression", unit="fits", quiet=place.quiet) as bar:
-        moments = find_moments(train.parts(learnt))
-        fit: Fit | None = None
+def _fit_and_score(train: "_Split", val: "_Split", output: EvaluationOutput) -> dict[str, Any]:
+    validation = train.readable & _one_in(VALIDATION_RATIO, len(train.images), output.seed)
+    fitted = train.readable & ~validation
+    num_classes = len(train.images.classes)
+    accuracies: dict[float, float] = {}
+    fits: dict[float, LogisticFit] = {}
+    with progress_bar(total=len(STRENGTHS) + 1, title="logistic regression", unit="fits", quiet=output.quiet) as bar:
+        moments = find_moments(train.shards(fitted))
+        fit: LogisticFit | None = None
         for l2 in STRENGTHS:
-            fit = fit_logistic(train.parts(learnt, moments), classes, l2, start=fit)
-            fits[l2], tried[l2] = fit, score(fit, train.parts(held_out, moments)).to_json()["top1"] or 0.0
+            fit = fit_logistic(train.shards(fitted, moments), num_classes, l2, start=fit)
+            fits[l2] = fit
+            accuracies[l2] = count_correct(fit, train.shards(validation, moments)).to_json()["top1"] or 0.0
             bar.update()
-        # Of equal ones the first, which is the stronger penalty.
-        chosen = max(tried, key=lambda l2: tried[l2])
-        moments = find_moments(train.parts(train.readable))
-        last = fit_logistic(train.parts(train.readable, moments), classes, chosen, start=fits[chosen])
+        # Of equal accuracies the first wins, which has the stronger penalty.
+        chosen = max(accuracies, key=lambda l2: accuracies[l2])
+        moments = find_moments(train.shards(train.readable))
+        last = fit_logistic(train.shards(train.readable, moments), num_classes, chosen, start=fits[chosen])
         bar.update()
     unconverged = [l2 for l2, fit in fits.items() if not fit.converged]
     if unconverged or not last.converged:
-        logger.warning("logistic regression met its %d iterations at l2 %s", MAX_ITERATIONS, unconverged or [chosen])
+        logger.warning(
+            "logistic regression stopped at its limit of %d iterations at l2 %s",
+            MAX_LBFGS_ITERATIONS,
+            unconverged or [chosen],
+        )
     return {
-        **score(last, val.parts(val.readable, moments)).to_json(),
+        **count_correct(last, val.shards(val.readable, moments)).to_json(),
         "l2": chosen,
-        "held_out_top1": {f"{l2:g}": top1 for l2, top1 in tried.items()},
+        "validation_top1": {f"{l2:g}": top1 for l2, top1 in accuracies.items()},
         "num_iterations": last.num_iterations,
-        "max_iterations": MAX_ITERATIONS,
+        "max_iterations": MAX_LBFGS_ITERATIONS,
         "converged": last.converged,
         "num_unconverged": len(unconverged) + (not last.converged),
         "num_train": int(train.readable.sum()),
-        "num_held_out": int(held_out.sum()),
+        "num_validation": int(validation.sum()),
         "num_test": int(val.readable.sum()),
         "num_features": int(moments.mean.numel()),
     }
@@ -174,25 +195,25 @@ def _judge(train: "_Split", val: "_Split", place: EvaluationOutput) -> dict[str,
 
 @dataclass(frozen=True)
 class _Split:
-    """Images, their kept features, and where to compute."""
+    """Images, their cached features, and the device to compute on."""
 
     images: ClassifiedImages
-    table: tables.Table
+    table: arrow_tables.Table
     device: torch.device
 
     @cached_property
     def readable(self) -> Bool[ndarray, "n"]:
         return self.table.column("reason") == ""
 
-    def parts(self, rows: Bool[ndarray, "n"], moments: Moments | None = None) -> Parts:
-        """The features of some rows, standardised if moments are given, a shard at a time."""
+    def shards(self, rows: Bool[ndarray, "n"], moments: Moments | None = None) -> Shards:
+        """Return a reader of the features of some rows, standardised if moments are given."""
 
-        def read() -> Iterator[Part]:
+        def read() -> Iterator[Shard]:
             for start, features in self.table.parts("feature"):
-                own = rows[start : start + len(features)]
-                labels = torch.from_numpy(self.images.labels[start : start + len(features)][own]).to(self.device)
-                part = torch.from_numpy(features[own]).to(self.device).float()
-                yield part if moments is None else moments.standardise(part), labels
+                chosen = rows[start : start + len(features)]
+                labels = torch.from_numpy(self.images.labels[start : start + len(features)][chosen]).to(self.device)
+                shard = torch.from_numpy(features[chosen]).to(self.device).float()
+                yield shard if moments is None else moments.standardise(shard), labels
 
         return read
 
@@ -201,3 +222,26 @@ def _one_in(number: int, num_images: int, seed: int) -> Bool[ndarray, "n"]:
     chosen = np.zeros(num_images, dtype=bool)
     chosen[np.random.default_rng([seed]).permutation(num_images)[: num_images // number]] = True
     return chosen
+
+
+def tables(result: Result) -> Tables:
+    """Return the accuracies."""
+    title = f"{DATASET_NAMES[result['dataset']]}, fast estimate by cached features (not the linear protocol)"
+    return {title: accuracy_columns(result)}
+
+
+LINEAR_ESTIMATE = Evaluation(
+    name="linear-estimate",
+    label="Linear classifier, estimate",
+    help=(
+        "A fast estimate of linear, from features that are computed once without augmentation; not the score of the "
+        "protocol."
+    ),
+    data=ClassData,
+    config=EstimateConfig,
+    check=check,
+    run=run,
+    tables=tables,
+    one_process=True,
+    trains=True,
+)

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression on features that lie in shards: L-BFGS over all of them, a shard at a time."""
+"""Multinomial logistic regression by L-BFGS on features that are read shard by shard."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,20 +10,21 @@ from torch.nn import functional as F
 
 from orl.evaluation.classification.accuracy import Accuracy
 
-MAX_ITERATIONS = 100
-MAX_LOOKS = 20
-"""Times that one line search may look at all features: strong Wolfe needs little over one."""
-TOLERANCE = 1e-5
-"""Of the gradient's largest entry; the loss is a mean over images."""
+MAX_LBFGS_ITERATIONS = 100
+MAX_EVALUATIONS = 20
+"""Evaluations of the loss in one line search; strong Wolfe needs little more than one."""
+GRADIENT_TOLERANCE = 1e-5
+"""Largest entry of the gradient at convergence; the loss is a mean over images."""
 
-Part = tuple[Float[Tensor, "n d"], Int[Tensor, "n"]]
-Parts = Callable[[], Iterable[Part]]
-"""Features and labels, a part after the other, from the start at every call."""
+Shard = tuple[Float[Tensor, "n d"], Int[Tensor, "n"]]
+"""Features and labels of some images."""
+Shards = Callable[[], Iterable[Shard]]
+"""Function that reads all shards from the start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """What features are standardised by."""
+    """Mean and standard deviation of each feature."""
 
     mean: Float[Tensor, "d"]
     std: Float[Tensor, "d"]
@@ -33,79 +34,86 @@ class Moments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
+class LogisticFit:
     """A linear classifier of standardised features."""
 
     weight: Float[Tensor, "c d"]
     bias: Float[Tensor, "c"]
     num_iterations: int
     converged: bool
-    """Whether the gradient or the steps became small before the iterations ran out."""
+    """Whether the gradient or the step became small within the limit on iterations."""
 
 
-def find_moments(parts: Parts) -> Moments:
-    """Mean and standard deviation of each feature; one that is the same everywhere is divided by 1.
+def find_moments(shards: Shards) -> Moments:
+    """Compute mean and standard deviation of each feature; a constant feature gets a std of 1.
 
     Raises:
-        ValueError: if there is no image.
+        ValueError: if there are no images.
     """
     count, total = 0, torch.zeros((), dtype=torch.float64)
-    for features, _ in parts():
+    for features, _ in shards():
         count, total = count + len(features), total + features.double().sum(dim=0)
     if count == 0:
-        raise ValueError("there are 0 images to learn from")
+        raise ValueError("logistic regression needs at least one image, got 0")
     mean, squares = total / count, torch.zeros((), dtype=torch.float64)
-    for features, _ in parts():
+    for features, _ in shards():
         squares = squares + (features.double() - mean).square().sum(dim=0)
     std = (squares / count).sqrt()
     return Moments(mean=mean.float(), std=torch.where(std > 1e-7 * mean.abs().clamp(min=1), std, 1.0).float())
 
 
 def fit_logistic(
-    parts: Parts, num_classes: int, l2: float, *, start: Fit | None = None, max_iterations: int = MAX_ITERATIONS
-) -> Fit:
-    """Minimise the mean cross-entropy + l2 / 2 * |weight|^2; the bias is free. In scikit-learn's words, C = 1 / (n l2).
+    shards: Shards,
+    num_classes: int,
+    l2: float,
+    *,
+    start: LogisticFit | None = None,
+    max_iterations: int = MAX_LBFGS_ITERATIONS,
+) -> LogisticFit:
+    """Minimise the mean cross-entropy + l2 / 2 * |weight|^2, without a penalty on the bias.
+
+    In scikit-learn, C = 1 / (n l2).
 
     Args:
-        parts: standardised features and labels.
-        num_classes: columns of the classifier.
+        shards: standardised features and labels.
+        num_classes: outputs of the classifier.
         l2: strength of the penalty.
-        start: where to begin, such as at the fit of a greater strength; the result is the same, sooner.
-        max_iterations: bound; a fit that meets it says so.
+        start: initial weights, such as the fit of a larger strength; they save iterations.
+        max_iterations: limit on iterations; `converged` is false if it is reached.
 
     Raises:
-        ValueError: if the strength is not above 0.
+        ValueError: if l2 is not above 0.
     """
     if not l2 > 0:
-        raise ValueError(f"l2 is {l2:g}: without a penalty separable images have no best weights; give one above 0")
-    features, _ = next(iter(parts()))
+        raise ValueError(f"l2 must be above 0, got {l2:g}: without a penalty separable images have no best weights")
+    features, _ = next(iter(shards()))
     weight = torch.zeros(num_classes, features.shape[1], device=features.device) if start is None else start.weight
     bias = torch.zeros(num_classes, device=features.device) if start is None else start.bias
     weight, bias = (value.detach().clone().requires_grad_() for value in (weight, bias))
     optimiser = torch.optim.LBFGS(
         [weight, bias],
         max_iter=max_iterations,
-        max_eval=max_iterations * MAX_LOOKS,
-        tolerance_grad=TOLERANCE,
+        max_eval=max_iterations * MAX_EVALUATIONS,
+        tolerance_grad=GRADIENT_TOLERANCE,
         tolerance_change=1e-9,
         line_search_fn="strong_wolfe",
     )
-    num_images = sum(len(labels) for _, labels in parts())
+    num_images = sum(len(labels) for _, labels in shards())
 
     def closure() -> Tensor:
         optimiser.zero_grad()
         loss = l2 / 2 * weight.square().sum()
         loss.backward()
         value = loss.detach().double()
-        for part, labels in parts():
-            fraction = F.cross_entropy(F.linear(part, weight, bias), labels, reduction="sum") / num_images
-            fraction.backward()
-            value += fraction.detach()
+        for features, labels in shards():
+            mean_part = F.cross_entropy(F.linear(features, weight, bias), labels, reduction="sum") / num_images
+            mean_part.backward()
+            value += mean_part.detach()
         return value
 
     optimiser.step(closure)
     num_iterations = int(optimiser.state[weight]["n_iter"])
-    return Fit(
+    return LogisticFit(
         weight=weight.detach(),
         bias=bias.detach(),
         num_iterations=num_iterations,
@@ -113,9 +121,9 @@ def fit_logistic(
     )
 
 
-def score(fit: Fit, parts: Parts) -> Accuracy:
-    """Counts of a classifier over standardised features."""
+def count_correct(fit: LogisticFit, shards: Shards) -> Accuracy:
+    """Count the correct predictions of a classifier on standardised features."""
     counts = Accuracy()
-    for features, labels in parts():
+    for features, labels in shards():
         counts += Accuracy.of(F.linear(features, fit.weight, fit.bias), labels)
     return counts

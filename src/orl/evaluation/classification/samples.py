@@ -1,4 +1,4 @@
-"""Images with their class: random crops to learn from, centre crops to be scored."""
+"""Data sets of images with their class: random crops to train on, centre crops to score."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ from orl.views.cut import View
 from orl.views.view_dataset import LoadedViews, image_and_replacements
 from orl.views.view_samplers import SampleKey
 
-AREA_RANGE, ASPECT_RATIO_RANGE = (0.08, 1.0), (3 / 4, 4 / 3)
+CROP_AREA_RANGE, CROP_ASPECT_RATIO_RANGE = (0.08, 1.0), (3 / 4, 4 / 3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
-    """How training images are cut and coloured."""
+class CropConfig:
+    """Size and colour augmentation of training crops."""
 
     size_px: int
     colours: ColourDistribution
 
 
 def training_colours(jitter: float) -> ColourDistribution:
-    """Mirrored in half of the cases, and brightness, contrast and saturation changed by up to this share."""
+    """Return the augmentation: mirror half of the crops, jitter brightness, contrast and saturation."""
     return ColourDistribution(
         brightness=jitter,
         contrast=jitter,
@@ -45,20 +45,20 @@ def training_colours(jitter: float) -> ColourDistribution:
 
 
 class TrainingImages(Dataset[LoadedViews]):
-    """A random crop of an image and its class; another image takes the place of one that cannot be read."""
+    """Random crops and their classes; another image replaces an unreadable one."""
 
-    def __init__(self, images: ClassifiedImages, rules: Rules, seed: int) -> None:
-        self.images, self.rules, self.seed = images, rules, seed
+    def __init__(self, images: ClassifiedImages, crops: CropConfig, seed: int) -> None:
+        self.images, self.crops, self.seed = images, crops, seed
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, key: SampleKey) -> LoadedViews:
-        """`image` and `label` of an image in an epoch."""
+        """Return `image` and `label` of an image in an epoch."""
         unreadable: list[tuple[str, str]] = []
         for row in image_and_replacements(key, self.seed, len(self)):
             try:
-                view = self._draw(key[0], row)
+                view = self._crop(key[0], row)
             except ImageError as error:
                 unreadable.append((str(error.path), error.reason))
             else:
@@ -66,19 +66,19 @@ class TrainingImages(Dataset[LoadedViews]):
                 return LoadedViews({"image": view, "label": label}, [self.images.names[row]], unreadable)
         return LoadedViews({}, [], unreadable)
 
-    def _draw(self, epoch: int, row: int) -> View:
+    def _crop(self, epoch: int, row: int) -> View:
         generator = np.random.default_rng([self.seed, epoch, row])
         image = load_image(self.images.root / self.images.names[row])
         height, width, _ = image.shape
-        box = random_resized_crop((width, height), AREA_RANGE, ASPECT_RATIO_RANGE, generator)
-        crop = cut_boxes(image, box[None], self.rules.size_px)[0].contiguous()
-        return View(crop, sample_colours(self.rules.colours, generator))
+        box = random_resized_crop((width, height), CROP_AREA_RANGE, CROP_ASPECT_RATIO_RANGE, generator)
+        crop = cut_boxes(image, box[None], self.crops.size_px)[0].contiguous()
+        return View(crop, sample_colours(self.crops.colours, generator))
 
 
 class TestImages(Dataset["tuple[UInt8[Tensor, '3 s s'], int] | tuple[str, str]"]):
-    """The centre crop of an image and its class, or the name and reason of one that cannot be read."""
+    """Centre crops and their classes; name and reason for an unreadable image."""
 
-    __test__ = False  # no test of pytest's
+    __test__ = False  # not a test class of pytest
 
     def __init__(self, images: ClassifiedImages, rows: Sequence[int], size_px: int) -> None:
         self.images, self.rows, self.size_px = images, rows, size_px
@@ -86,8 +86,8 @@ class TestImages(Dataset["tuple[UInt8[Tensor, '3 s s'], int] | tuple[str, str]"]
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: int) -> "tuple[UInt8[Tensor, '3 s s'], int] | tuple[str, str]":
-        row = self.rows[place]
+    def __getitem__(self, index: int) -> "tuple[UInt8[Tensor, '3 s s'], int] | tuple[str, str]":
+        row = self.rows[index]
         try:
             image = load_image(self.images.root / self.images.names[row])
         except ImageError as error:
@@ -100,7 +100,7 @@ class TestImages(Dataset["tuple[UInt8[Tensor, '3 s s'], int] | tuple[str, str]"]
 
 @dataclass(frozen=True)
 class TestBatch:
-    """Crops and classes of the images that could be read, and the others."""
+    """Crops and classes of the readable images, and names and reasons of the others."""
 
     __test__ = False
 
@@ -110,7 +110,7 @@ class TestBatch:
 
 
 def collate_test(loaded: Sequence[tuple[Tensor, int] | tuple[str, str]]) -> TestBatch:
-    """A batch out of what `TestImages` gives."""
+    """Collate samples of `TestImages` to a batch."""
     crops = [one[0] for one in loaded if isinstance(one[0], Tensor)]
     labels = [one[1] for one in loaded if isinstance(one[0], Tensor)]
     unreadable = [(str(name), str(reason)) for name, reason in loaded if isinstance(name, str)]

@@ -1,4 +1,4 @@
-"""COCO's average precision of boxes or masks, by faster-coco-eval."""
+"""COCO's average precision of boxes or masks, computed by faster-coco-eval."""
 
 import contextlib
 import io
@@ -12,37 +12,38 @@ from numpy import ndarray
 from orl import boxes
 from orl.datasets.masks import compress_mask
 from orl.evaluation.detection.datasets import DetectionDataset
-from orl.evaluation.detection.detections import Detections, require_of
+from orl.evaluation.detection.detections import Detections, check_detections
 
-SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-"""The library's first six figures, in its order."""
-AR100_PLACE = 8
-"""Place of the average recall at 100 detections an image among the library's figures."""
-LOG = logging.getLogger(__name__)
+COCO_SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+"""The first six figures of the library, in its order."""
+AR100_INDEX = 8
+"""Index of the average recall at 100 detections per image among the figures of the library."""
+logger = logging.getLogger(__name__)
 
-Score = float | None
+CocoScore = float | None
+"""A score in [0, 1]; None where there is no object to find."""
 
 
 def coco_scores(
     images: DetectionDataset, detections: Detections, kind: Literal["bbox", "segm"]
-) -> tuple[dict[str, Score], dict[str, Score]]:
-    """How well objects were found, over IoU 0.50 to 0.95 and classes; the best 100 detections of an image count.
+) -> tuple[dict[str, CocoScore], dict[str, CocoScore]]:
+    """Compute average precision over IoU 0.50 to 0.95 and classes, from the best 100 detections of each image.
 
     Args:
-        images: with the objects that are there.
-        detections: what was found; of these images alone.
-        kind: compare boxes or masks.
+        images: images with their annotated objects.
+        detections: detections in these images.
+        kind: whether to compare boxes or masks.
 
     Returns:
-        `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, `AR100` in [0, 1], and the AP of each class; none where there is no
-        such object, such as no small one.
+        `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, `AR100` in [0, 1], and the AP of each class; None where there is no
+        such object, for example no small one.
 
     Raises:
-        ValueError: if a detection is of an unknown image or class, a score is not finite, or masks are compared and
-            one side has none.
+        ValueError: if a detection has an unknown image or class, a score is not finite, or masks are compared but
+            missing.
 
     Source:
-        COCO's evaluation (arXiv 1405.0312) as in pycocotools.
+        COCO's evaluation (arXiv 1405.0312) as implemented in pycocotools.
     """
     _check(images, detections, kind)
     from faster_coco_eval.core.coco import COCO
@@ -50,26 +51,26 @@ def coco_scores(
 
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        truth = COCO(_truth(images, kind), print_function=LOG.debug)
+        truth = COCO(_truth(images, kind), print_function=logger.debug)
         found = truth.loadRes(_found(images, detections, kind))
-        evaluation = COCOeval_faster(truth, found, iouType=kind, print_function=LOG.debug, extra_calc=False)
+        evaluation = COCOeval_faster(truth, found, iouType=kind, print_function=logger.debug, extra_calc=False)
         evaluation.run()
-    LOG.debug("%s", printed.getvalue())
+    logger.debug("%s", printed.getvalue())
     figures = [float(figure) for figure in evaluation.stats]
-    scores = {name: _score(figure) for name, figure in zip(SCORES, figures)}
+    scores = {name: _score(figure) for name, figure in zip(COCO_SCORES, figures)}
     # IoU thresholds, recalls, classes, sizes (all first), detections an image (100 last).
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     in_order = np.argsort(images.category_ids)
     per_class = {images.classes[label]: _mean(precision[:, :, column]) for column, label in enumerate(in_order)}
-    return {**scores, "AR100": _score(figures[AR100_PLACE])}, per_class
+    return {**scores, "AR100": _score(figures[AR100_INDEX])}, per_class
 
 
 def _check(images: DetectionDataset, detections: Detections, kind: str) -> None:
     if kind == "segm" and images.segmentations is None:
-        raise ValueError(f"masks cannot be scored: the images of {images.root} have none; score boxes")
+        raise ValueError(f"the images of {images.root} have no masks to score; score boxes")
     if kind == "segm" and len(detections) and detections.masks is None:
-        raise ValueError(f"masks cannot be scored: {len(detections)} detections have none; score boxes")
-    require_of(detections, images.image_ids, len(images.classes))
+        raise ValueError(f"{len(detections)} detections have no masks to score; score boxes")
+    check_detections(detections, images.image_ids, len(images.classes))
 
 
 def _truth(images: DetectionDataset, kind: str) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def _truth(images: DetectionDataset, kind: str) -> dict[str, Any]:
 
 
 def _found(images: DetectionDataset, detections: Detections, kind: str) -> list[dict[str, Any]]:
-    """Without boxes where masks are compared: the size of a detection is then that of its mask, as in Detectron2."""
+    """Return the detections; without boxes if masks are compared, so that a mask decides the size, as in Detectron2."""
     boxes_xywh = boxes.to_xywh(detections.boxes.astype(np.float64)).tolist()
     sides = [{"bbox": box} for box in boxes_xywh] if kind == "bbox" else _masks(detections)
     columns = zip(detections.image_ids.tolist(), detections.classes.tolist(), detections.scores.tolist(), sides)
@@ -112,11 +113,11 @@ def _masks(detections: Detections) -> list[dict[str, Any]]:
     return [{"segmentation": mask} for mask in detections.masks or ()]
 
 
-def _score(figure: float) -> Score:
-    """The library says -1 where there is no object to find."""
+def _score(figure: float) -> CocoScore:
+    """Convert the library's -1, which stands for no object to find, to None."""
     return None if figure < 0 else figure
 
 
-def _mean(precision: Float[ndarray, "*n"]) -> Score:
+def _mean(precision: Float[ndarray, "*n"]) -> CocoScore:
     known = precision[precision > -1]
     return float(known.mean()) if len(known) else None

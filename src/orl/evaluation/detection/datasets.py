@@ -1,6 +1,6 @@
-"""Images with the boxes, classes and masks of their objects, from COCO's layout or from VOC devkits.
+"""Images with boxes, classes and masks of their objects, from COCO's layout or from VOC devkits.
 
-All that can be refused without opening an image is refused here, before the long part.
+Annotations are checked here, before training; no image is opened.
 """
 
 import logging
@@ -23,73 +23,73 @@ from orl.datasets.masks import compress_mask, decode_masks
 from orl.datasets.voc import read_voc, read_voc_sizes
 
 MAX_EMPTY_FRACTION = 0.001
-"""Of the objects, which may have no area and are left out: two of COCO's train2017 have none."""
+"""Largest fraction of objects without area, which are left out; COCO's train2017 has two."""
 MIN_SIDE_PX = 0.01
-"""Of an object: a thinner one may have no width when its image is resized and mirrored, in float32."""
-LOG = logging.getLogger(__name__)
+"""Smallest side of an object: a thinner one may lose its width in float32 when its image is resized and mirrored."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionDataset:
-    """The images of one split and the objects in them."""
+    """The images of one split with their annotated objects."""
 
     root: Path
     """Folder that the names start from."""
     names: tuple[str, ...]
     """Path of each image below the root, with forward slashes."""
     image_ids: tuple[int, ...]
-    """Of the source; a VOC image's is its row."""
+    """Ids of the source; for VOC the row of the image."""
     sizes_wh: tuple[tuple[int, int], ...]
-    """Width and height of each image, pixels, as the annotations say."""
+    """Annotated width and height of each image, pixels."""
     classes: tuple[str, ...]
     """Name of each class."""
     category_ids: tuple[int, ...]
-    """The source's number of each class; in VOC its place from 1."""
+    """Number of each class in the source; for VOC counted from 1."""
     boxes: tuple[Float32[ndarray, "_ 4"], ...]
     """The objects of each image as `xyxy`."""
     box_classes: tuple[Int64[ndarray, "_"], ...]
-    """The class of each object, an index into `classes`."""
+    """Class of each object, an index into `classes`."""
     ignored: tuple[Bool[ndarray, "_"], ...]
-    """Whether it makes no difference to the score if an object is found: COCO's crowds, VOC's difficult objects."""
+    """Whether an object is ignored in the score: COCO's crowds, VOC's difficult objects."""
     segmentations: tuple[tuple[Any, ...], ...] | None = None
-    """The mask of each object as COCO's polygons or RLE; none where masks are not known or not asked for."""
+    """Mask of each object as COCO's polygons or RLE; None if there are no masks or they were not read."""
     areas: tuple[Float64[ndarray, "_"], ...] | None = None
-    """Of each object in square pixels, by which COCO calls it small, medium or large; that of its box if none."""
+    """Area of each object in square pixels, which decides COCO's sizes; None for the area of the box."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     def masks(self, row: int) -> Bool[ndarray, "m h w"]:
-        """The objects of an image as bitmaps.
+        """Decode the masks of the objects of an image.
 
         Raises:
-            ValueError: if the set has no masks.
+            ValueError: if there are no masks.
         """
         if self.segmentations is None:
-            raise ValueError(f"the images of {self.root} have no masks, image {self.names[row]} neither")
+            raise ValueError(f"the images of {self.root} have no masks; image {self.names[row]} cannot give one")
         return decode_masks(self.segmentations[row], self.sizes_wh[row])
 
 
 def read_coco_detection(data: Path, split: str, *, needs_masks: bool = True) -> DetectionDataset:
-    """The images of a split in COCO's layout, sorted by name; classes in the order of the categories' ids.
+    """Read a split in COCO's layout, sorted by name; classes are in the order of the categories' ids.
 
-    Objects of no area are left out with a warning where they are few.
+    Objects without area are left out with a warning if they are few.
 
     Args:
-        data: folder with `annotations/instances_<split>.json`, or that JSON.
-        split: such as train2017.
-        needs_masks: read masks too, as compressed RLE.
+        data: folder with `annotations/instances_<split>.json`, or that JSON file.
+        split: name such as train2017.
+        needs_masks: whether to read masks, as compressed RLE.
 
     Raises:
-        ValueError: if there is no such split, it is not COCO's JSON, it has no annotations, an annotation's image or
-            category is unknown, images are missing, more than a thousandth of the objects have no area in their
-            image, or masks are asked for and an object has none.
+        ValueError: if there is no such split, the file is not COCO's JSON or has no annotations, an annotation's image
+            or category is unknown, images are missing, more than a thousandth of the objects have no area in their
+            image, or a needed mask is missing.
     """
     json_path = _json_path(data, split)
     content = read_coco_content(json_path)
     if not any(content.annotations):
         raise ValueError(
-            f"{json_path} has no annotations: 0 objects in {len(content.names)} images; take another split"
+            f"{json_path} has no annotations: 0 objects in {len(content.names)} images; give another split"
         )
     _require_images(content.root, content.names)
     columns = content.columns
@@ -97,31 +97,31 @@ def read_coco_detection(data: Path, split: str, *, needs_masks: bool = True) -> 
     found = DetectionDataset(
         root=content.root,
         names=content.names,
-        image_ids=tuple(_whole(json_path, image["id"]) for image in content.images),
+        image_ids=tuple(_integer_id(json_path, image["id"]) for image in content.images),
         sizes_wh=sizes_wh,
         classes=content.classes,
-        category_ids=tuple(_whole(json_path, category["id"]) for category in content.categories),
+        category_ids=tuple(_integer_id(json_path, category["id"]) for category in content.categories),
         boxes=tuple(annotated_boxes(each) for each in content.annotations),
         box_classes=_column(content, lambda entry: columns[entry["category_id"]], np.int64),
         ignored=_column(content, lambda entry: entry.get("iscrowd", 0) == 1, bool),
         areas=_column(content, lambda entry: entry.get("area", entry["bbox"][2] * entry["bbox"][3]), np.float64),
         segmentations=_segmentations(json_path, content) if needs_masks else None,
     )
-    found = _without_areas_of_none(found, str(json_path))
+    found = _drop_empty(found, str(json_path))
     if found.segmentations is None:
         return found
     return replace(found, segmentations=_compressed(json_path, found.segmentations, found))
 
 
 def read_voc_detection(data: Sequence[Path], split: str) -> DetectionDataset:
-    """The images of a split of one or several VOC devkits: VOC07+12 is VOC2007 and VOC2012 together.
+    """Read a split of one or several VOC devkits: VOC07+12 is VOC2007 and VOC2012 together.
 
     Args:
-        data: devkits, as `orl.datasets.voc.voc_folder` finds them.
-        split: such as trainval.
+        data: devkits, or folders in which `orl.datasets.voc.voc_folder` finds one.
+        split: name such as trainval.
 
     Raises:
-        ValueError: if there is no devkit, two of them are one or differ in classes, an image or its annotation is
+        ValueError: if there is no devkit, one is given twice, two differ in classes, an image or its annotation is
             missing, or more than a thousandth of the objects have no area in their image.
     """
     parts = [read_voc(root, split) for root in data]
@@ -143,21 +143,23 @@ def read_voc_detection(data: Sequence[Path], split: str) -> DetectionDataset:
         box_classes=tuple(each for part in parts for each in part.box_classes),
         ignored=tuple(each for part in parts for each in part.box_difficult),
     )
-    return _without_areas_of_none(found, f"split {split!r} of {root}")
+    return _drop_empty(found, f"split {split!r} of {root}")
 
 
 def without_empty(images: DetectionDataset) -> DetectionDataset:
-    """The images with an object that is not ignored; a detector is not trained on the others.
+    """Return the images with an object that is not ignored; a detector is not trained on the others.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is no such image.
 
     Source:
         Detectron2, `filter_images_with_only_crowd_annotations`.
     """
     rows = [row for row, ignored in enumerate(images.ignored) if not ignored.all()]
     if not rows:
-        raise ValueError(f"0 of the {len(images)} images of {images.root} have an object to learn; take another split")
+        raise ValueError(
+            f"0 of the {len(images)} images of {images.root} have an object to train on; give another split"
+        )
     return replace(
         images,
         names=tuple(images.names[row] for row in rows),
@@ -201,13 +203,13 @@ def _column(content: CocoContent, value: Callable[[dict[str, Any]], Any], dtype:
 def _size_wh(json_path: Path, image: dict[str, Any]) -> tuple[int, int]:
     sides = (image.get("width"), image.get("height"))
     if not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ValueError(f"{json_path} says of image {image['file_name']} width and height {sides}; write its size")
+        raise ValueError(f"{json_path} has width and height {sides} for image {image['file_name']}; write its size")
     return sides  # type: ignore[return-value]
 
 
-def _whole(json_path: Path, number: object) -> int:
+def _integer_id(json_path: Path, number: object) -> int:
     if not isinstance(number, int):
-        raise ValueError(f"{json_path} has the id {number!r} of an image or category; ids must be whole numbers")
+        raise ValueError(f"ids of images and categories must be integers, got {number!r} in {json_path}")
     return number
 
 
@@ -227,7 +229,7 @@ def _segmentations(json_path: Path, content: CocoContent) -> tuple[tuple[Any, ..
 def _compressed(
     json_path: Path, segmentations: tuple[tuple[Any, ...], ...], images: DetectionDataset
 ) -> tuple[tuple[Any, ...], ...]:
-    """A tenth of the memory of polygons as lists, and damage is found now."""
+    """Encode masks as RLE: a tenth of the memory of polygons, and damaged ones are found here."""
     encoded = []
     for name, size_wh, each in zip(images.names, images.sizes_wh, segmentations):
         try:
@@ -237,8 +239,12 @@ def _compressed(
     return tuple(encoded)
 
 
-def _without_areas_of_none(images: DetectionDataset, source: str) -> DetectionDataset:
-    """Leave out objects that have no area within their image, or refuse them where they are many."""
+def _drop_empty(images: DetectionDataset, source: str) -> DetectionDataset:
+    """Leave out objects without area within their image.
+
+    Raises:
+        ValueError: if more than a thousandth of the objects have none.
+    """
     inside = [boxes.clip(own, size_wh) for own, size_wh in zip(images.boxes, images.sizes_wh)]
     kept = [(own[:, 2:] - own[:, :2] > MIN_SIDE_PX).all(axis=1) for own in inside]
     count = sum(len(each) for each in kept)
@@ -247,12 +253,12 @@ def _without_areas_of_none(images: DetectionDataset, source: str) -> DetectionDa
         return images
     first = next(row for row, each in enumerate(kept) if not each.all())
     box = images.boxes[first][~kept[first]][0].tolist()
-    told = (
+    message = (
         f"{num_empty} of {count} boxes of {source} have no area within their image: first {images.names[first]} {box}"
     )
     if num_empty > MAX_EMPTY_FRACTION * count:
-        raise ValueError(f"{told}; repair or delete them")
-    LOG.warning("%s; they are left out", told)
+        raise ValueError(f"{message}; repair or delete them")
+    logger.warning("%s; they are left out", message)
     lists = images.segmentations
     return replace(
         images,

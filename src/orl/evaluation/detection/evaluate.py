@@ -1,4 +1,4 @@
-"""Judge a backbone by a detector that is trained on it: COCO with boxes and masks, VOC with boxes."""
+"""Training, detection and scoring of a detector, common to COCO and VOC: checks, resume, result."""
 
 import hashlib
 import math
@@ -12,252 +12,207 @@ import numpy as np
 
 from orl import provenance
 from orl.datasets.labelled_fingerprint import labelled_fingerprint
-from orl.evaluation.detection.coco_metrics import coco_scores
-from orl.evaluation.detection.configs import COCO, VOC, DetectionConfig, Plan, Protocol, plan_training
+from orl.evaluation.detection.config import DetectionConfig, DetectionSchedule, TrainingPlan, plan_training
 from orl.evaluation.detection.datasets import DetectionDataset, without_empty
 from orl.evaluation.detection.detections import Detections
 from orl.evaluation.detection.model import require_resnet
 from orl.evaluation.detection.predict import predict
 from orl.evaluation.detection.results_file import read_detections, write_detections
-from orl.evaluation.detection.samples import TrainingRules, check_sizes
-from orl.evaluation.detection.train import MAX_UNREADABLE_FRACTION, Course, build_training_step, train_detector
-from orl.evaluation.detection.voc_metrics import voc_scores
+from orl.evaluation.detection.samples import check_sizes
+from orl.evaluation.detection.train import (
+    MAX_UNREADABLE_TRAIN_FRACTION,
+    DetectorTraining,
+    build_training_step,
+    train_detector,
+)
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.output import EvaluationOutput, finished, write_result
+from orl.evaluation.protocol import Result
 from orl.processes import Processes, local_device
 from orl.training.fabric import launch_fabric
 from orl.training.loop import TrainOptions
 
-YEARS_BY_AREA = ("VOC2010", "VOC2011", "VOC2012")
-"""Devkits that take the area of the whole curve, where the earlier ones take 11 points."""
-
-Result = dict[str, Any]
-Score = Callable[[DetectionDataset, Detections, bool], Result]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """What differs between COCO and VOC."""
+class DetectionBenchmark:
+    """A published benchmark of detection."""
 
     name: str
-    protocol: Protocol
-    score: Score
-    size: tuple[int, int, int]
-    """Of the published set: images to learn from, images to score, classes."""
+    """Name of the evaluation."""
+    schedule: DetectionSchedule
+    score: Callable[[DetectionDataset, Detections, bool], dict[str, Any]]
+    """Function from images, detections and whether there are masks to the scores of the result."""
+    num_train: int
+    num_test: int
+    num_classes: int
 
 
-def evaluate_detection(
-    subject: EvaluatedBackbone,
+def evaluate_detector(
+    benchmark: DetectionBenchmark,
+    backbone: EvaluatedBackbone,
     train: DetectionDataset,
     val: DetectionDataset,
-    settings: DetectionConfig,
-    place: EvaluationOutput,
+    config: DetectionConfig,
+    output: EvaluationOutput,
     processes: Processes,
 ) -> Result | None:
-    """COCO: Mask R-CNN trained from a backbone, AP of boxes and masks.
+    """Train a detector on a backbone, detect in the images to score, and write the scores.
+
+    Checkpoints and detections go to the output's folder; after an interruption the same call resumes from them.
 
     Args:
-        subject: a ResNet of ours.
-        train: images to learn from; those without an object that is no crowd are left out.
+        benchmark: schedule, metrics and published sizes.
+        backbone: an orl ResNet.
+        train: images to train on; those whose objects are all ignored are left out.
         val: images to score.
-        settings: of detector, training and test.
-        place: where the result goes; checkpoints and detections go to the folder beside it.
-        processes: train and detect together.
+        config: options of detector, training and test.
+        output: file and options of the work.
+        processes: joined processes, which train and detect together.
 
     Returns:
-        What was written; none in a process that is not the first.
+        The result; None in all processes but the first.
 
     Raises:
-        ValueError: if the backbone, the sets or the settings do not allow it; before anything is trained.
-        StaleResultError: if the place holds the result of something else.
-        RuntimeError: as `train`.
-        Stopped: after Ctrl-C or a signal; the same call goes on.
-
-    Source:
-        ORL's supplementary A; Detectron2's Mask R-CNN R50-FPN, with batch normalisation as in MoCo (arXiv 1911.05722).
+        ValueError: if backbone, data or config do not allow it, before the training.
+        StaleResultError: if the output has a result of other inputs.
+        RuntimeError: if training fails, or an image to score cannot be read.
+        Stopped: after Ctrl-C or a signal; the same call resumes.
     """
-    task = Task(name="detect", protocol=COCO, score=_coco_result, size=(117_266, 5_000, 80))
-    if settings.masks:
-        for images in (train, val):
-            if images.segmentations is None:
-                raise ValueError(f"the images of {images.root} have no masks; detect boxes alone with --no-masks")
-    return _judge(task, subject, train, val, settings, place, processes)
-
-
-def evaluate_voc_detection(
-    subject: EvaluatedBackbone,
-    train: DetectionDataset,
-    test: DetectionDataset,
-    settings: DetectionConfig,
-    place: EvaluationOutput,
-    processes: Processes,
-) -> Result | None:
-    """VOC: Faster R-CNN trained from a backbone, AP of boxes; arguments and errors as of `judge_detection`.
-
-    MoCo's protocol of 24,000 steps, with the feature pyramid of COCO's detector where MoCo takes the fourth stage
-    (R50-C4): scores are not comparable with MoCo's.
-
-    Source:
-        MoCo (arXiv 1911.05722), Section 4.2.1, for schedule and sizes; Detectron2 for learning difficult objects too.
-    """
-    task = Task(name="detect-voc", protocol=VOC, score=_voc_result, size=(16_551, 4_952, 20))
-    all_learnt = replace(train, ignored=tuple(np.zeros_like(ignored) for ignored in train.ignored))
-    return _judge(task, subject, all_learnt, test, replace(settings, masks=False), place, processes)
-
-
-def _judge(
-    task: Task,
-    subject: EvaluatedBackbone,
-    train: DetectionDataset,
-    val: DetectionDataset,
-    settings: DetectionConfig,
-    place: EvaluationOutput,
-    processes: Processes,
-) -> Result | None:
-    require_resnet(subject.network)
-    plan = plan_training(settings, task.protocol)
-    rules = TrainingRules(
-        short_sides_px=plan.short_sides_px,
-        longest_px=settings.longest_px,
-        masks=settings.masks,
-    )
-    learnt = without_empty(train)
-    course = Course(images=learnt, settings=settings, plan=plan, rules=rules, seed=place.seed)
-    _check(course, val, processes)
-    processes.from_first(lambda: check_sizes(val), "the look at the images to score")
+    require_resnet(backbone.network)
+    check_splits(train, val, config)
+    if config.batch_size % processes.count:
+        raise ValueError(
+            f"a batch of {config.batch_size} cannot be divided evenly over {processes.count} processes; give another "
+            "--batch-size"
+        )
+    processes.from_first(lambda: check_sizes(val), "the check of the images to score")
+    plan = plan_training(config, benchmark.schedule)
+    training = DetectorTraining(images=without_empty(train), config=config, plan=plan, seed=output.seed)
     inputs = {
-        "backbone": subject.digest,
-        "train": _fingerprint(learnt),
-        "val": _fingerprint(val),
-        "settings": asdict(settings),
-        "seed": place.seed,
-        "precision": place.precision,
+        "backbone": backbone.digest,
+        "train": dataset_fingerprint(training.images),
+        "val": dataset_fingerprint(val),
+        "config": asdict(config),
+        "seed": output.seed,
+        "precision": output.precision,
     }
-    found = processes.from_first(lambda: finished(place, inputs), "the result that may be there")
-    if found is not None:
-        return found if processes.is_first else None
+    result = processes.from_first(lambda: finished(output, inputs), "the look-up of a finished result")
+    if result is not None:
+        return result if processes.is_first else None
     started = time.monotonic()
-    path = _detect(subject, course, val, inputs, place, processes)
+    path = _train_and_detect(backbone, training, val, inputs, output, processes)
     if not processes.is_first:
         return None
-    # As read from the file always, so that a judge that went on from there scores the same to the last bit.
+    # Always read from the file, so that an interrupted evaluation gives the same scores to the last bit.
     detections = read_detections(path, val)
     result = {
-        "task": task.name,
-        **task.score(val, detections, settings.masks),
-        "backbone": subject.label,
+        "task": benchmark.name,
+        **benchmark.score(val, detections, config.masks),
+        "backbone": backbone.label,
         "data": str(val.root),
-        "schedule": _schedule(settings, plan),
+        "schedule": schedule_name(config, plan),
         **asdict(plan),
-        "settings": asdict(settings),
-        "protocol_deviations": [*subject.protocol_deviations, *_dataset_deviations(task.size, learnt, val)],
-        "num_train": len(learnt),
+        "config": asdict(config),
+        "protocol_deviations": [
+            *backbone.protocol_deviations,
+            *_dataset_deviations(benchmark, training.images, val),
+        ],
+        "num_train": len(training.images),
         "num_test": len(val),
         "num_processes": processes.count,
         "elapsed_s": round(time.monotonic() - started, 1),
     }
-    return write_result(place, result, inputs)
+    return write_result(output, result, inputs)
 
 
-def _detect(
-    subject: EvaluatedBackbone,
-    course: Course,
-    val: DetectionDataset,
-    inputs: Mapping[str, Any],
-    place: EvaluationOutput,
-    processes: Processes,
-) -> Path:
-    """Train and detect, if that is not done; the file of the detections, which the first process has written."""
-    learnt_from = {key: value for key, value in inputs.items() if key != "val"}
-    if processes.is_first:
-        # Images to be scored may be mended when all is learnt.
-        provenance.claim(place.folder, learnt_from, place.overwrite)
-    processes.wait("the folder of the detector")
-    path = place.folder / f"detections_{provenance.fingerprint({'val': inputs['val']})}.json"
-    if not processes.gather(int(path.exists()))[0][0]:
-        fabric = launch_fabric(local_device(place.device), place.precision, processes)
-        training_step = build_training_step(subject.network, course, fabric)
-        options = TrainOptions(
-            folder=place.folder,
-            title="detector",
-            workers=place.workers,
-            checkpoint_minutes=place.checkpoint_minutes,
-            unreadable_hint=f"{MAX_UNREADABLE_FRACTION:.0%} of them, or one",
-            max_unreadable=math.ceil(MAX_UNREADABLE_FRACTION * len(course.images)),
-            out_of_memory_hint="Start more processes, or take a smaller --batch-size, which lr and steps follow",
-        )
-        train_detector(training_step, course, options, processes)
-        settings, workers = course.settings, place.workers
-        found = predict(training_step.network, val, settings, processes, workers=workers, quiet=place.quiet)
-        if processes.is_first:
-            write_detections(path, found, val)
-    return path
+def check_splits(train: DetectionDataset, val: DetectionDataset, config: DetectionConfig) -> None:
+    """Check that a detector can be trained on one split and scored on the other.
 
-
-def _dataset_deviations(size: tuple[int, int, int], learnt: DetectionDataset, val: DetectionDataset) -> list[str]:
-    parts = ("images with objects to learn from", "images to score", "classes")
-    own = (len(learnt), len(val), len(val.classes))
-    return [f"{count:,} {part}, not {usual:,}" for count, part, usual in zip(own, parts, size) if count != usual]
-
-
-def _schedule(settings: DetectionConfig, plan: Plan) -> str:
-    """Its name where all else is the protocol's too, so that nothing else stands beside published scores."""
-    protocol = DetectionConfig(schedule=settings.schedule, batch_size=settings.batch_size)
-    is_protocol = replace(settings, masks=protocol.masks) == protocol
-    return settings.schedule if is_protocol else f"own settings, {plan.num_steps} steps"
-
-
-def _check(course: Course, val: DetectionDataset, processes: Processes) -> None:
-    """Refuse what would fail after hours."""
-    train, batch_size = course.images, course.settings.batch_size
+    Raises:
+        ValueError: if the splits differ in classes or share images, masks are missing, the batch is larger than the
+            training split, or no object to score counts.
+    """
+    for images in (train, val):
+        if config.masks and images.segmentations is None:
+            raise ValueError(f"the images of {images.root} have no masks; detect boxes alone with --no-masks")
     if train.classes != val.classes:
+        differing = sorted({*train.classes} ^ {*val.classes})
         raise ValueError(
-            f"the classes of {train.root} and {val.root} differ: {_differing(train.classes, val.classes)}; give two "
-            "splits of one set"
+            f"the classes of {train.root} and {val.root} differ: "
+            f"{', '.join(differing[:5]) or 'they are in another order'}; give two splits of one data set"
         )
-    roots = train.root.resolve(), val.root.resolve()
-    learnt, scored = ({f"{root}/{name}" for name in images.names} for root, images in zip(roots, (train, val)))
-    if shared := sorted(learnt & scored):
+    names = [{f"{images.root.resolve()}/{name}" for name in images.names} for images in (train, val)]
+    if shared := sorted(names[0] & names[1]):
         raise ValueError(
-            f"{len(shared)} images are learnt from and scored, such as {shared[0]}: a score on images that were learnt "
-            "from says nothing; give two splits that share none"
+            f"{len(shared)} images are trained on and scored, such as {shared[0]}: give two splits that share none"
         )
-    if batch_size > len(train):
+    num_train = len(without_empty(train))
+    if config.batch_size > num_train:
         raise ValueError(
-            f"a batch of {batch_size} needs as many images, and {len(train)} of {train.root} have objects; set a "
-            "smaller --batch-size"
-        )
-    if batch_size % processes.count:
-        raise ValueError(
-            f"a batch of {batch_size} cannot be shared evenly by {processes.count} processes; set another --batch-size"
+            f"a batch of {config.batch_size} needs as many images, but {num_train} of {train.root} have objects; give "
+            "a smaller --batch-size"
         )
     if all(ignored.all() for ignored in val.ignored):
         raise ValueError(
-            f"0 of the {len(val)} images to score in {val.root} have an object that counts; take another split"
+            f"0 of the {len(val)} images to score in {val.root} have an object that counts; give another split"
         )
 
 
-def _differing(classes: tuple[str, ...], others: tuple[str, ...]) -> str:
-    one_sided = sorted({*classes} ^ {*others})
-    return ", ".join(one_sided[:5]) or "they are in another order"
+def _train_and_detect(
+    backbone: EvaluatedBackbone,
+    training: DetectorTraining,
+    val: DetectionDataset,
+    inputs: Mapping[str, Any],
+    output: EvaluationOutput,
+    processes: Processes,
+) -> Path:
+    """Train and detect, if that is not finished; return the file of the detections, which the first process writes."""
+    if processes.is_first:
+        # Images to score may be repaired after the training.
+        training_inputs = {key: value for key, value in inputs.items() if key != "val"}
+        provenance.claim(output.folder, training_inputs, output.overwrite)
+    processes.wait("the folder of the detector")
+    path = output.folder / f"detections_{provenance.fingerprint({'val': inputs['val']})}.json"
+    if not processes.gather(int(path.exists()))[0][0]:
+        fabric = launch_fabric(local_device(output.device), output.precision, processes)
+        training_step = build_training_step(backbone.network, training, fabric)
+        options = TrainOptions(
+            folder=output.folder,
+            title="detector",
+            workers=output.workers,
+            checkpoint_minutes=output.checkpoint_minutes,
+            unreadable_hint=f"{MAX_UNREADABLE_TRAIN_FRACTION:.0%} of them, or one",
+            max_unreadable=math.ceil(MAX_UNREADABLE_TRAIN_FRACTION * len(training.images)),
+            out_of_memory_hint="Start more processes, or take a smaller --batch-size, which lr and steps follow",
+        )
+        train_detector(training_step, training, options, processes)
+        detections = predict(
+            training_step.network, val, training.config, processes, workers=output.workers, quiet=output.quiet
+        )
+        if processes.is_first:
+            write_detections(path, detections, val)
+    return path
 
 
-def _fingerprint(images: DetectionDataset) -> str:
-    """Changes with the images and with what is in them; not with their folder."""
+def _dataset_deviations(benchmark: DetectionBenchmark, train: DetectionDataset, val: DetectionDataset) -> list[str]:
+    counts = (
+        ("images with objects to train on", len(train), benchmark.num_train),
+        ("images to score", len(val), benchmark.num_test),
+        ("classes", len(val.classes), benchmark.num_classes),
+    )
+    return [f"{count:,} {counted}, not {published:,}" for counted, count, published in counts if count != published]
+
+
+def schedule_name(config: DetectionConfig, plan: TrainingPlan) -> str:
+    """Return '1x' or '2x' if all other options are the protocol's, so that only such scores are comparable."""
+    protocol = DetectionConfig(schedule=config.schedule, batch_size=config.batch_size)
+    is_protocol = replace(config, masks=protocol.masks) == protocol
+    return config.schedule if is_protocol else f"own options, {plan.num_steps} steps"
+
+
+def dataset_fingerprint(images: DetectionDataset) -> str:
+    """Compute a fingerprint of the images and their annotations, independent of their folder."""
     numbers = np.array([*zip(images.image_ids, *zip(*images.sizes_wh))])
     labels = (numbers, *images.boxes, *images.box_classes, *images.ignored, *(images.areas or ()))
     masks = hashlib.sha256(repr(images.segmentations).encode()).hexdigest()
     return f"{labelled_fingerprint(images.root, images.names, images.classes, labels)} {masks}"
-
-
-def _coco_result(images: DetectionDataset, detections: Detections, with_masks: bool) -> Result:
-    box, box_per_class = coco_scores(images, detections, "bbox")
-    mask, mask_per_class = coco_scores(images, detections, "segm") if with_masks else (None, None)
-    return {"box": box, "mask": mask, "box_per_class": box_per_class, "mask_per_class": mask_per_class}
-
-
-def _voc_result(images: DetectionDataset, detections: Detections, with_masks: bool) -> Result:
-    assert not with_masks
-    by_points = images.root.name not in YEARS_BY_AREA
-    scores = voc_scores(images, detections, eleven_points=by_points)
-    return {"box": scores, "average_precision": "at 11 recalls" if by_points else "area of the curve"}

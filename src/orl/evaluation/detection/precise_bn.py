@@ -1,6 +1,6 @@
-"""Statistics of batch normalisation computed again: those of many batches under the final weights.
+"""Precise batch statistics: recomputed from many batches with the final weights.
 
-The moving averages of training lag behind the weights, and know the last few batches best.
+The moving averages of training lag behind the weights and depend on the last few batches.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,15 +14,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from orl.networks.all_gather import sum_over_processes, world_size
 
 
-class _Sums:
-    """Number of values, their sum and that of their squares, for each channel of one layer's input."""
+class _ChannelSums:
+    """Number, sum and sum of squares of the input values of one layer, for each channel."""
 
     def __init__(self, layer: _BatchNorm) -> None:
-        # Of float64, since the mean's square is taken off in the end.
+        # In float64, because the square of the mean is subtracted at the end.
         self.sums = torch.zeros(3, layer.num_features, dtype=torch.float64, device=layer.weight.device)
 
     def add(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Take in a batch, as a hook before the layer."""
+        """Add a batch; a forward pre-hook of the layer."""
         values = inputs[0].detach()
         if not values.numel():
             return
@@ -33,39 +33,38 @@ class _Sums:
         self.sums += count * torch.stack([torch.ones_like(mean), mean, variance + mean.square()])
 
     def write(self, layer: _BatchNorm) -> None:
-        """Give the layer mean and variance over the batches of all processes."""
+        """Set mean and variance of the layer to those over the batches of all processes."""
         count, values, squares = sum_over_processes(self.sums) if world_size() > 1 else self.sums
         assert layer.running_mean is not None
         assert layer.running_var is not None
         if not count.all():
-            raise ValueError("a batch normalisation has seen 0 values; give more precise-bn-iterations, or 0")
+            raise ValueError("a batch normalisation got 0 values; give more --precise-bn-iterations, or 0")
         mean = values / count
         layer.running_mean.copy_(mean)
         layer.running_var.copy_((squares / count - mean.square()).clamp_min(0))
 
 
 @torch.no_grad()
-def update_statistics(network: nn.Module, forward: Callable[[Any], Any], batches: Iterable[Any]) -> int:
+def update_batch_statistics(network: nn.Module, forward: Callable[[Any], Any], batches: Iterable[Any]) -> int:
     """Replace running means and variances by those over all values of some batches.
 
     Args:
-        network: its batch normalisations in training mode get new statistics; those in evaluation mode keep theirs.
-            No weight changes.
-        forward: passes a batch through the network.
-        batches: with several processes the part of this one; as many batches in each process.
+        network: its batch normalisations in training mode get new statistics; no weight changes.
+        forward: function that passes a batch through the network.
+        batches: the batches of this process; all processes have the same number.
 
     Returns:
         The number of batches.
 
     Raises:
-        ValueError: if there is no batch, or a layer has seen no value.
+        ValueError: if there is no batch, or a layer got no value.
 
     Source:
-        fvcore's `update_bn_stats`, which Detectron2's TEST.PRECISE_BN calls: the variance is that of the population,
-        and batches count by their size.
+        fvcore's `update_bn_stats`, which Detectron2's TEST.PRECISE_BN calls: population variance, and batches weighted
+        by their size.
     """
     layers = [part for part in network.modules() if isinstance(part, _BatchNorm) and part.training]
-    sums, num_batches = [_Sums(layer) for layer in layers], 0
+    sums, num_batches = [_ChannelSums(layer) for layer in layers], 0
     with ExitStack() as hooks:
         for layer, own in zip(layers, sums):
             hooks.callback(layer.register_forward_pre_hook(own.add).remove)
@@ -73,7 +72,7 @@ def update_statistics(network: nn.Module, forward: Callable[[Any], Any], batches
             forward(batch)
             num_batches += 1
     if not num_batches:
-        raise ValueError("statistics of batch normalisation need a batch, and there are 0; give precise-bn-iterations")
+        raise ValueError("batch statistics need at least one batch, got 0; give --precise-bn-iterations")
     for layer, own in zip(layers, sums):
         own.write(layer)
     return num_batches

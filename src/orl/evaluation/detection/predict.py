@@ -1,4 +1,4 @@
-"""What a detector finds in the images of a set: each process looks at its share."""
+"""Detection in the images of a split; each process takes a part of them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,7 @@ from torchvision.models.detection.transform import resize_boxes
 
 from orl.datasets.loader_workers import ignore_interrupts
 from orl.datasets.masks import encode_masks
-from orl.evaluation.detection.configs import DetectionConfig
+from orl.evaluation.detection.config import DetectionConfig
 from orl.evaluation.detection.datasets import DetectionDataset
 from orl.evaluation.detection.detections import Detections
 from orl.evaluation.detection.model import in_unit_range
@@ -22,93 +22,95 @@ from orl.evaluation.detection.samples import ResizedImages
 from orl.processes import Processes
 from orl.progress import progress_bar
 
-NUM_PASTED = 16
-"""Masks that are pasted into an image at a time: as floats they take four bytes for each of its pixels."""
+MASKS_AT_ONCE = 16
+"""Masks that are pasted into an image at a time: as floats each takes four bytes per pixel."""
 
 
 def predict(
     detector: FasterRCNN,
     images: DetectionDataset,
-    settings: DetectionConfig,
+    config: DetectionConfig,
     processes: Processes,
     *,
     workers: int,
     quiet: bool = False,
 ) -> Detections:
-    """Everything that a detector finds in a set.
+    """Detect objects in all images of a split.
 
     Args:
-        detector: is left in evaluation mode, where it was.
-        images: to look at.
-        settings: size of the images.
-        processes: share the images and the detections.
+        detector: set to evaluation mode.
+        images: images to detect in.
+        config: size of the images.
+        processes: joined processes, which take parts of the images.
         workers: processes that read images.
-        quiet: show no progress.
+        quiet: show no progress bar.
 
     Returns:
-        Those of all processes, in every process; boxes and masks in pixels of the images as they are.
+        The detections of all processes, in every process; boxes and masks in pixels of the image files.
 
     Raises:
         RuntimeError: in every process, if an image cannot be read.
     """
     rows = range(len(images))[processes.rank :: processes.count]
-    resized = ResizedImages(images, rows, settings.test_short_side_px, settings.longest_px)
-    # One at a time: without padding, as in Detectron2, so that what is found does not depend on the processes.
+    resized = ResizedImages(images, rows, config.test_short_side_px, config.longest_px)
+    # One image at a time, as in Detectron2: without padding, so that detections do not depend on the processes.
     loader = DataLoader(resized, batch_size=None, num_workers=workers, worker_init_fn=ignore_interrupts)
     detector.eval()
     hidden = quiet or not processes.is_first
     bar = progress_bar(loader, total=len(rows), title="detect", unit="images", quiet=hidden)
-    own: list[Detections] = []
+    parts: list[Detections] = []
     unreadable: list[tuple[str, str]] = []
     for row, image in bar:
         if isinstance(image, str):
             unreadable.append((images.names[row], image))
-        elif len((found := _detect_row(detector, images, row, image)).scores):
-            own.append(found)
+        elif len((found := _detect_in_row(detector, images, row, image)).scores):
+            parts.append(found)
     unreadable = processes.gather_lists(unreadable)
     if unreadable:
         name, reason = unreadable[0]
         raise RuntimeError(
-            f"{len(unreadable)} of {len(images)} images to score cannot be read, such as {name} ({reason}); mend them "
-            "and give the same command again: training is kept"
+            f"{len(unreadable)} of {len(images)} images to score cannot be read, such as {name} ({reason}); repair "
+            "them and give the same command again: training is kept"
         )
-    return Detections.merge(processes.gather_lists(own))
+    return Detections.merge(processes.gather_lists(parts))
 
 
 @torch.no_grad()
 def detect(
     detector: FasterRCNN, image: UInt8[Tensor, "3 h w"], size_hw: tuple[int, int]
 ) -> tuple[dict[str, Tensor], Iterator[UInt8[Tensor, "_ i j"]]]:
-    """What a detector in evaluation mode finds in an image.
+    """Detect objects in one image.
 
     Args:
-        detector: as `build_detector` made it.
-        image: resized for the test.
-        size_hw: height and width of the image before.
+        detector: result of `build_detector`, in evaluation mode.
+        image: the resized image.
+        size_hw: height and width of the image file.
 
     Returns:
-        `boxes` in pixels of the image before it was resized, `labels` from 1 and `scores`, the best first; and their
-        masks, some at a time, none if it predicts none.
+        `boxes` in pixels of the image file, `labels` from 1 and `scores`, the highest first; and an iterator over their
+        masks in groups, empty for a detector without masks.
     """
     images, _ = detector.transform([in_unit_range(image, next(detector.parameters()))])
     features = detector.backbone(images.tensors)
     proposals, _ = detector.rpn(images, features)
     (found,), _ = detector.roi_heads(features, proposals, images.image_sizes)
     found["boxes"] = resize_boxes(found["boxes"], images.image_sizes[0], size_hw)
-    return found, _pasted(found, size_hw)
+    return found, _paste_masks(found, size_hw)
 
 
-def _pasted(found: dict[str, Tensor], size_hw: tuple[int, int]) -> Iterator[UInt8[Tensor, "_ i j"]]:
+def _paste_masks(found: dict[str, Tensor], size_hw: tuple[int, int]) -> Iterator[UInt8[Tensor, "_ i j"]]:
     if "masks" not in found:
         return
-    for masks, boxes in zip(found["masks"].split(NUM_PASTED), found["boxes"].split(NUM_PASTED)):
+    for masks, boxes in zip(found["masks"].split(MASKS_AT_ONCE), found["boxes"].split(MASKS_AT_ONCE)):
         yield (paste_masks_in_image(masks, boxes, size_hw)[:, 0] > 0.5).to(torch.uint8)
 
 
-def _detect_row(detector: FasterRCNN, images: DetectionDataset, row: int, image: UInt8[Tensor, "3 h w"]) -> Detections:
+def _detect_in_row(
+    detector: FasterRCNN, images: DetectionDataset, row: int, image: UInt8[Tensor, "3 h w"]
+) -> Detections:
     width, height = images.sizes_wh[row]
-    found, pasted = detect(detector, image, (height, width))
-    rles: list[Any] = [rle for some in pasted for rle in encode_masks(some.cpu().numpy())]
+    found, mask_groups = detect(detector, image, (height, width))
+    rles: list[Any] = [rle for masks in mask_groups for rle in encode_masks(masks.cpu().numpy())]
     return Detections(
         image_ids=np.full(len(found["scores"]), images.image_ids[row], dtype=np.int64),
         boxes=_floats(found["boxes"]),

@@ -1,4 +1,4 @@
-"""Detections as a file of COCO's results format, which other metrics read too."""
+"""Files of detections in COCO's results format."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from orl.evaluation.detection.detections import Detections
 
 
 def write_detections(path: Path, detections: Detections, images: DetectionDataset) -> None:
-    """Write one entry a detection: `image_id`, `category_id`, `bbox` (xywh), `score`, `segmentation` (RLE)."""
+    """Write one entry per detection: `image_id`, `category_id`, `bbox` (xywh), `score`, `segmentation` (RLE)."""
     boxes_xywh, masks = boxes.to_xywh(detections.boxes), detections.masks
     entries: list[dict[str, Any]] = []
     for number, (image_id, label) in enumerate(zip(detections.image_ids.tolist(), detections.classes.tolist())):
@@ -27,10 +27,10 @@ def write_detections(path: Path, detections: Detections, images: DetectionDatase
 
 
 def read_detections(path: Path, images: DetectionDataset) -> Detections:
-    """Read what `write_detections` wrote.
+    """Read a file that `write_detections` wrote.
 
     Raises:
-        ValueError: if the file is no list of detections in these classes.
+        ValueError: if the file is not a list of detections of these classes.
     """
     labels = {category_id: label for label, category_id in enumerate(images.category_ids)}
     try:
@@ -44,7 +44,7 @@ def read_detections(path: Path, images: DetectionDataset) -> Detections:
             masks=tuple(_as_rle(entry["segmentation"]) for entry in entries) if has_masks else None,
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no detections of these images ({error}); delete it") from error
+        raise ValueError(f"{path} is not a list of detections in these images ({error}); delete it") from error
 
 
 def _as_text(rle: dict[str, Any]) -> dict[str, Any]:

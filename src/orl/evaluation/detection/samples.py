@@ -1,7 +1,7 @@
-"""Images with their objects, as a detector is trained and tested on them: resized, perhaps mirrored.
+"""Data sets of a detector: images with their objects, resized and for training randomly mirrored.
 
-A sample depends on (seed, epoch, image) alone. Images of one batch differ in shape, and are not grouped by it as in
-Detectron2: a batch is padded to its largest.
+A sample depends only on (seed, epoch, image). Images of a batch differ in shape and are padded to the largest.
+Unlike in Detectron2, they are not grouped by shape.
 """
 
 from collections.abc import Sequence
@@ -25,56 +25,56 @@ from orl.views.view_samplers import SampleKey
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingRules:
-    """What training images go through."""
+class ResizeConfig:
+    """Sizes of training images, and whether masks are needed."""
 
     short_sides_px: tuple[int, ...]
-    """One is drawn for an image."""
+    """Short sides, of which one is sampled for each image."""
     longest_px: int
     masks: bool
-    """Whether masks are learnt."""
+    """Whether targets have masks."""
 
 
-class TrainingSamples(Dataset[LoadedViews]):
-    """Training images; another one takes the place of one that cannot be read."""
+class DetectionTrainingImages(Dataset[LoadedViews]):
+    """Training images with their targets; another image replaces an unreadable one."""
 
-    def __init__(self, images: DetectionDataset, rules: TrainingRules, seed: int) -> None:
-        self.images, self.rules, self.seed = images, rules, seed
+    def __init__(self, images: DetectionDataset, resize: ResizeConfig, seed: int) -> None:
+        self.images, self.resize, self.seed = images, resize, seed
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, key: SampleKey) -> LoadedViews:
-        """The sample of an image in an epoch: `image` and `target`."""
+        """Return `image` and `target` of an image in an epoch."""
         unreadable: list[tuple[str, str]] = []
         for row in image_and_replacements(key, self.seed, len(self)):
             try:
-                views = self._draw(key[0], row)
+                views = self._sample(key[0], row)
             except ImageError as error:
                 unreadable.append((str(error.path), error.reason))
             else:
                 return LoadedViews(views, [self.images.names[row]], unreadable)
         return LoadedViews({}, [], unreadable)
 
-    def _draw(self, epoch: int, row: int) -> dict[str, Any]:
-        images, rules = self.images, self.rules
+    def _sample(self, epoch: int, row: int) -> dict[str, Any]:
+        images, resize = self.images, self.resize
         generator = np.random.default_rng([self.seed, epoch, row])
-        short_side, mirrored = generator.choice(rules.short_sides_px), bool(generator.random() < 0.5)
+        short_side, mirrored = generator.choice(resize.short_sides_px), bool(generator.random() < 0.5)
         image = read_image(images, row)
-        size_hw = resized_size(image.shape[:2], int(short_side), rules.longest_px)
-        learnt = ~images.ignored[row]
+        size_hw = resized_size(image.shape[:2], int(short_side), resize.longest_px)
+        kept = ~images.ignored[row]
         target = {
-            "boxes": torch.from_numpy(move_boxes(images.boxes[row][learnt], image.shape[:2], size_hw, mirrored)),
-            "labels": torch.from_numpy(images.box_classes[row][learnt] + 1),
+            "boxes": torch.from_numpy(transform_boxes(images.boxes[row][kept], image.shape[:2], size_hw, mirrored)),
+            "labels": torch.from_numpy(images.box_classes[row][kept] + 1),
         }
-        if rules.masks:
-            target["masks"] = torch.from_numpy(move_masks(images.masks(row)[learnt], size_hw, mirrored))
+        if resize.masks:
+            target["masks"] = torch.from_numpy(transform_masks(images.masks(row)[kept], size_hw, mirrored))
         resized = resize_image(image, size_hw)
         return {"image": resized.flip(-1) if mirrored else resized, "target": target}
 
 
 class ResizedImages(Dataset["tuple[int, UInt8[Tensor, '3 h w'] | str]"]):
-    """Some rows of a set, resized for the test, or the reason why there is no image."""
+    """Test images of some rows, resized; a reason in place of an unreadable image."""
 
     def __init__(self, images: DetectionDataset, rows: Sequence[int], short_side_px: int, longest_px: int) -> None:
         self.images, self.rows = images, rows
@@ -84,7 +84,7 @@ class ResizedImages(Dataset["tuple[int, UInt8[Tensor, '3 h w'] | str]"]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> "tuple[int, UInt8[Tensor, '3 h w'] | str]":
-        """The row of an image in the set, and its pixels."""
+        """Return the row of an image and its pixels."""
         row = self.rows[index]
         try:
             image = read_image(self.images, row)
@@ -94,7 +94,7 @@ class ResizedImages(Dataset["tuple[int, UInt8[Tensor, '3 h w'] | str]"]):
 
 
 def collate_detection(loaded: Sequence[LoadedViews]) -> LoadedViews:
-    """A batch out of samples: lists, since images differ in size and in the number of their objects."""
+    """Collate samples to lists, because images differ in size and number of objects."""
     views: list[Any] = [one.views for one in loaded]
     joined: dict[str, Any] = {}
     if all(views):
@@ -107,10 +107,10 @@ def collate_detection(loaded: Sequence[LoadedViews]) -> LoadedViews:
 
 
 def read_image(images: DetectionDataset, row: int) -> UInt8[ndarray, "h w 3"]:
-    """The pixels of an image.
+    """Read the pixels of an image.
 
     Raises:
-        ImageError: if it cannot be read, or has another size than the annotations say.
+        ImageError: if the image cannot be read, or its size is not the annotated one.
     """
     path = images.root / images.names[row]
     image = load_image(path)
@@ -119,10 +119,10 @@ def read_image(images: DetectionDataset, row: int) -> UInt8[ndarray, "h w 3"]:
 
 
 def check_sizes(images: DetectionDataset) -> None:
-    """Look at the header of every image: one that cannot be scored is to be known before the training.
+    """Check the header of every image to score, before the training.
 
     Raises:
-        ValueError: if images are no images, or of other sizes than the annotations say.
+        ValueError: if a file is not an image, or its size is not the annotated one.
     """
     bad = []
     for name, size_wh in zip(images.names, images.sizes_wh):
@@ -133,18 +133,18 @@ def check_sizes(images: DetectionDataset) -> None:
             bad.append(str(error))
     if bad:
         raise ValueError(
-            f"{len(bad)} of {len(images)} images to score cannot be: {bad[0]}; mend them or the annotations"
+            f"{len(bad)} of {len(images)} images cannot be scored: {bad[0]}; repair them or the annotations"
         )
 
 
 def _check_size(path: Path, found_wh: tuple[int, int], size_wh: tuple[int, int]) -> None:
     if tuple(found_wh) != tuple(size_wh):
-        (width, height), (own_width, own_height) = size_wh, found_wh
-        raise ImageError(path, f"has {own_width}x{own_height} px, and its annotations are for {width}x{height} px")
+        (width, height), (found_width, found_height) = size_wh, found_wh
+        raise ImageError(path, f"has {found_width}x{found_height} px, but its annotations are for {width}x{height} px")
 
 
 def resized_size(size_hw: tuple[int, int], short_side_px: int, longest_px: int) -> tuple[int, int]:
-    """Height and width that bring the short side to a size, or the long side to its limit where it would exceed it.
+    """Return height and width with a given short side, reduced where the long side would exceed its limit.
 
     Source:
         Detectron2, `ResizeShortestEdge.get_output_shape`, with its rounding.
@@ -158,15 +158,15 @@ def resized_size(size_hw: tuple[int, int], short_side_px: int, longest_px: int) 
 
 
 def resize_image(image: UInt8[ndarray, "h w 3"], size_hw: tuple[int, int]) -> UInt8[Tensor, "3 i j"]:
-    """The image by antialiased bilinear interpolation, as Pillow does it."""
+    """Resize an image by antialiased bilinear interpolation, as Pillow does."""
     tensor = torch.from_numpy(np.require(image, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
     return F.interpolate(tensor, size_hw, mode="bilinear", antialias=True)[0].contiguous()
 
 
-def move_boxes(
+def transform_boxes(
     old: Float[ndarray, "n 4"], size_hw: tuple[int, int], new_size_hw: tuple[int, int], mirrored: bool
 ) -> Float[ndarray, "n 4"]:
-    """Boxes of an image in the resized, perhaps mirrored image."""
+    """Transform boxes of an image to the resized and possibly mirrored image."""
     factors = np.array([new_size_hw[1] / size_hw[1], new_size_hw[0] / size_hw[0]], dtype=np.float32)
     moved = boxes.clip(old * np.tile(factors, 2), new_size_hw[::-1])
     if mirrored:
@@ -174,8 +174,8 @@ def move_boxes(
     return moved
 
 
-def move_masks(old: Bool[ndarray, "n h w"], size_hw: tuple[int, int], mirrored: bool) -> UInt8[ndarray, "n i j"]:
-    """Masks of an image in the resized, perhaps mirrored image, by the nearest pixel."""
+def transform_masks(old: Bool[ndarray, "n h w"], size_hw: tuple[int, int], mirrored: bool) -> UInt8[ndarray, "n i j"]:
+    """Transform masks of an image to the resized and possibly mirrored image, by the nearest pixel."""
     if not len(old):
         return np.zeros((0, *size_hw), dtype=np.uint8)
     masks = torch.from_numpy(old.astype(np.uint8))[None]

@@ -1,4 +1,4 @@
-"""The training of a detector: so many steps on an endless stream of shuffled images, by the one loop."""
+"""Training of a detector: a number of steps on an endless stream of shuffled images, by the common loop."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from orl.evaluation.detection.configs import DECAY_FACTOR, WARMUP_FACTOR, DetectionConfig, Plan
+from orl.evaluation.detection.config import DECAY_FACTOR, WARMUP_FACTOR, DetectionConfig, TrainingPlan
 from orl.evaluation.detection.datasets import DetectionDataset
-from orl.evaluation.detection.model import build_detector, losses, sgd
-from orl.evaluation.detection.precise_bn import update_statistics
-from orl.evaluation.detection.samples import TrainingRules, TrainingSamples, collate_detection
+from orl.evaluation.detection.model import build_detector, build_detector_optimiser, detector_losses
+from orl.evaluation.detection.precise_bn import update_batch_statistics
+from orl.evaluation.detection.samples import DetectionTrainingImages, ResizeConfig, collate_detection
 from orl.networks.sync_bn import sync_batch_norm
 from orl.processes import Processes
 from orl.schedules import warmup_step_decay
@@ -19,41 +19,43 @@ from orl.training.loader import BatchReader, BatchSource
 from orl.training.loop import Schedules, TrainOptions, train
 from orl.training.supervised import SupervisedStep
 
-MAX_UNREADABLE_FRACTION = 0.01
-"""Of the training images, which may turn out unreadable before training stops; others take their places."""
-PRECISE_BN_STREAM = 1
-"""What tells the images for batch statistics from those of training, which have the seed alone."""
+MAX_UNREADABLE_TRAIN_FRACTION = 0.01
+"""Largest fraction of unreadable training images; other images replace them."""
+PRECISE_BN_SEED_OFFSET = 1
+"""Difference between the seeds of the images for batch statistics and for training."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
-    """All that decides what a detector learns, beside the weights that it starts from."""
+class DetectorTraining:
+    """Images and options of the training of a detector."""
 
     images: DetectionDataset
-    settings: DetectionConfig
-    plan: Plan
-    rules: TrainingRules
+    config: DetectionConfig
+    plan: TrainingPlan
     seed: int
 
     def source(self) -> BatchSource:
-        """Training samples, read by workers."""
-        samples = TrainingSamples(self.images, self.rules, self.seed)
-        return BatchSource(dataset=samples, collate=collate_detection, finish=lambda batch: batch)
+        """Return the training samples, which worker processes read."""
+        resize = ResizeConfig(
+            short_sides_px=self.plan.short_sides_px, longest_px=self.config.longest_px, masks=self.config.masks
+        )
+        dataset = DetectionTrainingImages(self.images, resize, self.seed)
+        return BatchSource(dataset=dataset, collate=collate_detection, finish=lambda batch: batch)
 
-    def batches(self, num_steps: int, processes: Processes, stream: int = 0) -> TrainingBatches:
-        """This process's part of so many steps."""
+    def batches(self, num_steps: int, processes: Processes, seed_offset: int = 0) -> TrainingBatches:
+        """Return the batches of this process."""
         return stream_batches(
             len(self.images),
-            self.settings.batch_size,
+            self.config.batch_size,
             num_steps,
-            self.seed + stream,
+            self.seed + seed_offset,
             rank=processes.rank,
             num_processes=processes.count,
         )
 
 
-def learning_rate(plan: Plan) -> Schedules:
-    """Linear warm-up, then steps down."""
+def learning_rate(plan: TrainingPlan) -> Schedules:
+    """Return a linear warm-up, followed by steps down."""
 
     def values_at(step: int) -> dict[str, float]:
         lr = warmup_step_decay(
@@ -64,48 +66,53 @@ def learning_rate(plan: Plan) -> Schedules:
     return Schedules(values_at=values_at, num_warmup_steps=plan.num_warmup_steps)
 
 
-def build_training_step(backbone: object, course: Course, fabric: Fabric) -> SupervisedStep:
-    """The detector on its device, with its optimiser.
+def build_training_step(backbone: object, training: DetectorTraining, fabric: Fabric) -> SupervisedStep:
+    """Build the detector on its device, with its optimiser.
 
     Raises:
-        ValueError: as `build_detector`.
+        ValueError: if the backbone is not an orl ResNet.
     """
-    torch.manual_seed(course.seed)
-    detector: Any = build_detector(backbone, len(course.images.classes), course.settings)
+    torch.manual_seed(training.seed)
+    detector: Any = build_detector(backbone, len(training.images.classes), training.config)
     if fabric.world_size > 1:
         detector = sync_batch_norm(detector, fabric.device)
-    return SupervisedStep(fabric, detector, sgd(detector, course.plan.lr), losses, seed=course.seed)
+    optimiser = build_detector_optimiser(detector, training.plan.lr)
+    return SupervisedStep(fabric, detector, optimiser, detector_losses, seed=training.seed)
 
 
-def train_detector(training_step: SupervisedStep, course: Course, options: TrainOptions, processes: Processes) -> None:
-    """Train to the end, from the newest checkpoint if there is one; then compute batch statistics anew.
+def train_detector(
+    training_step: SupervisedStep, training: DetectorTraining, options: TrainOptions, processes: Processes
+) -> None:
+    """Train to the last step, from the newest checkpoint if there is one; then recompute the batch statistics.
 
     Raises:
-        RuntimeError: as `train`.
-        Stopped: as `train`.
+        RuntimeError: if training fails or the images for the batch statistics cannot be read.
+        Stopped: after Ctrl-C or a signal; the state is saved.
     """
-    batches = course.batches(course.plan.num_steps, processes)
-    train(training_step, course.source(), batches, learning_rate(course.plan), options, processes)
-    if course.settings.precise_bn_iterations:
-        precise_statistics(training_step, course, options.workers, processes)
+    batches = training.batches(training.plan.num_steps, processes)
+    train(training_step, training.source(), batches, learning_rate(training.plan), options, processes)
+    if training.config.precise_bn_iterations:
+        precise_statistics(training_step, training, options.workers, processes)
 
 
-def precise_statistics(training_step: SupervisedStep, course: Course, workers: int, processes: Processes) -> None:
-    """Batch statistics of the final weights, from fresh batches of training images."""
-    batches = course.batches(course.settings.precise_bn_iterations, processes, PRECISE_BN_STREAM)
-    reader = BatchReader(course.source(), batches, workers, pin_memory=training_step.fabric.device.type == "cuda")
+def precise_statistics(
+    training_step: SupervisedStep, training: DetectorTraining, workers: int, processes: Processes
+) -> None:
+    """Recompute the batch statistics of the final weights from new batches of training images."""
+    batches = training.batches(training.config.precise_bn_iterations, processes, PRECISE_BN_SEED_OFFSET)
+    reader = BatchReader(training.source(), batches, workers, pin_memory=training_step.fabric.device.type == "cuda")
 
     def forward(batch: Any) -> None:
         if not batch.views:
             file, reason = batch.unreadable[-1]
             raise RuntimeError(
                 f"{len(batch.unreadable)} images in a row cannot be read for the batch statistics, the last one "
-                f"{file}: {reason}. Is the disk still there? Training is kept: the same command goes on"
+                f"{file}: {reason}. Is the disk mounted? Training is kept: the same command resumes"
             )
-        losses(training_step.network, batch.views)
+        detector_losses(training_step.network, batch.views)
 
     device = training_step.fabric.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        # Which proposals go through the heads is drawn from torch's generator.
-        torch.manual_seed(course.seed)
-        update_statistics(training_step.network, forward, reader)
+        # The heads sample their proposals with torch's generator.
+        torch.manual_seed(training.seed)
+        update_batch_statistics(training_step.network, forward, reader)

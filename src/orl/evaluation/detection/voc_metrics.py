@@ -1,7 +1,7 @@
 """PASCAL VOC's average precision of boxes, as Detectron2 reports it.
 
-The devkit counts pixels from 1 and includes the last, and adds 1 to widths; boxes here end before their right edge,
-so that the plain overlap is the same number.
+The devkit counts pixels from 1, includes the last one and adds 1 to widths. Boxes here exclude their right edge, so
+that the plain IoU gives the same number.
 """
 
 import numpy as np
@@ -10,36 +10,36 @@ from numpy import ndarray
 
 from orl import boxes
 from orl.evaluation.detection.datasets import DetectionDataset
-from orl.evaluation.detection.detections import Detections, require_of
+from orl.evaluation.detection.detections import Detections, check_detections
 
 IOU_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 
 
 def voc_scores(images: DetectionDataset, detections: Detections, *, eleven_points: bool = True) -> dict[str, float]:
-    """How well objects were found: the mean over classes of the average precision.
+    """Compute the mean over classes of the average precision.
 
-    Classes without an object that counts are left out. Detectron2 rounds boxes to 0.1 px and scores to 0.001 before
-    it scores; here they stay as they are.
+    Classes without an object that counts are left out. Detectron2 first rounds boxes to 0.1 px and scores to 0.001;
+    this function does not.
 
     Args:
-        images: with the objects that are there; the ignored ones are the difficult ones.
-        detections: what was found; of these images alone.
-        eleven_points: interpolate as VOC2007 does, at recalls of 0, 0.1, ..., 1; else take the area of the curve.
+        images: images with their annotated objects; the difficult ones are ignored.
+        detections: detections in these images.
+        eleven_points: interpolate at recalls of 0, 0.1, ..., 1, as VOC2007; otherwise take the area under the curve.
 
     Returns:
-        In [0, 1]: `AP`, the mean over IoU 0.50 to 0.95, `AP50` and `AP75`.
+        `AP`, the mean over IoU 0.50 to 0.95, `AP50` and `AP75`, in [0, 1].
 
     Raises:
-        ValueError: if a detection is of an unknown image or class, a score is not finite, or no object counts.
+        ValueError: if a detection has an unknown image or class, a score is not finite, or no object counts.
 
     Source:
         VOCevaldet.m of the devkit; Detectron2, `PascalVOCDetectionEvaluator`.
     """
-    require_of(detections, images.image_ids, len(images.classes))
+    check_detections(detections, images.image_ids, len(images.classes))
     by_class = [_class_scores(images, detections, label, eleven_points) for label in range(len(images.classes))]
     scored = [each for each in by_class if each is not None]
     if not scored:
-        raise ValueError(f"0 objects count in the {len(images)} images of {images.root}; take another split")
+        raise ValueError(f"0 objects count in the {len(images)} images of {images.root}; give another split")
     means = np.mean(scored, axis=0)
     return {
         "AP": float(means.mean()),
@@ -48,19 +48,19 @@ def voc_scores(images: DetectionDataset, detections: Detections, *, eleven_point
     }
 
 
-def voc_average_precision(is_right: Bool[ndarray, "n"], num_objects: int, *, eleven_points: bool) -> float:
-    """Average precision of detections in the order of their scores.
+def voc_average_precision(is_correct: Bool[ndarray, "n"], num_objects: int, *, eleven_points: bool) -> float:
+    """Compute the average precision of detections sorted by score.
 
     Args:
-        is_right: whether each found an object that was not found before.
-        num_objects: that could be found.
-        eleven_points: as of `voc_scores`.
+        is_correct: whether each detection matches an object that no earlier one matched.
+        num_objects: number of objects that count.
+        eleven_points: as in `voc_scores`.
     """
-    num_right = np.cumsum(is_right)
-    recall = num_right / num_objects
-    precision = num_right / np.arange(1, len(is_right) + 1)
+    num_correct = np.cumsum(is_correct)
+    recall = num_correct / num_objects
+    precision = num_correct / np.arange(1, len(is_correct) + 1)
     if eleven_points:
-        # As Detectron2 has them: the fourth is a little above 0.3, and a recall of exactly 0.3 does not reach it.
+        # The points of Detectron2: the fourth is slightly above 0.3, so a recall of exactly 0.3 does not reach it.
         points = np.arange(0, 1.1, 0.1)
         return float(np.mean([precision[recall >= point].max(initial=0) for point in points]))
     highest = np.maximum.accumulate(precision[::-1])[::-1]
@@ -70,7 +70,7 @@ def voc_average_precision(is_right: Bool[ndarray, "n"], num_objects: int, *, ele
 def _class_scores(
     images: DetectionDataset, detections: Detections, label: int, eleven_points: bool
 ) -> list[float] | None:
-    """AP at each IoU; none for a class without an object that counts."""
+    """Compute AP at each IoU; None for a class without an object that counts."""
     truth = {}
     for image_id, own, labels, ignored in zip(images.image_ids, images.boxes, images.box_classes, images.ignored):
         truth[image_id] = (own[labels == label], ignored[labels == label])
@@ -88,25 +88,25 @@ def _class_scores(
     scores = []
     for threshold in IOU_THRESHOLDS:
         reached = np.array(overlaps) > threshold
-        is_right, counts = _verdicts(image_ids, nearest, reached, ignored_of)
-        scores.append(voc_average_precision(is_right[counts], num_objects, eleven_points=eleven_points))
+        is_correct, counts = _match_detections(image_ids, nearest, reached, ignored_of)
+        scores.append(voc_average_precision(is_correct[counts], num_objects, eleven_points=eleven_points))
     return scores
 
 
-def _verdicts(
+def _match_detections(
     image_ids: list[int], nearest: list[int], reached: Bool[ndarray, "n"], ignored_of: dict[int, ndarray]
 ) -> tuple[Bool[ndarray, "n"], Bool[ndarray, "n"]]:
-    """Whether each detection is right, and whether it counts; a second one of an object is wrong.
+    """Return whether each detection is correct, and whether it counts; a second detection of an object is wrong.
 
-    The object is the one that overlaps most, even if another one that overlaps enough is still free.
+    A detection belongs to the object with the largest overlap, even if another sufficient one is still free.
     """
     found: set[tuple[int, int]] = set()
-    is_right, counts = np.zeros(len(image_ids), dtype=bool), np.ones(len(image_ids), dtype=bool)
-    for place in np.flatnonzero(reached).tolist():
-        image_id, number = image_ids[place], nearest[place]
+    is_correct, counts = np.zeros(len(image_ids), dtype=bool), np.ones(len(image_ids), dtype=bool)
+    for index in np.flatnonzero(reached).tolist():
+        image_id, number = image_ids[index], nearest[index]
         if ignored_of[image_id][number]:
-            counts[place] = False
+            counts[index] = False
         else:
-            is_right[place] = (image_id, number) not in found
+            is_correct[index] = (image_id, number) not in found
             found.add((image_id, number))
-    return is_right, counts
+    return is_correct, counts

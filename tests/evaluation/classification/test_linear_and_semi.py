@@ -1,4 +1,4 @@
-"""Linear and semi-supervised classification from images to the JSON."""
+"""Linear and semi-supervised classification, from images to the JSON file."""
 
 import copy
 import json
@@ -12,17 +12,16 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 from PIL import Image
-from tests.evaluation.classification.small import flat_images
+from tests.evaluation.classification.small import class_data, flat_images
 from tests.ports import free_port
 
 from orl.datasets.classified import ClassifiedImages
-from orl.evaluation.classification import schedule as course_module
-from orl.evaluation.classification.classifier import hold_unreached
-from orl.evaluation.classification.configs import LinearConfig, SemiConfig, class_deviations
-from orl.evaluation.classification.linear import build_optimiser as build_linear_optimiser
-from orl.evaluation.classification.linear import evaluate_linear, linear_course
-from orl.evaluation.classification.samples import AREA_RANGE, ASPECT_RATIO_RANGE, TestImages, training_colours
-from orl.evaluation.classification.semi import build_optimiser, evaluate_semi, semi_course, weight_decay
+from orl.evaluation.classification import training
+from orl.evaluation.classification.class_data import class_count_deviations
+from orl.evaluation.classification.classifier import Classifier, freeze_unused_parameters
+from orl.evaluation.classification.linear import LINEAR, LinearConfig, build_linear_optimiser, linear_schedule
+from orl.evaluation.classification.samples import CROP_AREA_RANGE, CROP_ASPECT_RATIO_RANGE, TestImages, training_colours
+from orl.evaluation.classification.semi import SEMI, SemiConfig, build_semi_optimiser, semi_schedule, weight_decay
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone, load_evaluated_backbone
 from orl.evaluation.output import EvaluationOutput
 from orl.networks.sync_bn import ProcessBatchNorm
@@ -31,8 +30,10 @@ from orl.provenance import StaleResultError
 from orl.training.interrupts import Stopped
 from orl.training.supervised import SupervisedStep
 
-LINEAR = LinearConfig(dataset="folder", epochs=6, batch_size=6, base_lr=2.0, size_px=32, jitter=0.0)
-SEMI = SemiConfig(dataset="folder", fraction=0.5, epochs=4, batch_size=6, backbone_lr=0.05, head_lr=0.5, size_px=32)
+LINEAR_CONFIG = LinearConfig(dataset="folder", epochs=6, batch_size=6, base_lr=2.0, size_px=32, jitter=0.0)
+SEMI_CONFIG = SemiConfig(
+    dataset="folder", fraction=0.5, epochs=4, batch_size=6, backbone_lr=0.05, head_lr=0.5, size_px=32
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +43,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[ClassifiedImages, 
 
 
 @pytest.fixture(scope="module")
-def subject() -> EvaluatedBackbone:
+def backbone() -> EvaluatedBackbone:
     return load_evaluated_backbone(Path("random"), "resnet10")
 
 
-def place(tmp_path: Path, **others: Any) -> EvaluationOutput:
+def output(tmp_path: Path, **others: Any) -> EvaluationOutput:
     return EvaluationOutput(
         **{"result": tmp_path / "result.json", "device": "cpu", "workers": 0, "quiet": True, **others}
     )
@@ -60,44 +61,42 @@ def rates(folder: Path) -> list[float]:
     ("dataset", "epochs", "falls"),
     [("imagenet", 28, (8, 16, 24)), ("places205", 14, (4, 8, 12)), ("inat18", 84, (24, 48, 72))],
 )
-def test_the_rate_of_every_step_is_that_of_the_recipe(dataset: Any, epochs: int, falls: tuple[int, ...]) -> None:
-    course, steps_per_epoch = linear_course(LinearConfig(dataset=dataset)), 7
-    at = course.schedules(steps_per_epoch).values_at
-    assert (course.epochs, course.batch_size) == (epochs, 256)
+def test_linear_has_the_published_learning_rates(dataset: Any, epochs: int, falls: tuple[int, ...]) -> None:
+    schedule, steps_per_epoch = linear_schedule(LinearConfig(dataset=dataset)), 7
+    at = schedule.schedules(steps_per_epoch).values_at
+    assert (schedule.epochs, schedule.batch_size) == (epochs, 256)
     for step in range(epochs * steps_per_epoch):
         epoch = step // steps_per_epoch
         expected = 0.01 if epoch < falls[0] else 0.001 if epoch < falls[1] else 1e-4 if epoch < falls[2] else 1e-5
         assert at(step)["lr"] == pytest.approx(expected), step
 
 
-def test_the_semi_supervised_rates_of_every_step_are_those_of_the_recipe(subject: EvaluatedBackbone) -> None:
-    settings, steps_per_epoch = SemiConfig(), 50
-    at = semi_course(settings).schedules(steps_per_epoch).values_at
+def test_semi_has_the_published_learning_rates(backbone: EvaluatedBackbone) -> None:
+    config, steps_per_epoch = SemiConfig(), 50
+    at = semi_schedule(config).schedules(steps_per_epoch).values_at
     for step in range(20 * steps_per_epoch):
         epoch = step // steps_per_epoch
         expected = 0.01 if epoch < 12 else 0.002 if epoch < 16 else 0.0004
         assert at(step)["lr"] == pytest.approx(expected), step
-    network = course_module.Classifier(
-        subject.network, torch.nn.ModuleDict({"pooled": torch.nn.Linear(512, 3)}), is_frozen=False
-    )
-    backbone, head = build_optimiser(network, settings).param_groups
+    network = Classifier(backbone.network, torch.nn.ModuleDict({"pooled": torch.nn.Linear(512, 3)}), is_frozen=False)
+    backbone, head = build_semi_optimiser(network, config).param_groups
     assert backbone.get("lr_scale", 1.0) == 1.0
     assert head["lr_scale"] == pytest.approx(100.0)  # 1 where the backbone has 0.01
     assert sum(weight.numel() for weight in head["params"]) == 512 * 3 + 3
 
 
-def test_the_linear_layer_has_the_optimiser_of_the_recipe(subject: EvaluatedBackbone) -> None:
+def test_linear_has_the_published_optimiser(backbone: EvaluatedBackbone) -> None:
     heads = torch.nn.ModuleDict({"pooled": torch.nn.Linear(512, 3)})
-    frozen = course_module.Classifier(copy.deepcopy(subject.network), heads, is_frozen=True)
+    frozen = Classifier(copy.deepcopy(backbone.network), heads, is_frozen=True)
     optimiser = build_linear_optimiser(frozen, LinearConfig())
     (group,) = optimiser.param_groups
     assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (0.01, 0.9, True, 1e-4)
     assert [weight.shape for weight in group["params"]] == [(3, 512), (3,)]
 
 
-def test_training_crops_are_those_of_the_recipe() -> None:
+def test_training_crops_have_the_published_augmentation() -> None:
     """RandomResizedCrop of 8% to 100% and 3:4 to 4:3, mirrored in half of the cases, jitter of 0.4 without hue."""
-    assert (AREA_RANGE, ASPECT_RATIO_RANGE) == ((0.08, 1.0), (3 / 4, 4 / 3))
+    assert (CROP_AREA_RANGE, CROP_ASPECT_RATIO_RANGE) == ((0.08, 1.0), (3 / 4, 4 / 3))
     colours = training_colours(LinearConfig().jitter)
     assert (colours.brightness, colours.contrast, colours.saturation, colours.hue) == (0.4, 0.4, 0.4, 0.0)
     assert (colours.flip_probability, colours.jitter_probability) == (0.5, 1.0)
@@ -105,7 +104,7 @@ def test_training_crops_are_those_of_the_recipe() -> None:
     assert training_colours(0.0).jitter_probability == 0
 
 
-def test_per_image_is_scored_by_the_centre_of_its_resized_self(tmp_path: Path) -> None:
+def test_test_crops_equal_resize_and_centre_crop(tmp_path: Path) -> None:
     """As torchvision's Resize(256) and CenterCrop(224), within what cutting first and resizing then changes."""
     ramp = np.stack(
         np.broadcast_arrays(np.linspace(0, 255, 320)[None], np.linspace(0, 255, 512)[:, None], 90.0), axis=2
@@ -135,24 +134,16 @@ def test_per_image_is_scored_by_the_centre_of_its_resized_self(tmp_path: Path) -
         ({"head_lr": -1.0}, "--head-lr is -1.0; it must be above 0"),
     ],
 )
-def test_settings_out_of_range_are_refused_before_anything(
-    images: tuple[ClassifiedImages, ClassifiedImages],
-    subject: EvaluatedBackbone,
-    tmp_path: Path,
-    changes: dict[str, Any],
-    message: str,
-) -> None:
-    judges: list[tuple[Any, Any]] = [(evaluate_linear, LINEAR), (evaluate_semi, SEMI)]
-    of_it = [(judge, settings) for judge, settings in judges if hasattr(settings, next(iter(changes)))]
-    assert of_it
-    for judge, settings in of_it:
+def test_config_values_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
+    configs: list[Any] = [config for config in (LINEAR_CONFIG, SEMI_CONFIG) if hasattr(config, next(iter(changes)))]
+    assert configs
+    for config in configs:
         with pytest.raises(ValueError, match=message):
-            judge(subject, *images, replace(settings, **changes), place(tmp_path), Processes())
-    assert not list(tmp_path.iterdir())
+            replace(config, **changes)
 
 
-class Partly(torch.nn.Module):
-    """A backbone with weights that its features do not come from."""
+class PartlyUsed(torch.nn.Module):
+    """A backbone with parameters that do not affect its features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,9 +153,9 @@ class Partly(torch.nn.Module):
         return self.used(images)
 
 
-def test_weights_that_no_feature_comes_from_are_held() -> None:
-    backbone = Partly()
-    hold_unreached(backbone, 32)
+def test_parameters_that_do_not_affect_features_are_frozen() -> None:
+    backbone = PartlyUsed()
+    freeze_unused_parameters(backbone, 32)
     assert {name: weight.requires_grad for name, weight in backbone.named_parameters()} == {
         "used.weight": True,
         "used.bias": True,
@@ -174,24 +165,24 @@ def test_weights_that_no_feature_comes_from_are_held() -> None:
     assert all(weight.grad is None for weight in backbone.parameters())
 
 
-def test_a_set_of_other_classes_than_the_published_one_departs() -> None:
-    assert class_deviations(LinearConfig(dataset="imagenet"), 1000) == []
-    assert class_deviations(LinearConfig(dataset="inat18"), 8142) == []
-    assert class_deviations(LinearConfig(dataset="folder"), 7) == []
-    assert class_deviations(SemiConfig(), 100) == ["100 classes, not 1,000"]
+def test_another_number_of_classes_is_a_deviation() -> None:
+    assert class_count_deviations("imagenet", 1000) == []
+    assert class_count_deviations("inat18", 8142) == []
+    assert class_count_deviations("folder", 7) == []
+    assert class_count_deviations("imagenet", 100) == ["100 classes, not 1,000"]
 
 
-def test_weights_decay_by_the_share_of_the_labels() -> None:
+def test_weight_decay_depends_on_the_fraction_of_labels() -> None:
     assert [weight_decay(SemiConfig(fraction=fraction)) for fraction in (0.01, 0.1)] == [0.0, 1e-4]
     assert weight_decay(SemiConfig(weight_decay=0.5)) == 0.5
 
 
-def test_a_linear_layer_learns_and_leaves_the_backbone_to_the_bit(
-    images: tuple[ClassifiedImages, ClassifiedImages], subject: EvaluatedBackbone, tmp_path: Path
+def test_a_linear_layer_learns_and_the_backbone_is_unchanged(
+    images: tuple[ClassifiedImages, ClassifiedImages], backbone: EvaluatedBackbone, tmp_path: Path
 ) -> None:
-    before = {name: value.clone() for name, value in subject.network.state_dict().items()}
-    where = place(tmp_path)
-    result = evaluate_linear(subject, *images, LINEAR, where, Processes())
+    before = {name: value.clone() for name, value in backbone.network.state_dict().items()}
+    where = output(tmp_path)
+    result = LINEAR.run(backbone, class_data(*images), LINEAR_CONFIG, where, Processes())
     assert result is not None
     assert result["top1"] > 0.8
     assert result["top5"] is None
@@ -209,57 +200,59 @@ def test_a_linear_layer_learns_and_leaves_the_backbone_to_the_bit(
     )
 
 
-def test_all_weights_learn_from_half_the_labels(
-    images: tuple[ClassifiedImages, ClassifiedImages], subject: EvaluatedBackbone, tmp_path: Path
+def test_semi_trains_all_weights_on_half_of_the_labels(
+    images: tuple[ClassifiedImages, ClassifiedImages], backbone: EvaluatedBackbone, tmp_path: Path
 ) -> None:
-    where = place(tmp_path)
-    result = evaluate_semi(subject, *images, SEMI, where, Processes())
+    where = output(tmp_path)
+    result = SEMI.run(backbone, class_data(*images), SEMI_CONFIG, where, Processes())
     assert result is not None
     assert result["top1"] > 0.6
     assert result["num_train"] == 12
-    assert "4 images of each class drawn with seed 0" in result["train_split"]
+    assert "4 images of each class sampled with seed 0" in result["train_split"]
     state = torch.load(max((where.folder / "checkpoints").iterdir()), weights_only=True)["network"]
-    start = subject.network.state_dict()
+    start = backbone.network.state_dict()
     assert not torch.equal(state["backbone.conv1.weight"], start["conv1.weight"])
     assert not torch.equal(state["backbone.bn1.running_mean"], start["bn1.running_mean"])
 
 
-def test_a_listed_part_is_taken_and_told(
-    images: tuple[ClassifiedImages, ClassifiedImages], subject: EvaluatedBackbone, tmp_path: Path
+def test_a_list_of_labels_is_used_and_named(
+    images: tuple[ClassifiedImages, ClassifiedImages], backbone: EvaluatedBackbone, tmp_path: Path
 ) -> None:
     listed = tmp_path / "half.txt"
     listed.write_text("".join(f"{name}\n" for name in images[0].names[::2]))
-    result = evaluate_semi(subject, *images, replace(SEMI, list=listed, epochs=1), place(tmp_path), Processes())
+    result = SEMI.run(
+        backbone, class_data(*images), replace(SEMI_CONFIG, list=listed, epochs=1), output(tmp_path), Processes()
+    )
     assert result is not None
     assert "half.txt" in result["train_split"]
-    assert not [departure for departure in result["protocol_deviations"] if "drawn" in departure]
+    assert not [deviation for deviation in result["protocol_deviations"] if "sampled" in deviation]
 
 
-def test_a_result_is_kept_and_one_of_other_settings_refused(
-    images: tuple[ClassifiedImages, ClassifiedImages], subject: EvaluatedBackbone, tmp_path: Path
+def test_a_finished_result_is_read_and_one_of_another_config_refused(
+    images: tuple[ClassifiedImages, ClassifiedImages], backbone: EvaluatedBackbone, tmp_path: Path
 ) -> None:
-    settings, where = replace(LINEAR, epochs=1), place(tmp_path)
-    first = evaluate_linear(subject, *images, settings, where, Processes())
+    config, where = replace(LINEAR_CONFIG, epochs=1), output(tmp_path)
+    first = LINEAR.run(backbone, class_data(*images), config, where, Processes())
     changed = where.result.stat().st_mtime_ns
-    assert evaluate_linear(subject, *images, settings, where, Processes()) == first
+    assert LINEAR.run(backbone, class_data(*images), config, where, Processes()) == first
     assert where.result.stat().st_mtime_ns == changed
-    with pytest.raises(StaleResultError, match="course"):
-        evaluate_linear(subject, *images, replace(settings, base_lr=1.0), where, Processes())
-    again = evaluate_linear(
-        subject, *images, replace(settings, base_lr=1.0), place(tmp_path, overwrite=True), Processes()
+    with pytest.raises(StaleResultError, match="schedule"):
+        LINEAR.run(backbone, class_data(*images), replace(config, base_lr=1.0), where, Processes())
+    again = LINEAR.run(
+        backbone, class_data(*images), replace(config, base_lr=1.0), output(tmp_path, overwrite=True), Processes()
     )
     assert again is not None
     assert again["base_lr"] == 1.0
 
 
-def test_a_stopped_training_goes_on_to_the_same_bits(
+def test_a_resumed_training_gives_the_same_weights_bit_for_bit(
     images: tuple[ClassifiedImages, ClassifiedImages],
-    subject: EvaluatedBackbone,
+    backbone: EvaluatedBackbone,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    straight, stopped = place(tmp_path / "straight"), place(tmp_path / "stopped")
-    expected = evaluate_semi(subject, *images, SEMI, straight, Processes())
+    straight, stopped = output(tmp_path / "straight"), output(tmp_path / "stopped")
+    expected = SEMI.run(backbone, class_data(*images), SEMI_CONFIG, straight, Processes())
     gather = Processes.gather
 
     def stop_after_five(self: Processes, *numbers: int) -> list[tuple[int, ...]]:
@@ -269,10 +262,10 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
 
     monkeypatch.setattr(Processes, "gather", stop_after_five)
     with pytest.raises(Stopped, match="stopped after step 5 of 8"):
-        evaluate_semi(subject, *images, SEMI, stopped, Processes())
+        SEMI.run(backbone, class_data(*images), SEMI_CONFIG, stopped, Processes())
     monkeypatch.undo()
     assert not stopped.result.exists()
-    found = evaluate_semi(subject, *images, SEMI, stopped, Processes())
+    found = SEMI.run(backbone, class_data(*images), SEMI_CONFIG, stopped, Processes())
     assert found is not None
     assert expected is not None
     assert found["top1"] == expected["top1"]
@@ -284,31 +277,33 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
         assert torch.equal(value, states[1][name]), name
 
 
-def _judge_fraction(rank: int, port: int, judge: Any, settings: Any, images: Any, folder: Path) -> None:
+def _evaluate_in_one_of_two(rank: int, port: int, evaluation: str, config: Any, images: Any, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank))
     os.environ.update(LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
-    subject = load_evaluated_backbone(Path("random"), "resnet10")
+    backbone = load_evaluated_backbone(Path("random"), "resnet10")
     with joined_processes(torch.device("cpu")) as processes:
-        where = place(folder, precision="64-true")
-        found = judge(subject, *images, settings, where, processes)
+        where = output(folder, precision="64-true")
+        found = find_evaluation(evaluation).run(backbone, class_data(*images), config, where, processes)
         assert (found is None) == (rank > 0)
 
 
 @pytest.mark.parametrize(
-    ("judge", "settings"),
-    [(evaluate_semi, SEMI), (evaluate_linear, replace(LINEAR, epochs=2, levels=True, jitter=0.4))],
+    ("evaluation", "config"),
+    [("semi", SEMI_CONFIG), ("linear", replace(LINEAR_CONFIG, epochs=2, levels=True, jitter=0.4))],
 )
-def test_two_processes_learn_what_one_does(
+def test_two_processes_give_the_weights_of_one(
     images: tuple[ClassifiedImages, ClassifiedImages],
-    subject: EvaluatedBackbone,
+    backbone: EvaluatedBackbone,
     tmp_path: Path,
-    judge: Any,
-    settings: Any,
+    evaluation: str,
+    config: Any,
 ) -> None:
-    one, two = place(tmp_path / "one", precision="64-true"), place(tmp_path / "two")
-    expected = judge(subject, *images, settings, one, Processes())
-    multiprocessing.spawn(_judge_fraction, (free_port(), judge, settings, images, tmp_path / "two"), nprocs=2)
+    one, two = output(tmp_path / "one", precision="64-true"), output(tmp_path / "two")
+    expected = find_evaluation(evaluation).run(backbone, class_data(*images), config, one, Processes())
+    multiprocessing.spawn(
+        _evaluate_in_one_of_two, (free_port(), evaluation, config, images, tmp_path / "two"), nprocs=2
+    )
     found = json.loads(two.result.read_text())
     assert expected is not None
     for score in ("top1", "levels", "num_val"):
@@ -321,51 +316,51 @@ def test_two_processes_learn_what_one_does(
         torch.testing.assert_close(states[1][name], value, rtol=1e-7, atol=1e-10, msg=name)
 
 
-def test_unreadable_images_are_left_out_told_and_refused_when_they_are_many(
+def test_unreadable_images_are_listed_and_refused_above_the_limit(
     images: tuple[ClassifiedImages, ClassifiedImages],
-    subject: EvaluatedBackbone,
+    backbone: EvaluatedBackbone,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     train = images[0]
     val = flat_images(tmp_path / "broken", "val", 4)
     (val.root / val.names[0]).write_bytes(b"not an image")
-    settings, where = replace(LINEAR, epochs=1), place(tmp_path)
+    config, where = replace(LINEAR_CONFIG, epochs=1), output(tmp_path)
     with pytest.raises(RuntimeError, match=r"1 of 12 images of 'val' cannot be read, such as val/blue/0\.png"):
-        evaluate_linear(subject, train, val, settings, where, Processes())
-    monkeypatch.setattr(course_module, "MAX_UNREADABLE_FRACTION", 0.1)
-    result = evaluate_linear(subject, train, val, settings, where, Processes())
+        LINEAR.run(backbone, class_data(train, val), config, where, Processes())
+    monkeypatch.setattr(training, "MAX_UNREADABLE_FRACTION", 0.1)
+    result = LINEAR.run(backbone, class_data(train, val), config, where, Processes())
     assert result is not None
     assert result["num_val"] == 11
     assert list(result["unreadable"]) == ["val/blue/0.png"]
 
 
-def test_images_to_score_may_be_mended_when_all_is_learnt(
+def test_images_to_score_can_be_repaired_after_training(
     images: tuple[ClassifiedImages, ClassifiedImages],
-    subject: EvaluatedBackbone,
+    backbone: EvaluatedBackbone,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings, where, val = replace(LINEAR, epochs=1), place(tmp_path), flat_images(tmp_path / "broken", "val", 4)
-    whole = (val.root / val.names[0]).read_bytes()
+    config, where, val = replace(LINEAR_CONFIG, epochs=1), output(tmp_path), flat_images(tmp_path / "broken", "val", 4)
+    content = (val.root / val.names[0]).read_bytes()
     (val.root / val.names[0]).write_bytes(b"not an image")
-    with pytest.raises(RuntimeError, match="mend them and give the same command again: training is kept"):
-        evaluate_linear(subject, images[0], val, settings, where, Processes())
-    (val.root / val.names[0]).write_bytes(whole)
+    with pytest.raises(RuntimeError, match="repair them and give the same command again: training is kept"):
+        LINEAR.run(backbone, class_data(images[0], val), config, where, Processes())
+    (val.root / val.names[0]).write_bytes(content)
     monkeypatch.setattr(SupervisedStep, "update", None)
-    result = evaluate_linear(
-        subject, images[0], flat_images(tmp_path / "mended", "val", 4), settings, where, Processes()
+    result = LINEAR.run(
+        backbone, class_data(images[0], flat_images(tmp_path / "repaired", "val", 4)), config, where, Processes()
     )
     assert result is not None
     assert result["num_val"] == 12
 
 
-def test_weights_that_are_held_stay_held_and_a_frozen_backbone_keeps_its_statistics(subject: EvaluatedBackbone) -> None:
+def test_synchronising_keeps_frozen_parameters_and_a_frozen_backbone(backbone: EvaluatedBackbone) -> None:
     heads = torch.nn.ModuleDict({"pooled": torch.nn.Sequential(torch.nn.BatchNorm1d(512), torch.nn.Linear(512, 3))})
     for is_frozen in (False, True):
-        backbone = copy.deepcopy(subject.network)
+        backbone = copy.deepcopy(backbone.network)
         backbone.conv1.requires_grad_(False)
-        network = course_module.Classifier(backbone, copy.deepcopy(heads), is_frozen=is_frozen)
+        network = Classifier(backbone, copy.deepcopy(heads), is_frozen=is_frozen)
         network.synchronise(torch.device("cpu"))
         assert not network.backbone.conv1.weight.requires_grad
         assert network.backbone.layer4[0].conv1.weight.requires_grad is not is_frozen
@@ -373,34 +368,34 @@ def test_weights_that_are_held_stay_held_and_a_frozen_backbone_keeps_its_statist
         assert isinstance(network.backbone.bn1, ProcessBatchNorm) is not is_frozen
 
 
-def test_a_batch_that_is_larger_than_the_images_is_refused_before_anything(
-    images: tuple[ClassifiedImages, ClassifiedImages], subject: EvaluatedBackbone, tmp_path: Path
+def test_a_batch_larger_than_the_training_split_is_refused(
+    images: tuple[ClassifiedImages, ClassifiedImages], backbone: EvaluatedBackbone, tmp_path: Path
 ) -> None:
-    where = place(tmp_path)
+    where = output(tmp_path)
     with pytest.raises(ValueError, match=r"a batch of 256 needs as many images, and there are 24.*--batch-size"):
-        evaluate_linear(subject, *images, LinearConfig(dataset="folder"), where, Processes())
+        LINEAR.run(backbone, class_data(*images), LinearConfig(dataset="folder"), where, Processes())
     assert not where.folder.exists()
 
 
-def test_splits_of_other_classes_are_refused(
-    images: tuple[ClassifiedImages, ClassifiedImages], subject: EvaluatedBackbone, tmp_path: Path
+def test_splits_with_different_classes_are_refused(
+    images: tuple[ClassifiedImages, ClassifiedImages], backbone: EvaluatedBackbone, tmp_path: Path
 ) -> None:
     val = replace(images[1], classes=("blue", "green", "violet"))
     with pytest.raises(ValueError, match=r"differ in classes.*'red'.*'violet'"):
-        evaluate_linear(subject, images[0], val, LINEAR, place(tmp_path), Processes())
+        LINEAR.run(backbone, class_data(images[0], val), LINEAR_CONFIG, output(tmp_path), Processes())
 
 
-def test_a_backbone_that_shall_not_learn_is_refused_for_semi(
-    images: tuple[ClassifiedImages, ClassifiedImages], subject: EvaluatedBackbone, tmp_path: Path
+def test_semi_refuses_a_backbone_without_learning_rate() -> None:
+    with pytest.raises(ValueError, match=r"--backbone-lr is 0\.0.*'linear' evaluates a frozen backbone"):
+        replace(SEMI_CONFIG, backbone_lr=0.0)
+
+
+def test_five_levels_are_scored_at_once(
+    images: tuple[ClassifiedImages, ClassifiedImages], backbone: EvaluatedBackbone, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"--backbone-lr is 0\.0.*judged by 'linear'"):
-        evaluate_semi(subject, *images, replace(SEMI, backbone_lr=0.0), place(tmp_path), Processes())
-
-
-def test_five_levels_are_judged_at_once(
-    images: tuple[ClassifiedImages, ClassifiedImages], subject: EvaluatedBackbone, tmp_path: Path
-) -> None:
-    result = evaluate_linear(subject, *images, replace(LINEAR, levels=True, epochs=2), place(tmp_path), Processes())
+    result = LINEAR.run(
+        backbone, class_data(*images), replace(LINEAR_CONFIG, levels=True, epochs=2), output(tmp_path), Processes()
+    )
     assert result is not None
     assert list(result["levels"]) == ["conv1", "res2", "res3", "res4", "res5"]
     # A third are right by chance.
