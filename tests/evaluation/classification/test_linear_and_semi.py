@@ -23,6 +23,7 @@ from orl.evaluation.classification.linear import LINEAR, LinearConfig, build_lin
 from orl.evaluation.classification.samples import CROP_AREA_RANGE, CROP_ASPECT_RATIO_RANGE, TestImages, training_colours
 from orl.evaluation.classification.semi import SEMI, SemiConfig, build_semi_optimiser, semi_schedule, weight_decay
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone, load_evaluated_backbone
+from orl.evaluation.evaluations import find_evaluation
 from orl.evaluation.output import EvaluationOutput
 from orl.networks.sync_bn import ProcessBatchNorm
 from orl.processes import Processes, joined_processes
@@ -358,9 +359,9 @@ def test_images_to_score_can_be_repaired_after_training(
 def test_synchronising_keeps_frozen_parameters_and_a_frozen_backbone(backbone: EvaluatedBackbone) -> None:
     heads = torch.nn.ModuleDict({"pooled": torch.nn.Sequential(torch.nn.BatchNorm1d(512), torch.nn.Linear(512, 3))})
     for is_frozen in (False, True):
-        backbone = copy.deepcopy(backbone.network)
-        backbone.conv1.requires_grad_(False)
-        network = Classifier(backbone, copy.deepcopy(heads), is_frozen=is_frozen)
+        trunk = copy.deepcopy(backbone.network)
+        trunk.conv1.requires_grad_(False)
+        network = Classifier(trunk, copy.deepcopy(heads), is_frozen=is_frozen)
         network.synchronise(torch.device("cpu"))
         assert not network.backbone.conv1.weight.requires_grad
         assert network.backbone.layer4[0].conv1.weight.requires_grad is not is_frozen

@@ -1,4 +1,4 @@
-"""Drawn scenes with boxes and masks for a detector of seconds."""
+"""Synthetic scenes with boxes and masks, and the config of a detector that trains in seconds."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from orl.evaluation.detection.configs import DetectionConfig
+from orl.evaluation.detection.config import DetectionConfig
 from orl.evaluation.detection.datasets import DetectionDataset
 from orl.synthetic.scenes import CLASSES, draw_scene
 
 SIZE_WH = (96, 72)
-SETTINGS = DetectionConfig(
+SMALL_CONFIG = DetectionConfig(
     batch_size=4,
     iterations=3,
     warmup_iterations=1,
@@ -26,7 +26,7 @@ SETTINGS = DetectionConfig(
 
 
 def draw_images(root: Path, num_images: int, *, size_wh: tuple[int, int] = SIZE_WH, first: int = 0) -> DetectionDataset:
-    """Scenes as files, with what is in them."""
+    """Write scenes to files and return them with their annotations."""
     root.mkdir(parents=True, exist_ok=True)
     scenes = [draw_scene(0, first + index, size_wh) for index in range(num_images)]
     names = tuple(f"{index:04d}.png" for index in range(num_images))

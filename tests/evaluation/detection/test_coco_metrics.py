@@ -195,7 +195,7 @@ def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
 def test_masks_that_are_missing_are_refused() -> None:
     images = random_images(3)
     detections = random_detections(images, 1)
-    with pytest.raises(ValueError, match="the images of nowhere have none"):
+    with pytest.raises(ValueError, match="the images of nowhere have no masks"):
         coco_scores(replace(images, segmentations=None), detections, "segm")
-    with pytest.raises(ValueError, match=f"{len(detections)} detections have none"):
+    with pytest.raises(ValueError, match=f"{len(detections)} detections have no masks"):
         coco_scores(images, replace(detections, masks=None), "segm")

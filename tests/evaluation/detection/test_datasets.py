@@ -71,7 +71,7 @@ def test_the_json_itself_and_boxes_alone_can_be_read(tmp_path: Path) -> None:
     json_path = write(tmp_path, content()) / "annotations" / "instances_val.json"
     images = read_coco_detection(json_path, "val", needs_masks=False)
     assert images.segmentations is None
-    with pytest.raises(ValueError, match=r"image b\.jpg neither"):
+    with pytest.raises(ValueError, match=r"image b\.jpg cannot give one"):
         images.masks(1)
     with pytest.raises(ValueError, match="is not the JSON of split 'train'"):
         read_coco_detection(json_path, "train")
@@ -88,7 +88,7 @@ def test_training_images_have_an_object_that_is_no_crowd(tmp_path: Path) -> None
     assert [len(column[0]) for column in columns] == [2] * 5
 
 
-def test_images_of_crowds_alone_cannot_be_learnt(tmp_path: Path) -> None:
+def test_images_with_crowds_only_are_left_out(tmp_path: Path) -> None:
     what = content()
     for each in what["annotations"]:
         each["iscrowd"] = 1
@@ -133,7 +133,7 @@ FAULTS: list[tuple[Callable[[Content], Any], str]] = [
 
 
 @pytest.mark.parametrize(("damage", "message"), FAULTS)
-def test_faults_are_told_before_anything_starts(tmp_path: Path, damage: Callable[[Content], Any], message: str) -> None:
+def test_faulty_annotations_are_refused(tmp_path: Path, damage: Callable[[Content], Any], message: str) -> None:
     what = content()
     damage(what)
     with pytest.raises(ValueError, match=message):
@@ -198,7 +198,7 @@ def test_two_devkits_are_one_set(tmp_path: Path) -> None:
         np.testing.assert_array_equal(images.ignored[row], part.ignored[own])
 
 
-def test_faults_of_devkits_are_told(tmp_path: Path) -> None:
+def test_faulty_devkits_are_refused(tmp_path: Path) -> None:
     first, second = devkits(tmp_path)
     with pytest.raises(ValueError, match="VOC2007 is given 2 times"):
         read_voc_detection((first, first), "trainval")

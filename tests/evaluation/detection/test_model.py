@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torchvision.models.detection import MaskRCNN
 
-from orl.evaluation.detection.configs import DetectionConfig
-from orl.evaluation.detection.model import build_detector, in_unit_range, losses, sgd
+from orl.evaluation.detection.config import DetectionConfig
+from orl.evaluation.detection.model import build_detector, build_detector_optimiser, detector_losses, in_unit_range
 from orl.networks.backbones import Backbone, build_backbone
 
 SMALL = DetectionConfig(num_channels=8, num_box_features=16, anchor_sizes_px=(8, 16, 32, 64, 128))
@@ -41,7 +41,7 @@ def batch(num_images: int = 2) -> dict[str, list]:
     }
 
 
-def test_batch_normalisation_is_in_backbone_pyramid_and_both_heads_and_nothing_is_frozen(protocol: nn.Module) -> None:
+def test_all_parts_have_batch_normalisation_and_none_is_frozen(protocol: nn.Module) -> None:
     assert len(norms(protocol.backbone.body)) == 53  # of a ResNet-50
     assert len(norms(protocol.backbone.fpn)) == 8  # four lateral and four output convolutions
     assert len(norms(protocol.roi_heads.box_head)) == 4
@@ -62,7 +62,7 @@ def test_the_box_head_has_four_convolutions_and_one_layer_of_1024(protocol: nn.M
     assert protocol.roi_heads.mask_predictor.mask_fcn_logits.out_channels == 81
 
 
-def test_weights_are_as_many_as_counted_by_hand(protocol: nn.Module) -> None:
+def test_the_number_of_weights_equals_a_count_by_hand(protocol: nn.Module) -> None:
     body = sum(weight.numel() for weight in build_backbone("resnet50").parameters())
     laterals = sum(256 * channels for channels in (256, 512, 1024, 2048))
     pyramid = laterals + 4 * 256 * 256 * 9 + 8 * 2 * 256
@@ -72,7 +72,7 @@ def test_weights_are_as_many_as_counted_by_hand(protocol: nn.Module) -> None:
     assert sum(weight.numel() for weight in protocol.parameters()) == body + pyramid + proposals + box + mask
 
 
-def test_the_numbers_of_proposals_and_rois_are_detectron2s(protocol: nn.Module) -> None:
+def test_numbers_of_proposals_and_rois_equal_detectron2s(protocol: nn.Module) -> None:
     rpn, heads = protocol.rpn, protocol.roi_heads
     assert (rpn._pre_nms_top_n, rpn._post_nms_top_n) == (
         {"training": 2000, "testing": 1000},
@@ -109,7 +109,7 @@ def test_the_pyramid_halves_five_times_from_a_quarter(backbone: Backbone) -> Non
     ]
 
 
-def test_the_detector_sees_what_the_backbone_sees_in_normalised_images(backbone: Backbone) -> None:
+def test_the_detector_normalises_images_as_the_backbone_expects(backbone: Backbone) -> None:
     detector = build_detector(backbone, 3, SMALL).eval()
     images, weight = batch()["images"], next(detector.parameters())
     padded, _ = detector.transform([in_unit_range(image, weight) for image in images])
@@ -121,29 +121,29 @@ def test_the_detector_sees_what_the_backbone_sees_in_normalised_images(backbone:
     assert_close(found, expected)
 
 
-def test_the_subjects_own_weights_are_not_touched(backbone: Backbone) -> None:
+def test_the_given_backbone_is_not_changed(backbone: Backbone) -> None:
     backbone.eval().requires_grad_(False)
     before = copy.deepcopy(backbone.state_dict())
     detector = build_detector(backbone, 2, SMALL)
-    terms, _ = losses(detector, batch())
+    terms, _ = detector_losses(detector, batch())
     torch.stack(list(terms.values())).sum().backward()
-    sgd(detector, 0.1).step()
+    build_detector_optimiser(detector, 0.1).step()
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
     assert not any(part.training for part in backbone.modules())
     assert not torch.equal(detector.backbone.body.conv1.weight, backbone.conv1.weight)
     assert all(weight.grad is not None for weight in detector.parameters())
 
 
-def test_the_terms_are_those_of_mask_rcnn(backbone: Backbone) -> None:
-    terms, told = losses(build_detector(backbone, 2, SMALL), batch())
+def test_the_loss_terms_are_those_of_mask_rcnn(backbone: Backbone) -> None:
+    terms, metrics = detector_losses(build_detector(backbone, 2, SMALL), batch())
     assert set(terms) == {"loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg"}
-    assert told == {}
+    assert metrics == {}
     # Predictors start near 0, so each answer is as likely as any other.
     assert_close(terms["loss_classifier"].item(), math.log(3), rtol=0.05, atol=0)
     assert_close(terms["loss_mask"].item(), math.log(2), rtol=0.05, atol=0)
     assert_close(terms["loss_objectness"].item(), math.log(2), rtol=0.05, atol=0)
     boxes_only = DetectionConfig(masks=False, num_channels=8, num_box_features=16, anchor_sizes_px=(8, 16, 32, 64, 128))
-    terms, _ = losses(build_detector(backbone, 2, boxes_only), batch())
+    terms, _ = detector_losses(build_detector(backbone, 2, boxes_only), batch())
     assert set(terms) == {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
 
 
@@ -155,9 +155,9 @@ def test_images_are_not_resized_again(backbone: Backbone) -> None:
     assert targets is None
 
 
-def test_weight_decay_leaves_batch_normalisation_alone(backbone: Backbone) -> None:
+def test_batch_normalisation_has_no_weight_decay(backbone: Backbone) -> None:
     detector = build_detector(backbone, 2, SMALL)
-    optimiser = sgd(detector, 0.02)
+    optimiser = build_detector_optimiser(detector, 0.02)
     decayed, kept = optimiser.param_groups
     names = {id(weight): name for name, weight in detector.named_parameters()}
     assert {names[id(weight)] for weight in kept["params"]} == {
@@ -176,5 +176,5 @@ class Foreign(nn.Module):
 
 
 def test_a_network_without_four_layers_is_refused() -> None:
-    with pytest.raises(ValueError, match="'efficientnet_lite0' is none"):
+    with pytest.raises(ValueError, match="got 'efficientnet_lite0'"):
         build_detector(Foreign(), 2, SMALL)

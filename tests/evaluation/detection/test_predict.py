@@ -8,7 +8,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from tests.evaluation.detection.small import SETTINGS, draw_images
+from tests.evaluation.detection.small import SMALL_CONFIG, draw_images
 from tests.ports import free_port
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -21,7 +21,7 @@ from orl.evaluation.detection.results_file import read_detections, write_detecti
 from orl.networks.backbones import build_backbone
 from orl.processes import Processes, joined_processes
 
-HALF = replace(SETTINGS, test_short_side_px=36)
+HALF = replace(SMALL_CONFIG, test_short_side_px=36)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def certain(num_boxes: int) -> nn.Module:
     return detector.eval()
 
 
-def test_boxes_and_masks_are_in_pixels_of_the_image_before_it_was_resized(images: DetectionDataset) -> None:
+def test_boxes_and_masks_are_in_pixels_of_the_image_file(images: DetectionDataset) -> None:
     found = predict(certain(2), images, HALF, Processes(), workers=0, quiet=True)
     assert found.image_ids.tolist() == [100, 100, 101, 101, 102, 102]
     assert found.classes.tolist() == [0, 1] * 3
@@ -65,12 +65,12 @@ def test_boxes_and_masks_are_in_pixels_of_the_image_before_it_was_resized(images
     mask = coco_mask.decode(found.masks[0])
     ys, xs = np.nonzero(mask)
     assert mask.shape == (72, 96)
-    # The left half; torchvision pastes into boxes whose ends are whole pixels, both included.
+    # The left half; torchvision pastes into boxes whose ends are complete pixels, both included.
     assert (xs.min(), xs.max() + 1, ys.min(), ys.max() + 1) == pytest.approx((8, 28, 12, 37), abs=1)
     assert mask.sum() == len(xs) == (xs.max() + 1 - xs.min()) * (ys.max() + 1 - ys.min())
 
 
-def test_masks_pasted_in_portions_are_those_of_all_at_once() -> None:
+def test_masks_pasted_in_groups_equal_masks_pasted_at_once() -> None:
     few, many = certain(2), certain(40)
     image = torch.zeros(3, 36, 48, dtype=torch.uint8)
     _, pasted = detect(few, image, (72, 96))
@@ -85,16 +85,16 @@ def test_masks_pasted_in_portions_are_those_of_all_at_once() -> None:
 def untrained(images: DetectionDataset) -> nn.Module:
     """A random detector that keeps whatever it finds."""
     torch.manual_seed(0)
-    detector = build_detector(build_backbone("resnet10"), len(images.classes), SETTINGS)
+    detector = build_detector(build_backbone("resnet10"), len(images.classes), SMALL_CONFIG)
     detector.roi_heads.score_thresh = 0.0
     detector.roi_heads.detections_per_img = 7
     return detector.eval()
 
 
-def test_a_detection_is_what_torchvision_finds_in_the_image_alone(images: DetectionDataset) -> None:
+def test_detections_equal_torchvisions_on_a_single_image(images: DetectionDataset) -> None:
     detector = untrained(images)
-    whole = replace(SETTINGS, test_short_side_px=72)
-    found = predict(detector, images, whole, Processes(), workers=0, quiet=True)
+    complete = replace(SMALL_CONFIG, test_short_side_px=72)
+    found = predict(detector, images, complete, Processes(), workers=0, quiet=True)
     with torch.no_grad():
         pixels = torch.from_numpy(load_image(images.root / images.names[1])).permute(2, 0, 1) / 255
         (expected,) = detector([pixels])
@@ -108,21 +108,21 @@ def test_a_detection_is_what_torchvision_finds_in_the_image_alone(images: Detect
     assert np.array_equal(masks, (expected["masks"][:, 0] > 0.5).numpy())
 
 
-def test_without_masks_there_are_none_and_the_detector_is_left_in_evaluation_mode(images: DetectionDataset) -> None:
+def test_without_masks_the_detections_have_none(images: DetectionDataset) -> None:
     torch.manual_seed(0)
-    settings = replace(SETTINGS, masks=False)
-    detector = build_detector(build_backbone("resnet10"), len(images.classes), settings)
+    config = replace(SMALL_CONFIG, masks=False)
+    detector = build_detector(build_backbone("resnet10"), len(images.classes), config)
     detector.roi_heads.score_thresh = 0.0
-    found = predict(detector, images, settings, Processes(), workers=0, quiet=True)
+    found = predict(detector, images, config, Processes(), workers=0, quiet=True)
     assert found.masks is None
     assert len(found.scores) > 0
     assert not detector.training
 
 
-def test_a_detector_that_finds_nothing_gives_no_rows(images: DetectionDataset, tmp_path: Path) -> None:
+def test_a_detector_without_detections_gives_an_empty_list(images: DetectionDataset, tmp_path: Path) -> None:
     detector = untrained(images)
     detector.roi_heads.score_thresh = 1.1
-    found = predict(detector, images, SETTINGS, Processes(), workers=0, quiet=True)
+    found = predict(detector, images, SMALL_CONFIG, Processes(), workers=0, quiet=True)
     assert len(found.scores) == len(found.boxes) == 0
     write_detections(tmp_path / "none.json", found, images)
     assert len(read_detections(tmp_path / "none.json", images).scores) == 0
@@ -132,12 +132,12 @@ def one_of_two(rank: int, port: int, images: DetectionDataset, folder: Path) -> 
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     with joined_processes(torch.device("cpu")) as processes:
-        found = predict(untrained(images), images, SETTINGS, processes, workers=0, quiet=True)
+        found = predict(untrained(images), images, SMALL_CONFIG, processes, workers=0, quiet=True)
         write_detections(folder / f"{rank}.json", found, images)
 
 
-def test_two_processes_find_what_one_finds(images: DetectionDataset, tmp_path: Path) -> None:
-    alone = predict(untrained(images), images, SETTINGS, Processes(), workers=0, quiet=True)
+def test_two_processes_detect_the_same_as_one(images: DetectionDataset, tmp_path: Path) -> None:
+    alone = predict(untrained(images), images, SMALL_CONFIG, Processes(), workers=0, quiet=True)
     multiprocessing.spawn(one_of_two, (free_port(), images, tmp_path), nprocs=2)
     for rank in range(2):
         found = read_detections(tmp_path / f"{rank}.json", images)
@@ -147,10 +147,8 @@ def test_two_processes_find_what_one_finds(images: DetectionDataset, tmp_path: P
         assert_close(found.scores[order], alone.scores)
 
 
-def test_the_file_gives_back_what_was_written_and_pycocotools_reads_it(
-    images: DetectionDataset, tmp_path: Path
-) -> None:
-    found = predict(untrained(images), images, SETTINGS, Processes(), workers=0, quiet=True)
+def test_the_results_file_round_trips_and_pycocotools_reads_it(images: DetectionDataset, tmp_path: Path) -> None:
+    found = predict(untrained(images), images, SMALL_CONFIG, Processes(), workers=0, quiet=True)
     path = tmp_path / "found.json"
     write_detections(path, found, images)
     back = read_detections(path, images)

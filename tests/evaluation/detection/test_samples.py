@@ -12,18 +12,18 @@ from tests.evaluation.detection.small import draw_images
 from orl.datasets.decode import ImageError
 from orl.evaluation.detection.datasets import DetectionDataset
 from orl.evaluation.detection.samples import (
+    DetectionTrainingImages,
+    ResizeConfig,
     ResizedImages,
-    TrainingRules,
-    TrainingSamples,
     collate_detection,
-    move_boxes,
-    move_masks,
     read_image,
     resize_image,
     resized_size,
+    transform_boxes,
+    transform_masks,
 )
 
-RULES = TrainingRules(short_sides_px=(64, 72, 80), longest_px=120, masks=True)
+RESIZE = ResizeConfig(short_sides_px=(64, 72, 80), longest_px=120, masks=True)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> DetectionDataset:
     ("size_hw", "expected"),
     [((480, 640), (800, 1067)), ((640, 480), (1067, 800)), ((300, 640), (625, 1333)), ((800, 800), (800, 800))],
 )
-def test_sizes_of_the_test_are_detectron2s(size_hw: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_test_sizes_equal_detectron2s(size_hw: tuple[int, int], expected: tuple[int, int]) -> None:
     assert resized_size(size_hw, 800, 1333) == expected
 
 
@@ -45,7 +45,7 @@ def test_sizes_of_the_test_are_detectron2s(size_hw: tuple[int, int], expected: t
     longest=st.integers(900, 2000),
 )
 @settings(max_examples=300, deadline=None)
-def test_sizes_are_those_of_detectron2s_loop(size_hw: tuple[int, int], short_side: int, longest: int) -> None:
+def test_sizes_equal_detectron2s_loop(size_hw: tuple[int, int], short_side: int, longest: int) -> None:
     height, width = size_hw
     scale = short_side * 1.0 / min(height, width)
     new_height, new_width = (short_side, scale * width) if height < width else (scale * height, short_side)
@@ -55,24 +55,24 @@ def test_sizes_are_those_of_detectron2s_loop(size_hw: tuple[int, int], short_sid
     assert resized_size(size_hw, short_side, longest) == (int(new_height + 0.5), int(new_width + 0.5))
 
 
-def test_a_box_moves_with_the_image_and_its_mirror_image() -> None:
+def test_boxes_are_resized_and_mirrored_with_the_image() -> None:
     old = np.array([[10, 20, 30, 50]], dtype=np.float32)
-    assert move_boxes(old, (100, 200), (200, 600), False).tolist() == [[30, 40, 90, 100]]
-    assert move_boxes(old, (100, 200), (200, 600), True).tolist() == [[510, 40, 570, 100]]
+    assert transform_boxes(old, (100, 200), (200, 600), False).tolist() == [[30, 40, 90, 100]]
+    assert transform_boxes(old, (100, 200), (200, 600), True).tolist() == [[510, 40, 570, 100]]
 
 
-def test_a_box_that_reaches_over_the_edge_ends_there() -> None:
+def test_boxes_are_clipped_to_the_image() -> None:
     old = np.array([[-5, 2, 30, 120]], dtype=np.float32)
-    assert move_boxes(old, (100, 20), (100, 20), False).tolist() == [[0, 2, 20, 100]]
+    assert transform_boxes(old, (100, 20), (100, 20), False).tolist() == [[0, 2, 20, 100]]
 
 
-def test_image_box_and_mask_move_together() -> None:
+def test_image_box_and_mask_stay_aligned() -> None:
     image = np.zeros((40, 60, 3), dtype=np.uint8)
     image[8:20, 6:30] = 255
     mask = (image[None, ..., 0] == 255).repeat(2, axis=0)
     old = np.array([[6, 8, 30, 20]] * 2, dtype=np.float32)
     for mirrored in (False, True):
-        moved, masks = move_boxes(old, (40, 60), (80, 120), mirrored), move_masks(mask, (80, 120), mirrored)
+        moved, masks = transform_boxes(old, (40, 60), (80, 120), mirrored), transform_masks(mask, (80, 120), mirrored)
         seen = resize_image(image, (80, 120))
         seen = seen.flip(-1) if mirrored else seen
         left, top, right, bottom = (int(side) for side in moved[1])
@@ -82,11 +82,11 @@ def test_image_box_and_mask_move_together() -> None:
         assert np.array_equal(seen[0].numpy() > 127, expected == 1)
 
 
-def test_masks_of_no_object_are_none_of_the_new_size() -> None:
-    assert move_masks(np.zeros((0, 40, 60), dtype=bool), (20, 30), True).shape == (0, 20, 30)
+def test_no_objects_give_zero_masks_of_the_new_size() -> None:
+    assert transform_masks(np.zeros((0, 40, 60), dtype=bool), (20, 30), True).shape == (0, 20, 30)
 
 
-def test_resizing_is_pillows(images: DetectionDataset) -> None:
+def test_resizing_equals_pillows(images: DetectionDataset) -> None:
     image = read_image(images, 0)
     for size_hw in ((51, 67), (130, 171)):
         pillow = np.array(Image.fromarray(image).resize(size_hw[::-1], Image.Resampling.BILINEAR)).astype(int)
@@ -94,8 +94,8 @@ def test_resizing_is_pillows(images: DetectionDataset) -> None:
         assert np.abs(ours - pillow).max() <= 1  # both round, at different places
 
 
-def test_boxes_of_a_sample_lie_around_its_masks(images: DetectionDataset) -> None:
-    samples, mirrored = TrainingSamples(images, RULES, seed=0), set()
+def test_boxes_of_a_sample_enclose_its_masks(images: DetectionDataset) -> None:
+    samples, mirrored = DetectionTrainingImages(images, RESIZE, seed=0), set()
     for epoch in range(4):
         for row in range(len(images)):
             view = samples[(epoch, row)].views
@@ -106,25 +106,25 @@ def test_boxes_of_a_sample_lie_around_its_masks(images: DetectionDataset) -> Non
                 around = torch.tensor([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], dtype=torch.float32)
                 # A column that is one pixel wide may fall between two nearest pixels.
                 torch.testing.assert_close(box, around, atol=1.5, rtol=0)
-            whole = images.boxes[row][:, 0] * view["image"].shape[2] / 96
-            mirrored.add(bool(np.abs(boxes[:, 0].numpy() - whole).max() > 1.5))
+            complete = images.boxes[row][:, 0] * view["image"].shape[2] / 96
+            mirrored.add(bool(np.abs(boxes[:, 0].numpy() - complete).max() > 1.5))
     assert mirrored == {True, False}
 
 
-def test_labels_begin_at_one_and_masks_come_only_if_they_are_learnt(images: DetectionDataset) -> None:
-    target = TrainingSamples(images, RULES, seed=0)[(0, 1)].views["target"]
+def test_labels_start_at_one_and_masks_are_optional(images: DetectionDataset) -> None:
+    target = DetectionTrainingImages(images, RESIZE, seed=0)[(0, 1)].views["target"]
     assert target["labels"].tolist() == (images.box_classes[1] + 1).tolist()
-    boxes_only = TrainingSamples(images, replace(RULES, masks=False), seed=0)[(0, 1)].views["target"]
+    boxes_only = DetectionTrainingImages(images, replace(RESIZE, masks=False), seed=0)[(0, 1)].views["target"]
     assert set(boxes_only) == {"boxes", "labels"}
     assert torch.equal(boxes_only["boxes"], target["boxes"])
 
 
-def test_a_sample_depends_on_seed_epoch_and_image_alone(images: DetectionDataset) -> None:
-    def drawn(seed: int, key: tuple[int, int]) -> torch.Tensor:
-        return TrainingSamples(images, RULES, seed)[key].views["image"]
+def test_a_sample_depends_only_on_seed_epoch_and_image(images: DetectionDataset) -> None:
+    def sample(seed: int, key: tuple[int, int]) -> torch.Tensor:
+        return DetectionTrainingImages(images, RESIZE, seed)[key].views["image"]
 
-    assert torch.equal(drawn(0, (0, 2)), drawn(0, (0, 2)))
-    sizes = {tuple(drawn(seed, (epoch, 2)).shape) for seed in range(3) for epoch in range(5)}
+    assert torch.equal(sample(0, (0, 2)), sample(0, (0, 2)))
+    sizes = {tuple(sample(seed, (epoch, 2)).shape) for seed in range(3) for epoch in range(5)}
     assert sizes == {(3, 64, 85), (3, 72, 96), (3, 80, 107)}
 
 
@@ -134,36 +134,36 @@ def test_crowds_are_left_out(images: DetectionDataset) -> None:
     ignored[row] = np.arange(len(ignored[row])) == 0
     some = replace(images, ignored=tuple(ignored))
     labels = (images.box_classes[row] + 1).tolist()
-    target = TrainingSamples(some, RULES, seed=0)[(0, row)].views["target"]
+    target = DetectionTrainingImages(some, RESIZE, seed=0)[(0, row)].views["target"]
     assert target["labels"].tolist() == labels[1:]
     assert len(target["masks"]) == len(target["boxes"]) == len(labels) - 1
 
 
-def test_another_image_takes_the_place_of_an_unreadable_one(tmp_path: Path) -> None:
+def test_another_image_replaces_an_unreadable_one(tmp_path: Path) -> None:
     some = draw_images(tmp_path, 4)
     (tmp_path / "0001.png").write_bytes(b"no image")
-    loaded = TrainingSamples(some, RULES, seed=0)[(0, 1)]
+    loaded = DetectionTrainingImages(some, RESIZE, seed=0)[(0, 1)]
     assert loaded.files[0] in ("0000.png", "0002.png", "0003.png")
     assert {(Path(file).name, reason.split(":")[0]) for file, reason in loaded.unreadable} == {
         ("0001.png", "not an image")
     }
     for row in (0, 2, 3):
         (tmp_path / f"000{row}.png").unlink()
-    alone = TrainingSamples(some, RULES, seed=0)[(0, 1)]
+    alone = DetectionTrainingImages(some, RESIZE, seed=0)[(0, 1)]
     assert (alone.views, alone.files, len(alone.unreadable)) == ({}, [], 11)
-    good = TrainingSamples(draw_images(tmp_path, 4), RULES, seed=0)[(0, 0)]
+    good = DetectionTrainingImages(draw_images(tmp_path, 4), RESIZE, seed=0)[(0, 0)]
     assert collate_detection([good, alone]).views == {}
     assert len(collate_detection([good, alone]).unreadable) == 11
 
 
-def test_per_image_of_another_size_than_its_annotations_is_refused(images: DetectionDataset) -> None:
+def test_an_image_of_another_size_than_annotated_is_refused(images: DetectionDataset) -> None:
     wrong = replace(images, sizes_wh=((96, 72), (95, 72), (96, 72), (96, 72)))
-    with pytest.raises(ImageError, match="has 96x72 px, and its annotations are for 95x72 px"):
+    with pytest.raises(ImageError, match="has 96x72 px, but its annotations are for 95x72 px"):
         read_image(wrong, 1)
 
 
-def test_a_batch_keeps_images_of_different_sizes_apart(images: DetectionDataset) -> None:
-    samples = TrainingSamples(images, RULES, seed=0)
+def test_a_batch_is_a_list_of_images_of_different_sizes(images: DetectionDataset) -> None:
+    samples = DetectionTrainingImages(images, RESIZE, seed=0)
     batch = collate_detection([samples[(0, row)] for row in range(3)])
     assert batch.files == ["0000.png", "0001.png", "0002.png"]
     assert [tuple(image.shape) for image in batch.views["images"]] == [
@@ -172,7 +172,7 @@ def test_a_batch_keeps_images_of_different_sizes_apart(images: DetectionDataset)
     assert torch.equal(batch.views["targets"][2]["boxes"], samples[(0, 2)].views["target"]["boxes"])
 
 
-def test_images_of_the_test_are_resized_and_never_mirrored(images: DetectionDataset) -> None:
+def test_test_images_are_resized_and_not_mirrored(images: DetectionDataset) -> None:
     resized = ResizedImages(images, [3, 1], 36, 100)
     row, image = resized[1]
     assert (len(resized), row, tuple(image.shape)) == (2, 1, (3, 36, 48))

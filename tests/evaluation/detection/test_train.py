@@ -9,15 +9,14 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 from lightning_fabric import Fabric
-from tests.evaluation.detection.small import SETTINGS, draw_images
+from tests.evaluation.detection.small import SMALL_CONFIG, draw_images
 from tests.ports import free_port
 from torch.testing import assert_close
 from torchvision.models.detection._utils import Matcher
 
-from orl.evaluation.detection.configs import COCO, VOC, DetectionConfig, plan_training
+from orl.evaluation.detection.config import COCO_SCHEDULE, VOC_SCHEDULE, DetectionConfig, plan_training
 from orl.evaluation.detection.datasets import DetectionDataset
-from orl.evaluation.detection.samples import TrainingRules
-from orl.evaluation.detection.train import Course, build_training_step, learning_rate, train_detector
+from orl.evaluation.detection.train import DetectorTraining, build_training_step, learning_rate, train_detector
 from orl.networks.backbones import Backbone, build_backbone
 from orl.processes import Processes, joined_processes
 from orl.training.fabric import launch_fabric
@@ -26,10 +25,8 @@ from orl.training.loop import TrainOptions
 from orl.training.supervised import SupervisedStep
 
 
-def course(images: DetectionDataset, settings: DetectionConfig = SETTINGS) -> Course:
-    plan = plan_training(settings, COCO)
-    rules = TrainingRules(short_sides_px=plan.short_sides_px, longest_px=120, masks=settings.masks)
-    return Course(images=images, settings=settings, plan=plan, rules=rules, seed=0)
+def training(images: DetectionDataset, config: DetectionConfig = SMALL_CONFIG) -> DetectorTraining:
+    return DetectorTraining(images=images, config=config, plan=plan_training(config, COCO_SCHEDULE), seed=0)
 
 
 def backbone() -> Backbone:
@@ -41,8 +38,8 @@ def options(folder: Path, **others: Any) -> TrainOptions:
     return TrainOptions(**{"folder": folder, "title": "detector", "workers": 0, "checkpoint_minutes": 60.0, **others})
 
 
-def test_every_step_of_1x_has_detectron2s_learning_rate() -> None:
-    at = learning_rate(plan_training(DetectionConfig(), COCO)).values_at
+def test_1x_has_detectron2s_learning_rate_at_every_step() -> None:
+    at = learning_rate(plan_training(DetectionConfig(), COCO_SCHEDULE)).values_at
     lrs = np.array([at(step)["lr"] for step in range(90_000)])
     assert_close(lrs[[0, 500, 999]], np.array([2e-5, 0.01001, 0.02 * (0.999 + 0.001 * 0.001)]), rtol=1e-12, atol=0)
     assert (lrs[1000:60_000] == 0.02).all()
@@ -52,17 +49,21 @@ def test_every_step_of_1x_has_detectron2s_learning_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "protocol", "expected"),
+    ("config", "schedule", "expected"),
     [
-        (DetectionConfig(schedule="2x"), COCO, {119_999: 0.02, 120_000: 0.002, 159_999: 0.002, 160_000: 0.0002}),
-        (DetectionConfig(batch_size=8), COCO, {2000: 0.01, 119_999: 0.01, 120_000: 0.001, 160_000: 0.0001}),
-        (DetectionConfig(), VOC, {0: 2e-5, 100: 0.02, 17_999: 0.02, 18_000: 0.002, 22_000: 0.0002}),
+        (
+            DetectionConfig(schedule="2x"),
+            COCO_SCHEDULE,
+            {119_999: 0.02, 120_000: 0.002, 159_999: 0.002, 160_000: 0.0002},
+        ),
+        (DetectionConfig(batch_size=8), COCO_SCHEDULE, {2000: 0.01, 119_999: 0.01, 120_000: 0.001, 160_000: 0.0001}),
+        (DetectionConfig(), VOC_SCHEDULE, {0: 2e-5, 100: 0.02, 17_999: 0.02, 18_000: 0.002, 22_000: 0.0002}),
     ],
 )
 def test_other_schedules_fall_at_their_own_milestones(
-    settings: DetectionConfig, protocol: Any, expected: dict[int, float]
+    config: DetectionConfig, schedule: Any, expected: dict[int, float]
 ) -> None:
-    at = learning_rate(plan_training(settings, protocol)).values_at
+    at = learning_rate(plan_training(config, schedule)).values_at
     assert {step: at(step)["lr"] for step in expected} == pytest.approx(expected, rel=1e-12)
 
 
@@ -72,34 +73,34 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> DetectionDataset:
 
 
 def trained(images: DetectionDataset, folder: Path, **others: Any) -> SupervisedStep:
-    training_step = build_training_step(backbone(), course(images), Fabric(accelerator="cpu", devices=1))
-    train_detector(training_step, course(images), options(folder, **others), Processes())
+    training_step = build_training_step(backbone(), training(images), Fabric(accelerator="cpu", devices=1))
+    train_detector(training_step, training(images), options(folder, **others), Processes())
     return training_step
 
 
 class StoppedOnce:
-    """A probe that asks the run to stop, as Ctrl-C does."""
+    """A probe that sends the process a stop signal, as Ctrl-C does."""
 
     def __call__(self) -> dict[str, float]:
         os.kill(os.getpid(), signal.SIGTERM)
         return {}
 
 
-def test_a_resumed_training_is_one_that_never_stopped(images: DetectionDataset, tmp_path: Path) -> None:
-    whole = trained(images, tmp_path / "whole").network.state_dict()
+def test_a_resumed_training_equals_an_uninterrupted_one(images: DetectionDataset, tmp_path: Path) -> None:
+    complete = trained(images, tmp_path / "complete").network.state_dict()
     with pytest.raises(Stopped, match="after step 2 of 3"):
         trained(images, tmp_path / "parts", probe=StoppedOnce(), probe_steps=2)
     resumed = trained(images, tmp_path / "parts").network.state_dict()
-    assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
-    again = trained(images, tmp_path / "whole").network.state_dict()  # nothing is left but batch statistics
-    assert all(torch.equal(value, whole[name]) for name, value in again.items())
-    start = build_training_step(backbone(), course(images), Fabric(accelerator="cpu", devices=1)).network.state_dict()
-    still = {name for name, value in start.items() if torch.equal(value, whole[name])}
+    assert all(torch.equal(value, complete[name]) for name, value in resumed.items())
+    again = trained(images, tmp_path / "complete").network.state_dict()  # only the batch statistics are recomputed
+    assert all(torch.equal(value, complete[name]) for name, value in again.items())
+    start = build_training_step(backbone(), training(images), Fabric(accelerator="cpu", devices=1)).network.state_dict()
+    still = {name for name, value in start.items() if torch.equal(value, complete[name])}
     assert not [name for name in still if name.startswith("backbone.body")]
 
 
-def test_statistics_are_those_of_training_without_precise_ones(images: DetectionDataset, tmp_path: Path) -> None:
-    plain = course(images, replace(SETTINGS, precise_bn_iterations=0))
+def test_precise_statistics_change_only_batch_statistics(images: DetectionDataset, tmp_path: Path) -> None:
+    plain = training(images, replace(SMALL_CONFIG, precise_bn_iterations=0))
     training_step = build_training_step(backbone(), plain, Fabric(accelerator="cpu", devices=1))
     train_detector(training_step, plain, options(tmp_path / "plain"), Processes())
     precise = trained(images, tmp_path / "precise").network.state_dict()
@@ -111,8 +112,8 @@ def test_statistics_are_those_of_training_without_precise_ones(images: Detection
     assert differing == {"running_mean", "running_var", "num_batches_tracked"}
 
 
-def even(training_step: SupervisedStep) -> SupervisedStep:
-    """Nothing is left to chance, and every image has as many anchors and proposals: losses are means of means."""
+def without_sampling(training_step: SupervisedStep) -> SupervisedStep:
+    """Remove all sampling and give every image equally many anchors and proposals: losses are means of means."""
     rpn, heads = training_step.network.rpn, training_step.network.roi_heads
     rpn.fg_bg_sampler.batch_size_per_image = heads.fg_bg_sampler.batch_size_per_image = 10**6
     rpn._post_nms_top_n = {"training": 10, "testing": 10}
@@ -122,7 +123,7 @@ def even(training_step: SupervisedStep) -> SupervisedStep:
 
 
 def one_object(images: DetectionDataset) -> DetectionDataset:
-    """Images of different pixels, each with one object in the middle, where its mirror image has as many anchors."""
+    """Return images with one centred object each, so that a mirrored image has equally many anchors."""
     count, (width, height) = len(images), images.sizes_wh[0]
     assert images.segmentations is not None
     return replace(
@@ -135,9 +136,9 @@ def one_object(images: DetectionDataset) -> DetectionDataset:
 
 
 def train_evenly(fabric: Fabric, images: DetectionDataset, folder: Path, processes: Processes) -> SupervisedStep:
-    settings = replace(SETTINGS, short_sides_px=(64,), base_lr=0.02)
-    own = course(one_object(images), settings)
-    training_step = even(build_training_step(backbone(), own, fabric))
+    config = replace(SMALL_CONFIG, short_sides_px=(64,), base_lr=0.02)
+    own = training(one_object(images), config)
+    training_step = without_sampling(build_training_step(backbone(), own, fabric))
     train_detector(training_step, own, options(folder), processes)
     return training_step
 
@@ -154,7 +155,7 @@ def one_of_two(rank: int, port: int, images: DetectionDataset, folder: Path) -> 
         torch.save(training_step.network.state_dict(), folder / f"{rank}.pt")
 
 
-def test_two_processes_train_the_detector_of_one(images: DetectionDataset, tmp_path: Path) -> None:
+def test_two_processes_train_the_same_detector_as_one(images: DetectionDataset, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     together = tmp_path / "together"
     together.mkdir()

@@ -39,7 +39,7 @@ def reference(images: DetectionDataset, detections: Detections, min_overlap: flo
 
 @pytest.mark.parametrize("eleven_points", [True, False])
 @pytest.mark.parametrize("seed", range(4))
-def test_scores_are_those_of_the_devkits_loop(seed: int, eleven_points: bool) -> None:
+def test_scores_equal_the_devkits_loop(seed: int, eleven_points: bool) -> None:
     images = random_images(seed)
     detections = random_detections(images, seed + 100)
     scores = voc_scores(images, detections, eleven_points=eleven_points)
@@ -50,7 +50,7 @@ def test_scores_are_those_of_the_devkits_loop(seed: int, eleven_points: bool) ->
     assert scores["AP"] == pytest.approx(sum(by_overlap) / 10, abs=1e-12)
 
 
-def test_average_precision_of_three_detections_is_known() -> None:
+def test_average_precision_of_three_detections_by_hand() -> None:
     # Right, wrong, right of two objects: precision 1 up to recall 1/2, then 2/3.
     is_right = np.array([True, False, True])
     assert voc_average_precision(is_right, 2, eleven_points=False) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
@@ -79,13 +79,13 @@ def detections_of(boxes: list[list[float]], scores: list[float]) -> Detections:
     )
 
 
-def test_an_overlap_of_one_half_is_not_enough() -> None:
+def test_an_iou_of_one_half_is_not_enough() -> None:
     images = one_image([False])
     assert voc_scores(images, detections_of([[0, 0, 10, 5]], [1]))["AP50"] == 0
     assert voc_scores(images, detections_of([[0, 0, 10, 5.1]], [1]))["AP50"] == 1
 
 
-def test_a_difficult_object_is_neither_asked_for_nor_wrong() -> None:
+def test_a_difficult_object_counts_neither_as_missed_nor_as_wrong() -> None:
     images = one_image([False, True])
     found = detections_of([[5, 0, 15, 10], [0, 0, 10, 10]], [0.9, 0.8])
     assert voc_scores(images, found)["AP"] == 1
@@ -100,7 +100,7 @@ def test_a_second_detection_of_an_object_is_wrong() -> None:
     assert voc_scores(twice, found, eleven_points=False)["AP"] == pytest.approx(0.5 + 0.5 * 2 / 3)
 
 
-def test_nothing_found_scores_zero() -> None:
+def test_no_detections_score_zero() -> None:
     assert voc_scores(one_image([False]), detections_of([], [])) == {"AP": 0, "AP50": 0, "AP75": 0}
 
 
