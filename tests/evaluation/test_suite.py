@@ -11,7 +11,7 @@ import torch
 from tests.ports import free_port
 from torch import multiprocessing
 
-from orl.evaluation.classification.configs import SemiConfig
+from orl.evaluation.classification.semi import SemiConfig
 from orl.evaluation.evaluated_backbone import RANDOM, EvaluatedBackbone
 from orl.evaluation.output import EvaluationOutput, finished, write_result
 from orl.evaluation.protocol import Datasets, Evaluation
