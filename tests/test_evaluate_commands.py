@@ -44,8 +44,8 @@ def data_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "own classes, fast estimate by cached features (not the linear protocol): top-1 ",
         ),
         ("semi", "classes", ["--dataset", "folder", "--fraction", "0.5", *LINEAR], "50% of the labels: top-1 "),
-        ("detect", "scenes", ["--train-split", "trainval", "--val-split", "test", *DETECT], "own settings, 2 steps"),
-        ("detect-voc", "scenes", DETECT, "VOC detection, own settings, 2 steps: box AP "),
+        ("detect", "scenes", ["--train-split", "trainval", "--val-split", "test", *DETECT], "own options, 2 steps"),
+        ("detect-voc", "scenes", DETECT, "VOC detection, own options, 2 steps: box AP "),
     ],
 )
 def test_every_evaluation_writes_its_result_and_prints_its_score(

@@ -35,7 +35,7 @@ def content() -> Content:
 
 
 def entry(number: int, image_id: int, category_id: int, box: list[float], mask: Any, **others: Any) -> Content:
-    about = {"id": number, "own_image_id": image_id, "category_id": category_id, "bbox": box, "segmentation": mask}
+    about = {"id": number, "image_id": image_id, "category_id": category_id, "bbox": box, "segmentation": mask}
     return {**about, "iscrowd": 0, **others}
 
 
@@ -105,7 +105,7 @@ FAULTS: list[tuple[Callable[[Content], Any], str]] = [
         r"1 of 3 boxes of .* no area .*first b\.jpg \[5\.0, 5\.0",
     ),
     (lambda c: c["annotations"][2].update(bbox=[60, 5, 9, 9]), "1 of 3 boxes of .* no area within their image"),
-    (lambda c: c["annotations"][2].update(own_image_id=5), "unknown image or category"),
+    (lambda c: c["annotations"][2].update(image_id=5), "unknown image or category"),
     (lambda c: c["annotations"][2].update(category_id=5), "unknown image or category"),
     (lambda c: c["annotations"].clear(), "0 objects in 3 images"),
     (
@@ -122,7 +122,7 @@ FAULTS: list[tuple[Callable[[Content], Any], str]] = [
     (lambda c: c["categories"].append({**c["categories"][0], "id": 999}), r"has the name '\w+' twice"),
     (lambda c: c["images"][0].update(id=2**63), "'id' must be integers of 64 bits"),
     (lambda c: c["images"][0].update(id=c["images"][1]["id"]), r"has the id \d+ twice"),
-    (lambda c: c["annotations"][2].update(own_image_id=[1]), "unknown image or category"),
+    (lambda c: c["annotations"][2].update(image_id=[1]), "unknown image or category"),
     (lambda c: c["annotations"][2].update(bbox=[1, 2, 3]), "'bbox' must be four numbers x, y, w, h"),
     (lambda c: c["annotations"][2].update(bbox=[1, 2, 3, float("nan")]), "'bbox' must be four numbers x, y, w, h"),
     (lambda c: c["annotations"][2].update(bbox="1 2 3 4"), "'bbox' must be four numbers x, y, w, h"),
