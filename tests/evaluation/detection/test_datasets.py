@@ -112,7 +112,7 @@ FAULTS: list[tuple[Callable[[Content], Any], str]] = [
         lambda c: c["images"].append({**c["images"][0], "id": 77, "file_name": "d.jpg"}),
         r"1 of 4 images .*such as d\.jpg",
     ),
-    (lambda c: c["images"][0].pop("width"), r"image c\.jpg width and height \(None, 40\)"),
+    (lambda c: c["images"][0].pop("width"), r"width and height \(None, 40\) for image c\.jpg"),
     (
         lambda c: c["categories"][0].update(id=7.5),
         r"'id' must be integers of 64 bits, or all text, got \[7\.5\]",
