@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = compare.arguments(__doc__ or "", num_images=12, rois=10, neighbours=10, size_px=224, runs=3)
     parser.add_argument("--backbone", default="resnet50", help="one of random weights by its name, or a trained file")
     given = parser.parse_args(argv)
-    task = draw_task(given.images, given.images, given.rois, given.neighbours, given.size_px)
+    task = draw_task(given.images, given.num_images, given.rois, given.neighbours, given.size_px)
     backbone = frozen_backbone(given.backbone)
     num_rois = sum(map(len, task.rois))
 

@@ -81,9 +81,9 @@ def saved_again(options: argparse.Namespace, long_side: int, folder: Path) -> Im
 
 
 def claim(
-    what: str,
+    change: str,
     images: ImageTable,
-    place: Callable[[ImageTable, int], ViewBoxes],
+    sample_box: Callable[[ImageTable, int], ViewBoxes],
     published: Callable[[ImageTable, int], dict[str, Tensor]],
     options: argparse.Namespace,
 ) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def claim(
         return [(batches[way] * options.batch + index) % len(images) for index in range(options.batch)]
 
     def ours() -> dict[str, Tensor]:
-        samples = [cut_views(images, place(images, image_id)) for image_id in images_of_batch("ours")]
+        samples = [cut_views(images, sample_box(images, image_id)) for image_id in images_of_batch("ours")]
         return {name: augment(crops, colours, CPU) for name, (crops, colours) in default_collate(samples).items()}
 
     def theirs() -> dict[str, Tensor]:
@@ -106,10 +106,10 @@ def claim(
         raise RuntimeError(f"the views differ in shape: {shapes[0]} and {shapes[1]}")
     measured = compare.ratios(*compare.interleaved(ours, theirs, options.runs, time.process_time))
     return compare.result(
-        f"{what} from JPEGs of {options.side if images.root.name == 'usual' else options.large_side} px on one core",
+        f"{change} from JPEGs of {options.side if images.root.name == 'usual' else options.large_side} px on one core",
         "the published code's transforms on Pillow images",
         measured,
-        agreement(images, place),
+        agreement(images, sample_box),
         images_per_s_ours=round(options.batch / measured["ours_median_s"], 1),
         images_per_s_published=round(options.batch / measured["alternative_median_s"], 1),
         images=len(images),
@@ -214,7 +214,7 @@ def published_six(images: ImageTable, image_id: int) -> dict[str, Tensor]:
 # Agreement.
 
 
-def agreement(images: ImageTable, place: Callable[[ImageTable, int], ViewBoxes]) -> dict[str, float]:
+def agreement(images: ImageTable, sample_box: Callable[[ImageTable, int], ViewBoxes]) -> dict[str, float]:
     """Measure the difference in grey levels between both programs at equal parameters, by operation.
 
     Pillow cuts off to whole grey levels after every step of the jitter, turns colours on a circle of 256 steps, and
@@ -224,14 +224,14 @@ def agreement(images: ImageTable, place: Callable[[ImageTable, int], ViewBoxes])
     found: dict[str, list[float]] = {"cut": [], "cut and recoloured": [], "cut, recoloured and blurred": []}
     for image_id in range(min(8, len(images))):
         image = Image.open(images.path(image_id)).convert("RGB")
-        view_boxes = place(images, image_id)
+        view_boxes = sample_box(images, image_id)
         for name, (crop, colours) in cut_views(images, view_boxes).items():
             cut_only = sample_colours(unchanged, np.random.default_rng(image_id))
             for differences, changes in zip(found.values(), (cut_only, colours._replace(blur_sigma_px=0.0), colours)):
                 ours = augment(crop[None], type(colours)(*(torch.tensor([value]) for value in changes)), CPU)[0]
                 levels = (ours - by_pillow(image, view_boxes[name]._replace(colours=changes))) * 255
                 differences.append((levels * torch.tensor(IMAGENET_STD)[:, None, None]).abs().mean().item())
-    return {f"mean difference in grey levels, {what}": round(float(np.mean(v)), 3) for what, v in found.items()}
+    return {f"mean difference in grey levels, {change}": round(float(np.mean(v)), 3) for change, v in found.items()}
 
 
 def by_pillow(image: Image.Image, view_box: ViewBox) -> Tensor:

@@ -55,12 +55,12 @@ def main(argv: list[str] | None = None) -> None:
         usual = pipeline.saved_again(options, options.side, Path(folder) / "usual")
         large = pipeline.saved_again(options, options.large_side, Path(folder) / "large")
         paths, large_paths = ([table.path(row) for row in range(len(table))] for table in (usual, large))
-        placed = [list(pipeline.two_views(usual, row).values()) for row in range(len(usual))]
+        view_boxes_of_images = [list(pipeline.two_views(usual, row).values()) for row in range(len(usual))]
         images = [load_image(path) for path in paths]
         rows = [
             *decoding(paths, large_paths, options.runs),
-            *cutting(images, placed, options.runs),
-            *colours(images, placed, options.runs),
+            *cutting(images, view_boxes_of_images, options.runs),
+            *colours(images, view_boxes_of_images, options.runs),
         ]
     print(f"{compare.machine()['processor']}, one core\n\n| part | way | ms |\n| --- | --- | --- |")
     for part, way, milliseconds in rows:
@@ -105,9 +105,11 @@ def decoding(paths: Sequence[Path], large_paths: Sequence[Path], runs: int) -> l
     ]
 
 
-def cutting(images: Sequence[np.ndarray], placed: Sequence[Sequence[ViewBox]], runs: int) -> list[Row]:
+def cutting(images: Sequence[np.ndarray], view_boxes_of_images: Sequence[Sequence[ViewBox]], runs: int) -> list[Row]:
     """Time the steps from a crop to a view."""
-    pairs = [(pixels, view_box.box) for pixels, view_boxes in zip(images, placed) for view_box in view_boxes]
+    pairs = [
+        (pixels, view_box.box) for pixels, view_boxes in zip(images, view_boxes_of_images) for view_box in view_boxes
+    ]
 
     def each(cut: Callable[[np.ndarray], object]) -> Callable[[], object]:
         def run() -> None:
@@ -132,10 +134,14 @@ def cutting(images: Sequence[np.ndarray], placed: Sequence[Sequence[ViewBox]], r
     return timed("cut a view", ways, len(pairs), runs)
 
 
-def colours(images: Sequence[np.ndarray], placed: Sequence[Sequence[ViewBox]], runs: int) -> list[Row]:
+def colours(images: Sequence[np.ndarray], view_boxes_of_images: Sequence[Sequence[ViewBox]], runs: int) -> list[Row]:
     """Time every operation alone; for ours, minus the time of a view without it."""
     crops = torch.cat(
-        [cut_boxes(pixels, one.box[None], SIZE_PX) for pixels, some in zip(images, placed) for one in some]
+        [
+            cut_boxes(pixels, one.box[None], SIZE_PX)
+            for pixels, some in zip(images, view_boxes_of_images)
+            for one in some
+        ]
     )
     crops = crops.contiguous()
     views = [Image.fromarray(crop) for crop in crops.permute(0, 2, 3, 1).numpy()]

@@ -106,8 +106,8 @@ def _run_step(args: argparse.Namespace) -> dict[str, Any]:
     make = _maker(args)
     opened_s = time.perf_counter() - started
     folder = args.folder / f"found_{args.step}"
-    for place in tables.begin(folder, {}, len(run)):
-        tables.write_shard(folder, place, make(slices[run[place]], lambda num_images: None))
+    for position in tables.begin(folder, {}, len(run)):
+        tables.write_shard(folder, position, make(slices[run[position]], lambda num_images: None))
     return {
         "peak_resident_gib": round(_resident_bytes("VmHWM") / GIB, 3),
         "resident_before_gib": round(before / GIB, 3),

@@ -163,7 +163,7 @@ def settings_of(options: argparse.Namespace, rows: Tensor, query_ids: Tensor) ->
         "dims": rows.shape[1],
         "queries": len(query_ids),
         "neighbours": options.neighbours,
-        "vectors": "made up, in clusters" if options.images is None else "images, ResNet-18 of random weights",
+        "vectors": "random, in clusters" if options.images is None else "images, ResNet-18 of random weights",
     }
 
 

@@ -127,7 +127,7 @@ def agreement(from_pack: ViewDataset, from_folder: ViewDataset) -> dict[str, Any
             differences.append((ours[name].crop.int() - view.crop.int()).abs().float().mean().item())
             num_equal += torch.equal(ours[name].crop, view.crop)
     if from_pack.view_sampler.images.sizes_wh == from_folder.view_sampler.images.sizes_wh:
-        _require_whole_images(from_pack, from_folder)
+        _require_full_size_images(from_pack, from_folder)
     return {
         "equal_views": f"{num_equal} of {len(differences)}",
         "images_that_the_folder_gives_reduced": num_reduced,
@@ -135,7 +135,7 @@ def agreement(from_pack: ViewDataset, from_folder: ViewDataset) -> dict[str, Any
     }
 
 
-def _require_whole_images(from_pack: ViewDataset, from_folder: ViewDataset) -> None:
+def _require_full_size_images(from_pack: ViewDataset, from_folder: ViewDataset) -> None:
     images = from_folder.view_sampler.images
     for image_id in range(len(images)):
         image = load_image(images.path(image_id))

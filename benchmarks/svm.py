@@ -1,7 +1,7 @@
 """VOC07 protocol of linear SVMs: all classes and folds in one batch against LIBLINEAR, one fit at a time.
 
 Both do all of it: 3 folds of 19 costs for 20 classes, the choice of costs, the final fits and the AP on test images.
-The features are made up at the size of VOC07 by a ResNet-50: not negative, of decaying spectrum, with noise in features
+The features are random, of the size of VOC07 by a ResNet-50: not negative, of decaying spectrum, with noise in features
 and labels, so that the AP of a class is between 0.2 and 0.95. The alternative takes minutes: one pair is the default.
 
     OMP_NUM_THREADS=1 python benchmarks/svm.py --json FILE

@@ -139,7 +139,7 @@ def timed(
     with served(ours, options.steps) as run_ours, served(theirs, options.steps) as run_theirs:
         measured = compare.ratios(*compare.interleaved(run_ours, run_theirs, options.runs))
     return compare.result(
-        claim, alternative, measured, agreement, **settings_of(ours, options), **rates(ours, measured, options)
+        claim, alternative, measured, agreement, **settings_used(ours, options), **rates(ours, measured, options)
     )
 
 
@@ -153,11 +153,11 @@ def waiting_claims(title: str, way: Way, options: argparse.Namespace) -> Iterato
                 with other():
                     measured = compare.ratios(*compare.interleaved(ours, theirs, options.runs))
                 claim = f"{title}, GOMP_SPINCOUNT={SHORT_SPIN['GOMP_SPINCOUNT']}, {beside}"
-                settings = settings_of(way, options) | rates(way, measured, options)
+                settings = settings_used(way, options) | rates(way, measured, options)
                 yield compare.result(claim, name, measured, agreement, **settings)
 
 
-def settings_of(way: Way, options: argparse.Namespace) -> dict[str, Any]:
+def settings_used(way: Way, options: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that the times depend on; a load above 2 on two cores means that other programs ran too."""
     load = {"load_average": round(os.getloadavg()[0], 1)}
     images = "drawn" if way.images is None else "given"

@@ -26,15 +26,15 @@ def test_packs_of_all_kinds_are_measured_against_the_folder(benchmark: ModuleTyp
     images, out = draw_images(tmp_path / "images"), tmp_path / "out.json"
     sizes = ["--image-side", "100", "--short-side", "50", "--view-px", "40", "--runs", "2"]
     benchmark.main(["--images", str(images), "--json", str(out), *sizes])
-    whole, reduced, jpeg = json.loads(out.read_text())
-    for result in (whole, reduced, jpeg):
+    full, reduced, jpeg = json.loads(out.read_text())
+    for result in (full, reduced, jpeg):
         assert set(result) >= FIELDS
         assert result["settings"]["images"] == 7
         assert result["agreement"]["mean_difference_of_a_view_in_grey_levels"] < 5
-    num_equal = int(whole["agreement"]["equal_views"].split()[0])
-    assert num_equal >= 14 - 2 * whole["agreement"]["images_that_the_folder_gives_reduced"]
+    num_equal = int(full["agreement"]["equal_views"].split()[0])
+    assert num_equal >= 14 - 2 * full["agreement"]["images_that_the_folder_gives_reduced"]
     assert num_equal > 0
-    stored = [result["settings"]["pack_kb_per_image"] for result in (whole, reduced, jpeg)]
+    stored = [result["settings"]["pack_kb_per_image"] for result in (full, reduced, jpeg)]
     assert stored[0] > 3 * stored[1] > 6 * stored[2]
 
 

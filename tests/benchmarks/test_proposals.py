@@ -37,11 +37,11 @@ def test_the_boxes_are_compared_and_every_claim_is_written(
         coarse.resize((90, 70), Image.Resampling.BICUBIC).save(tmp_path / f"{index}.png")
     path = tmp_path / "out.json"
     proposals.main(["--images", str(tmp_path), "--json", str(path), "--num-images", "3"])
-    whole, half, threads = json.loads(path.read_text())
-    assert whole["agreement"]["jaccard_mean"] > 0.95
-    assert whole["settings"]["scale"] == 1
+    full, half, threads = json.loads(path.read_text())
+    assert full["agreement"]["jaccard_mean"] > 0.95
+    assert full["settings"]["scale"] == 1
     assert half["settings"]["scale"] == 0.5
     assert threads["agreement"] == {"identical": True}
-    for result in (whole, half, threads):
+    for result in (full, half, threads):
         assert result["ratio_p10"] <= result["ratio_median"] <= result["ratio_p90"]
         assert result["runs"] == 3

@@ -25,10 +25,10 @@ def draw_images(folder: Path, count: int = 7, seed: int = 0) -> Path:
 
 
 def pack(images: Path, to: Path, **options: Any) -> Path:
-    """A pack of images at their own size in one shard, unless said otherwise."""
+    """Write a pack of images of the original size in one shard, unless options say otherwise."""
     return pack_images(PackOptions(images=images, to=to, **{"short_side": None, "workers": 1, **options}))
 
 
 def shards_of(folder: Path) -> dict[str, bytes]:
-    """Every file of a pack's shards."""
+    """List the files of a pack's shards."""
     return {path.name: path.read_bytes() for path in sorted((folder / "shards").iterdir())}

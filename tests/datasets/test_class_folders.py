@@ -187,7 +187,7 @@ def test_damaged_json_is_refused(tmp_path: Path, changes: dict[str, object], mes
     inaturalist(tmp_path, **changes)
     with pytest.raises(ValueError, match=message):
         read_classified(tmp_path, "inat18", "train")
-    for text, message in (("{", "is not JSON"), ("[]", "is a list")):
+    for text, message in (("{", "is not JSON"), ("[]", "needs a key 'images', got list")):
         (tmp_path / "train2018.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             read_classified(tmp_path, "inat18", "train")

@@ -17,15 +17,15 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
 def corners(image: np.ndarray) -> list[tuple[int, ...]]:
-    """The colours at top left, top right and bottom left."""
+    """Return the colours at top left, top right and bottom left."""
     return [tuple(image[y, x].tolist()) for y, x in ((0, 0), (0, -1), (-1, 0))]
 
 
 def asymmetric() -> Image.Image:
     """40x24 px: red at the top left, green at the top right, blue at the bottom left."""
     image = Image.new("RGB", (40, 24), WHITE)
-    for colour, place in ((RED, (0, 0)), (GREEN, (32, 0)), (BLUE, (0, 16))):
-        image.paste(colour, (*place, place[0] + 8, place[1] + 8))
+    for colour, position in ((RED, (0, 0)), (GREEN, (32, 0)), (BLUE, (0, 16))):
+        image.paste(colour, (*position, position[0] + 8, position[1] + 8))
     return image
 
 
@@ -270,20 +270,20 @@ def test_other_reduced_images_are_averages_of_the_full_size_image(tmp_path: Path
         image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     (image if mode == "I;16" else image.convert(mode)).save(path)
-    whole = load_image(path).astype(np.float64)
+    full_size = load_image(path).astype(np.float64)
     for reduction in (2, 4, 8):
         reduced = load_image(path, reduction=reduction)
         assert reduced.shape[1::-1] == reduced_size((67, 51), reduction)
         rows, columns = 48 // reduction, 64 // reduction
-        blocks = whole[:48, :64].reshape(rows, reduction, columns, reduction, 3).mean(axis=(1, 3))
+        blocks = full_size[:48, :64].reshape(rows, reduction, columns, reduction, 3).mean(axis=(1, 3))
         np.testing.assert_allclose(reduced[:rows, :columns], blocks, atol=0.51)
 
 
 def test_a_reduced_jpeg_is_close_to_the_average_of_the_full_size_image(tmp_path: Path) -> None:
     textured(64, 48).save(tmp_path / "a.jpg", quality=95, subsampling=0)
-    whole = load_image(tmp_path / "a.jpg").astype(np.float64)
+    full_size = load_image(tmp_path / "a.jpg").astype(np.float64)
     for reduction in (2, 4, 8):
-        blocks = whole.reshape(48 // reduction, reduction, 64 // reduction, reduction, 3).mean(axis=(1, 3))
+        blocks = full_size.reshape(48 // reduction, reduction, 64 // reduction, reduction, 3).mean(axis=(1, 3))
         # A smaller cosine transform leaves out what averaging only weakens; at an eighth both are the mean.
         difference = abs(load_image(tmp_path / "a.jpg", reduction=reduction) - blocks)
         assert difference.mean() < {2: 5, 4: 5, 8: 1}[reduction]
@@ -308,10 +308,10 @@ def test_damage_is_named_as_by_pillow_at_every_reduction(tmp_path: Path) -> None
 
 def test_a_jpeg_without_end_marker_is_decoded_as_by_pillow(tmp_path: Path) -> None:
     textured(80, 60).save(tmp_path / "a.jpg", quality=95)
-    whole = load_image(tmp_path / "a.jpg")
+    full_size = load_image(tmp_path / "a.jpg")
     data = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").write_bytes(data[:-2] + b"after the end")
     with Image.open(tmp_path / "a.jpg") as image:
         np.testing.assert_array_equal(load_image(tmp_path / "a.jpg"), np.asarray(image))
     (tmp_path / "a.jpg").write_bytes(data + b"after the end")
-    np.testing.assert_array_equal(load_image(tmp_path / "a.jpg"), whole)
+    np.testing.assert_array_equal(load_image(tmp_path / "a.jpg"), full_size)

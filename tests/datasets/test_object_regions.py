@@ -26,8 +26,8 @@ def test_masks_of_synthetic_scenes_cover_their_objects(scenes: Path):
     assert regions.kind == "masks"
     assert list(regions.readers) == [f"JPEGImages/{index:06d}.jpg" for index in range(4)]
     for index, name in enumerate(regions.readers):
-        drawn = draw_scene(0, index, SIZE_WH)
-        assert np.array_equal(regions.region(name, SIZE_WH), np.where(drawn.mask > 0, OBJECT, BACKGROUND))
+        scene_folder = draw_scene(0, index, SIZE_WH)
+        assert np.array_equal(regions.region(name, SIZE_WH), np.where(scene_folder.mask > 0, OBJECT, BACKGROUND))
     assert "JPEGImages/500000.jpg" not in regions
     assert "JPEGImages/500000.jpg" in (read_object_regions(scenes, "test") or ())
 
@@ -46,9 +46,9 @@ def test_boxes_are_used_if_they_are_asked_for(scenes: Path):
     assert regions is not None
     assert regions.kind == "boxes"
     name = next(iter(regions.readers))
-    drawn = draw_scene(0, 0, SIZE_WH)
+    scene_folder = draw_scene(0, 0, SIZE_WH)
     expected = np.zeros(SIZE_WH[::-1], dtype=np.uint8)
-    for left, top, right, bottom in (each.box for each in drawn.objects):
+    for left, top, right, bottom in (each.box for each in scene_folder.objects):
         expected[top:bottom, left:right] = OBJECT
     assert np.array_equal(regions.region(name, SIZE_WH), expected)
 

@@ -38,15 +38,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(images: Path) -> Path:
-    """The images at their own size, as pixels, in several shards."""
+def full_size(images: Path) -> Path:
+    """Pack the images at their original size, as pixels, in several shards."""
     return pack(images, images.parent / "whole", shard_mb=1)
 
 
 @pytest.fixture
-def copied(whole: Path, tmp_path: Path) -> Path:
-    """A pack to be damaged."""
-    return Path(shutil.copytree(whole, tmp_path / "copied"))
+def copied(full_size: Path, tmp_path: Path) -> Path:
+    """Copy a pack, to be damaged."""
+    return Path(shutil.copytree(full_size, tmp_path / "copied"))
 
 
 def table(source: Path) -> ImageTable:
@@ -55,33 +55,33 @@ def table(source: Path) -> ImageTable:
     return images
 
 
-def test_a_pack_is_a_source_of_the_images_under_their_own_names(images: Path, whole: Path) -> None:
-    assert is_pack(whole)
+def test_a_pack_is_a_source_of_the_images_under_their_own_names(images: Path, full_size: Path) -> None:
+    assert is_pack(full_size)
     assert not is_pack(images)
-    assert find_images(whole) == (whole, find_images(images)[1])
-    assert "deep er/é 1.jpg" in find_images(whole)[1]
-    assert read_labels(whole) is None
+    assert find_images(full_size) == (full_size, find_images(images)[1])
+    assert "deep er/é 1.jpg" in find_images(full_size)[1]
+    assert read_labels(full_size) is None
 
 
-def test_packed_pixels_at_the_original_size_equal_the_files(images: Path, whole: Path) -> None:
-    files, packed_images = table(images), table(whole)
+def test_packed_pixels_at_the_original_size_equal_the_files(images: Path, full_size: Path) -> None:
+    files, packed_images = table(images), table(full_size)
     assert packed_images.names == files.names
     assert packed_images.sizes_wh == files.sizes_wh
     for index in range(len(files)):
         assert np.array_equal(load_image(packed_images.path(index)), load_image(files.path(index)))
 
 
-def test_samples_of_a_pack_equal_those_of_the_files(images: Path, whole: Path) -> None:
-    of_files, of_pack = (ViewDataset(GlobalViewSampler(table(source), RULES, seed=3)) for source in (images, whole))
+def test_samples_of_a_pack_equal_those_of_the_files(images: Path, full_size: Path) -> None:
+    of_files, of_pack = (ViewDataset(GlobalViewSampler(table(source), RULES, seed=3)) for source in (images, full_size))
     for key in [(epoch, image_id) for epoch in range(3) for image_id in range(len(of_files))]:
         for name, view in of_files[key].views.items():
             assert torch.equal(of_pack[key].views[name].crop, view.crop)
             assert of_pack[key].views[name].colours == view.colours
 
 
-def test_packed_images_are_read_at_full_size_where_files_are_reduced(images: Path, whole: Path) -> None:
+def test_packed_images_are_read_at_full_size_where_files_are_reduced(images: Path, full_size: Path) -> None:
     small = ViewDistribution(size_px=8, area_range=(0.5, 1.0), aspect_ratio_range=(1, 1), colours=RULES.colours)
-    view_sampler = GlobalViewSampler(table(whole), small, seed=3)
+    view_sampler = GlobalViewSampler(table(full_size), small, seed=3)
     views = ViewDataset(view_sampler)[(0, 0)].views
     for name, view_box in view_sampler.sample_boxes((0, 0)).items():
         expected = cut_boxes(load_image(images / "0.png"), view_box.box[None], 8)[0]
@@ -91,11 +91,11 @@ def test_packed_images_are_read_at_full_size_where_files_are_reduced(images: Pat
         )
 
 
-def test_embeddings_of_a_pack_are_those_of_the_files_by_any_number_of_workers(images: Path, whole: Path) -> None:
+def test_embeddings_of_a_pack_are_those_of_the_files_by_any_number_of_workers(images: Path, full_size: Path) -> None:
     torch.manual_seed(0)
     backbone = build_backbone("resnet10")
     found = []
-    for source, workers in ((images, 0), (whole, 0), (whole, 2)):
+    for source, workers in ((images, 0), (full_size, 0), (full_size, 2)):
         listed = table(source)
         paths = [listed.path(index) for index in range(len(listed))]
         found.append(embed_images(backbone, paths, size_px=32, workers=workers, quiet=True))
@@ -108,23 +108,23 @@ def _shape(image: PackedImage) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_packed_image_travels_to_other_processes_by_name(whole: Path, method: str) -> None:
-    image = table(whole).path(0)
+def test_a_packed_image_travels_to_other_processes_by_name(full_size: Path, method: str) -> None:
+    image = table(full_size).path(0)
     assert isinstance(image, PackedImage)
-    assert str(image) == f"{whole}/0.png"
+    assert str(image) == f"{full_size}/0.png"
     assert len(pickle.dumps(image)) < 1000
     with multiprocessing.get_context(method).Pool(1) as pool:
         assert pool.apply(_shape, (image,)) == (48, 60, 3)
 
 
-def test_changing_a_packed_image_does_not_change_the_file(whole: Path) -> None:
-    path = shard_path(whole, 0, "pixels")
+def test_changing_a_packed_image_does_not_change_the_file(full_size: Path) -> None:
+    path = shard_path(full_size, 0, "pixels")
     before = path.read_bytes()
     open_pack.cache_clear()
-    load_image(PackedImage(whole, "0.png"))[:] = 0
+    load_image(PackedImage(full_size, "0.png"))[:] = 0
     open_pack.cache_clear()
     assert path.read_bytes() == before
-    assert load_image(PackedImage(whole, "0.png")).any()
+    assert load_image(PackedImage(full_size, "0.png")).any()
 
 
 def test_a_jpeg_pack_is_near_and_much_smaller(images: Path, tmp_path: Path) -> None:
@@ -138,10 +138,10 @@ def test_a_jpeg_pack_is_near_and_much_smaller(images: Path, tmp_path: Path) -> N
     assert open_pack(folder).num_bytes < 0.3 * sum(3 * width * height for width, height in files.sizes_wh)
 
 
-def test_the_fingerprint_of_a_pack_depends_on_its_pixels(images: Path, whole: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_of_a_pack_depends_on_its_pixels(images: Path, full_size: Path, tmp_path: Path) -> None:
     packs = [pack(images, tmp_path / f"{side}", short_side=side) for side in (40, 36)]
     again = pack(images, tmp_path / "again", short_side=40)
-    prints = [table(source).fingerprint for source in (images, whole, *packs)]
+    prints = [table(source).fingerprint for source in (images, full_size, *packs)]
     assert len(set(prints)) == 4
     assert table(again).fingerprint == prints[2]
 
@@ -156,16 +156,16 @@ def test_the_digest_covers_name_shape_and_bytes() -> None:
     assert len(digests) == 4
 
 
-def test_a_table_of_packed_images_comes_back_from_its_file(whole: Path, tmp_path: Path) -> None:
-    images = table(whole)
+def test_a_table_of_packed_images_comes_back_from_its_file(full_size: Path, tmp_path: Path) -> None:
+    images = table(full_size)
     save_image_table(images, tmp_path / "images.parquet")
     assert load_image_table(tmp_path / "images.parquet") == images
     assert isinstance(load_image_table(tmp_path / "images.parquet").path(0), PackedImage)
 
 
-def test_the_scan_of_a_pack_rejects_by_size_as_that_of_files(images: Path, whole: Path) -> None:
+def test_the_scan_of_a_pack_rejects_by_size_as_that_of_files(images: Path, full_size: Path) -> None:
     limits = {"min_side_px": 50, "max_pixels": 90 * 52, "workers": 1, "quiet": True}
-    of_files, of_pack = (scan_images(*find_images(source), **limits) for source in (images, whole))
+    of_files, of_pack = (scan_images(*find_images(source), **limits) for source in (images, full_size))
     assert of_pack[0].names == of_files[0].names
     reasons = [{one.name: one.reason.split(":")[0] for one in rejected} for _, rejected in (of_files, of_pack)]
     assert (
@@ -247,9 +247,9 @@ def test_a_folder_that_is_no_pack_or_of_another_version_is_refused(images: Path,
         open_pack(copied)
 
 
-def test_an_unknown_image_is_refused(whole: Path) -> None:
+def test_an_unknown_image_is_refused(full_size: Path) -> None:
     with pytest.raises(ImageError, match=r"has no image 'x.jpg' among its 7 images"):
-        load_image(PackedImage(whole, "x.jpg"))
+        load_image(PackedImage(full_size, "x.jpg"))
 
 
 def test_a_damaged_jpeg_is_refused_when_it_is_read(images: Path, tmp_path: Path) -> None:
@@ -277,16 +277,16 @@ def test_a_truncated_pack_cannot_be_loaded_into_memory(copied: Path) -> None:
         open_pack(copied).load_into_memory()
 
 
-def test_a_pack_records_its_inputs(whole: Path, images: Path) -> None:
-    pack: Pack = open_pack(whole)
+def test_a_pack_records_its_inputs(full_size: Path, images: Path) -> None:
+    pack: Pack = open_pack(full_size)
     assert pack.inputs["short_side"] is None
     assert pack.inputs["images"] == table(images).fingerprint
     assert np.array_equal(pack.original_sizes_wh, pack.sizes_wh)
 
 
-def test_boxes_from_a_file_need_images_of_the_original_size(images: Path, whole: Path, tmp_path: Path) -> None:
+def test_boxes_from_a_file_need_images_of_the_original_size(images: Path, full_size: Path, tmp_path: Path) -> None:
     require_original_sizes(table(images))
-    require_original_sizes(table(whole))
+    require_original_sizes(table(full_size))
     require_original_sizes(table(pack(images, tmp_path / "larger", short_side=500)))
     with pytest.raises(ValueError, match=r"pack .*reduced has resized them: pack them with --short-side None"):
         require_original_sizes(table(pack(images, tmp_path / "reduced", short_side=40)))

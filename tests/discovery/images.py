@@ -12,7 +12,7 @@ def mottled(seed: int, height: int, width: int, patch_px: int = 9) -> np.ndarray
 
 
 def random_regions(seed: int, height: int, width: int, count: int) -> np.ndarray:
-    """The pixels nearest to each of so many random points: labels, numbered by their first pixels, int32."""
+    """Label each pixel by the nearest of random points, numbered by their first pixels; int32."""
     generator = np.random.default_rng(seed)
     points = generator.uniform(0, [height, width], (count, 2))
     pixels = np.stack(np.mgrid[:height, :width], axis=-1)

@@ -93,7 +93,7 @@ def test_every_colour_is_converted_as_by_opencv() -> None:
 @CONVERSIONS
 def test_each_pixel_is_converted_by_itself(convert: Callable[[np.ndarray], np.ndarray]) -> None:
     image = mottled(2, 7, 11)
-    whole = convert(image)
-    assert whole.dtype == np.uint8
-    np.testing.assert_array_equal(convert(image[2:5, 3:4]), whole[2:5, 3:4])
-    np.testing.assert_array_equal(convert(image[::-1, ::2]), whole[::-1, ::2])
+    full = convert(image)
+    assert full.dtype == np.uint8
+    np.testing.assert_array_equal(convert(image[2:5, 3:4]), full[2:5, 3:4])
+    np.testing.assert_array_equal(convert(image[::-1, ::2]), full[::-1, ::2])

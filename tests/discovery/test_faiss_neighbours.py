@@ -179,8 +179,8 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monk
 def test_a_truncated_index_is_refused(fraction: float, tmp_path: Path) -> None:
     path = tmp_path / "images.faiss"
     save_index(index_of(clustered(100)), path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(fraction * len(whole))])
+    complete = path.read_bytes()
+    path.write_bytes(complete[: int(fraction * len(complete))])
     with pytest.raises(ValueError, match=r"images.faiss cannot be read.*delete it"):
         load_index(path)
 

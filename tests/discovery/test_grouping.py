@@ -12,7 +12,7 @@ BLACK = [0, 0, 0]
 
 
 def plain(labels: np.ndarray, colours: list[list[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An image whose regions have these colours, and no texture."""
+    """Draw an image whose regions have these colours and no texture."""
     image = np.array(colours, dtype=np.uint8)[labels]
     return image, np.zeros((12, *labels.shape), dtype=np.uint8), np.zeros((12, 2), dtype=np.int64)
 

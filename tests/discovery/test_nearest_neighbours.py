@@ -108,9 +108,9 @@ def test_similarities_are_the_same_one_by_one_and_as_one_product(dense: int, mon
 
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("spread", [0.0, 1e-7, 1e-5])
-def test_a_collapsed_embedding_has_exact_neighbours(spread: float) -> None:
+def test_a_collapsed_embedding_has_exact_neighbours(noise_scale: float) -> None:
     noise = np.random.default_rng(0).normal(size=(150, 16))
-    rows = unit_vectors(np.ones(16) + spread * noise)
+    rows = unit_vectors(np.ones(16) + noise_scale * noise)
     ids, _ = of_all(rows, 6, 64)
     np.testing.assert_array_equal(ids.numpy(), neighbours_by_loops(rows.double().numpy(), 6)[0])
 

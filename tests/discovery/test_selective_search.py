@@ -64,7 +64,7 @@ def assert_proposals(found: np.ndarray, image: np.ndarray) -> None:
 
 
 def coco_images(real_data: Path, count: int) -> tuple[LabelledSplit, list[int]]:
-    """Every so many of a COCO set, which begins with any kind of image."""
+    """Choose every n-th image of a COCO data set."""
     labels = read_labels(real_data / "coco-mini" / "annotations" / "instances_train2017.json")
     assert labels is not None
     return labels, list(range(0, len(labels), len(labels) // count))[:count]
@@ -159,7 +159,7 @@ def test_random_numbers_are_those_of_the_c_library(seed: int) -> None:
 
 def test_boxes_are_those_of_opencv_on_synthetic_scenes() -> None:
     pytest.importorskip("cv2.ximgproc")
-    pairs = [(search(image, seed), opencv_selective_search(image, seed)) for seed, image in drawn_images()]
+    pairs = [(search(image, seed), opencv_selective_search(image, seed)) for seed, image in random_images()]
     agreement = [jaccard(*pair) for pair in pairs]
     # Where two edges or two similarities are equal the order is a matter of the sort.
     assert np.mean(agreement) >= 0.99
@@ -167,7 +167,7 @@ def test_boxes_are_those_of_opencv_on_synthetic_scenes() -> None:
     assert sum(np.array_equal(*pair) for pair in pairs) >= len(pairs) // 2
 
 
-def drawn_images() -> list[tuple[int, np.ndarray]]:
+def random_images() -> list[tuple[int, np.ndarray]]:
     """Seeds and images, small ones and large ones, the last two much longer than wide."""
     sizes_wh = [(150, 120), (151, 121), (90, 200), (152, 119), (300, 60), (50, 280)]
     return [(2**31 * (index % 2) + index, scene(index, size_wh).image) for index, size_wh in enumerate(sizes_wh)]
@@ -240,11 +240,11 @@ def test_two_threads_find_what_one_finds() -> None:
 
 @pytest.mark.parametrize("index", range(3))
 def test_at_half_size_the_same_objects_are_found(index: int) -> None:
-    drawn = scene(index, (400, 300))
-    full, half = search(drawn.image, 0), search(drawn.image, 0, scale=0.5)
-    assert_proposals(half, drawn.image)
+    scene_of_index = scene(index, (400, 300))
+    full, half = search(scene_of_index.image, 0), search(scene_of_index.image, 0, scale=0.5)
+    assert_proposals(half, scene_of_index.image)
     assert len(half) < len(full)
-    objects = np.array([each.box for each in drawn.objects if not each.difficult], dtype=np.float32)
+    objects = np.array([each.box for each in scene_of_index.objects if not each.difficult], dtype=np.float32)
     assert iou(objects, half).max(axis=1).mean() > iou(objects, full).max(axis=1).mean() - 0.1
     large = full[(full[:, 2:] - full[:, :2]).min(axis=1) >= 80]
     assert iou(large, half).max(axis=1).mean() > 0.8
@@ -270,9 +270,9 @@ def test_half_size_is_the_search_of_means_of_four_pixels() -> None:
 
 def test_an_image_of_too_large_a_mean_side_is_searched_at_a_reduced_size(monkeypatch: pytest.MonkeyPatch) -> None:
     image = scene(2).image
-    whole, half, quarter = (search(image, 0, scale) for scale in (1, 0.5, 0.25))
+    full_size, half, quarter = (search(image, 0, scale) for scale in (1, 0.5, 0.25))
     monkeypatch.setattr(selective_search, "MAX_SEARCHED_PIXELS", ((192 + 144) // 2) ** 2)
-    np.testing.assert_array_equal(search(image, 0), whole)
+    np.testing.assert_array_equal(search(image, 0), full_size)
     monkeypatch.setattr(selective_search, "MAX_SEARCHED_PIXELS", ((96 + 72) // 2) ** 2)
     np.testing.assert_array_equal(search(image, 0), half)
     np.testing.assert_array_equal(search(image, 0, scale=0.25), quarter)
@@ -347,7 +347,7 @@ def test_the_image_is_not_changed() -> None:
 
 
 def compiled_functions() -> dict[str, Any]:
-    """What Numba made of the loops, by module and name."""
+    """Return Numba's compiled loops by module and name."""
     modules: list[ModuleType] = [colour_spaces, graph_segmentation, grouping, selective_search, texture]
     return {
         f"{module.__name__}.{name}": function

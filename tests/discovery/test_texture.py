@@ -19,7 +19,7 @@ def grey(levels: np.ndarray) -> np.ndarray:
 
 
 def bins_by_opencv(image: np.ndarray) -> np.ndarray:
-    """As OpenCV's selectivesearchsegmentation.cpp composes them."""
+    """Compute the bins with the calls of OpenCV's selectivesearchsegmentation.cpp."""
     import cv2
 
     height, width, _ = image.shape

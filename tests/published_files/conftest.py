@@ -21,7 +21,7 @@ def images() -> ImageTable:
 
 @pytest.fixture
 def documents(images: ImageTable) -> dict[str, dict]:
-    """The three published files of the images, in another order than the run's."""
+    """Write the three published files of the images, in another order than the run's."""
     generator = np.random.default_rng(0)
     return made_up([images.names[index] for index in generator.permutation(len(images))], generator)
 

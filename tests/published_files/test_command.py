@@ -104,8 +104,8 @@ def test_an_option_without_its_path_is_refused(after: list[str], capsys: pytest.
 
 def test_help_names_reading_and_writing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["published-files", "--help"]) == 0
-    told = capsys.readouterr().out
-    assert "orl published-files write RUN --to DIR" in told
-    assert "--correspondences FILE" in told
+    text = capsys.readouterr().out
+    assert "orl published-files write RUN --to DIR" in text
+    assert "--correspondences FILE" in text
     assert main(["published-files", "read", "--help"]) == 0
     assert "--neighbours {None}|PATH" in capsys.readouterr().out

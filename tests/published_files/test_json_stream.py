@@ -50,14 +50,14 @@ def test_a_key_across_two_parts_of_a_scan_is_found(write: Write, monkeypatch: py
 
 @pytest.mark.parametrize("cut", range(11, 40, 3))
 def test_a_truncated_file_is_refused_with_the_number_of_images(write: Write, cut: int) -> None:
-    whole = '{"bbox": [[[1, 2, 3, 4]], [[5, 6, 7, 8]], [[9, 1, 2, 3]]]}'
-    num_before = whole[:cut].count("]]")
+    complete = '{"bbox": [[[1, 2, 3, 4]], [[5, 6, 7, 8]], [[9, 1, 2, 3]]]}'
+    num_before = complete[:cut].count("]]")
     read: list = []
     with pytest.raises(
         ValueError, match=rf"cut\.json is truncated after {num_before} complete images of 'bbox'.*complete file"
     ):
-        read.extend(elements(write("cut", whole[:cut]), "bbox"))
-    assert read == json.loads(whole)["bbox"][:num_before]
+        read.extend(elements(write("cut", complete[:cut]), "bbox"))
+    assert read == json.loads(complete)["bbox"][:num_before]
 
 
 def test_a_file_truncated_inside_a_value_is_refused(write: Write) -> None:

@@ -54,7 +54,7 @@ def test_tables_have_the_contents_of_the_files(
     }
     neighbours = tables.load(tmp_path / "run/neighbours")
     for row, name in enumerate(images.names):
-        expected = [names[place] for place in content["knn_image_id"][names.index(name)]]
+        expected = [names[position] for position in content["knn_image_id"][names.index(name)]]
         assert [images.names[other] for other in neighbours.column("neighbour_ids")[row]] == expected
     table, box = tables.load(tmp_path / "run/correspondences"), tables.load(tmp_path / "run/rois").column("box")
     found: dict[str, list] = {name: [] for name in images.names}
@@ -90,11 +90,11 @@ def test_stage_3_reads_the_tables(
     rois, pairs = (tables.load(tmp_path / "run" / name) for name in ("rois", "correspondences"))
     objects = object_table(rois, pairs, len(images))
     assert [len(groups) for groups in objects.neighbour_slices] == [3] * len(images)
-    drawn = [objects.correspondences[start:end] for groups in objects.neighbour_slices for start, end in groups]
-    assert [len(part) for part in drawn] == [2] * 3 * len(images)
+    sampled = [objects.correspondences[start:end] for groups in objects.neighbour_slices for start, end in groups]
+    assert [len(part) for part in sampled] == [2] * 3 * len(images)
     document = documents["correspondences"]
     expected = pairs_by_name(document)[images.names[4]][2:4]
-    found = objects.rois[drawn[4 * 3 + 1]].tolist()
+    found = objects.rois[sampled[4 * 3 + 1]].tolist()
     assert found == [[here, there] for _, here, there in expected]
 
 
@@ -178,7 +178,7 @@ def test_proposals_alone_are_in_the_order_of_the_coco_json(
     images: ImageTable, documents: dict[str, dict], files: dict[str, Path], tmp_path: Path, write: Write
 ) -> None:
     names = documents["correspondences"]["images"]["file_name"]
-    rows = [{"id": place, "file_name": name} for place, name in enumerate(names)]
+    rows = [{"id": position, "file_name": name} for position, name in enumerate(names)]
     source = write("instances_train2017", {"images": rows, "annotations": []})
     assert read(tmp_path / "run", images, source=source, proposals=files["proposals"]) == ["proposals"]
     read(tmp_path / "other", images, **files)
@@ -249,14 +249,16 @@ def test_a_second_import_does_nothing_and_another_file_is_stale(
 def sorted_files(documents: dict[str, dict], write: Write) -> dict[str, Path]:
     """Files in the order of the run, whose shards are finished one after the other."""
     names = documents["neighbours"]["images"]["file_name"]
-    order = sorted(range(len(names)), key=lambda place: names[place])
-    place_of = {place: new for new, place in enumerate(order)}
+    order = sorted(range(len(names)), key=lambda position: names[position])
+    position_of = {position: new for new, position in enumerate(order)}
     for document in documents.values():
         lists = [document, *(document.get(key, {}) for key in ("images", "pseudo_annotations"))]
         for part in lists:
-            part |= {key: [value[place] for place in order] for key, value in part.items() if isinstance(value, list)}
+            part |= {
+                key: [value[position] for position in order] for key, value in part.items() if isinstance(value, list)
+            }
     content = documents["correspondences"]["pseudo_annotations"]
-    moved = [[place_of[place] for place in row] for row in content["knn_image_id"]]
+    moved = [[position_of[position] for position in row] for row in content["knn_image_id"]]
     for name in ("neighbours", "correspondences"):
         documents[name]["pseudo_annotations"]["knn_image_id"] = moved
         documents[name]["images"]["file_name"] = sorted(names)
@@ -274,11 +276,11 @@ def sorted_files(documents: dict[str, dict], write: Write) -> dict[str, Path]:
 def test_a_truncated_file_is_refused_and_finished_shards_are_kept(
     images: ImageTable, sorted_files: dict[str, Path], tmp_path: Path, name: str, table: str, key: str
 ) -> None:
-    path, whole = sorted_files[name], json.loads(sorted_files[name].read_text())
+    path, complete = sorted_files[name], json.loads(sorted_files[name].read_text())
     for part in key.split("."):
-        whole = whole[part]
+        complete = complete[part]
     # Behind the sixth image of the list that comes last in the file.
-    until = path.read_text().rindex(json.dumps(whole[6]))
+    until = path.read_text().rindex(json.dumps(complete[6]))
     path.write_text(path.read_text()[: until + 3])
     run = tmp_path / "run"
     with pytest.raises(ValueError, match=rf"is truncated after 6 complete images of '{key}'.*get the complete file"):
@@ -314,7 +316,7 @@ def edited(documents: dict[str, dict], name: str, edit: Callable[[dict], object]
 
 
 def put(value: object, *keys: object) -> Callable[[dict], None]:
-    """An edit: another value at a path of keys."""
+    """Return an edit that puts another value at a path of keys."""
 
     def edit(document: dict) -> None:
         for key in keys[:-1]:

@@ -11,7 +11,8 @@ from orl.published_files.row_order import RowOrderedReader
 
 def arrays_of(sizes: list[int]) -> list[np.ndarray]:
     return [
-        np.full((size, 3), place, dtype=np.float32) + np.arange(3, dtype=np.float32) for place, size in enumerate(sizes)
+        np.full((size, 3), position, dtype=np.float32) + np.arange(3, dtype=np.float32)
+        for position, size in enumerate(sizes)
     ]
 
 
@@ -26,8 +27,8 @@ def test_arrays_are_returned_by_row_for_any_order_of_the_file(
     found = [
         part for start in range(0, len(sizes), step) for part in in_rows(slice(start, min(start + step, len(sizes))))
     ]
-    for place, row in enumerate(row_of):
-        np.testing.assert_array_equal(found[row], arrays[place])
+    for position, row in enumerate(row_of):
+        np.testing.assert_array_equal(found[row], arrays[position])
         assert found[row].dtype == np.float32
 
 

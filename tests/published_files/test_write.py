@@ -30,7 +30,7 @@ def written(to: Path, name: str = "coco") -> dict[str, Path]:
 
 
 def put_table(folder: Path, inputs: dict, columns: dict[str, np.ndarray], cuts: list[int]) -> None:
-    """A table in shards that end before these rows."""
+    """Write a table in shards that end before these rows."""
     edges = [0, *cuts, len(next(iter(columns.values())))]
     for index in tables.begin(folder, inputs, len(edges) - 1):
         part = slice(edges[index], edges[index + 1])
@@ -38,7 +38,7 @@ def put_table(folder: Path, inputs: dict, columns: dict[str, np.ndarray], cuts: 
 
 
 def own_run(folder: Path, images: ImageTable, generator: np.random.Generator, round_to_pixels: bool = False) -> None:
-    """The tables of a stage 2 of ours."""
+    """Write the tables of our stage 2."""
     number, counts = len(images), generator.integers(1, 5, len(images))
     image_ids = np.repeat(np.arange(number, dtype=np.int32), counts)
     corners = np.sort(generator.uniform(0, 479, (2, len(image_ids), 2)), axis=0) + np.array([0, 1])[:, None, None]
@@ -67,7 +67,7 @@ def own_run(folder: Path, images: ImageTable, generator: np.random.Generator, ro
 
 
 def contents(run: Path) -> dict[str, np.ndarray]:
-    """All columns but the similarities, which the files do not carry."""
+    """Return all columns except the similarities, which the files lack."""
     found = {}
     for name in ("proposals", "neighbours", "rois", "correspondences"):
         table = tables.load(run / name)
@@ -170,7 +170,7 @@ def test_images_of_a_coco_json_are_written_in_its_order_with_its_ids(
     assert found["images"]["id"] == [100 + row for row in order]
     neighbour_ids = tables.load(tmp_path / "run/neighbours").column("neighbour_ids")
     for row, places in zip(order, found["pseudo_annotations"]["knn_image_id"]):
-        assert [order[place] for place in places] == neighbour_ids[row].tolist()
+        assert [order[position] for position in places] == neighbour_ids[row].tolist()
     # The proposal file alone finds its images by the order of the same COCO JSON.
     read(tmp_path / "again", images, {"proposals": written(tmp_path)["proposals"]}, source)
     one, other = (tables.load(tmp_path / run / "proposals").column("box") for run in ("run", "again"))

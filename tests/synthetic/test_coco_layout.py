@@ -33,10 +33,10 @@ def test_a_detector_finds_images_boxes_and_masks(devkit: Path, split: str, count
         assert (images.root / images.names[row]).is_file()
         np.testing.assert_array_equal(images.boxes[row], labels.boxes[row])
         np.testing.assert_array_equal(images.box_classes[row], labels.box_classes[row])
-        drawn = np.asarray(Image.open(devkit / "SegmentationObject" / f"{Path(images.names[row]).stem}.png"))
-        numbers = [number for number in range(1, drawn.max() + 1) if (drawn == number).any()]
-        np.testing.assert_array_equal(images.masks(row), [drawn == number for number in numbers])
-        assert images.areas[row].tolist() == [(drawn == number).sum() for number in numbers]
+        written_scenes = np.asarray(Image.open(devkit / "SegmentationObject" / f"{Path(images.names[row]).stem}.png"))
+        numbers = [number for number in range(1, written_scenes.max() + 1) if (written_scenes == number).any()]
+        np.testing.assert_array_equal(images.masks(row), [written_scenes == number for number in numbers])
+        assert images.areas[row].tolist() == [(written_scenes == number).sum() for number in numbers]
         assert images.sizes_wh[row] == (96, 72)
 
 

@@ -160,14 +160,14 @@ def test_each_image_is_changed_by_its_own_parameters_only(way: Way) -> None:
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
 
 
-def drawn(distribution: ColourDistribution, count: int, seed: int) -> ColourParameters:
+def sampled(distribution: ColourDistribution, count: int, seed: int) -> ColourParameters:
     draws = [sample_colours(distribution, np.random.default_rng([seed, index])) for index in range(count)]
     return ColourParameters(*(torch.tensor(column) for column in zip(*draws)))
 
 
 @both_ways
 def test_a_view_does_not_depend_on_the_batch_that_it_is_in(way: Way) -> None:
-    crops, parameters = (images(12) * 255).to(torch.uint8), drawn(WILD, 12, seed=1)
+    crops, parameters = (images(12) * 255).to(torch.uint8), sampled(WILD, 12, seed=1)
     together = way(crops, parameters, CPU)
     for index in range(12):
         part = slice(index, index + 1)
@@ -177,7 +177,7 @@ def test_a_view_does_not_depend_on_the_batch_that_it_is_in(way: Way) -> None:
 
 @pytest.mark.parametrize("num_threads", [2, 3, 40])
 def test_any_number_of_threads_gives_the_same_views(num_threads: int) -> None:
-    crops, parameters = (images(11) * 255).to(torch.uint8), drawn(WILD, 11, seed=2)
+    crops, parameters = (images(11) * 255).to(torch.uint8), sampled(WILD, 11, seed=2)
     expected = augment(crops, parameters, CPU)
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
@@ -189,7 +189,7 @@ def test_any_number_of_threads_gives_the_same_views(num_threads: int) -> None:
 
 
 def test_crops_in_any_layout_give_the_same_views() -> None:
-    crops, parameters = (images(5) * 255).to(torch.uint8), drawn(WILD, 5, seed=3)
+    crops, parameters = (images(5) * 255).to(torch.uint8), sampled(WILD, 5, seed=3)
     expected = augment(crops, parameters, CPU)
     wide = torch.zeros(5, 3, 24, 48, dtype=torch.uint8)
     wide[..., ::2] = crops
@@ -218,7 +218,7 @@ WILD = ColourDistribution(
 def test_gpu_and_cpu_code_agree(seed: int, count: int, height: int, width: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (count, 3, height, width), dtype=np.uint8)
     pixels[0, :, : height // 2] = pixels[0, :1, : height // 2]  # gray has no hue
-    crops, parameters = torch.from_numpy(pixels), drawn(WILD, count, seed)
+    crops, parameters = torch.from_numpy(pixels), sampled(WILD, count, seed)
     compiled, batched = (way(crops, parameters, CPU) for way in (augment, augment_batched))
     assert compiled.stride() == batched.stride() or 1 in compiled.shape
     difference = (compiled - batched).abs()
@@ -255,7 +255,7 @@ METHODS = {
 
 
 def small_image() -> torch.Tensor:
-    """A ramp of one colour to another under noise, so that every operation changes mean, spread or detail."""
+    """Draw a ramp between two colours with noise, so that every operation changes mean, std or detail."""
     ramp = torch.linspace(0, 1, 14)
     clean = torch.stack(
         [0.2 + 0.6 * ramp.expand(14, 14), 0.9 - 0.5 * ramp.expand(14, 14), 0.3 + 0.2 * ramp.expand(14, 14).T]
@@ -284,7 +284,7 @@ def test_colours_are_distributed_as_in_torchvisions_pipeline(method: str) -> Non
     jitter = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
     distribution = ColourDistribution(**jitter, blur_probability=blur, solarise_probability=solarised)
     count, image = 1500, small_image()
-    ours = augment(image.expand(count, -1, -1, -1), drawn(distribution, count, seed=7), CPU)
+    ours = augment(image.expand(count, -1, -1, -1), sampled(distribution, count, seed=7), CPU)
     pipeline = v2.Compose(
         [
             v2.ToDtype(torch.float32, scale=True),
@@ -309,7 +309,7 @@ def test_colours_are_distributed_as_in_torchvisions_pipeline(method: str) -> Non
 def test_factors_fill_their_ranges(method: str) -> None:
     (brightness, contrast, saturation, hue), _, _ = METHODS[method]
     distribution = ColourDistribution(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
-    draws = drawn(distribution, 3000, seed=9)
+    draws = sampled(distribution, 3000, seed=9)
     ranges = {"brightness": (1, brightness), "contrast": (1, contrast), "saturation": (1, saturation), "hue": (0, hue)}
     for name, (middle, width) in ranges.items():
         values = getattr(draws, name)
@@ -357,7 +357,7 @@ def test_values_outside_their_range_are_refused(field: str, value: object, messa
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_views_on_a_gpu_equal_those_of_the_cpu_without_synchronisation() -> None:
-    crops, parameters = (images(16, 64) * 255).to(torch.uint8), drawn(WILD, 16, seed=5)
+    crops, parameters = (images(16, 64) * 255).to(torch.uint8), sampled(WILD, 16, seed=5)
     device = torch.device("cuda")
     augment(crops.pin_memory(), parameters, device)
     torch.cuda.set_sync_debug_mode("error")

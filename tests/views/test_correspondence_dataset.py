@@ -29,7 +29,7 @@ CORRESPONDENCES = {
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run of three images, each of one colour whose brightness grows from left to right."""
+    """Write a run of three images, each of one colour that brightens from left to right."""
     folder = tmp_path / "images"
     folder.mkdir()
     names = tuple(f"{index}.png" for index in range(3))

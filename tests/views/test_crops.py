@@ -21,15 +21,15 @@ def box(*values: float) -> np.ndarray:
 
 
 def test_cutting_at_the_same_size_copies_the_pixels() -> None:
-    whole = image(60, 50)
-    crop = cut_boxes(whole, box(10, 20, 26, 36)[None], 16)[0]
-    np.testing.assert_array_equal(crop.permute(1, 2, 0), whole[20:36, 10:26])
+    full = image(60, 50)
+    crop = cut_boxes(full, box(10, 20, 26, 36)[None], 16)[0]
+    np.testing.assert_array_equal(crop.permute(1, 2, 0), full[20:36, 10:26])
 
 
 def test_the_reference_equals_torchvisions_crop_and_resize() -> None:
-    whole = image(90, 70)
-    ours = cut(whole, box(13, 7, 76, 59), 24)
-    theirs = TF.resized_crop(Image.fromarray(whole), 7, 13, 52, 63, [24, 24], TF.InterpolationMode.BICUBIC)
+    full = image(90, 70)
+    ours = cut(full, box(13, 7, 76, 59), 24)
+    theirs = TF.resized_crop(Image.fromarray(full), 7, 13, 52, 63, [24, 24], TF.InterpolationMode.BICUBIC)
     np.testing.assert_array_equal(ours, np.asarray(theirs))
 
 
@@ -50,14 +50,14 @@ def rows_then_columns(crop: np.ndarray, size_px: int) -> np.ndarray:
 @pytest.mark.parametrize("size_px", [24, 64])
 @pytest.mark.parametrize("size_wh", SHAPES_WH)
 def test_boxes_cut_in_a_batch_equal_pillows_up_to_rounding(size_wh: tuple[int, int], size_px: int) -> None:
-    whole = image(90, 70)
+    full = image(90, 70)
     # At the top left, at the bottom right, in between.
     lefts, tops = ((0, rest, rest // 2) for rest in (90 - size_wh[0], 70 - size_wh[1]))
     boxes = np.array([[x, y, x + size_wh[0], y + size_wh[1]] for x, y in zip(lefts, tops)], dtype=np.float32)
-    found = cut_boxes(whole, boxes, size_px)
+    found = cut_boxes(full, boxes, size_px)
     assert found.is_contiguous(memory_format=torch.channels_last)
     for crop, (left, top, right, bottom) in zip(found, boxes.astype(int)):
-        difference = crop.permute(1, 2, 0).numpy() - rows_then_columns(whole[top:bottom, left:right], size_px).astype(
+        difference = crop.permute(1, 2, 0).numpy() - rows_then_columns(full[top:bottom, left:right], size_px).astype(
             int
         )
         # Both round to whole grey levels twice; the second time can widen a difference of the first.
@@ -71,22 +71,22 @@ def test_boxes_cut_in_a_batch_equal_pillows_single_crop_on_a_smooth_image(
 ) -> None:
     y, x = np.mgrid[: size_wh[1], : size_wh[0]]
     waves = [128 + 90 * np.sin(x / 40 + phase) * np.cos(y / 25 - phase) for phase in range(3)]
-    whole = np.stack(waves, axis=-1).astype(np.uint8)
+    full = np.stack(waves, axis=-1).astype(np.uint8)
     boxes = np.array([[0, 0, *size_wh], [17, 5, 240, 299], [90.4, 33.7, 290.5, 150.2]], dtype=np.float32)
-    for crop, one in zip(cut_boxes(whole, boxes, 224), boxes):
-        difference = abs(crop.permute(1, 2, 0).numpy() - cut(whole, one, 224).astype(int))
+    for crop, one in zip(cut_boxes(full, boxes, 224), boxes):
+        difference = abs(crop.permute(1, 2, 0).numpy() - cut(full, one, 224).astype(int))
         assert difference.max() <= 2
         assert (difference > 1).mean() <= 1e-3
         assert difference.mean() <= 0.02
 
 
 def test_boxes_cut_in_a_batch_are_rounded_and_clipped_as_a_single_one() -> None:
-    whole = image(40, 30)
+    full = image(40, 30)
     boxes = np.stack([box(-5, -5, 45, 35), box(10.1, 5.2, 10.2, 5.3), box(9.6, 3.4, 17.6, 11.4)])
-    found = cut_boxes(whole, boxes, 8).permute(0, 2, 3, 1).numpy()
-    assert abs(found[0] - cut(whole, boxes[0], 8).astype(int)).max() <= 1
-    np.testing.assert_array_equal(found[1], np.tile(whole[5:6, 10:11], (8, 8, 1)))
-    np.testing.assert_array_equal(found[2], whole[3:11, 10:18])
+    found = cut_boxes(full, boxes, 8).permute(0, 2, 3, 1).numpy()
+    assert abs(found[0] - cut(full, boxes[0], 8).astype(int)).max() <= 1
+    np.testing.assert_array_equal(found[1], np.tile(full[5:6, 10:11], (8, 8, 1)))
+    np.testing.assert_array_equal(found[2], full[3:11, 10:18])
 
 
 def test_no_boxes_give_no_crops() -> None:
@@ -94,11 +94,11 @@ def test_no_boxes_give_no_crops() -> None:
 
 
 def test_the_memory_layout_of_an_image_does_not_change_its_crops() -> None:
-    whole, boxes = image(40, 30), box(3, 2, 30, 20)[None]
-    locked = whole.copy()
+    full, boxes = image(40, 30), box(3, 2, 30, 20)[None]
+    locked = full.copy()
     locked.setflags(write=False)
-    for same in (locked, np.asfortranarray(whole), np.repeat(whole, 2, axis=1)[:, ::2]):
-        torch.testing.assert_close(cut_boxes(same, boxes, 8), cut_boxes(whole, boxes, 8), rtol=0, atol=0)
+    for same in (locked, np.asfortranarray(full), np.repeat(full, 2, axis=1)[:, ::2]):
+        torch.testing.assert_close(cut_boxes(same, boxes, 8), cut_boxes(full, boxes, 8), rtol=0, atol=0)
 
 
 def test_one_of_several_boxes_outside_the_image_is_refused() -> None:
@@ -120,8 +120,8 @@ def test_random_crops_are_distributed_as_torchvisions(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         image = torch.zeros(3, size_wh[1], size_wh[0])
-        drawn = [RandomResizedCrop.get_params(image, list(area_range), list(RATIOS)) for _ in range(count)]
-    theirs = np.array([[left, top, left + width, top + height] for top, left, height, width in drawn])
+        sampled = [RandomResizedCrop.get_params(image, list(area_range), list(RATIOS)) for _ in range(count)]
+    theirs = np.array([[left, top, left + width, top + height] for top, left, height, width in sampled])
     # The largest gap between the distribution functions of two samples of 3,000 is below 0.05 but for one in 1,000.
     for edge in range(4):
         assert ks_2samp(ours[:, edge], theirs[:, edge]).statistic < 0.05

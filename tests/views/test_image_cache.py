@@ -166,8 +166,8 @@ def test_resize_weights_for_half_the_size_are_those_computed_by_hand() -> None:
     # Pixel 0 of 2 lies at 1 of 4: distances 0.25, 0.25, 0.75 and 1.25 of a pixel of the result.
     near, middle, far = (1.5 * d**3 - 2.5 * d**2 + 1 for d in (0.25, 0.75, 0.0))
     beyond = -0.5 * (1.25**3 - 5 * 1.25**2 + 8 * 1.25 - 4)
-    whole = 2 * near + middle + beyond
-    expected = torch.tensor([near, near, middle, beyond]) / whole
+    total = 2 * near + middle + beyond
+    expected = torch.tensor([near, near, middle, beyond]) / total
     assert far == 1
     torch.testing.assert_close(resize_weights(torch.tensor([4]), 4, 2)[0, 0], expected)
 

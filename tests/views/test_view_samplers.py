@@ -25,7 +25,7 @@ def images() -> ImageTable:
 
 @pytest.fixture(scope="module")
 def objects() -> ObjectTable:
-    """One RoI an image, and a correspondence with the other image."""
+    """Build one RoI an image, and a correspondence with the other image."""
     return ObjectTable(
         rois=np.array([[5, 5, 45, 35], [10, 0, 50, 30]], np.float32),
         roi_starts=np.arange(3),

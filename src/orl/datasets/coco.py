@@ -53,7 +53,7 @@ def coco_image_names(json_path: Path) -> tuple[Path, list[str]]:
     Raises:
         ValueError: if the file is not a COCO JSON, lists no image, or none of the folders has one.
     """
-    names = sorted(_image_names(json_path, _read_json(json_path)).values())
+    names = sorted(_image_names(json_path, read_coco_json(json_path)).values())
     return _image_folder(json_path, names), names
 
 
@@ -88,10 +88,10 @@ def read_coco_content(json_path: Path) -> CocoContent:
     Raises:
         ValueError: if the file is not a COCO JSON, has no categories, or none of its images exists.
     """
-    content = _read_json(json_path)
+    content = read_coco_json(json_path)
     names = _image_names(json_path, content)
-    categories = _dicts(json_path, content, "categories", ("id", "name"))
-    annotations = _dicts(json_path, content, "annotations", ("image_id", "category_id", "bbox"))
+    categories = json_entries(json_path, content, "categories", ("id", "name"))
+    annotations = json_entries(json_path, content, "annotations", ("image_id", "category_id", "bbox"))
     if not categories:
         raise ValueError(f"{json_path} has no categories; give the instances_*.json of the split")
     category_ids = _unique(json_path, categories, "id")
@@ -121,10 +121,15 @@ def has_labels(json_path: Path) -> bool:
     Raises:
         ValueError: if the file is not a COCO JSON.
     """
-    return bool(_read_json(json_path).get("annotations"))
+    return bool(read_coco_json(json_path).get("annotations"))
 
 
-def _read_json(json_path: Path) -> dict[str, Any]:
+def read_coco_json(json_path: Path) -> dict[str, Any]:
+    """Read a JSON object with a key 'images'.
+
+    Raises:
+        ValueError: if the file has another content.
+    """
     try:
         content = json.loads(json_path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -135,7 +140,12 @@ def _read_json(json_path: Path) -> dict[str, Any]:
     return content
 
 
-def _dicts(json_path: Path, content: dict[str, Any], key: str, fields: Sequence[str]) -> list[dict[str, Any]]:
+def json_entries(json_path: Path, content: dict[str, Any], key: str, fields: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the entries of a list in the JSON after checking that each has the fields.
+
+    Raises:
+        ValueError: if the value is not a list, or an entry lacks a field.
+    """
     entries = content.get(key, [])
     if not isinstance(entries, list):
         raise ValueError(f"{json_path} is not a COCO JSON: {key!r} must be a list, got {type(entries).__name__}")
@@ -147,7 +157,7 @@ def _dicts(json_path: Path, content: dict[str, Any], key: str, fields: Sequence[
 
 def _image_names(json_path: Path, content: dict[str, Any]) -> dict[Any, str]:
     """Return the file name of each image id; a file listed twice would become its own neighbour."""
-    entries = _dicts(json_path, content, "images", ("id", "file_name"))
+    entries = json_entries(json_path, content, "images", ("id", "file_name"))
     _unique(json_path, entries, "id")
     names = {entry["id"]: str(entry["file_name"]) for entry in entries}
     if not names:

@@ -6,6 +6,7 @@ from typing import Any
 
 from orl.datasets.class_lists import Entry, listed_images, plain_name
 from orl.datasets.classified import ClassifiedImages
+from orl.datasets.coco import json_entries, read_coco_json
 
 YEAR = 2018
 
@@ -18,11 +19,13 @@ def read_inaturalist(root: Path, split: str) -> ClassifiedImages:
         ValueError: if the JSON is damaged, an image does not have exactly one label, or an image file is missing.
     """
     path = root / f"{split}{YEAR}.json"
-    content = _read_json(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}; iNaturalist {YEAR} has train{YEAR}.json and val{YEAR}.json")
+    content = read_coco_json(path)
     categories = sorted(_numbered(path, content, "categories", "name"), key=lambda category: category["id"])
     columns = {category["id"]: column for column, category in enumerate(categories)}
     labels: dict[Any, int] = {}
-    for annotation in _entries(path, content, "annotations", ("image_id", "category_id")):
+    for annotation in json_entries(path, content, "annotations", ("image_id", "category_id")):
         image_id, category = annotation["image_id"], annotation["category_id"]
         if not isinstance(image_id, int) or not isinstance(category, int):
             raise ValueError(f"{path}: 'annotations' needs integer ids, got {json.dumps(annotation)[:120]}")
@@ -51,21 +54,9 @@ def _class_names(categories: list[dict[str, Any]]) -> tuple[str, ...]:
     return tuple(f"{category['id']} {name}" for category, name in zip(categories, names))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"no {path}; iNaturalist {YEAR} has train{YEAR}.json and val{YEAR}.json") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is a {type(content).__name__}, not iNaturalist's JSON")
-    return content
-
-
 def _numbered(path: Path, content: dict[str, Any], key: str, field: str) -> list[dict[str, Any]]:
     """Return entries after checking that their ids are unique integers."""
-    entries = _entries(path, content, key, ("id", field))
+    entries = json_entries(path, content, key, ("id", field))
     seen: set[int] = set()
     for entry in entries:
         if not isinstance(entry["id"], int):
@@ -73,14 +64,4 @@ def _numbered(path: Path, content: dict[str, Any], key: str, field: str) -> list
         if entry["id"] in seen:
             raise ValueError(f"{path}: {key!r} has the id {entry['id']} twice, also of {str(entry[field])[:80]!r}")
         seen.add(entry["id"])
-    return entries
-
-
-def _entries(path: Path, content: dict[str, Any], key: str, fields: tuple[str, ...]) -> list[dict[str, Any]]:
-    entries = content.get(key)
-    if not isinstance(entries, list):
-        raise ValueError(f"{path} is not iNaturalist's JSON: {key!r} must be a list, got {type(entries).__name__}")
-    for entry in entries:
-        if not isinstance(entry, dict) or any(field not in entry for field in fields):
-            raise ValueError(f"{path}: {key!r} needs {', '.join(fields)}, got {json.dumps(entry)[:120]}")
     return entries

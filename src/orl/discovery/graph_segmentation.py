@@ -192,24 +192,24 @@ def _join(keys, start, width, scale, parents, sizes, limits, heaviest, refused, 
     edges, weights = keys.view(np.uint32), keys.view(np.float32)
     one, two = np.uint64(1), np.uint64(2)
     steps = np.array([1, width], np.uint32)
-    places, tails, tips = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
+    positions, tails, tips = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
     num_refused = 0
     for block in range(start, len(keys), BLOCK):
         count = np.uint64(0)
-        for place in range(np.uint64(block), np.uint64(min(block + BLOCK, len(keys)))):
-            edge = edges[two * place]
+        for slot in range(np.uint64(block), np.uint64(min(block + BLOCK, len(keys)))):
+            edge = edges[two * slot]
             tail = np.uint64(edge >> np.uint32(1))
             tip = tail + np.uint64(steps[np.uint64(edge & np.uint32(1))])
             a, b = parents[parents[tail]], parents[parents[tip]]
             parents[tail] = a
             parents[tip] = b
-            places[count], tails[count], tips[count] = place, a, b
+            positions[count], tails[count], tips[count] = slot, a, b
             count += np.uint64(a != b)
         for at in range(count):
             a, b = _root(parents, tails[at]), _root(parents, tips[at])
             if a == b:
                 continue
-            weight = weights[two * places[at] + one]
+            weight = weights[two * positions[at] + one]
             if weight <= min(limits[a], limits[b]):
                 size = sizes[a] + sizes[b]
                 large = a if sizes[a] >= sizes[b] else b
@@ -220,9 +220,9 @@ def _join(keys, start, width, scale, parents, sizes, limits, heaviest, refused, 
                 if stop_at_refusal:
                     heaviest[large] = weight
             elif stop_at_refusal:
-                return np.int64(places[at]), 0
+                return np.int64(positions[at]), 0
             else:
-                refused[num_refused] = edges[two * places[at]]
+                refused[num_refused] = edges[two * positions[at]]
                 num_refused += 1
     return len(keys), num_refused
 

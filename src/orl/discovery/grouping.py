@@ -182,9 +182,9 @@ def _histograms(counts, regions, sizes, zeros):
             for part in range(2):
                 steps[NUM_TEXTURE_BINS * part + zeros[gradient, part]] += in_part[1 - part]
             # OpenCV's order, since sums in single precision depend on it: channel, diagonals last, axis, rising first.
-            place = 8 * (gradient % 6 // 2) + 4 * (gradient // 6) + 2 * (gradient % 2)
+            position = 8 * (gradient % 6 // 2) + 4 * (gradient // 6) + 2 * (gradient % 2)
             for code in range(NUM_CODES):
-                at = NUM_TEXTURE_BINS * (place + 1 - code // NUM_TEXTURE_BINS) + code % NUM_TEXTURE_BINS
+                at = NUM_TEXTURE_BINS * (position + 1 - code // NUM_TEXTURE_BINS) + code % NUM_TEXTURE_BINS
                 textures[region, at] = np.float32(steps[code]) / all_steps
     return colours, textures
 

@@ -34,8 +34,8 @@ class Turns:
             height: height of the images in pixels.
         """
         (turned_width, turned_height), turn, turn_back = _turns(width, height)
-        self.spans, self.there = _places_there(turned_width, turned_height, turn, width, height)
-        self.back = _places_back(width, height, turn_back, turned_width, turned_height)
+        self.spans, self.there = _forward_map(turned_width, turned_height, turn, width, height)
+        self.back = _backward_map(width, height, turn_back, turned_width, turned_height)
         # Each buffer has a frame of one pixel; pixels that are never written stay 0.
         self.padded = np.zeros((height + 2, width + 2), np.uint8)
         self.turned = np.zeros((turned_height + 2, turned_width + 2), np.uint8)
@@ -118,7 +118,7 @@ def _shifted(affine: ndarray, left: int, top: int) -> ndarray:
 # 'contract' lets the compiler fuse a product and a sum, as OpenCV's interpolation does.
 @compiled(fastmath={"contract"})
 @no_type_check
-def _places_there(width, height, source, columns, rows):
+def _forward_map(width, height, source, columns, rows):
     """Find the columns of each row of the rotated image that show the image, and their source pixels.
 
     Returns:
@@ -126,7 +126,7 @@ def _places_there(width, height, source, columns, rows):
         image, and float32 weights of the right and the lower pixels, span after span.
     """
     spans = np.zeros((height, 2), np.int64)
-    places = np.empty(width * height, np.int32)
+    origins = np.empty(width * height, np.int32)
     fractions = np.empty((width * height, 2), np.float32)
     count = 0
     for y in range(height):
@@ -143,20 +143,20 @@ def _places_there(width, height, source, columns, rows):
             at_y = np.float32(x) * source[1, 0] + start_y
             if at_x > -1 and at_y > -1 and at_x < columns and at_y < rows:
                 left, top = np.floor(at_x), np.floor(at_y)
-                places[count] = (np.int32(top) + 1) * (columns + 2) + np.int32(left) + 1
+                origins[count] = (np.int32(top) + 1) * (columns + 2) + np.int32(left) + 1
                 fractions[count, 0], fractions[count, 1] = at_x - left, at_y - top
                 if count == first:
                     spans[y, 0] = x
                 spans[y, 1] = x + 1
                 count += 1
-    return spans, (places[:count].copy(), fractions[:count].copy())
+    return spans, (origins[:count].copy(), fractions[:count].copy())
 
 
 @compiled(fastmath={"contract"})
 @no_type_check
-def _places_back(width, height, source, columns, rows):
+def _backward_map(width, height, source, columns, rows):
     """Find the source of each pixel in the framed rotated image, in the format of `_places_there`."""
-    places = np.zeros(height * width, np.int32)
+    origins = np.zeros(height * width, np.int32)
     fractions = np.zeros((height * width, 2), np.float32)
     for y in range(height):
         row = np.float32(y) + source[7]
@@ -167,9 +167,9 @@ def _places_back(width, height, source, columns, rows):
             # The ends of a very long image lie outside; they stay at index 0, which is empty.
             if at_x > -1 and at_y > -1 and at_x < columns and at_y < rows:
                 left, top = np.floor(at_x), np.floor(at_y)
-                places[y * width + x] = (np.int32(top) + 1) * (columns + 2) + np.int32(left) + 1
+                origins[y * width + x] = (np.int32(top) + 1) * (columns + 2) + np.int32(left) + 1
                 fractions[y * width + x, 0], fractions[y * width + x, 1] = at_x - left, at_y - top
-    return places, fractions
+    return origins, fractions
 
 
 @compiled()
@@ -198,14 +198,14 @@ def _mirror_frame(framed):
 @no_type_check
 def _turn(padded, spans, there, turned):
     values, stride = padded.reshape(-1), np.uint64(padded.shape[1])
-    places, fractions = there
+    origins, fractions = there
     one, at = np.uint64(1), np.uint64(0)
     for y in range(len(spans)):
         row = turned[y + 1]
         for x in range(np.uint64(spans[y, 0] + 1), np.uint64(spans[y, 1] + 1)):
-            place, weight_x, weight_y = np.uint64(places[at]), fractions[at, 0], fractions[at, 1]
-            a, b = np.float32(values[place]), np.float32(values[place + one])
-            c, d = np.float32(values[place + stride]), np.float32(values[place + stride + one])
+            origin, weight_x, weight_y = np.uint64(origins[at]), fractions[at, 0], fractions[at, 1]
+            a, b = np.float32(values[origin]), np.float32(values[origin + one])
+            c, d = np.float32(values[origin + stride]), np.float32(values[origin + stride + one])
             upper, lower = weight_x * (b - a) + a, weight_x * (d - c) + c
             row[x] = np.uint8(np.rint(weight_y * (lower - upper) + upper))
             at += one
@@ -257,15 +257,15 @@ def _straight_gradients(framed, gradients):
 @no_type_check
 def _turn_back(turned_gradients, back, gradients):
     values, stride = turned_gradients.reshape(-1), np.uint64(2 * turned_gradients.shape[1])
-    places, fractions = back
+    origins, fractions = back
     two = np.uint64(2)
     for axis in range(2):
         out = gradients[axis].reshape(-1)
         for pixel in range(np.uint64(len(out))):
-            place = two * np.uint64(places[pixel]) + np.uint64(axis)
+            origin = two * np.uint64(origins[pixel]) + np.uint64(axis)
             weight_x, weight_y = fractions[pixel, 0], fractions[pixel, 1]
-            a, b = values[place], values[place + two]
-            c, d = values[place + stride], values[place + stride + two]
+            a, b = values[origin], values[origin + two]
+            c, d = values[origin + stride], values[origin + stride + two]
             upper, lower = weight_x * (b - a) + a, weight_x * (d - c) + c
             out[pixel] = weight_y * (lower - upper) + upper
 

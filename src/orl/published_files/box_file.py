@@ -79,7 +79,7 @@ def read_box_file(path: Path, images: ImageTable, source: Path, folder: Path) ->
         return BoxFile(_coco_boxes(path, images), images, path)
     rows = match_listing(source_listing(source, images), images, source)
     folder.mkdir(parents=True, exist_ok=True)
-    parsed = (formats.parse_boxes(item, f"{path}: image {place}") for place, item in enumerate(elements(path, "bbox")))
+    parsed = (formats.parse_boxes(item, f"{path}: image {index}") for index, item in enumerate(elements(path, "bbox")))
     return BoxFile(RowOrderedReader(parsed, rows, folder, str(path)), images, path)
 
 

@@ -132,9 +132,9 @@ def boxes_to_json(boxes: Float32[ndarray, "n 4"]) -> list[list[int | float]]:
     """
     exact = boxes.astype(np.float64)
     exact = np.concatenate([exact[:, :2], exact[:, 2:] - exact[:, :2]], axis=1)
-    whole = np.round(exact)
-    if np.array_equal(_to_xyxy(whole), boxes):
-        return whole.astype(np.int64).tolist()
+    integers = np.round(exact)
+    if np.array_equal(_to_xyxy(integers), boxes):
+        return integers.astype(np.int64).tolist()
     written = exact.copy()
     for decimals in range(MAX_DECIMALS, -1, -1):
         rounded = np.round(exact, decimals)

@@ -111,7 +111,7 @@ def _neighbour_text(images: _Images, neighbours: tables.Table) -> Iterator[str]:
     info = neighbours.inputs.get("info") or {"knn_image_num": _num_neighbours(neighbours)}
     yield f'{{"info": {json.dumps(info)}, "images": {images.text()}, "pseudo_annotations": {{'
     yield f'"image_id": {json.dumps(list(images.listing.ids))}, "knn_image_id": '
-    yield from _list_text(_place_lists(images, neighbours))
+    yield from _list_text(_neighbour_lists(images, neighbours))
     yield "}}"
 
 
@@ -123,7 +123,7 @@ def _correspondence_text(
     yield f'"image_id": {json.dumps(list(images.listing.ids))}, "bbox": '
     yield from _list_text(_box_lists(images, rois))
     yield ', "knn_image_id": '
-    yield from _list_text(_place_lists(images, neighbours))
+    yield from _list_text(_neighbour_lists(images, neighbours))
     yield ', "knn_bbox_pair": '
     yield from _list_text(_pair_lists(images, neighbours, rois, pairs))
     yield "}}"
@@ -139,7 +139,7 @@ def _box_lists(images: _Images, table: tables.Table) -> Iterator[list[Any]]:
         yield [boxes[start:end] for start, end in pairwise([0, *ends])]
 
 
-def _place_lists(images: _Images, neighbours: tables.Table) -> Iterator[list[Any]]:
+def _neighbour_lists(images: _Images, neighbours: tables.Table) -> Iterator[list[Any]]:
     """Yield the neighbours of a block of images at a time, as indices into the list of images."""
     if neighbours.num_rows != images.num_images:
         raise ValueError(
