@@ -29,7 +29,7 @@ def test_a_missing_split_is_refused(devkit: Path) -> None:
 def test_missing_images_are_refused_by_name(devkit: Path) -> None:
     for number in (1, 4):
         (devkit / "JPEGImages" / f"test{number:02}.jpg").unlink()
-    message = r"'test' of .* lists 12 images, and 2 of them are .* JPEGImages/test01\.jpg, JPEG.*test04"
+    message = r"'test' of .* lists 12 images, of which 2 do not exist .* JPEGImages/test01\.jpg, JPEG.*test04"
     with pytest.raises(ValueError, match=message):
         list_labelled(devkit, "test")
 
