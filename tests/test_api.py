@@ -80,7 +80,8 @@ def test_examples_of_the_documentation_run(scenes: Path, tmp_path: Path, monkeyp
     assert (page.failed, page.attempted > 15) == (0, True)
 
 
-def test_stages_from_python_are_those_of_the_command_line(scenes: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_stages_alone_give_the_weights_of_a_complete_run(scenes: Path, tmp_path: Path) -> None:
     changes = {"recipe": "demo", "epochs": 1, "batch_size": 4}
     complete = orl.run(images=scenes, out=tmp_path / "complete", **changes, options=TINY)
     first = orl.pretrain(images=str(scenes), out=str(tmp_path / "parts"), **changes, options=TINY)
