@@ -98,7 +98,7 @@ def test_changed_images_or_boxes_make_the_crops_stale(devkit: Path, tmp_path: Pa
         cut_objects(devkit, out, quiet=True)
     (devkit / "JPEGImages" / "p2.png").unlink()
     with pytest.raises(
-        ValueError, match=r"for 'val' of .* lists 1 images, and 1 .* not there, such as JPEGImages/p2\.jpg"
+        ValueError, match=r"for 'val' of .* lists 1 images, of which 1 do not exist .*such as JPEGImages/p2\.jpg"
     ):
         cut_objects(devkit, out, quiet=True)
 

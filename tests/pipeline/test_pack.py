@@ -130,14 +130,14 @@ def test_training_on_a_pack_at_the_own_size_ends_with_the_weights_of_the_files(i
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from orl.stages import pack
+from orl.pipeline import pack
 pack.MEGABYTE = 20_000
-write = pack.tables.write_atomically
+write = pack.files.write_atomically
 def slowly(path, data):
     write(path, data)
     print(path.name, flush=True)
     time.sleep(0.1)
-pack.tables.write_atomically = slowly
+pack.files.write_atomically = pack.tables.write_atomically = slowly
 if __name__ == "__main__":
     options = pack.PackOptions(images=Path(sys.argv[1]), to=Path(sys.argv[2]), short_side=40, shard_mb=1, workers=1)
     pack.pack_images(options)
@@ -243,7 +243,7 @@ def test_images_that_are_gone_after_the_scan_stop_the_packing(
     source = Path(shutil.copytree(images, tmp_path / "images"))
     scan_into = job.scan_into
     monkeypatch.setattr(job, "scan_into", lambda *a, **o: (scan_into(*a, **o), shutil.rmtree(source))[0])
-    expected = r"7 of 7 images have become unreadable since the scan, such as 0.png \(missing: .*see whether"
+    expected = r"7 of 7 images have become unreadable since the scan, such as 0.png \(missing: .*check that"
     with pytest.raises(RuntimeError, match=expected):
         pack(source, tmp_path / "pack", shard_mb=100)
     assert not list((tmp_path / "pack" / "shards").glob("0*"))
