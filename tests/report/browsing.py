@@ -1,4 +1,4 @@
-"""A person at a browser: what it opens with, and what is done and seen in a report."""
+"""A headless browser for tests of the report: start it, act on a page, read the page."""
 
 import shutil
 import time
@@ -18,7 +18,7 @@ PAIRS = "return [...document.querySelectorAll('.explorer figure')].filter(each =
 
 @contextmanager
 def opened_browser(profile: Path) -> Iterator:
-    """A headless Chromium with a new profile; the test is skipped where there is none."""
+    """Open a headless Chromium with a new profile; skip the test if there is none."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium here: pip install selenium")
     chromium, driver = next(filter(None, map(shutil.which, NAMES)), None), shutil.which("chromedriver")
     if chromium is None or driver is None:
@@ -42,19 +42,19 @@ def resize(browser, width: int, height: int) -> None:
 
 
 def prefer(browser, scheme: str, motion: str = "reduce") -> None:
-    """What the system is set to."""
-    wishes = {"prefers-color-scheme": scheme, "prefers-reduced-motion": motion}
-    features = [{"name": name, "value": value} for name, value in wishes.items()]
+    """Set the colour scheme and the motion that the system prefers."""
+    preferences = {"prefers-color-scheme": scheme, "prefers-reduced-motion": motion}
+    features = [{"name": name, "value": value} for name, value in preferences.items()]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
 def shown(browser, attribute: str) -> list[str]:
-    """An attribute of the pairs that are seen, in their order."""
+    """Return an attribute of the visible pairs, in their order."""
     return browser.execute_script(f"{PAIRS}.map(each => each.dataset.{attribute})")
 
 
 def choose(browser, name: str, value: str) -> None:
-    """Set a field and let the page know, as a person does."""
+    """Set a field and send the event that a person's input sends."""
     browser.execute_script(
         "const field = document.querySelector(`.controls [name=${arguments[0]}]`);"
         "field.value = arguments[1]; field.dispatchEvent(new Event('input', {bubbles: true}))",
@@ -69,7 +69,7 @@ def reset(browser) -> None:
 
 
 def count(browser) -> str:
-    """What the page says is shown."""
+    """Return the text of the page about the number of visible pairs."""
     return browser.execute_script("return document.querySelector('.controls .count').textContent")
 
 
@@ -82,5 +82,5 @@ def press(browser, key: str) -> None:
 
 
 def paper(browser) -> str:
-    """The colour behind everything."""
+    """Return the background colour of the page."""
     return browser.execute_script("return getComputedStyle(document.body).backgroundColor")

@@ -1,4 +1,4 @@
-"""The report in a real browser: nothing is asked of elsewhere, and all controls do what they say."""
+"""The report in a real browser: it requests nothing else, and every control works."""
 
 import json
 import time
@@ -30,7 +30,7 @@ HOSTILE_NAMES = (EVIL_NAME, "</script><script>alert(2)</script>.png", "'><img sr
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a run whose images have hostile names, half of them below folders."""
+    """Write the report of a run; some of its images have hostile names."""
     root = tmp_path_factory.mktemp("browser")
     run = RunDir(root / "run")
     generator = np.random.default_rng(0)
@@ -53,7 +53,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def labels_of(names: tuple[str, ...]) -> LabelledSplit:
-    """An object under the first box of every even image and under the second of every third one."""
+    """Return labels: an object at the first box of every even image and at the second of every third."""
     boxes = [[[8, 8, 40, 40]] * (index % 2 == 0) + [[30, 10, 90, 60]] * (index % 3 == 0) for index in range(len(names))]
     return LabelledSplit(
         root=Path(),
@@ -68,7 +68,7 @@ def labels_of(names: tuple[str, ...]) -> LabelledSplit:
 
 @pytest.fixture
 def browser(session, report: Path):
-    """The report, newly opened at the size of a desk, in a light system."""
+    """Open the report at the size of a desktop, in a light system."""
     resize(session, 1280, 900)
     prefer(session, "light")
     for kind in ("browser", "performance"):
@@ -78,18 +78,18 @@ def browser(session, report: Path):
     session.execute_script("try { localStorage.clear() } catch {}")
 
 
-def test_nothing_is_asked_of_elsewhere_and_the_console_is_silent(browser, report):
+def test_the_page_requests_nothing_else_and_logs_nothing(browser, report):
     time.sleep(0.3)
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     requests = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    asked = [request["request"]["url"] for request in requests]
-    assert asked[0] == report.as_uri()
-    assert [url[:60] for url in asked[1:] if not url.startswith(("data:", "blob:"))] == []
+    requested = [request["request"]["url"] for request in requests]
+    assert requested[0] == report.as_uri()
+    assert [url[:60] for url in requested[1:] if not url.startswith(("data:", "blob:"))] == []
     assert browser.get_log("browser") == []
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
 
 
-def test_every_picture_loads_and_has_words(browser):
+def test_every_picture_loads_and_has_a_description(browser):
     pictures = browser.execute_async_script(
         """
         const done = arguments[0];
@@ -107,13 +107,13 @@ def test_every_picture_loads_and_has_words(browser):
         "return [...document.querySelectorAll('svg[role=img]')].map(each => [each.getAttribute('aria-label'),"
         " [...each.querySelectorAll('use')].every(use => document.querySelector(use.getAttribute('href')))])"
     )
-    assert all(words and is_whole for words, is_whole in drawings)
+    assert all(words and is_complete for words, is_complete in drawings)
     assert (
         browser.execute_script("return document.querySelector('svg[role=img] use').getBoundingClientRect().width") > 50
     )
 
 
-def test_hostile_names_run_nothing_and_are_shown(browser):
+def test_hostile_names_are_shown_and_run_no_script(browser):
     text = browser.execute_script("return document.body.textContent")
     for number in range(1, 5):
         assert f"alert({number})" in text
@@ -129,15 +129,15 @@ def test_hostile_names_run_nothing_and_are_shown(browser):
     assert browser.execute_script("return window.ran ?? null") is None, "a script that is not ours has run"
 
 
-def test_sorting_sorts(browser):
+def test_each_order_sorts_the_pairs(browser):
     first = shown(browser, "similarity")
     assert len(first) == PAGE
     assert first == sorted(first, key=float, reverse=True)
     show_all(browser)
-    in_all = shown(browser, "similarity")
-    assert len(in_all) > PAGE
+    all_similarities = shown(browser, "similarity")
+    assert len(all_similarities) > PAGE
     choose(browser, "sort", "lowest")
-    assert shown(browser, "similarity") == sorted(in_all, key=float)[:PAGE]
+    assert shown(browser, "similarity") == sorted(all_similarities, key=float)[:PAGE]
     choose(browser, "sort", "name")
     show_all(browser)
     names = [name for name in shown(browser, "query") if name.startswith("image_")]
@@ -149,13 +149,13 @@ def test_sorting_sorts(browser):
         show_all(browser)
         orders.append(tuple(shown(browser, "similarity")))
     assert len(set(orders)) > 1
-    assert all(sorted(order) == sorted(in_all) for order in orders)
+    assert all(sorted(order) == sorted(all_similarities) for order in orders)
 
 
-def test_filters_filter_and_are_counted(browser):
+def test_each_filter_selects_its_pairs_and_counts_them(browser):
     show_all(browser)
-    everything = list(zip(*(shown(browser, name) for name in ("kinds", "names", "similarity", "covers"))))
-    assert count(browser) == f"{len(everything)} pairs shown"
+    all_pairs = list(zip(*(shown(browser, name) for name in ("kinds", "names", "similarity", "covers"))))
+    assert count(browser) == f"{len(all_pairs)} pairs shown"
     filters = {
         ("kind", "random"): lambda kinds, names, similarity, covers: "random" in kinds.split(),
         ("kind", "lowest"): lambda kinds, names, similarity, covers: "lowest" in kinds.split(),
@@ -170,18 +170,18 @@ def test_filters_filter_and_are_counted(browser):
         reset(browser)
         choose(browser, name, value)
         show_all(browser)
-        expected = [pair for pair in everything if holds(*pair)]
+        expected = [pair for pair in all_pairs if holds(*pair)]
         found = list(zip(*(shown(browser, each) for each in ("kinds", "names", "similarity", "covers"))))
         assert found == expected, (name, value)
-        assert count(browser) == f"{len(expected)} of {len(everything)} pairs shown"
-        assert len(expected) < len(everything), (name, value)
+        assert count(browser) == f"{len(expected)} of {len(all_pairs)} pairs shown"
+        assert len(expected) < len(all_pairs), (name, value)
     choose(browser, "covers", "")
     choose(browser, "text", "no such image")
     assert shown(browser, "names") == []
-    assert count(browser) == f"0 of {len(everything)} pairs shown"
+    assert count(browser) == f"0 of {len(all_pairs)} pairs shown"
 
 
-def test_reset_brings_everything_back(browser):
+def test_reset_shows_all_pairs_in_the_first_order(browser):
     before = shown(browser, "names"), count(browser)
     for name, value in {"sort": "lowest", "kind": "query", "text": "image", "least": "0.7"}.items():
         choose(browser, name, value)
@@ -190,7 +190,7 @@ def test_reset_brings_everything_back(browser):
     assert (shown(browser, "names"), count(browser)) == before
 
 
-def test_a_page_more_is_shown_on_demand_and_takes_the_keyboard_along(browser):
+def test_show_more_adds_a_page_and_moves_the_focus_to_it(browser):
     assert f"pairs match, {PAGE} shown" in count(browser)
     browser.find_element("css selector", ".more").send_keys("\ue007")
     assert len(shown(browser, "names")) == 2 * PAGE
@@ -200,7 +200,7 @@ def test_a_page_more_is_shown_on_demand_and_takes_the_keyboard_along(browser):
     assert focused == PAGE
 
 
-def test_a_picture_is_enlarged_and_the_keyboard_walks_through_its_gallery(browser):
+def test_arrow_keys_step_through_enlarged_pictures(browser):
     choose(browser, "kind", "top")
     captions = browser.execute_script(f"{PAIRS}.map(each => each.querySelector('figcaption').textContent)")
     is_open = "return document.querySelector('dialog').open"
@@ -225,12 +225,12 @@ def test_a_picture_is_enlarged_and_the_keyboard_walks_through_its_gallery(browse
     assert browser.execute_script(caption) == captions[-2]
     press(browser, "\ue00c")  # escape
     assert not browser.execute_script(is_open)
-    time.sleep(0.1)  # the dialog tells that it is closed a little later
+    time.sleep(0.1)  # the dialog sends its close event a little later
     focused = "return document.activeElement.closest('figure').querySelector('figcaption').textContent"
     assert browser.execute_script(focused) == captions[-2]
 
 
-def test_charts_and_neighbours_are_enlarged_by_the_mouse(browser):
+def test_a_click_enlarges_charts_and_neighbours(browser):
     for section in ("attention", "neighbours", "proposals-and-kept-rois", "training-curves"):
         zoom = browser.find_element("css selector", f"#{section} .zoom")
         browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", zoom)
@@ -243,7 +243,7 @@ def test_charts_and_neighbours_are_enlarged_by_the_mouse(browser):
         assert not browser.execute_script("return document.querySelector('dialog').open")
 
 
-def test_the_page_follows_the_system_until_told_otherwise_and_remembers(browser):
+def test_a_chosen_theme_overrides_the_system_and_is_remembered(browser):
     light = paper(browser)
     prefer(browser, "dark")
     dark = paper(browser)
@@ -261,7 +261,7 @@ def test_the_page_follows_the_system_until_told_otherwise_and_remembers(browser)
     assert paper(browser) == dark
 
 
-def test_without_a_memory_the_theme_still_changes(browser, report):
+def test_the_theme_changes_without_local_storage(browser, report):
     broken = "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('no', 'SecurityError') }})"
     script = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": broken})
     try:
@@ -291,7 +291,7 @@ def test_a_phone_needs_no_sideways_scrolling(browser, width):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_words_stand_out_from_their_ground(browser, scheme):
+def test_text_has_enough_contrast(browser, scheme):
     prefer(browser, scheme)
     ratios = browser.execute_script(
         """
@@ -314,11 +314,11 @@ def test_words_stand_out_from_their_ground(browser, scheme):
     assert [ratio for ratio in ratios if ratio[0] < 4.5] == []
 
 
-def test_without_scripts_all_pairs_are_seen(browser, report):
+def test_without_scripts_all_pairs_are_visible(browser, report):
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         browser.get(report.as_uri())
-        # Without scripts the driver cannot ask whether the page is whole: on a busy machine it may come back before.
+        # Without scripts the driver cannot ask whether the page is complete: on a busy machine it may return before.
         wait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(browser, 30)
         wait.until(lambda driver: len(driver.find_elements("css selector", "footer")) == 1)
         figures = browser.find_elements("css selector", ".explorer figure")
@@ -340,7 +340,7 @@ def test_headings_step_down_one_by_one(browser):
     assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
-def test_motion_is_spared_where_the_system_asks(browser):
+def test_scrolling_is_not_animated_if_the_system_prefers_reduced_motion(browser):
     moves = "return getComputedStyle(document.documentElement).scrollBehavior"
     assert browser.execute_script(moves) == "auto"
     prefer(browser, "light", motion="no-preference")

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("small_galleries")
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[RunDir]:
-    """Two finished runs on the same images, which differ in an epoch, a seed and their scores; and one just begun."""
+    """Write two finished runs on the same images, which differ in epochs, seed and scores, and one just started."""
     found = [RunDir(tmp_path / "runs" / name) for name in ("first", "second $x$", "begun")]
     write_images(found[0], tmp_path / "images")
     save_image_table(load_image_table(found[0].images), found[1].images)
@@ -51,11 +52,11 @@ def comparison_of(runs: list[RunDir], tmp_path: Path) -> tuple[str, Reader]:
 
 
 def row_of(reader: Reader, name: str) -> str:
-    """What stands after the name of a row, up to the next letter."""
+    """Return the text after the name of a row, up to the next letter."""
     return re.search(re.escape(name) + r"([^A-Za-z]*)", reader.text)[1]
 
 
-def test_settings_that_differ_are_told_and_no_others(runs, tmp_path):
+def test_only_options_that_differ_are_listed(runs, tmp_path):
     _, reader = comparison_of(runs, tmp_path)
     table = reader.text[reader.text.index("All other options are the same") : reader.text.index("Times")]
     assert "stage3.epochs34" in table
@@ -64,14 +65,14 @@ def test_settings_that_differ_are_told_and_no_others(runs, tmp_path):
     assert "begun: There is no config.yaml that can be read." in reader.text
 
 
-def test_a_commit_with_local_changes_says_so(runs):
+def test_a_commit_with_local_changes_is_marked(runs):
     write_json(runs[2].record, {"git": "0123456789abcdef with local changes"})
     inputs = ReportInputs(runs=read_runs([run.root for run in runs]), options=SMALL)
     commit = next(row for row in overview_section(inputs).facts.rows if row[0] == "Commit")
     assert list(commit[1:]) == ["–", "–", Code("0123456789ab with local changes")]
 
 
-def test_the_best_of_every_column_is_marked(runs, tmp_path):
+def test_the_best_score_of_every_column_is_marked(runs, tmp_path):
     text, reader = comparison_of(runs, tmp_path)
     best = re.findall(r'<b class="best">([^<]*)</b>', text)
     assert best[:2] == ["20.7", "31.0"]  # kNN of the first run, SVM of the second
@@ -81,7 +82,7 @@ def test_the_best_of_every_column_is_marked(runs, tmp_path):
     assert row_of(reader, "second $x$: Stage 3, object level").startswith("31.010.0")
 
 
-def test_results_on_other_sets_are_not_mixed(runs, tmp_path):
+def test_results_on_different_data_sets_have_different_tables(runs, tmp_path):
     path = runs[1].evaluation("svm", "stage3")
     write_json(path, {"mean_ap": 0.9, "per_class_ap": {"cat": 0.9}, "data": "sets/other", "size_px": 96})
     text, reader = comparison_of(runs, tmp_path)
@@ -90,7 +91,7 @@ def test_results_on_other_sets_are_not_mixed(runs, tmp_path):
     assert best[:3] == ["25.7", "20.7", "90.0"]
 
 
-def test_results_on_other_splits_of_one_set_are_not_mixed(runs, tmp_path):
+def test_results_on_different_splits_have_different_tables(runs, tmp_path):
     splits = {"train_split": "train", "test_split": "val"}
     for task in ("svm", "low-shot"):
         path = runs[1].evaluation(task, "stage3")
@@ -122,7 +123,27 @@ def test_runs_with_the_same_images_are_shown_on_the_same_images(runs, tmp_path):
     assert {each["href"].removeprefix("#") for tag, each in reader.tags if tag == "use"} <= set(ids)
 
 
-def test_runs_with_other_images_are_compared_by_what_they_have(runs, tmp_path):
+def test_galleries_show_the_same_images_of_each_run(runs, tmp_path):
+    _, reader = comparison_of(runs, tmp_path)
+    for caption in (" and the 2 images nearest to it", ": 2 proposals; 2 RoIs kept"):
+        first, second = (
+            re.findall(rf"{re.escape(label)}: (\S*image_\d\.png){caption}", reader.text)
+            for label in ("first", "second $x$")
+        )
+        assert first == second
+        assert len(first) > 0
+
+
+def test_damaged_tables_of_one_run_are_named_once(runs, tmp_path):
+    shutil.rmtree(runs[1].table("correspondences"))
+    _, reader = comparison_of(runs, tmp_path)
+    assert reader.text.count("second $x$: No correspondences have been found yet") == 1
+    pairs = [each["aria-label"] for tag, each in reader.tags if tag == "svg" and "similarity" in str(each)]
+    assert len(pairs) == 2
+    assert all(words.startswith("first: ") for words in pairs)
+
+
+def test_runs_with_different_images_are_compared_by_their_scores(runs, tmp_path):
     images = load_image_table(runs[1].images)
     other = replace(images, digests=tuple(f"other {digest}" for digest in images.digests[:5]) + images.digests[5:])
     save_image_table(other, runs[1].images)
@@ -136,9 +157,9 @@ def test_runs_with_other_images_are_compared_by_what_they_have(runs, tmp_path):
     assert "Loss of stage 1: first from 2 to 1.03; second $x$ from 2 to 1.03." in reader.text
 
 
-def test_what_a_run_lacks_is_said_and_the_rest_is_shown(runs, tmp_path):
+def test_missing_parts_of_a_run_are_named_and_the_rest_is_shown(runs, tmp_path):
     text, reader = comparison_of(runs, tmp_path)
-    for told in (
+    for text in (
         "begun: No backbone has been scored.",
         "begun: Discovery has not been scored",
         "begun: Stage 3 has written no backbone yet.",
@@ -146,13 +167,13 @@ def test_what_a_run_lacks_is_said_and_the_rest_is_shown(runs, tmp_path):
         "begun: Stage 3 has not been trained yet.",
         "The runs used different machines: their times cannot be compared.",
     ):
-        assert told in reader.text
+        assert text in reader.text
     assert reader.open == []
     assert "1 h 6 min" in reader.text
     assert len(text) < 20e6
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+def test_runs_of_one_name_are_labelled_by_their_folders(tmp_path):
     for name in ("a/run", "b/run", "b/other"):
         (tmp_path / name).mkdir(parents=True)
     found = read_runs([tmp_path / name for name in ("a/run", "b/run", "b/other")])
@@ -160,7 +181,7 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
     assert [each.label for each in read_runs([tmp_path / "a/run", tmp_path / "b/other"])] == ["run", "other"]
 
 
-def test_what_cannot_be_compared_is_refused(runs, tmp_path):
+def test_a_single_or_repeated_or_missing_run_is_refused(runs, tmp_path):
     with pytest.raises(ValueError, match="first is given twice"):
         read_runs([runs[0].root, runs[0].root / ".." / "first"])
     with pytest.raises(ValueError, match="two runs or more, got 1"):
@@ -179,12 +200,12 @@ def test_the_command_compares_several_runs_and_reports_on_one(runs, tmp_path, ca
     assert (tmp_path / "c.html").read_text() == runs[0].report.with_name("compare.html").read_text()
     assert main(["report", roots[0], "--out", str(tmp_path / "d.html")]) == 1
     assert main(["report"]) == 1
-    told = capsys.readouterr().err
-    assert "is the file of a comparison, and one run is given" in told
-    assert "no run is given" in told
+    text = capsys.readouterr().err
+    assert "is the file of a comparison, and one run is given" in text
+    assert "no run is given" in text
 
 
-def test_the_comparison_opens_in_a_browser_and_asks_for_nothing(runs, tmp_path, session):
+def test_the_comparison_requests_nothing_else_in_a_browser(runs, tmp_path, session):
     path = compare_runs([run.root for run in runs], tmp_path / "compare.html", SMALL)
     resize(session, 360, 740)
     prefer(session, "light")
@@ -200,7 +221,7 @@ def test_the_comparison_opens_in_a_browser_and_asks_for_nothing(runs, tmp_path, 
     assert session.execute_script("return document.querySelector('dialog').open")
 
 
-def test_a_lift_of_nothing_is_a_number(runs, tmp_path):
+def test_a_lift_of_zero_is_shown_as_a_number(runs, tmp_path):
     score = json.loads(runs[0].discovery_score.read_text())
     write_json(runs[0].discovery_score, score | {"lift": 0.0})
     _, reader = comparison_of(runs, tmp_path)

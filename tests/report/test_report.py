@@ -33,7 +33,7 @@ VOID_TAGS = {"meta", "link", "img", "br", "input"}
 
 
 class Reader(HTMLParser):
-    """Tags with their attributes and the text, checking that every tag is closed."""
+    """Parser of a page: tags with their attributes, and the text; it checks that every tag is closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def pairs_of(reader: Reader) -> list[dict[str, str | None]]:
     return [attributes for tag, attributes in reader.tags if tag == "figure" and "data-kinds" in attributes]
 
 
-def test_a_whole_run_makes_a_well_formed_page_that_asks_for_nothing(run):
+def test_the_page_of_a_complete_run_is_well_formed_and_requests_nothing(run):
     text, reader = report_of(run)
     assert reader.open == []
     for tag, attributes in reader.tags:
@@ -87,7 +87,7 @@ def test_a_whole_run_makes_a_well_formed_page_that_asks_for_nothing(run):
     assert "//" not in re.sub(r"data:[^\"]*", "", text)
 
 
-def test_every_picture_has_words_a_size_and_pixels(run):
+def test_every_picture_has_a_description_a_size_and_pixels(run):
     _, reader = report_of(run)
     pictures = [attributes for tag, attributes in reader.tags if tag == "img"]
     assert len(pictures) == 2 * 2 + 4 + 2  # maps of two backbones, charts of training, of classes
@@ -103,7 +103,7 @@ def test_every_picture_has_words_a_size_and_pixels(run):
                 assert image.size == (int(picture["width"]), int(picture["height"]))
 
 
-def test_per_image_lies_in_the_page_once_and_every_drawing_of_it_has_words(run):
+def test_each_image_is_in_the_page_once_and_each_overlay_has_a_description(run):
     _, reader = report_of(run)
     images = [attributes for tag, attributes in reader.tags if tag == "image"]
     assert sorted(pixels["id"] for pixels in images) == [f"image-{index}" for index in range(6)]
@@ -149,7 +149,7 @@ def test_reasons_of_rejection_are_counted_by_kind(run):
     assert re.search(r"not an image\s*1", reader.text)
 
 
-def test_a_malicious_name_is_shown_as_text(run):
+def test_a_hostile_name_is_shown_as_text(run):
     text, reader = report_of(run)
     assert "alert(1)" in reader.text
     assert text.count("<script") == 3  # our own
@@ -160,7 +160,7 @@ def test_the_same_run_gives_the_same_page(run):
     assert report_of(run)[0] == report_of(run)[0]
 
 
-def test_an_empty_run_says_of_every_part_how_to_make_it(tmp_path):
+def test_an_empty_run_names_the_command_for_every_part(tmp_path):
     run = RunDir(tmp_path / "empty")
     run.root.mkdir()
     _, reader = report_of(run)
@@ -194,7 +194,7 @@ def test_a_run_without_stage_3_shows_stage_1_and_repeats_its_command(run):
     assert sum("with the heat map of stage" in (attributes.get("alt") or "") for _, attributes in reader.tags) == 2
 
 
-def test_scores_that_lie_beside_the_weights_are_shown_by_labelled_set(run):
+def test_scores_beside_the_weights_are_shown_by_data_set(run):
     for label in ("random", "stage1", "stage3"):
         for task in ("svm", "knn"):
             run.evaluation(task, label).unlink()
@@ -210,13 +210,26 @@ def test_scores_that_lie_beside_the_weights_are_shown_by_labelled_set(run):
     assert "Stage 1, image level: not scored yet. A labelled data set is needed: orl evaluate svm" in reader.text
 
 
-def test_a_stage_whose_weights_came_from_elsewhere_is_not_said_to_be_untrained(run):
+def test_results_of_every_evaluation_beside_the_weights_are_shown(run):
+    result = {"task": "detect-voc", "data": "sets/VOC0712", "schedule": "24k", "box": {"ap": 0.5123, "ap50": 0.8}}
+    write_json(run.stage("stage3") / "backbone_evaluation" / "detect-voc.json", result)
+    _, reader = report_of(run)
+    assert re.search(r"Scores on VOC0712.{0,80}24k, box ap.{0,80}Stage 3, object level\s*51.2\s*80.0", reader.text)
+
+
+def test_a_result_of_another_format_is_refused(run):
+    write_json(run.evaluation("knn", "stage1"), {"mean_ap": 0.5})
+    with pytest.raises(ValueError, match=r"knn_stage1\.json is no result of knn: it lacks 'k'"):
+        write_report(run, SMALL)
+
+
+def test_a_stage_with_weights_but_no_metrics_was_trained_elsewhere(run):
     run.metrics("stage1").unlink()
     _, reader = report_of(run)
     assert "Stage 1 was trained elsewhere: only its weights are here." in reader.text
 
 
-def test_views_of_pairs_of_other_images_are_not_drawn(run, tmp_path):
+def test_a_view_sampler_refuses_tables_of_other_images(run, tmp_path):
     config = demo(tmp_path / "images", run.root)
     images = load_image_table(run.images)
     fewer = ImageTable(
@@ -234,7 +247,7 @@ def test_views_of_pairs_of_other_images_are_not_drawn(run, tmp_path):
         build_view_sampler(config, "stage3", fewer)
 
 
-def test_low_shot_scores_are_shown_wherever_they_were_left(run):
+def test_low_shot_scores_of_the_run_and_beside_its_weights_are_shown(run):
     _, reader = report_of(run)
     assert f"To do it: orl evaluate low-shot --backbone {run.root} --data VOC2007" in reader.text
     result = {"task": "low-shot", "data": "sets/VOC2007", "shots": [1, 16], "mean_ap": {"1": 0.1234, "16": 0.5}}
@@ -244,11 +257,11 @@ def test_low_shot_scores_are_shown_wherever_they_were_left(run):
     write_json(run.stage("stage3") / "backbone_evaluation" / "low-shot_VOC2007.json", other)
     _, reader = report_of(run)
     assert "mAP on VOC2007, with the standard deviation over samples" in reader.text
-    for told in (
+    for sentence in (
         "Stage 1, image level from 12.3 ± 1.1 to 50.0 ± 2.0",
         "Stage 3, object level from 20.0 ± 1.1 to 60.0 ± 2.0",
     ):
-        assert told in reader.text
+        assert sentence in reader.text
 
 
 def test_views_are_those_of_training(run):
@@ -264,7 +277,7 @@ def test_views_are_those_of_training(run):
     assert "Views of stage 3 cannot be shown. To resume, run the same command again" in reader.text
 
 
-def test_embedded_rois_are_mapped(run):
+def test_embedded_rois_are_shown_on_a_map(run):
     save_config(demo(Path("images"), run.root), run.config)
     generator = np.random.default_rng(0)
     write_table(run, "roi_embeddings", {"embedding": generator.normal(size=(12, 8)).astype(np.float16)})
@@ -283,20 +296,20 @@ def test_attention_is_scored_where_objects_are_known(run):
     assert "Maps against the masks of 1 images" in reader.text
     assert re.search(r"yardstick: an even map\s*50\.0 50\.0 to 50\.0", reader.text)
     assert re.search(r"Stage 3 less stage 1, best overlap of the mean magnitude: [+-]\d", reader.text)
-    told = [f"stage {stage}, {way}" for stage in (1, 3) for way in ("magnitude", "component", "similarity")]
-    assert [row for row in told if row not in reader.text] == []
+    texts = [f"stage {stage}, {way}" for stage in (1, 3) for way in ("magnitude", "component", "similarity")]
+    assert [row for row in texts if row not in reader.text] == []
 
 
-def test_a_run_that_looks_with_other_weights_has_no_stage_1_to_wait_for(run):
+def test_a_run_with_another_feature_extractor_needs_no_stage_1(run):
     config = demo(Path("images"), run.root)
-    save_config(replace(config, discover=replace(config.discover, feature_extractor=Path("prior.pth"))), run.config)
+    save_config(replace(config, discover=replace(config.discover, feature_extractor=Path("extractor.pth"))), run.config)
     shutil.rmtree(run.stage("stage1"))
     _, reader = report_of(run)
     assert "Stage 1 has" not in reader.text
     assert "Loss of stage 3 from 6" in reader.text
     assert "The feature extractor of stage 2 cannot be loaded: " in reader.text, "nor drawn"
-    save_backbone(build_backbone("resnet18"), run.root / "prior.safetensors")
-    discover = replace(config.discover, feature_extractor=run.root / "prior.safetensors")
+    save_backbone(build_backbone("resnet18"), run.root / "extractor.safetensors")
+    discover = replace(config.discover, feature_extractor=run.root / "extractor.safetensors")
     save_config(replace(config, discover=discover), run.config)
     _, reader = report_of(run)
     assert "cannot be loaded" not in reader.text
@@ -306,7 +319,7 @@ def test_a_run_that_looks_with_other_weights_has_no_stage_1_to_wait_for(run):
     assert "Stage 1 has written no backbone yet" in reader.text
 
 
-def test_pairs_whose_similarity_is_not_known_are_shown_without_it(run):
+def test_pairs_without_similarities_are_shown_without_them(run):
     pairs = tables.load(run.table("correspondences"))
     columns = {name: pairs.column(name) for name in ("image_id", "neighbour_id", "roi", "neighbour_roi")}
     shutil.rmtree(run.table("correspondences"))
@@ -317,13 +330,13 @@ def test_pairs_whose_similarity_is_not_known_are_shown_without_it(run):
     _, reader = report_of(run)
     assert "nan" not in reader.words
     assert "has no similarities, so it is not known which are the best" in reader.text
-    told = [words for _, attributes in reader.tags if "its neighbour" in (words := attributes.get("aria-label") or "")]
-    assert len(told) == len(pairs_of(reader))
+    texts = [words for _, attributes in reader.tags if "its neighbour" in (words := attributes.get("aria-label") or "")]
+    assert len(texts) == len(pairs_of(reader))
     assert {kind for pair in pairs_of(reader) for kind in pair["data-kinds"].split()} == {"random", "query"}
-    assert all(text.endswith("similarity –") for text in told)
+    assert all(text.endswith("similarity –") for text in texts)
 
 
-def test_per_image_that_is_gone_is_named_and_the_others_are_shown(run):
+def test_a_missing_image_is_named_and_the_others_are_shown(run):
     (load_image_table(run.images).path(1)).unlink()
     _, reader = report_of(run)
     assert "image_1.png: 2 RoIs cannot be shown; image" in reader.text
@@ -339,13 +352,13 @@ def test_tables_of_other_images_are_named(run):
     assert "has rows of image 5, but there are 4 images" in reader.text
 
 
-def test_a_torn_backbone_is_named(run):
+def test_a_damaged_backbone_is_named(run):
     run.backbone("stage3").write_bytes(b"torn")
     _, reader = report_of(run)
     assert "is not a complete safetensors file" in reader.text
 
 
-def test_stage_3_below_stage_1_is_said(run):
+def test_a_sentence_compares_stage_3_with_stage_1(run):
     for label, mean_ap in {"stage1": 0.5, "stage3": 0.4}.items():
         run.evaluation("svm", label).write_text(json.dumps({"mean_ap": mean_ap}))
         run.evaluation("knn", label).write_text(json.dumps({"mean_ap": 0.5, "k": 20}))
@@ -354,7 +367,7 @@ def test_stage_3_below_stage_1_is_said(run):
     assert "Weighted kNN mAP: stage 3 is level with stage 1." in reader.text
 
 
-def test_a_probe_that_few_steps_have_is_drawn_from_those_alone(run):
+def test_the_curve_of_a_probe_has_only_the_steps_with_a_value(run):
     path = run.metrics("stage1")
     rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
     for row, value in zip(rows[1::2], (0.125, 0.25, 0.5)):
@@ -362,37 +375,37 @@ def test_a_probe_that_few_steps_have_is_drawn_from_those_alone(run):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     last = min(len(rows[1::2]), 3) - 1
     _, reader = report_of(run)
-    told = f"Mean AP by kNN while training: stage 1 from 0.125 to {(0.125, 0.25, 0.5)[last]:.3g}."
-    assert told in reader.text
+    caption = f"Mean AP by kNN while training: stage 1 from 0.125 to {(0.125, 0.25, 0.5)[last]:.3g}."
+    assert caption in reader.text
 
 
-def test_discovery_no_better_than_chance_is_said(run):
+def test_a_sentence_names_discovery_that_is_no_better_than_chance(run):
     score = {"num_pairs": 9, "object_fraction": 0.1, "random_num_pairs": 9, "random_object_fraction": 0.1}
     run.discovery_score.write_text(json.dumps({**score, "same_class_fraction": None}))
     _, reader = report_of(run)
     assert "Discovery is no better than chance here" in reader.text
 
 
-def test_a_run_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no run at .*nowhere"):
         write_report(RunDir(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize(("content", "message"), [('{"a', "is not JSON"), ("[1]", "contains a list")])
-def test_results_that_cannot_be_read_are_refused(tmp_path: Path, content, message):
+def test_damaged_results_are_refused(tmp_path: Path, content, message):
     (tmp_path / "svm.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         read_json(tmp_path / "svm.json")
 
 
-def test_a_smaller_choice_of_images_begins_a_larger_one():
+def test_a_smaller_sample_of_images_begins_a_larger_one():
     assert sample_indices(50, 3, seed=4) == sample_indices(50, 10, seed=4)[:3]
     assert len(np.unique(sample_indices(50, 10, seed=4))) == 10
     assert sorted(sample_indices(3, 10, seed=4)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(3.21, "3.2 s"), (59.99, "1 min 0 s"), (192, "3 min 12 s"), (3600 * 30 + 150, "30 h 2 min")]
+    ("seconds", "text"), [(3.21, "3.2 s"), (59.99, "1 min 0 s"), (192, "3 min 12 s"), (3600 * 30 + 150, "30 h 2 min")]
 )
-def test_durations_are_said_as_a_person_would(seconds, said):
-    assert duration(seconds) == said
+def test_a_duration_is_in_hours_minutes_and_seconds(seconds, text):
+    assert duration(seconds) == text

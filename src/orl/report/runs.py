@@ -42,18 +42,17 @@ class ReportedRun:
         return self.named(part) if self.prefix else part[0].upper() + part[1:]
 
     def note(self, sentence: str, error: Exception | None = None) -> Note:
-        """Return a note about a missing or unreadable part, with the command that makes it.
+        """Return a note about a missing part with the command that makes it, or about a damaged one with the error.
 
         Args:
             sentence: the part that is missing, without a full stop.
-            error: the reason, shown unless a file is just not there yet.
+            error: the reason; a FileNotFoundError means that the part is not there yet.
         """
-        reason = "" if error is None or isinstance(error, FileNotFoundError) else f": {error}"
+        if error is not None and not isinstance(error, FileNotFoundError):
+            return Note(f"{self.named(sentence)}: {error}")
         command = self.record.get("command")
         way_out = "To resume, run the same command again:" if command else "To make it:"
-        return Note(
-            f"{self.named(sentence)}{reason}. {way_out}", command or f"orl run --images DIR --out {self.run.root}"
-        )
+        return Note(f"{self.named(sentence)}. {way_out}", command or f"orl run --images DIR --out {self.run.root}")
 
     def required_thumbnails(self) -> Thumbnails:
         """Return the thumbnails.

@@ -17,6 +17,7 @@ from orl.report.runs import NOT_SHARED, ReportedRun, ReportInputs
 from orl.report.sections.neighbours import NUM_QUERIES
 from orl.report.sections.pairs import KINDS, ShownPair, choose_pairs
 from orl.report.thumbnails import Thumbnails
+from orl.tables import Table
 
 ORDERS = {
     "highest": "Similarity, highest first",
@@ -66,9 +67,7 @@ def correspondence_section(inputs: ReportInputs) -> Correspondences:
     """
     title = "Correspondences"
     if inputs.is_comparison:
-        queries = inputs.sample_images(NUM_QUERIES)
-        figures = [_compared_pairs(inputs.runs_with_images, image_ids) for image_ids in queries]
-        return Correspondences(title=title, notes=[] if queries else [NOT_SHARED], compared=figures)
+        return _compare_pairs(inputs, title)
     run = inputs.runs[0]
     try:
         thumbnails = run.required_thumbnails()
@@ -149,27 +148,41 @@ def _choices(pairs: Sequence[ShownPair], is_known: bool) -> list[Choice]:
     return choices
 
 
-def _compared_pairs(runs: Sequence[tuple[ReportedRun, Thumbnails]], image_ids: Sequence[int]) -> Figure:
-    panels: list[Panel | Note] = [
-        _best_pair(run, thumbnails, image_id) for (run, thumbnails), image_id in zip(runs, image_ids)
+def _compare_pairs(inputs: ReportInputs, title: str) -> Correspondences:
+    """Show, for each query image, the most similar pair that each run found."""
+    notes = [] if inputs.shared_images() else [NOT_SHARED]
+    panels: dict[tuple[int, ...], list[Panel | Note]] = {ids: [] for ids in inputs.sample_images(NUM_QUERIES)}
+    for position, (run, thumbnails) in enumerate(inputs.runs_with_images):
+        try:
+            rois, correspondences = (
+                load_run_table(run.run, name, thumbnails.images) for name in ("rois", "correspondences")
+            )
+        except (FileNotFoundError, ValueError) as error:
+            notes.append(run.note("No correspondences have been found yet", error))
+            continue
+        for ids, own in panels.items():
+            own.append(_best_pair(run, thumbnails, rois, correspondences, ids[position]))
+    names = inputs.runs_with_images[0][1].images.names if panels else ()
+    figures = [
+        Figure(panels=own, caption=f"{names[ids[0]]}, the query", layout="row wide-cells")
+        for ids, own in panels.items()
+        if own
     ]
-    name = runs[0][1].images.names[image_ids[0]]
-    return Figure(panels=panels, caption=f"{name}, the query", layout="row wide-cells")
+    return Correspondences(title=title, notes=notes, compared=figures)
 
 
-def _best_pair(run: ReportedRun, thumbnails: Thumbnails, image_id: int) -> Panel | Note:
-    images = thumbnails.images
+def _best_pair(
+    run: ReportedRun, thumbnails: Thumbnails, rois: Table, correspondences: Table, image_id: int
+) -> Panel | Note:
+    neighbour_ids, similarities = ranked_neighbours(correspondences, image_id)
+    if not len(neighbour_ids):
+        return Note(run.named("no correspondence of this image"))
+    pair = image_id, int(neighbour_ids[np.nan_to_num(similarities, nan=-np.inf).argmax()])
+    *rows, values = best_correspondences(correspondences, *pair, 1)
     try:
-        rois, correspondences = (load_run_table(run.run, name, images) for name in ("rois", "correspondences"))
-        neighbour_ids, similarities = ranked_neighbours(correspondences, image_id)
-        if not len(neighbour_ids):
-            return Note(run.named("no correspondence of this image"))
-        best = int(np.nan_to_num(similarities, nan=-np.inf).argmax())
-        pair = image_id, int(neighbour_ids[best])
-        *rows, values = best_correspondences(correspondences, *pair, 1)
         boxes, neighbour_boxes = (boxes_of(rois, row, each) for row, each in zip(rows, pair))
         image, neighbour = thumbnails.get_all(pair)
-    except (FileNotFoundError, ValueError) as error:
+    except ValueError as error:
         return Note(run.named(str(error)))
-    alt = run.named(f"{images.names[pair[1]]}, similarity {similarity_text(float(values[0]))}")
+    alt = run.named(f"{thumbnails.images.names[pair[1]]}, similarity {similarity_text(float(values[0]))}")
     return Panel(picture=overlay_pair(image, neighbour, boxes, neighbour_boxes), alt=alt, label=run.label)

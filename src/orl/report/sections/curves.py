@@ -13,7 +13,7 @@ from orl.rundir import TRAINED_STAGES
 
 SERIES = {
     "probe_knn_map": "mean AP by kNN while training",
-    "feature_std": "feature spread",
+    "feature_std": "standard deviation of the features",
     "alignment": "alignment of the two views",
     "gradient_norm": "norm of the gradient",
     "lr": "learning rate",

@@ -1,4 +1,4 @@
-// A picture in a dialog, as large as the window, with the others of its gallery by the arrow keys.
+// Shows a picture in a dialog as large as the window; arrow keys step through its gallery.
 "use strict";
 (() => {
   const dialog = document.createElement("dialog");
@@ -39,7 +39,7 @@
     if (next < 0 || next >= figures.length) return;
     position = next;
     show();
-    // A button that has just been switched off would lose the keyboard.
+    // A button that has just been disabled would lose the focus.
     if (!dialog.contains(document.activeElement) || document.activeElement.disabled) buttons.close.focus();
   }
 
@@ -71,7 +71,7 @@
     document.body.append(dialog);
   }
 
-  // Without this script a picture is a picture, and not a button that does nothing.
+  // The buttons are made here: without scripts a picture is no button that does nothing.
   function makeOpener(figure) {
     const picture = figure.querySelector(".picture");
     if (!picture) return;

@@ -1,4 +1,4 @@
-// The pairs of the correspondence gallery: sorted, filtered, counted, a page at a time.
+// The pairs of the correspondence gallery: sorts, filters and counts them, and shows a page at a time.
 "use strict";
 (() => {
   const PAGE = 12;
@@ -10,25 +10,25 @@
     highest: (pairs) => pairs.toSorted((a, b) => similarity(b) - similarity(a)),
     lowest: (pairs) => pairs.toSorted((a, b) => similarity(a) - similarity(b)),
     name: (pairs) => pairs.toSorted((a, b) => byName(a, b) || similarity(b) - similarity(a)),
-    random: shuffled,
+    random: shuffle,
   };
 
-  function shuffled(pairs) {
-    const drawn = [...pairs];
+  function shuffle(pairs) {
+    const shuffled = [...pairs];
     for (let last = drawn.length - 1; last > 0; last--) {
       const other = Math.floor(Math.random() * (last + 1));
-      [drawn[last], drawn[other]] = [drawn[other], drawn[last]];
+      [shuffled[last], shuffled[other]] = [shuffled[other], shuffled[last]];
     }
-    return drawn;
+    return shuffled;
   }
 
-  function matches(pair, asked) {
+  function matches(pair, criteria) {
     const has = (list, word) => word === "" || list.split(" ").includes(word);
     return (
-      has(pair.dataset.kinds, asked.kind) &&
-      has(pair.dataset.covers ?? "", asked.covers) &&
-      (asked.least === null || similarity(pair) >= asked.least) &&
-      pair.dataset.names.toLowerCase().includes(asked.text)
+      has(pair.dataset.kinds, criteria.kind) &&
+      has(pair.dataset.covers ?? "", criteria.covers) &&
+      (criteria.least === null || similarity(pair) >= criteria.least) &&
+      pair.dataset.names.toLowerCase().includes(criteria.text)
     );
   }
 
@@ -36,13 +36,13 @@
     const form = explorer.querySelector("form");
     const gallery = explorer.querySelector(".gallery");
     const more = explorer.querySelector(".more");
-    const told = form.querySelector("output.count");
+    const count = form.querySelector("output.count");
     const fields = form.elements;
     const listed = [...gallery.children];
     let ordered = listed;
-    let room = PAGE;
+    let limit = PAGE;
 
-    function asked() {
+    function readCriteria() {
       const slider = fields.least;
       const least = slider && Number(slider.value) > Number(slider.min) ? Number(slider.value) : null;
       return {
@@ -54,20 +54,20 @@
     }
 
     function show() {
-      const question = asked();
-      const found = ordered.filter((pair) => matches(pair, question));
+      const criteria = readCriteria();
+      const found = ordered.filter((pair) => matches(pair, criteria));
       for (const pair of listed) pair.hidden = true;
-      for (const pair of found.slice(0, room)) pair.hidden = false;
-      const left = Math.max(0, found.length - room);
+      for (const pair of found.slice(0, limit)) pair.hidden = false;
+      const left = Math.max(0, found.length - limit);
       more.hidden = left === 0;
       more.textContent = `Show ${Math.min(PAGE, left)} more`;
       const of = found.length === listed.length ? `${listed.length} pairs` : `${found.length} of ${listed.length} pairs`;
-      told.textContent = left ? `${of} match, ${room} shown` : `${of} shown`;
-      if (fields.least) form.querySelector("output.least").textContent = question.least?.toFixed(2) ?? "any";
+      count.textContent = left ? `${of} match, ${limit} shown` : `${of} shown`;
+      if (fields.least) form.querySelector("output.least").textContent = criteria.least?.toFixed(2) ?? "any";
     }
 
     function restart() {
-      room = PAGE;
+      limit = PAGE;
       show();
     }
 
@@ -82,13 +82,13 @@
     // A reset sets the fields after its event.
     form.addEventListener("reset", () => setTimeout(sort));
     more.addEventListener("click", () => {
-      const first = ordered.filter((pair) => matches(pair, asked()))[room];
-      room += PAGE;
+      const first = ordered.filter((pair) => matches(pair, readCriteria()))[limit];
+      limit += PAGE;
       show();
       first.querySelector("button")?.focus({ preventScroll: true });
     });
     form.hidden = false;
-    // A browser may have kept what was chosen before the page was loaded again.
+    // A browser may restore the fields after a reload.
     sort();
   }
 

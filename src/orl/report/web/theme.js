@@ -1,11 +1,11 @@
-// Light, dark, or as the system: chosen in the page's head, before anything is drawn.
+// Theme: light, dark, or as the system; set in the head, before the page is drawn.
 "use strict";
 (() => {
   const root = document.documentElement;
   const key = `orl-theme:${location.pathname}`;
 
-  // A file opened from disk may not be allowed a memory: then the choice lasts until it is closed.
-  function remembered() {
+  // A file opened from disk may have no local storage: then the choice lasts until it is closed.
+  function storedTheme() {
     try {
       return localStorage.getItem(key);
     } catch {
@@ -13,7 +13,7 @@
     }
   }
 
-  function remember(theme) {
+  function storeTheme(theme) {
     try {
       if (theme === "auto") localStorage.removeItem(key);
       else localStorage.setItem(key, theme);
@@ -27,18 +27,18 @@
     else delete root.dataset.theme;
   }
 
-  function offer() {
+  function showChoice() {
     const choice = document.querySelector(".theme");
     for (const input of choice.querySelectorAll("input")) {
       input.checked = input.value === (root.dataset.theme ?? "auto");
       input.addEventListener("change", () => {
         apply(input.value);
-        remember(input.value);
+        storeTheme(input.value);
       });
     }
     choice.hidden = false;
   }
 
-  apply(remembered());
-  document.addEventListener("DOMContentLoaded", offer);
+  apply(storedTheme());
+  document.addEventListener("DOMContentLoaded", showChoice);
 })();
