@@ -50,7 +50,7 @@ def write_tables(run: RunDir) -> None:
 
 
 def write_pair_tables(run: RunDir, images: np.ndarray, neighbour_ids: np.ndarray) -> None:
-    """Two RoIs in each image, and in each neighbour one correspondence, from the first of them to the second."""
+    """Write two RoIs an image, and one correspondence a neighbour: from the first RoI to its second."""
     num_neighbours = neighbour_ids.shape[1]
     similarities = np.tile(np.linspace(0.9, 0.7, num_neighbours, dtype=np.float32), (len(images), 1))
     write_table(run, "neighbours", {"neighbour_ids": neighbour_ids, "similarities": similarities})
@@ -76,7 +76,7 @@ def write_table(run: RunDir, name: str, columns: dict[str, np.ndarray]) -> None:
 
 
 def write_large_run(run: RunDir, root: Path, num_images: int) -> None:
-    """Other images and tables: three megapixels of noise that a thumbnail keeps, each image beside the next two."""
+    """Replace images and tables: three megapixels of noise an image, the next two images as its neighbours."""
     root.mkdir()
     noise = np.random.default_rng(0).integers(0, 255, (375, 500, 3), dtype=np.uint8)
     Image.fromarray(noise.repeat(4, axis=0).repeat(4, axis=1)).save(root / "0.jpg", quality=90)

@@ -52,7 +52,7 @@ class Fraction:
     interval: Sequence[float] | None = None
     """Lower and upper end, if they are known."""
     is_best: bool = False
-    """Whether it is the best of its column."""
+    """True for the best score of its column."""
 
     @property
     def points(self) -> str:
@@ -131,6 +131,11 @@ def picture_figure(picture: Picture, alt: str, caption: str) -> Figure:
 def chart_figure(chart: Chart, caption: str) -> Figure:
     """Return a figure of a chart as SVG; the caption is its description too."""
     return picture_figure(as_svg(chart), f"Chart: {caption}", caption)
+
+
+def count_text(number: int, noun: str) -> str:
+    """Return a number and its noun, in the plural if it is not 1."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _column_class(cells: Sequence[Cell]) -> str:

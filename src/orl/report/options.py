@@ -1,4 +1,4 @@
-"""Options of a report, and what is known of the images of its run beside the files of the run."""
+"""Options of a report, and annotations of the images of its run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryOptions:
-    """How the report chooses and shows images."""
+    """Choice of the images in the report, and the network's input for attention maps."""
 
     seed: int = 0
     """Seed of the choice of images."""
@@ -22,7 +22,7 @@ class GalleryOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Annotations:
-    """What is known of a run's images beside its files; any of it may be missing."""
+    """Labels and samplers of a run's images beside its files; any of them may be missing."""
 
     labels: LabelledSplit | None = None
     """Classes and boxes of the objects, to name what pairs of boxes cover."""

@@ -43,7 +43,7 @@ class Overlay:
     layers: Sequence[Layer]
     shapes: Sequence[Shape] = ()
     thin: bool = False
-    """Whether the lines are thin, for many boxes."""
+    """True for thin lines, which suit many boxes."""
     height: float = HEIGHT
 
 

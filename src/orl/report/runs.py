@@ -85,7 +85,7 @@ class ReportInputs:
 
     @property
     def is_comparison(self) -> bool:
-        """Whether the report is about several runs."""
+        """True for a report about several runs."""
         return len(self.runs) > 1
 
     @property

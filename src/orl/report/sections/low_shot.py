@@ -7,7 +7,7 @@ from typing import Any
 from orl.evaluation.low_shot import LOW_SHOT
 from orl.figures.curve_figure import chart_label
 from orl.figures.score_figures import LowShotLine, draw_low_shot
-from orl.report.content import Figure, Note, Section, Table, chart_figure
+from orl.report.content import Figure, Note, Section, Table, chart_figure, count_text
 from orl.report.runs import ReportInputs
 from orl.report.scores import BACKBONES, read_scores
 
@@ -54,7 +54,7 @@ def _dataset_scores(name: str, lines: Mapping[str, LowShotLine]) -> tuple[Figure
     chart = draw_low_shot({chart_label(label): line for label, line in lines.items()})
     table = Table(
         caption=f"mAP on {name}, with the standard deviation over samples",
-        columns=["Backbone", *(f"{k} image{'' if k == 1 else 's'}" for k in shots)],
+        columns=["Backbone", *(count_text(k, "image") for k in shots)],
         rows=[[label, *(_score(line, k) for k in shots)] for label, line in lines.items()],
     )
     return chart_figure(chart, caption), table

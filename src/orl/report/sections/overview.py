@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orl.config import flat, to_plain
-from orl.report.content import Cell, Code, Note, Section, Table
+from orl.report.content import Cell, Code, Note, Section, Table, count_text
 from orl.report.runs import ReportedRun, ReportInputs
 
 STAGES = {
@@ -112,7 +112,8 @@ def _training_facts(run: ReportedRun) -> dict[str, Cell | None]:
         return {}
     stages = {"Stage 1": (METHOD_NAMES[config.method.name], config.stage1), "Stage 3": ("ORL", config.stage3)}
     trained = {
-        name: f"{method}, {stage.epochs} epochs, batches of {stage.batch_size}, views of {stage.views.size_px} px"
+        name: f"{method}, {count_text(stage.epochs, 'epoch')}, batches of {stage.batch_size}, "
+        f"views of {stage.views.size_px} px"
         for name, (method, stage) in stages.items()
     }
     extractor = config.discover.feature_extractor

@@ -7,7 +7,7 @@ import numpy as np
 
 from orl.datasets.decode import ImageError
 from orl.figures.run_images import load_run_table, rows_of
-from orl.report.content import Figure, Note, Panel, Section
+from orl.report.content import Figure, Note, Panel, Section, count_text
 from orl.report.overlays import overlay_boxes
 from orl.report.runs import NOT_SHARED, ReportedRun, ReportInputs
 from orl.report.thumbnails import Thumbnails
@@ -57,7 +57,7 @@ def _boxes_figure(
     run: ReportedRun, thumbnails: Thumbnails, proposals: Table | None, rois: Table, image_id: int, seed: int
 ) -> Figure | Note:
     name, kept = run.named(thumbnails.images.names[image_id]), rows_of(rois, image_id)
-    num_kept = _count(len(kept), "RoI")
+    num_kept = count_text(len(kept), "RoI")
     try:
         image = thumbnails.get(image_id)
     except ImageError as error:
@@ -69,10 +69,6 @@ def _boxes_figure(
     generator = np.random.default_rng([seed, image_id])
     sampled = found[np.sort(generator.permutation(len(found))[:MAX_PROPOSALS])]
     is_part = len(sampled) < len(found)
-    num_found = f"{len(sampled):,} of {len(found):,} proposals" if is_part else _count(len(found), "proposal")
+    num_found = f"{len(sampled):,} of {len(found):,} proposals" if is_part else count_text(len(found), "proposal")
     left = Panel(picture=overlay_boxes(image, sampled, thin=True), alt=f"{name} with {num_found}", label="proposals")
     return Figure(panels=[left, right], caption=f"{name}: {num_found}; {num_kept} kept", layout="row halves")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -15,7 +15,7 @@
 
   function shuffle(pairs) {
     const shuffled = [...pairs];
-    for (let last = drawn.length - 1; last > 0; last--) {
+    for (let last = shuffled.length - 1; last > 0; last--) {
       const other = Math.floor(Math.random() * (last + 1));
       [shuffled[last], shuffled[other]] = [shuffled[other], shuffled[last]];
     }
