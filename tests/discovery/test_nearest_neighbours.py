@@ -107,7 +107,7 @@ def test_similarities_are_the_same_one_by_one_and_as_one_product(dense: int, mon
 
 
 @pytest.mark.usefixtures("small_tiles")
-@pytest.mark.parametrize("spread", [0.0, 1e-7, 1e-5])
+@pytest.mark.parametrize("noise_scale", [0.0, 1e-7, 1e-5])
 def test_a_collapsed_embedding_has_exact_neighbours(noise_scale: float) -> None:
     noise = np.random.default_rng(0).normal(size=(150, 16))
     rows = unit_vectors(np.ones(16) + noise_scale * noise)

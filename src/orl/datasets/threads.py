@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+Output = TypeVar("Output")
 
 
 def map_in_threads(
-    work: Callable[[Item], Result], items: Iterable[Item], threads: int, take: Callable[[Result], object]
+    work: Callable[[Item], Output], items: Iterable[Item], threads: int, take: Callable[[Output], object]
 ) -> None:
     """Call a function on each item in threads, and consume the results in the order of the items.
 

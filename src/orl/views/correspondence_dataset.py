@@ -12,7 +12,7 @@ from orl import tables
 from orl.datasets.image_table import load_image_table
 from orl.rundir import RunDir
 from orl.views.crops import round_to_pixels
-from orl.views.cut import read_image
+from orl.views.cut import read_listed_image
 
 
 class Correspondence(NamedTuple):
@@ -100,6 +100,6 @@ class CorrespondenceDataset(Dataset[Correspondence]):
         return Correspondence(crop, neighbour_crop, similarity, image_id, neighbour_id, roi, neighbour_roi)
 
     def _crop(self, image_id: int, roi: int) -> Any:
-        pixels = read_image(self.images, image_id)
+        pixels = read_listed_image(self.images, image_id)
         box = round_to_pixels(self._rois[roi], self.images.sizes_wh[image_id])
         return Image.fromarray(pixels).crop(box)

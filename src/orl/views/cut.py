@@ -54,7 +54,7 @@ def cut_views(images: ImageTable, view_boxes: ViewBoxes) -> Sample:
     reductions = {
         image_id: largest_reduction(boxes) if images.packed is None else 1 for image_id, boxes in boxes_by_image.items()
     }
-    pixels = {image_id: read_image(images, image_id, reduction) for image_id, reduction in reductions.items()}
+    pixels = {image_id: read_listed_image(images, image_id, reduction) for image_id, reduction in reductions.items()}
     return {
         name: View(_cut(pixels[view_box.image_id], view_box, reductions[view_box.image_id]), view_box.colours)
         for name, view_box in view_boxes.items()
@@ -67,7 +67,7 @@ def largest_reduction(view_boxes: Iterable[ViewBox]) -> int:
     return max((reduction for reduction in REDUCTIONS if reduction <= pixels_per_pixel), default=1)
 
 
-def read_image(images: ImageTable, image_id: int, reduction: int = 1) -> UInt8[ndarray, "h w 3"]:
+def read_listed_image(images: ImageTable, image_id: int, reduction: int = 1) -> UInt8[ndarray, "h w 3"]:
     """Read an image of the table, and check its size.
 
     Args:

@@ -17,7 +17,7 @@ from orl.datasets.threads import map_in_threads
 from orl.progress import progress_bar
 from orl.views.colour import ColourParameters
 from orl.views.crops import cut_boxes, round_to_pixels
-from orl.views.cut import Sample, View, read_image
+from orl.views.cut import Sample, View, read_listed_image
 from orl.views.view_dataset import LoadedViews
 from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler, SampleKey
 
@@ -144,7 +144,7 @@ class ImageCache:
         return self._pixels[row_starts[:, :, None] + columns[:, None, :]]
 
     def _read(self, image_id: int) -> int:
-        image = torch.from_numpy(read_image(self.images, image_id)).reshape(-1, 3)
+        image = torch.from_numpy(read_listed_image(self.images, image_id)).reshape(-1, 3)
         start = self._starts[image_id]
         self._pixels[start : start + len(image)] = image.to(self._pixels.device)
         return 1
