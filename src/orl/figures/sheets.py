@@ -52,7 +52,7 @@ class CaptionText:
     left: float = 0
     """Start, as a fraction of the width of the image, or of 3.5 inches below a narrower one."""
     right: float = 1
-    """End, likewise a fraction."""
+    """End, as a fraction of the same width."""
     badges: tuple[tuple[str, str], ...] = ()
     """Short texts after it, each with the colour of its background."""
 
