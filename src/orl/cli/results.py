@@ -1,4 +1,4 @@
-"""Commands that look at what runs have left: the report of one, the comparison of several."""
+"""Command for the report of one run or of several runs."""
 
 import dataclasses
 from collections.abc import Sequence
