@@ -303,9 +303,15 @@ def test_a_changed_image_makes_the_run_stale(
         ),
         (["run", "--images", "/no/such/folder", "--out", "{out}"], "/no/such/folder"),
         (["run", "--images", "{empty}", "--out", "{out}"], "{empty}"),
-        (["run", "--images", "{few}", "--out", "{out}"], "only 9 usable images, but at least 11 are needed"),
+        (
+            ["run", "demo", *SMALL, "--discover.num-neighbours", "10", "--images", "{few}", "--out", "{out}"],
+            "only 9 usable images, but at least 11 are needed",
+        ),
         (["run", "--out", "{out}"], "--images"),
-        (["run", "--images", "{scenes}", "--out", "{out}", "--eval-data", "{empty}"], "is not a VOC devkit"),
+        (
+            ["run", "demo", *SMALL, "--images", "{scenes}", "--out", "{out}", "--eval-data", "{empty}"],
+            "is not a VOC devkit",
+        ),
         (["run", "demo", *SMALL, "--images", "{scenes}", "--out", "{out}", "--stage3.batch-size", "99"], "batch of 99"),
         (["run", "--images", "x", "--out", "y", "--stage1.epoch", "3"], "--stage1.epochs"),
         (["run", "--images", "x", "--out", "y", "--stage1.epochs", "many"], "many"),
