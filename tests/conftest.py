@@ -1,4 +1,4 @@
-"""What all tests share: shapes are checked, inputs are small, real images are optional."""
+"""Settings of all tests: shapes are checked, inputs are small, real images are optional."""
 
 import os
 from pathlib import Path
@@ -10,8 +10,12 @@ from jaxtyping import install_import_hook
 install_import_hook("orl", "tests.typechecker.check")
 
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 torch.set_num_threads(1)
+# Other programs on the machine must not decide whether a test passes.
+settings.register_profile("orl", deadline=None)
+settings.load_profile("orl")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """The floors of the package: imports go downwards only, and never sideways between units of one floor."""
 
 import ast
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import orl
@@ -103,3 +105,100 @@ def test_the_command_line_starts_without_torch() -> None:
             for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
         }
         assert not names & heavy, path
+
+
+BANNED_WORDS = {
+    "photo": "image",
+    "judge": "evaluation, evaluate",
+    "judged": "evaluated",
+    "placer": "view sampler",
+    "placed": "view box",
+    "trainee": "training step",
+    "learner": "SSL step",
+    "journal": "progress log",
+    "told": "text, message",
+    "tell": "report",
+    "held": "cached",
+    "anew": "from scratch",
+    "materials": "baselines",
+    "arm": "variant",
+    "prior": "feature extractor",
+    "spread": "std",
+    "share": "fraction (as a noun)",
+    "whole": "complete, full",
+    "departures": "protocol deviations",
+    "everything": "suite",
+    "squeezed": "resized",
+    "looks": "feature extractor",
+    "identity": "fingerprint, digest",
+    "settings": "config",
+    "subject": "evaluated backbone",
+    "processor": "CPU",
+    "utils": "a module named after its idea",
+    "helpers": "a module named after its idea",
+}
+"""A word of the project's former private language, and the field's word for it (see docs/decisions.md)."""
+ALLOWED_NAMES = {"shares_batch_statistics", "shares_cores"}
+"""Names in which such a word has its ordinary meaning."""
+BANNED_OPENINGS = ("Of", "What", "How", "As", "That", "Those", "Likewise", "So")
+TESTS = Path(__file__).parent
+
+
+def words_of(name: str) -> list[str]:
+    """Split an identifier in snake case or camel case into lower-case words, plurals reduced."""
+    words = [word.lower() for part in name.split("_") for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", part)]
+    return [word for each in words for word in {each, each.removesuffix("s")}]
+
+
+def defined_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield every name that a module defines: functions, classes, parameters, variables and attributes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr, node.lineno
+
+
+def sources() -> list[Path]:
+    return sorted([*PACKAGE.rglob("*.py"), *TESTS.rglob("*.py")])
+
+
+def test_identifiers_use_the_words_of_the_field() -> None:
+    wrong = [
+        f"{path}:{line} {name!r}: write {BANNED_WORDS[word]!r}, not {word!r}"
+        for path in sources()
+        for name, line in [*defined_names(ast.parse(path.read_text())), (path.stem, 0)]
+        for word in words_of(name)
+        if word in BANNED_WORDS and name not in ALLOWED_NAMES
+    ]
+    assert wrong == []
+
+
+def test_docstrings_open_with_a_verb_or_a_noun() -> None:
+    wrong = [
+        f"{path}:{getattr(node, 'lineno', 1)} opens with {opening!r}"
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        for opening in [(ast.get_docstring(node) or "").partition(" ")[0].rstrip(",:")]
+        if opening in BANNED_OPENINGS
+    ]
+    assert wrong == []
+
+
+PROTOCOL_FUNCTIONS = {"check", "run", "score"}
+"""Functions that every evaluation has (see evaluation/protocol.py)."""
+
+
+def test_a_public_name_is_defined_in_one_module_only() -> None:
+    found: dict[str, list[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    several = {name: paths for name, paths in found.items() if len(paths) > 1 and name not in PROTOCOL_FUNCTIONS}
+    assert several == {}

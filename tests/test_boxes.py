@@ -8,14 +8,14 @@ from tests.reference.boxes import iou_by_pixels
 from orl import boxes
 
 corners = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(1, 30), st.integers(1, 30))
-whole_boxes = corners.map(lambda c: [c[0], c[1], min(63, c[0] + c[2]), min(63, c[1] + c[3])])
+integer_boxes = corners.map(lambda c: [c[0], c[1], min(63, c[0] + c[2]), min(63, c[1] + c[3])])
 
 
 def as_boxes(*values: list[float]) -> np.ndarray:
     return np.array(values, dtype=np.float32)
 
 
-def test_iou_of_two_squares_that_share_a_quarter() -> None:
+def test_iou_of_two_squares_with_a_common_quarter() -> None:
     found = boxes.iou(as_boxes([0, 0, 2, 2]), as_boxes([1, 1, 3, 3], [0, 0, 2, 2], [2, 0, 4, 2]))
     np.testing.assert_allclose(found, [[1 / 7, 1.0, 0.0]])
 
@@ -24,12 +24,12 @@ def test_iou_of_empty_boxes_is_zero() -> None:
     np.testing.assert_array_equal(boxes.iou(as_boxes([1, 1, 1, 1]), as_boxes([1, 1, 1, 1])), [[0.0]])
 
 
-@given(whole_boxes, whole_boxes)
+@given(integer_boxes, integer_boxes)
 def test_iou_equals_painted_pixels(box: list[int], other: list[int]) -> None:
     assert boxes.iou(as_boxes(box), as_boxes(other))[0, 0] == pytest.approx(iou_by_pixels(box, other))
 
 
-@given(whole_boxes, whole_boxes)
+@given(integer_boxes, integer_boxes)
 def test_iou_is_symmetric_bounded_and_one_with_itself(box: list[int], other: list[int]) -> None:
     there, back = boxes.iou(as_boxes(box), as_boxes(other)), boxes.iou(as_boxes(other), as_boxes(box))
     assert there == back

@@ -44,7 +44,7 @@ def undisturbed(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def stage_1(out: Path) -> None:
-    """What stage 1 leaves, with random weights."""
+    """Write the files of a finished stage 1, with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         save_backbone(build_backbone("resnet10"), RunDir(out).backbone("stage1"))
@@ -52,8 +52,8 @@ def stage_1(out: Path) -> None:
 
 
 def discovery(scenes: Path, out: Path) -> list[str]:
-    settings = {"embed-px": "32", "roi-embed-px": "32", "num-neighbours": "3", "shard-size": "2"}
-    given = [part for name, value in settings.items() for part in (f"--discover.{name}", value)]
+    config = {"embed-px": "32", "roi-embed-px": "32", "num-neighbours": "3", "shard-size": "2"}
+    given = [part for name, value in config.items() for part in (f"--discover.{name}", value)]
     return ["discover", "demo", "--images", str(scenes), "--out", str(out), "--device", "cpu", "--workers", "0", *given]
 
 

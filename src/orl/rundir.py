@@ -39,7 +39,7 @@ class RunDir:
         return self.root / "log.txt"
 
     def stage(self, name: str) -> Path:
-        """Return the folder of 'stage1' or 'stage3': metrics.jsonl, tensorboard/, checkpoints/, backbone.safetensors."""
+        """Return the folder of 'stage1' or 'stage3': metrics.jsonl, tensorboard/, checkpoints/, weights."""
         return self.root / name
 
     def backbone(self, stage: str) -> Path:

@@ -11,7 +11,7 @@ the rows. Columns of each table (images: `images.parquet`, all others: `discover
 | proposals | box as found | `image_id` int32, `box` float32 (4,) |
 | rois | box as kept | `image_id` int32, `box` float32 (4,) |
 | roi_embeddings | RoI | `embedding` float16 (D,) |
-| correspondences | matched pair | `image_id`, `neighbour_id` int32, `roi`, `neighbour_roi` int64, `similarity` float32 |
+| correspondences | pair | `image_id`, `neighbour_id` int32, `roi`, `neighbour_roi` int64, `similarity` float32 |
 
 Boxes are xyxy, in pixels. Rows are in the order of the images, so the rows of one image are a slice: see `row_starts`.
 `roi` and `neighbour_roi` are row numbers of rois.

@@ -96,7 +96,7 @@ def test_gradient_accumulation_does_not_change_the_loss(train: ModuleType, chang
     assert two_losses(way(train, **changes)) == pytest.approx(two_losses(way(train)), abs=1e-9)
 
 
-def test_joined_views_share_their_batch_statistics(train: ModuleType) -> None:
+def test_joined_views_have_common_batch_statistics(train: ModuleType) -> None:
     def loss(chosen: Any) -> float:
         torch.manual_seed(0)
         return train.our_step(chosen, train.make_views(chosen))()

@@ -169,7 +169,7 @@ def test_an_image_of_exactly_the_largest_size_is_allowed(tmp_path: Path) -> None
     assert refusal(tmp_path / "a.png", max_pixels=99).startswith("too many pixels: 10x10 px")
 
 
-def test_pillows_own_settings_are_left_alone(tmp_path: Path) -> None:
+def test_pillows_own_options_are_left_alone(tmp_path: Path) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     refusal(tmp_path / "nothing.jpg")
     asymmetric().save(tmp_path / "a.png")

@@ -80,7 +80,7 @@ def test_reading_slows_a_network_on_the_same_cores() -> None:
     assert seconds_per_image(0.02, 0.08, workers=1, cores=2, shares_cores=True) == pytest.approx(0.08)
 
 
-def test_hours_count_whole_batches_only() -> None:
+def test_hours_count_full_batches_only() -> None:
     # 10 images at batch 4 are 8 an epoch: 8 x 900 x 0.5 s is an hour.
     assert training_hours(10, 4, 900, 0.5) == pytest.approx(1.0)
     assert training_hours(3, 4, 900, 0.5) == 0

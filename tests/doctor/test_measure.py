@@ -45,7 +45,7 @@ def images(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> ImageTable
     return sample_images(scenes, None, 4, tmp_path_factory.mktemp("unused"))[0]
 
 
-def test_images_are_spread_over_the_source(scenes: Path, tmp_path: Path) -> None:
+def test_images_are_taken_from_all_of_the_source(scenes: Path, tmp_path: Path) -> None:
     images, num_found = sample_images(scenes, "trainval", 3, tmp_path)
     assert [Path(name).stem for name in images.names] == ["000000", "000003", "000006"]
     assert num_found == 7
@@ -112,8 +112,8 @@ def test_stage_3_is_measured_with_the_rois_that_were_found(images: ImageTable, m
 def test_boxes_of_a_file_are_measured_on_a_grid(images: ImageTable, tmp_path: Path) -> None:
     path = tmp_path / "boxes.json"
     path.write_text("{}")
-    settings = replace(CONFIG.discover, proposals="file", proposals_file=path)
-    _, found = measure_discovery(replace(CONFIG, discover=settings), images)
+    config = replace(CONFIG.discover, proposals="file", proposals_file=path)
+    _, found = measure_discovery(replace(CONFIG, discover=config), images)
     _, on_a_grid = measure_discovery(CONFIG, images)
     np.testing.assert_array_equal(found.boxes, on_a_grid.boxes)
 

@@ -31,7 +31,7 @@ def test_a_gpu_waits_only_when_reading_is_slower() -> None:
     assert estimate.wait_fraction == pytest.approx(0.5)
 
 
-def test_processes_share_the_batch_and_the_images() -> None:
+def test_processes_split_the_batch_and_the_images() -> None:
     alone = estimate_stage(good_plan(), "stage1")
     shared = estimate_stage(good_plan(num_processes=4), "stage1")
     assert shared.hours == pytest.approx(alone.hours / 4)

@@ -49,7 +49,7 @@ def test_order_of_the_images_does_not_matter():
 
 
 @pytest.mark.parametrize("labels", [[1, 1, -1, -1, -1], [-1, -1, -1, 1, 1]])
-def test_equal_scores_give_the_share_of_positives(labels):
+def test_equal_scores_give_the_fraction_of_positives(labels):
     assert_allclose(average_precision(np.zeros(5), np.array(labels)), 2 / 5)
 
 

@@ -54,7 +54,7 @@ def test_a_fast_estimate_never_stands_in_a_table_of_the_protocol(tmp_path: Path)
     assert "not the linear protocol" in estimate["comparison"]
 
 
-def test_protocol_deviations_stand_beside_the_score(tmp_path: Path) -> None:
+def test_protocol_stds_stand_beside_the_score(tmp_path: Path) -> None:
     path = write_comparison(tmp_path, [{**SVM, "protocol_deviations": ["96 px, not 224", "a synthetic data set"]}])
     assert "| mine | 50.00 | measured here | 96 px, not 224; a synthetic data set |" in path.read_text()
 

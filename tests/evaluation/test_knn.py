@@ -109,7 +109,7 @@ def test_the_result_is_json():
     assert fields["mean_ap"] == pytest.approx(np.mean(list(fields["per_class_ap"].values())))
 
 
-def test_one_class_per_image_is_predicted_as_by_lightly():
+def test_one_class_an_image_is_predicted_as_by_lightly():
     knn_predict = pytest.importorskip("lightly.utils.benchmarking.knn").knn_predict
     generator = np.random.default_rng(0)
     classes = generator.integers(0, 4, size=60)

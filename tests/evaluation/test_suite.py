@@ -106,13 +106,13 @@ def test_one_list_for_two_fractions_is_refused() -> None:
         plan_suite(Datasets(imagenet=HERE), configs)
 
 
-def test_evaluations_of_one_data_set_share_its_labels() -> None:
+def test_evaluations_of_one_data_set_read_its_labels_once() -> None:
     steps = {step.name: step for step in plan_suite(Datasets(voc07=HERE, imagenet=HERE, classes=HERE))}
     assert steps["svm"].data is steps["knn"].data is steps["low-shot"].data
     assert steps["linear_imagenet"].data is steps["semi_1"].data is steps["semi_10"].data
 
 
-def test_both_detection_evaluations_share_one_group_of_options() -> None:
+def test_both_detection_evaluations_have_one_group_of_options() -> None:
     assert list(suite_configs()) == ["svm", "knn", "low_shot", "linear", "semi", "detect"]
 
 

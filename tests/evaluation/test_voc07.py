@@ -167,7 +167,7 @@ def test_either_solver_follows_the_protocol(
     assert not any("solver" in line for line in result["protocol_deviations"])
 
 
-def test_a_class_with_too_few_images_is_logged_and_a_protocol_deviation(
+def test_a_class_with_too_few_images_is_logged_and_a_protocol_std(
     devkit: Path, backbone: EvaluatedBackbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for split in ("trainval", "test"):

@@ -86,8 +86,8 @@ def write_run(root: Path, stages: tuple[str, ...] = ("stage1", "stage3"), name: 
     save_image_table(ImageTable(root=root, names=images, sizes_wh=((8, 8),) * 1234, digests=("d",) * 1234), run.images)
     scores = {"random": 0.1512, "stage1": 0.2034, "stage3": 0.2291}
     for label in ("random", *stages):
-        subject = load_evaluated_backbone(run.backbone(label) if label != "random" else RANDOM, name)
-        write_score(run, "svm", label, scores[label], subject.digest)
+        backbone = load_evaluated_backbone(run.backbone(label) if label != "random" else RANDOM, name)
+        write_score(run, "svm", label, scores[label], backbone.digest)
     return run
 
 

@@ -17,7 +17,7 @@ from orl.weights.names import to_detectron2
 BUILT_THERE = ("resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2")
 
 # The settings that Detectron2's config reference lists, of those parts that an export speaks of.
-KNOWN_SETTINGS = {
+KNOWN_KEYS = {
     "": {"VERSION", "MODEL", "INPUT", "DATASETS", "SOLVER", "TEST"},
     "MODEL": {
         *("META_ARCHITECTURE", "WEIGHTS", "MASK_ON", "PIXEL_MEAN", "PIXEL_STD", "BACKBONE", "RESNETS", "FPN"),
@@ -146,7 +146,7 @@ def test_every_config_key_is_documented_by_detectron2(tmp_path: Path) -> None:
     _, config, _ = exported(tmp_path, "resnet18")
 
     def check(part: dict[str, Any], where: str) -> None:
-        assert set(part) <= KNOWN_SETTINGS[where], where
+        assert set(part) <= KNOWN_KEYS[where], where
         for name, value in part.items():
             if isinstance(value, dict):
                 check(value, f"{where}.{name}".lstrip("."))

@@ -56,7 +56,7 @@ def test_equal_magnitudes_everywhere_give_zeros(value):
     assert np.array_equal(attention, np.zeros((61, 83)))
 
 
-def test_the_network_sees_the_asked_side_in_whole_positions():
+def test_the_network_sees_the_asked_side_in_integer_positions():
     backbone = fake_backbone(torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0)))
     attention_map(backbone, image(300, 500), long_side_px=448)
     assert backbone.fixed.seen == (1, 3, 256, 448)  # 268.8 px are 8.4 positions

@@ -66,7 +66,7 @@ def test_a_similarity_has_two_digits_and_one_that_is_unknown_is_a_dash():
     assert [similarity_text(value) for value in (0.876, 0.5, float("nan"))] == ["0.88", "0.50", "–"]
 
 
-def test_a_box_that_several_pairs_share_has_one_frame_inside_the_other():
+def test_a_box_that_several_pairs_use_has_one_frame_inside_the_other():
     image = np.zeros((100, 200, 3), dtype=np.uint8)
     boxes = np.array([[10, 20, 60, 80], [10, 20, 60, 80], [0, 0, 9, 4], [10, 20, 60, 80]], dtype=np.float32)
     others = np.tile(np.array([[5, 5, 9, 9]], dtype=np.float32), (4, 1))

@@ -83,7 +83,7 @@ def test_pair_loss_compares_each_views_prediction_with_the_targets_projection_of
     assert [projection.tolist() for projection in projections] == [[[1.0, 0.0]], [[0.0, 1.0]]]
 
 
-def test_joined_views_share_their_batch_statistics_and_nothing_else() -> None:
+def test_joined_views_have_common_batch_statistics_and_nothing_else() -> None:
     torch.manual_seed(0)
     one = BYOL(small_encoder(), byol_mlp(8, 16, 8))
     apart, joined = copy.deepcopy(one), copy.deepcopy(one)

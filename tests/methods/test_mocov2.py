@@ -333,7 +333,7 @@ def two_views(count: int, seed: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def advantage(method: MoCoV2) -> float:
-    """How much nearer, in cosine, views of one image lie than views of any two images."""
+    """Compute the mean cosine of two views of one image, minus that of two images."""
     one, other = (nn.functional.normalize(method.online(view)) for view in two_views(64, 1000).values())
     return ((one * other).sum(dim=1).mean() - (one @ other.T).mean()).item()
 

@@ -109,7 +109,7 @@ def test_a_temperature_that_is_not_above_zero_is_refused(temperature: float) -> 
         nt_xent(torch.ones(4, 4), torch.ones(4, 4), temperature)
 
 
-def test_joined_views_share_their_batch_statistics_and_nothing_else() -> None:
+def test_joined_views_have_common_batch_statistics_and_nothing_else() -> None:
     joined, apart = new_method(join_views=True), new_method(join_views=False)
     batch = {"view_1": draw(4, 3, 9, 9), "view_2": draw(4, 3, 9, 9, seed=1)}
     both = joined.online(torch.cat([batch["view_1"], batch["view_2"]])).detach()
@@ -177,7 +177,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
             assert torch.equal(first["state"][name], second["state"][name]), name
 
 
-def test_a_small_run_learns_to_tell_images_apart() -> None:
+def test_a_small_run_learns_to_distinguish_images() -> None:
     method, images = new_method(), draw(8, 3, 9, 9)
     optimiser = LARS(lars_groups(method), lr=1.0, trust_coefficient=0.02)
     losses = []

@@ -44,8 +44,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
 
 
 def new_config(out: Path, **changes: object) -> RunConfig:
-    settings = {"num_neighbours": 3, "embed_px": 32, "roi_embed_px": 32, "min_side": 0.2, "top_fraction": 0.25}
-    config = DiscoverConfig(**(settings | {"shard_size": 2} | changes))
+    options = {"num_neighbours": 3, "embed_px": 32, "roi_embed_px": 32, "min_side": 0.2, "top_fraction": 0.25}
+    config = DiscoverConfig(**(options | {"shard_size": 2} | changes))
     return RunConfig(images=Path("images"), out=out, workers=0, device="cpu", discover=config)
 
 
@@ -54,7 +54,7 @@ def run_stage2(config: RunConfig, images: ImageTable) -> bool:
 
 
 def stage_1(out: Path, seed: int = 0) -> None:
-    """What stage 1 leaves, with random weights."""
+    """Write the files of a finished stage 1, with random weights."""
     torch.manual_seed(seed)
     run = RunDir(out)
     save_backbone(build_backbone("resnet10"), run.backbone("stage1"))

@@ -40,8 +40,8 @@ def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small(scenes: Path, out: Path, **discover: object) -> RunConfig:
-    settings = {"embed_px": 32, "roi_embed_px": 32, "num_neighbours": 3, "shard_size": 4, "min_side": 0.2, **discover}
-    found = DiscoverConfig(**settings)  # type: ignore[arg-type]
+    config = {"embed_px": 32, "roi_embed_px": 32, "num_neighbours": 3, "shard_size": 4, "min_side": 0.2, **discover}
+    found = DiscoverConfig(**config)  # type: ignore[arg-type]
     return replace(demo(scenes, out), workers=0, device="cpu", stage1=SHORT, stage3=SHORT, discover=found)
 
 

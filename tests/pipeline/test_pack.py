@@ -99,7 +99,7 @@ def test_the_same_command_again_changes_nothing(images: Path, tmp_path: Path) ->
 def test_training_on_a_pack_at_the_own_size_ends_with_the_weights_of_the_files(images: Path, tmp_path: Path) -> None:
     folder = pack(images, tmp_path / "pack")
     # No crop is twice as large as its view, so that no file is read at half its size.
-    settings = [
+    config = [
         "--stage1.views.size-px",
         "32",
         "--stage3.views.size-px",
@@ -111,7 +111,7 @@ def test_training_on_a_pack_at_the_own_size_ends_with_the_weights_of_the_files(i
         "--workers",
         "1",
     ]
-    settings += [
+    config += [
         "--stage1.hidden-features",
         "32",
         "--stage3.hidden-features",
@@ -122,7 +122,7 @@ def test_training_on_a_pack_at_the_own_size_ends_with_the_weights_of_the_files(i
         "cpu",
     ]
     for source, out in ((images, "files"), (folder, "packed")):
-        assert main(["pretrain", "demo", "--images", str(source), "--out", str(tmp_path / out), *settings]) == 0
+        assert main(["pretrain", "demo", "--images", str(source), "--out", str(tmp_path / out), *config]) == 0
     one, other = (tmp_path / out / "stage1" / "backbone.safetensors" for out in ("files", "packed"))
     assert one.read_bytes() == other.read_bytes()
 
@@ -261,14 +261,14 @@ def test_images_that_are_gone_after_the_scan_stop_the_packing(
 def test_a_pack_of_other_options_is_refused_with_the_difference(
     images: Path, tmp_path: Path, changed: dict[str, object], difference: str
 ) -> None:
-    settings = {"short_side": 40, "format": "pixels", "shard_mb": 1}
-    pack(images, tmp_path / "pack", **settings)
+    config = {"short_side": 40, "format": "pixels", "shard_mb": 1}
+    pack(images, tmp_path / "pack", **config)
     with pytest.raises(
         provenance.StaleResultError, match=rf"{difference}\). Rebuild it with --overwrite, or take another"
     ):
-        pack(images, tmp_path / "pack", **settings | changed)
-    rebuilt = pack(images, tmp_path / "pack", **settings | changed, overwrite=True)
-    assert shards_of(rebuilt) == shards_of(pack(images, tmp_path / "new", **settings | changed))
+        pack(images, tmp_path / "pack", **config | changed)
+    rebuilt = pack(images, tmp_path / "pack", **config | changed, overwrite=True)
+    assert shards_of(rebuilt) == shards_of(pack(images, tmp_path / "new", **config | changed))
 
 
 def test_other_images_are_refused(images: Path, tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
 
 
 def new_config(images: ImageTable, workers: int = 0, seed: int = 0, **discover: object) -> RunConfig:
-    settings = DiscoverConfig(**discover)
-    return RunConfig(images=images.root, out=Path("out"), workers=workers, seed=seed, discover=settings)
+    config = DiscoverConfig(**discover)
+    return RunConfig(images=images.root, out=Path("out"), workers=workers, seed=seed, discover=config)
 
 
 def found_by(images: ImageTable, config: RunConfig, folder: Path = Path("unused")) -> list[np.ndarray]:
@@ -156,6 +156,6 @@ def test_only_options_of_the_proposals_make_them_stale(
         ({"search_scale": 1.5}, "search_scale must be above 0 and at most 1, not 1.5"),
     ],
 )
-def test_options_that_exclude_each_other_are_refused(settings: dict[str, object], message: str) -> None:
+def test_options_that_exclude_each_other_are_refused(config: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DiscoverConfig(**settings)
+        DiscoverConfig(**config)

@@ -47,28 +47,28 @@ def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_scan_is_taken_over_while_nothing_has_changed(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = config(source, tmp_path / "run")
-    images = scan(settings)
+    options = config(source, tmp_path / "run")
+    images = scan(options)
     assert len(images) == 7
     with monkeypatch.context() as patch:
         forbid_reading(patch)
-        assert scan(settings) == images
+        assert scan(options) == images
         with pytest.raises(AssertionError, match="an image was read again"):
-            scan(replace(settings, overwrite=True))
+            scan(replace(options, overwrite=True))
     assert load_image_table(tmp_path / "run" / "images.parquet") == images
 
 
 def test_a_pack_that_was_torn_since_is_noticed(images: Path, tmp_path: Path) -> None:
     folder = pack(images, tmp_path / "pack")
-    settings = config(folder, tmp_path / "run")
-    assert isinstance(scan(settings).path(0), PackedImage)
+    options = config(folder, tmp_path / "run")
+    assert isinstance(scan(options).path(0), PackedImage)
     path = shard_path(folder, 0, "pixels")
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"00000.pixels is truncated"):
-        scan(settings)
+        scan(options)
     path.unlink()
     with pytest.raises(ValueError, match=r"lacks shard 00000.pixels"):
-        scan(settings)
+        scan(options)
 
 
 def test_a_run_of_other_pixels_is_refused_and_a_moved_pack_is_not(images: Path, tmp_path: Path) -> None:
@@ -88,35 +88,35 @@ def test_a_run_in_training_resumes_without_a_few_images_and_accepts_no_others(
     images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = Path(shutil.copytree(images, tmp_path / "own"))
-    settings = config(root, tmp_path / "run")
-    table = scan(settings)
+    options = config(root, tmp_path / "run")
+    table = scan(options)
     complete = (root / table.names[2]).read_bytes()
     (root / table.names[2]).write_bytes(complete[:100])
-    settings = replace(settings, scan=replace(settings.scan, max_rejected_fraction=0.2))
+    options = replace(options, scan=replace(options.scan, max_rejected_fraction=0.2))
     with pytest.raises(StaleResultError, match="have changed: 7 usable before, 6 now"):
-        scan(settings)
-    provenance.claim(RunDir(settings.out).stage("stage1"), {"images": table.fingerprint})
-    assert scan(settings) == table
+        scan(options)
+    provenance.claim(RunDir(options.out).stage("stage1"), {"images": table.fingerprint})
+    assert scan(options) == table
     assert f"1 of the 7 images of this run are gone or unreadable, such as {table.names[2]}" in caplog.text
     moved = root.rename(tmp_path / "moved")
-    assert scan(replace(settings, images=moved)) == replace(table, root=moved)
+    assert scan(replace(options, images=moved)) == replace(table, root=moved)
     moved.rename(root)
     with pytest.raises(StaleResultError):
-        scan(replace(settings, scan=replace(settings.scan, max_rejected_fraction=0.1)))
+        scan(replace(options, scan=replace(options.scan, max_rejected_fraction=0.1)))
     (root / table.names[2]).write_bytes(complete)
-    assert scan(settings) == table
+    assert scan(options) == table
     shutil.copy(root / table.names[0], root / table.names[1])
     with pytest.raises(StaleResultError):
-        scan(settings)
+        scan(options)
 
 
 def test_a_replaced_image_with_an_old_time_is_noticed(images: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(images, tmp_path / "own"))
-    settings = config(root, tmp_path / "run")
-    table = scan(settings)
+    options = config(root, tmp_path / "run")
+    table = scan(options)
     time.sleep(0.05)
     shutil.copy(root / table.names[0], tmp_path / "other")
     os.utime(tmp_path / "other", (1e9, 1e9))
     os.replace(tmp_path / "other", root / table.names[1])
     with pytest.raises(StaleResultError):
-        scan(settings)
+        scan(options)

@@ -52,12 +52,12 @@ class Block(nn.Module):
 
 
 class Detectron2ResNet(nn.Module):
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any]) -> None:
         """Build the network from the MODEL.RESNETS part of a config."""
         super().__init__()
         self.stem = Stem()
-        depth, inputs, outputs = settings["DEPTH"], 64, settings["RES2_OUT_CHANNELS"]
-        inner = settings["WIDTH_PER_GROUP"]
+        depth, inputs, outputs = config["DEPTH"], 64, config["RES2_OUT_CHANNELS"]
+        inner = config["WIDTH_PER_GROUP"]
         for number, count in enumerate(BLOCKS[depth], start=2):
             blocks = []
             for index in range(count):
@@ -65,7 +65,7 @@ class Detectron2ResNet(nn.Module):
                 if depth < 50:
                     blocks.append(Block([inputs, outputs, outputs], [3, 3], stride, strided=0))
                 else:
-                    strided = 0 if settings["STRIDE_IN_1X1"] else 1
+                    strided = 0 if config["STRIDE_IN_1X1"] else 1
                     blocks.append(Block([inputs, inner, inner, outputs], [1, 3, 1], stride, strided))
                 inputs = outputs
             self.add_module(f"res{number}", nn.Sequential(*blocks))

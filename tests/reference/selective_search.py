@@ -174,10 +174,10 @@ def between(plane: np.ndarray, x: float, y: float) -> float:
     """Interpolate between four pixels; 0 outside."""
     left, top = math.floor(x), math.floor(y)
     total = 0.0
-    for row, share_y in ((top, 1 - (y - top)), (top + 1, y - top)):
-        for column, share_x in ((left, 1 - (x - left)), (left + 1, x - left)):
+    for row, weight_y in ((top, 1 - (y - top)), (top + 1, y - top)):
+        for column, weight_x in ((left, 1 - (x - left)), (left + 1, x - left)):
             if 0 <= row < plane.shape[0] and 0 <= column < plane.shape[1]:
-                total += share_x * share_y * float(plane[row, column])
+                total += weight_x * weight_y * float(plane[row, column])
     return total
 
 

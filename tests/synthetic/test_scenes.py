@@ -96,29 +96,29 @@ def test_objects_overlap_little_and_selective_search_finds_most() -> None:
 
 def test_finished_scenes_are_kept_and_unfinished_ones_completed(tmp_path: Path) -> None:
     folder = tmp_path / "scenes"
-    settings = {"num_trainval": 4, "num_test": 2, "size_wh": SIZE, "seed": 0, "quiet": True}
-    draw_scenes(folder, **settings)
+    config = {"num_trainval": 4, "num_test": 2, "size_wh": SIZE, "seed": 0, "quiet": True}
+    draw_scenes(folder, **config)
     image = folder / "JPEGImages" / "000002.jpg"
     before = image.read_bytes()
     written = image.stat().st_mtime_ns
-    draw_scenes(folder, **settings)
+    draw_scenes(folder, **config)
     assert image.stat().st_mtime_ns == written
     (folder / "scenes.json").rename(folder / "scenes.unfinished.json")
     image.unlink()
-    draw_scenes(folder, **settings)
+    draw_scenes(folder, **config)
     assert image.read_bytes() == before
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
-    settings = {"num_trainval": 2, "num_test": 1, "size_wh": SIZE, "quiet": True}
-    draw_scenes(tmp_path / "a", seed=0, **settings)
+    config = {"num_trainval": 2, "num_test": 1, "size_wh": SIZE, "quiet": True}
+    draw_scenes(tmp_path / "a", seed=0, **config)
     with pytest.raises(ValueError, match="has scenes of other options"):
-        draw_scenes(tmp_path / "a", seed=1, **settings)
+        draw_scenes(tmp_path / "a", seed=1, **config)
     assert json.loads((tmp_path / "a" / "scenes.json").read_text())["seed"] == 0
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "holiday.jpg").write_bytes(b"x")
     with pytest.raises(ValueError, match="is not empty and has no synthetic scenes"):
-        draw_scenes(tmp_path / "b", seed=0, **settings)
+        draw_scenes(tmp_path / "b", seed=0, **config)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +126,6 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     [({"num_test": -1}, "num_test must be from 0 to 500000, got -1"), ({"size_wh": (20, 90)}, "20x90")],
 )
 def test_impossible_scenes_are_refused(tmp_path: Path, change: dict, complaint: str) -> None:
-    settings = {"num_trainval": 2, "num_test": 1, "size_wh": SIZE, "seed": 0, "quiet": True}
+    config = {"num_trainval": 2, "num_test": 1, "size_wh": SIZE, "seed": 0, "quiet": True}
     with pytest.raises(ValueError, match=complaint):
-        draw_scenes(tmp_path / "a", **(settings | change))
+        draw_scenes(tmp_path / "a", **(config | change))

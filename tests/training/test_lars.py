@@ -54,11 +54,11 @@ def test_one_step_by_hand() -> None:
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
 def test_steps_equal_the_algorithm_as_loops(weight_decay: float) -> None:
     layers, before = network(), network()
-    settings = {"momentum": 0.8, "weight_decay": weight_decay, "trust_coefficient": 0.02}
-    train(layers, LARS(layers.parameters(), lr=1.0, **settings), RATES)
+    config = {"momentum": 0.8, "weight_decay": weight_decay, "trust_coefficient": 0.02}
+    train(layers, LARS(layers.parameters(), lr=1.0, **config), RATES)
     for index, (weight, start) in enumerate(zip(layers.parameters(), before.parameters(), strict=True)):
         gradients = [draw(*start.shape, seed=100 * step + index + 50).flatten().tolist() for step in range(len(RATES))]
-        expected = lars_by_loops(start.flatten().tolist(), gradients, RATES, **settings)
+        expected = lars_by_loops(start.flatten().tolist(), gradients, RATES, **config)
         torch.testing.assert_close(weight.flatten().tolist(), expected)
 
 
@@ -66,10 +66,10 @@ def test_steps_equal_the_algorithm_as_loops(weight_decay: float) -> None:
 def test_steps_equal_those_of_other_libraries(other: type[torch.optim.Optimizer]) -> None:
     # At a constant rate: theirs enters after the velocity, as torch's SGD has it. Without their epsilon of 1e-8.
     ours, theirs = network(), network()
-    settings: dict[str, Any] = {"lr": 0.4, "momentum": 0.9, "weight_decay": 0.01}
+    config: dict[str, Any] = {"lr": 0.4, "momentum": 0.9, "weight_decay": 0.01}
     coefficient = {"trust_coefficient" if other is LightlyLARS else "trust_coeff": 0.002}
-    train(ours, LARS(ours.parameters(), trust_coefficient=0.002, **settings), [0.4] * 5)
-    train(theirs, other(theirs.parameters(), eps=0.0, **coefficient, **settings), [0.4] * 5)
+    train(ours, LARS(ours.parameters(), trust_coefficient=0.002, **config), [0.4] * 5)
+    train(theirs, other(theirs.parameters(), eps=0.0, **coefficient, **config), [0.4] * 5)
     assert_equal_weights(ours, theirs)
 
 
@@ -83,11 +83,11 @@ def test_excluded_weights_follow_plain_sgd() -> None:
 
 def test_adapted_and_excluded_groups_are_stepped_differently() -> None:
     layers, all_adapted, none_adapted = network(), network(), network()
-    settings: dict[str, Any] = {"lr": 1.0, "weight_decay": 0.05, "trust_coefficient": 0.02}
-    train(layers, LARS(lars_groups(layers), **settings), RATES)
-    train(all_adapted, LARS(all_adapted.parameters(), **settings), RATES)
+    config: dict[str, Any] = {"lr": 1.0, "weight_decay": 0.05, "trust_coefficient": 0.02}
+    train(layers, LARS(lars_groups(layers), **config), RATES)
+    train(all_adapted, LARS(all_adapted.parameters(), **config), RATES)
     left_out = [{"params": list(none_adapted.parameters()), "is_adapted": False}]
-    train(none_adapted, LARS(left_out, **settings), RATES)
+    train(none_adapted, LARS(left_out, **config), RATES)
     for name, weight in layers.named_parameters():
         expected = all_adapted if name in ("0.weight", "3.weight") else none_adapted
         torch.testing.assert_close(weight, expected.get_parameter(name))

@@ -40,11 +40,11 @@ def test_weights_and_biases_gets_every_step_when_it_is_on(tmp_path: Path, monkey
     )
     logged = {}
 
-    def init(**settings: object) -> SimpleNamespace:
-        logged.update(settings)
+    def init(**config: object) -> SimpleNamespace:
+        logged.update(config)
         return run
 
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=lambda **settings: settings))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=lambda **config: config))
     with MetricsLog(tmp_path / "stage1", first_step=0, wandb_mode="offline") as log:
         log.write({"step": 1, "epoch": 0.5, "loss": 0.5})
     assert calls == [("log", {"loss": 0.5}, 1), ("finish", 0)]

@@ -215,7 +215,7 @@ def simclr(resnet: ResNet, width: int) -> Foreign:
 
 
 def lightly_byol(resnet: ResNet, width: int) -> Foreign:
-    """As in lightly's examples: the backbone is `nn.Sequential(*list(resnet.children())[:-1])`."""
+    """Follow lightly's examples: the backbone is `nn.Sequential(*list(resnet.children())[:-1])`."""
     backbone = nn.Sequential(*list(resnet.children())[:-1])
     with torch.random.fork_rng():
         torch.manual_seed(2)
@@ -331,13 +331,13 @@ def detectron2_names(weights: Weights) -> Weights:
 
 
 def detectron2(resnet: ResNet, width: int) -> Foreign:
-    """As MoCo's and Detectron2's scripts convert: with the counts of batches, and the classifier as `stem.fc`."""
+    """Follow MoCo's and Detectron2's conversion scripts: with counts of batches, the classifier as `stem.fc`."""
     arrays = {name: value.numpy() for name, value in detectron2_names(dict(resnet.state_dict())).items()}
     return Foreign("Detectron2", {"model": arrays, "__author__": "third party", "matching_heuristics": True})
 
 
 def detectron2_detector(resnet: ResNet, width: int) -> Foreign:
-    """As Detectron2 saves: without counts of batches."""
+    """Follow Detectron2: without counts of batches."""
     without_counts = {name: value for name, value in trunk(resnet).items() if "num_batches" not in name}
     weights = OrderedDict(below("backbone.bottom_up.", detectron2_names(without_counts)))
     weights["backbone.fpn_lateral2.weight"] = torch.randn(8, 4, 1, 1)

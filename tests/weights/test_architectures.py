@@ -33,7 +33,7 @@ def torchvision_network(name: str) -> nn.Module:
 
 
 def pooled_input(network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-    """What the network gives to its pooling, seen by a hook."""
+    """Return the input of the pooling layer, captured by a hook."""
     seen: list[torch.Tensor] = []
     pooling = next(
         part for part in network.modules() if isinstance(part, nn.AdaptiveAvgPool2d) and part.output_size in (1, (1, 1))

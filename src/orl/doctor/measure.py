@@ -159,12 +159,12 @@ def measure_training(config: RunConfig, stage: str, images: ImageTable, found: F
     keep_freed_memory()
     samples = ViewDataset(_view_sampler(config, stage, images, found))
     sample_bytes = sum(view.crop.nbytes for view in samples[(0, 0)].views.values())
-    settings = stage_config(config, stage)
-    batches = measured_batches(sample_bytes // 3, local_device(config.device).type, settings.batch_size)
+    train_config = stage_config(config, stage)
+    batches = measured_batches(sample_bytes // 3, local_device(config.device).type, train_config.batch_size)
     method = _method(config, stage, batches[1])
     fabric = launch_fabric(local_device(config.device), config.precision, Processes())
     weights = [weight for weight in method.parameters() if weight.requires_grad]
-    ssl_step = SSLStep(fabric, method, build_optimiser(method, settings))
+    ssl_step = SSLStep(fabric, method, build_optimiser(method, train_config))
     peaks, seconds = zip(*(_steps(ssl_step, samples, size) for size in batches))
     few, many = batches
     return TrainingCost(
@@ -254,10 +254,10 @@ def object_table(found: FoundRois, num_table_images: int) -> ObjectTable:
 
 def _find_rois(config: RunConfig, images: ImageTable, folder: Path) -> tuple[float, FoundRois]:
     """Return the seconds per image of the search, and the RoIs after stage 2's filter."""
-    settings = config.discover
-    if settings.proposals == "file":
+    discover_config = config.discover
+    if discover_config.proposals == "file":
         # Boxes from a file need no search; any boxes serve the rest of the measurement.
-        config = replace(config, discover=replace(settings, proposals="grid", proposals_file=None))
+        config = replace(config, discover=replace(discover_config, proposals="grid", proposals_file=None))
     make = proposer(images, config, folder)
     rows, shard = slice(0, len(images)), {"shard_size": len(images)}
     started = time.perf_counter()
@@ -268,10 +268,10 @@ def _find_rois(config: RunConfig, images: ImageTable, folder: Path) -> tuple[flo
     keep = proposal_filter(
         images,
         tables.load(folder / "proposals"),
-        min_side=settings.min_side,
-        max_aspect_ratio=settings.max_aspect_ratio,
-        max_iou=settings.max_iou,
-        max_rois=settings.max_rois,
+        min_side=discover_config.min_side,
+        max_aspect_ratio=discover_config.max_aspect_ratio,
+        max_iou=discover_config.max_iou,
+        max_rois=discover_config.max_rois,
     )
     kept = keep(rows, lambda _: None)
     return seconds, FoundRois(np.array(kept["box"]), np.array(kept["image_id"]))

@@ -106,7 +106,7 @@ def test_training_crops_have_the_published_augmentation() -> None:
 
 
 def test_test_crops_equal_resize_and_centre_crop(tmp_path: Path) -> None:
-    """As torchvision's Resize(256) and CenterCrop(224), within what cutting first and resizing then changes."""
+    """Compare with torchvision's Resize(256) and CenterCrop(224): equal up to the order of cutting and resizing."""
     ramp = np.stack(
         np.broadcast_arrays(np.linspace(0, 255, 320)[None], np.linspace(0, 255, 512)[:, None], 90.0), axis=2
     )
@@ -166,7 +166,7 @@ def test_parameters_that_do_not_affect_features_are_frozen() -> None:
     assert all(weight.grad is None for weight in backbone.parameters())
 
 
-def test_another_number_of_classes_is_a_deviation() -> None:
+def test_another_number_of_classes_is_a_std() -> None:
     assert class_count_deviations("imagenet", 1000) == []
     assert class_count_deviations("inat18", 8142) == []
     assert class_count_deviations("folder", 7) == []

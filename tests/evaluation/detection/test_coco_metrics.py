@@ -94,7 +94,7 @@ def test_scores_are_those_of_pycocotools(seed: int, kind: Literal["bbox", "segm"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_more_than_100_detections_of_per_image_are_cut_as_pycocotools_does(kind: Literal["bbox", "segm"]) -> None:
+def test_more_than_100_detections_of_an_image_are_cut_as_pycocotools_does(kind: Literal["bbox", "segm"]) -> None:
     images = random_images(7, 2, 1)
     found = [random_detections(images, seed) for seed in range(12)]
     detections = Detections.merge(found)

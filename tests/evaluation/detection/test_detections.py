@@ -19,7 +19,7 @@ def select(detections: Detections, chosen: np.ndarray) -> Detections:
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3, 20])
-def test_shares_of_any_number_of_processes_join_to_the_same(num_processes: int) -> None:
+def test_parts_of_any_number_of_processes_join_to_the_same(num_processes: int) -> None:
     images = random_images(1)
     complete = random_detections(images, 2)
     assert np.all(np.diff(complete.image_ids) >= 0)
@@ -35,12 +35,12 @@ def test_shares_of_any_number_of_processes_join_to_the_same(num_processes: int) 
     assert joined.masks == complete.masks
 
 
-def test_no_shares_join_to_no_detections() -> None:
+def test_no_parts_join_to_no_detections() -> None:
     joined = Detections.merge([])
     assert (len(joined), joined.boxes.shape, joined.masks) == (0, (0, 4), None)
 
 
-def test_shares_with_and_without_masks_are_refused() -> None:
+def test_parts_with_and_without_masks_are_refused() -> None:
     complete = random_detections(random_images(1), 2)
     with pytest.raises(ValueError, match="1 of 2 parts of detections lack masks"):
         Detections.merge([complete, replace(complete, masks=None)])

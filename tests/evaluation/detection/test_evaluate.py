@@ -66,7 +66,7 @@ def evaluated(train: DetectionDataset, val: DetectionDataset, folder: Path, **ot
     return result
 
 
-def test_the_result_has_scores_schedule_and_deviations(
+def test_the_result_has_scores_schedule_and_stds(
     train: DetectionDataset, val: DetectionDataset, tmp_path: Path
 ) -> None:
     result = evaluated(train, val, tmp_path)
