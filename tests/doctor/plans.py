@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from orl.config import RunConfig, TrainConfig
-from orl.doctor.estimates import Line
+from orl.doctor.estimates import LinearCost
 from orl.doctor.machine import OPTIONAL, Gpu, Machine
 from orl.doctor.measure import DiscoveryCost, TrainingCost
 from orl.doctor.plan import Plan
@@ -30,8 +30,8 @@ COST = TrainingCost(
     parameters=10**6,
     state_bytes=10**7,
     batches=(2, 6),
-    memory=Line(GIB, GIB / 100),
-    step=Line(0.0, 0.01),
+    memory=LinearCost(GIB, GIB / 100),
+    step=LinearCost(0.0, 0.01),
     sample_s=0.004,
     sample_bytes=100_000,
 )

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orl.doctor.estimates import (
-    Line,
+    LinearCost,
     accumulation_steps_needed,
     largest_batch,
     line_through,
@@ -14,13 +14,13 @@ from orl.doctor.estimates import (
 
 
 def test_a_line_goes_through_both_measurements() -> None:
-    assert line_through((2, 110.0), (6, 130.0)) == Line(100.0, 5.0)
-    assert Line(100.0, 5.0).at(10) == 150
+    assert line_through((2, 110.0), (6, 130.0)) == LinearCost(100.0, 5.0)
+    assert LinearCost(100.0, 5.0).at(10) == 150
 
 
 def test_noise_makes_neither_part_negative() -> None:
-    assert line_through((2, 120.0), (6, 110.0)) == Line(110.0, 0.0)
-    assert line_through((2, 1.0), (4, 10.0)) == Line(0.0, 2.5)
+    assert line_through((2, 120.0), (6, 110.0)) == LinearCost(110.0, 0.0)
+    assert line_through((2, 1.0), (4, 10.0)) == LinearCost(0.0, 2.5)
 
 
 def test_two_measurements_of_one_batch_size_are_refused() -> None:
@@ -30,24 +30,24 @@ def test_two_measurements_of_one_batch_size_are_refused() -> None:
 
 @given(st.floats(0, 100), st.floats(0, 10), st.integers(1, 50), st.integers(51, 100))
 def test_a_line_is_found_again_from_two_of_its_points(fixed: float, per_image: float, few: int, many: int) -> None:
-    line = Line(fixed, per_image)
+    line = LinearCost(fixed, per_image)
     found = line_through((few, line.at(few)), (many, line.at(many)))
     assert found.at(200) == pytest.approx(line.at(200), abs=1e-9)
 
 
 def test_a_tenth_of_the_memory_is_left_alone() -> None:
     # 0.9 x 1000 - 100 = 800 for images of 8.
-    assert largest_batch(Line(100.0, 8.0), 1000) == 100
-    assert largest_batch(Line(100.0, 8.1), 1000) == 98
+    assert largest_batch(LinearCost(100.0, 8.0), 1000) == 100
+    assert largest_batch(LinearCost(100.0, 8.1), 1000) == 98
 
 
 def test_nothing_fits_when_the_network_alone_is_too_large() -> None:
-    assert largest_batch(Line(950.0, 1.0), 1000) == 0
-    assert largest_batch(Line(950.0, 0.0), 1000) == 0
+    assert largest_batch(LinearCost(950.0, 1.0), 1000) == 0
+    assert largest_batch(LinearCost(950.0, 0.0), 1000) == 0
 
 
 def test_images_that_take_nothing_always_fit() -> None:
-    assert largest_batch(Line(100.0, 0.0), 1000) > 10**6
+    assert largest_batch(LinearCost(100.0, 0.0), 1000) > 10**6
 
 
 @pytest.mark.parametrize(

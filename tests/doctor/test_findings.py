@@ -6,7 +6,7 @@ import pytest
 from tests.doctor.plans import COST, GIB, GPU, good_plan
 
 from orl.config import DiscoverConfig, TrainConfig
-from orl.doctor.estimates import Line
+from orl.doctor.estimates import LinearCost
 from orl.doctor.findings import check_plan
 from orl.doctor.plan import Plan
 
@@ -39,12 +39,12 @@ STOPPING: list[tuple[Plan, str, str]] = [
     ),
     (good_plan(out_of_memory={"stage1": "killed"}), "stage1 is out of memory .*killed", "--network.backbone"),
     (
-        good_plan(training={"stage1": replace(COST, memory=Line(GIB, GIB / 4))}),
+        good_plan(training={"stage1": replace(COST, memory=LinearCost(GIB, GIB / 4))}),
         "stage1 needs about 17.0 GiB of memory for 64 images a forward pass, and 10.0 are free: 32 images fit",
         "--stage1.accumulation-steps 2",
     ),
     (
-        good_plan(training={"stage1": replace(COST, memory=Line(GIB, 7 * GIB))}),
+        good_plan(training={"stage1": replace(COST, memory=LinearCost(GIB, 7 * GIB))}),
         "449.0 GiB of memory for 64 images a forward pass, and 10.0 are free: 1 images fit",
         "a smaller --stage1.batch-size",
     ),

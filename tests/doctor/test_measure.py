@@ -14,7 +14,7 @@ from orl.doctor.measure import (
     measure_discovery,
     measure_training,
     measured_batches,
-    object_table,
+    measured_object_table,
     sample_images,
 )
 from orl.synthetic.scenes import draw_scenes
@@ -120,7 +120,7 @@ def test_boxes_of_a_file_are_measured_on_a_grid(images: ImageTable, tmp_path: Pa
 
 def test_each_image_corresponds_to_the_next() -> None:
     found = FoundRois(np.zeros((5, 4), np.float32), np.array([0, 0, 1, 2, 2], np.int32))
-    table = object_table(found, 3)
+    table = measured_object_table(found, 3)
     assert table.roi_starts.tolist() == [0, 2, 3, 5]
     assert table.correspondences.tolist() == [[0, 2], [2, 3], [3, 0]]
     assert [groups.tolist() for groups in table.neighbour_slices] == [[[0, 1]], [[1, 2]], [[2, 3]]]

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from tests.doctor.plans import COST, DISCOVERY, GIB, GPU, good_plan
 
-from orl.doctor.estimates import Line
+from orl.doctor.estimates import LinearCost
 from orl.doctor.plan import discovery_hours, disk_needed, estimate_stage
 
 
@@ -39,7 +39,7 @@ def test_processes_split_the_batch_and_the_images() -> None:
 
 
 def test_a_batch_that_does_not_fit_is_timed_in_parts() -> None:
-    costly = replace(COST, memory=Line(GIB, GIB / 4), step=Line(0.08, 0.01))
+    costly = replace(COST, memory=LinearCost(GIB, GIB / 4), step=LinearCost(0.08, 0.01))
     estimate = estimate_stage(good_plan(training={"stage1": costly}), "stage1")
     # 32 images fit; two parts of 32 cost 0.08 + 0.32 s each.
     assert estimate.largest_batch == 32

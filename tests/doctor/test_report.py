@@ -10,7 +10,7 @@ from orl.cli import main
 from orl.config import RunConfig
 from orl.datasets.image_table import ImageTable
 from orl.doctor import report
-from orl.doctor.estimates import Line
+from orl.doctor.estimates import LinearCost
 from orl.doctor.findings import check_plan
 from orl.doctor.report import Examination, format_examination, to_json
 from orl.synthetic.scenes import draw_scenes
@@ -61,7 +61,7 @@ def test_the_terminal_shows_facts_estimates_and_findings() -> None:
 
 
 def test_findings_are_shown_with_their_remedy() -> None:
-    costly = {"stage1": replace(COST, memory=Line(GIB, GIB / 4))}
+    costly = {"stage1": replace(COST, memory=LinearCost(GIB, GIB / 4))}
     found = examination(training=costly, machine={"gpus": (replace(GPU, memory_bytes=10 * GIB),)})
     shown = format_examination(found)
     assert not found.works

@@ -2,7 +2,7 @@ import base64
 import hashlib
 import re
 
-from orl.report.content import Chip, Code, Figure, Fraction, Panel, Table
+from orl.report.content import Chip, Code, Figure, Fraction, Panel, ScoreTable
 from orl.report.overlays import Overlay
 from orl.report.page import render_page, templates
 from orl.report.sections.neighbours import Neighbours
@@ -33,15 +33,15 @@ def test_the_title_is_escaped() -> None:
 
 def test_a_table_aligns_numbers_right_and_names_its_rows() -> None:
     columns, rows = ["Name", "Score", "Text"], [["<x>", "1,234.5", "a"], ["y", "–", "b"]]
-    text = render("table", Table(caption="Cap <1>", columns=columns, rows=rows))
+    text = render("table", ScoreTable(caption="Cap <1>", columns=columns, rows=rows))
     assert "<caption>Cap &lt;1&gt;</caption>" in text
     assert '<th scope="row">&lt;x&gt;</th><td class="number">1,234.5</td><td>a</td>' in text
     assert '<th scope="col" class="number">Score</th><th scope="col">Text</th>' in text
 
 
 def test_a_column_of_long_text_has_a_minimum_width() -> None:
-    assert Table(caption="", columns=["a", "b"], rows=[["x", "y" * 41]]).classes == ["", "words"]
-    assert Table(caption="", columns=["a", "b"], rows=[["x", Code("y" * 41)]]).classes == ["", "words"]
+    assert ScoreTable(caption="", columns=["a", "b"], rows=[["x", "y" * 41]]).classes == ["", "words"]
+    assert ScoreTable(caption="", columns=["a", "b"], rows=[["x", Code("y" * 41)]]).classes == ["", "words"]
 
 
 def test_a_fraction_is_out_of_a_hundred_and_its_bar_as_long() -> None:

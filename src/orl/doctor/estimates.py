@@ -10,7 +10,7 @@ PREFETCHED_BATCHES = 2
 
 
 @dataclass(frozen=True)
-class Line:
+class LinearCost:
     """Linear cost of a batch: a fixed part and a part per image."""
 
     fixed: float
@@ -22,7 +22,7 @@ class Line:
         return self.fixed + self.per_image * num_images
 
 
-def line_through(first: tuple[int, float], second: tuple[int, float]) -> Line:
+def line_through(first: tuple[int, float], second: tuple[int, float]) -> LinearCost:
     """Fit a line through two measurements, each (images, value).
 
     Noise may make the larger batch cheaper: then the whole cost is fixed. Noise may make the fixed part negative: then
@@ -36,10 +36,10 @@ def line_through(first: tuple[int, float], second: tuple[int, float]) -> Line:
         raise ValueError(f"a line needs measurements of two batch sizes, got {few} twice")
     per_image = max(0.0, (high - low) / (many - few))
     fixed = high - per_image * many
-    return Line(fixed, per_image) if fixed >= 0 else Line(0.0, high / many)
+    return LinearCost(fixed, per_image) if fixed >= 0 else LinearCost(0.0, high / many)
 
 
-def largest_batch(memory: Line, free_bytes: float) -> int:
+def largest_batch(memory: LinearCost, free_bytes: float) -> int:
     """Return the most images per forward pass in `USABLE_FRACTION` of the free memory; 0 if one does not fit."""
     left = USABLE_FRACTION * free_bytes - memory.fixed
     if left < memory.per_image or memory.per_image == 0:

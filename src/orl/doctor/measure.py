@@ -25,7 +25,7 @@ from orl.config import DenseCLConfig, MoCoV2Config, RunConfig
 from orl.datasets.image_table import ImageTable
 from orl.datasets.sources import find_images
 from orl.datasets.validation import scan_images
-from orl.doctor.estimates import Line, line_through
+from orl.doctor.estimates import LinearCost, line_through
 from orl.embed import BATCH_SIZE, CPU_BATCH_SIZE, embed_boxes
 from orl.memory import keep_freed_memory, peak_resident_bytes
 from orl.networks.backbones import build_backbone, pool
@@ -69,9 +69,9 @@ class TrainingCost:
     """Size of a checkpoint."""
     batches: tuple[int, int]
     """Batch sizes that were measured."""
-    memory: Line
+    memory: LinearCost
     """Bytes by images of a forward pass: of the process on a CPU, of the device on a GPU."""
-    step: Line
+    step: LinearCost
     """Seconds of a step by images of a batch."""
     sample_s: float
     """Time to read an image and crop its views, on one core."""
@@ -225,7 +225,9 @@ def _view_sampler(
     rules = view_distribution(stage_config(config, stage).views)
     if stage == "stage1" or found is None:
         return GlobalViewSampler(images, rules, config.seed)
-    return ObjectViewSampler(images, rules, object_table(found, len(images)), config.objects.roi_size_px, config.seed)
+    return ObjectViewSampler(
+        images, rules, measured_object_table(found, len(images)), config.objects.roi_size_px, config.seed
+    )
 
 
 def _method(config: RunConfig, stage: str, batch_size: int) -> Method:
@@ -239,7 +241,7 @@ def _method(config: RunConfig, stage: str, batch_size: int) -> Method:
     return build_image_method(replace(config, method=method))
 
 
-def object_table(found: FoundRois, num_table_images: int) -> ObjectTable:
+def measured_object_table(found: FoundRois, num_table_images: int) -> ObjectTable:
     """Pair the first RoI of each image with that of the next image: any pairs serve a measurement."""
     starts = tables.row_starts(found.image_ids, num_table_images)
     firsts = starts[:-1]

@@ -16,7 +16,7 @@ OURS = "measured here"
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparisonLine:
     """One backbone in one table."""
 
     comparison: str
@@ -29,7 +29,7 @@ class Line:
     """Deviations from the protocol."""
 
 
-def table_lines(result: Mapping[str, Any]) -> list[Line]:
+def table_lines(result: Mapping[str, Any]) -> list[ComparisonLine]:
     """Return the lines of one result: one in each table of its evaluation.
 
     Raises:
@@ -38,7 +38,7 @@ def table_lines(result: Mapping[str, Any]) -> list[Line]:
     tables = find_evaluation(str(result.get("task"))).tables(dict(result))
     notes = "; ".join(result.get("protocol_deviations", []))
     return [
-        Line(
+        ComparisonLine(
             comparison,
             str(result["backbone"]),
             {name: None if value is None else 100 * value for name, value in scores.items()},
@@ -58,7 +58,7 @@ def write_comparison(folder: Path, results: Sequence[Mapping[str, Any]]) -> Path
     ours = [line for result in results for line in table_lines(result)]
     titles = list(dict.fromkeys(line.comparison for line in ours))
     published = [
-        Line(row.comparison, row.backbone, dict(row.scores), row.source)
+        ComparisonLine(row.comparison, row.backbone, dict(row.scores), row.source)
         for row in PUBLISHED
         if row.comparison in titles
     ]
@@ -69,7 +69,7 @@ def write_comparison(folder: Path, results: Sequence[Mapping[str, Any]]) -> Path
     return folder / "comparison.md"
 
 
-def _csv(lines: Sequence[Line]) -> str:
+def _csv(lines: Sequence[ComparisonLine]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["comparison", "backbone", "score", "per_cent", "source", "notes"])
@@ -80,7 +80,7 @@ def _csv(lines: Sequence[Line]) -> str:
     return text.getvalue()
 
 
-def _markdown(lines: Sequence[Line], titles: Sequence[str]) -> str:
+def _markdown(lines: Sequence[ComparisonLine], titles: Sequence[str]) -> str:
     parts = [
         "# Evaluation: our scores beside published ones\n",
         "Per cent. Published scores: ResNet-50; see the source for the training.\n",
@@ -91,7 +91,7 @@ def _markdown(lines: Sequence[Line], titles: Sequence[str]) -> str:
     return "\n".join(parts)
 
 
-def _markdown_table(title: str, lines: Sequence[Line]) -> str:
+def _markdown_table(title: str, lines: Sequence[ComparisonLine]) -> str:
     names = list(dict.fromkeys(name for line in lines for name in line.scores))
     rows = [["backbone", *names, "source", "protocol deviations"]]
     for line in lines:

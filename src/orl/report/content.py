@@ -74,7 +74,7 @@ Cell = str | Code | Fraction
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class ScoreTable:
     """A table whose first column names the row."""
 
     caption: str

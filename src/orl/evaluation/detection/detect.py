@@ -9,7 +9,7 @@ from orl.evaluation.detection.coco_metrics import coco_scores
 from orl.evaluation.detection.config import COCO_SCHEDULE, DetectionConfig
 from orl.evaluation.detection.datasets import DetectionDataset, read_coco_detection
 from orl.evaluation.detection.detections import Detections
-from orl.evaluation.detection.evaluate import DetectionBenchmark, check_splits, evaluate_detector
+from orl.evaluation.detection.evaluate import DetectionBenchmark, check_detection_splits, evaluate_detector
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.output import EvaluationOutput
 from orl.evaluation.protocol import Datasets, Evaluation, Result, SuiteEntry, Tables
@@ -43,7 +43,7 @@ class CocoData:
 
 def check(data: CocoData, config: DetectionConfig) -> None:
     """Read the annotations and check that they allow the training and the scores."""
-    check_splits(*data.splits(needs_masks=config.masks), config)
+    check_detection_splits(*data.splits(needs_masks=config.masks), config)
 
 
 def run(

@@ -10,7 +10,7 @@ import numpy as np
 from orl.evaluation.detection.config import VOC_SCHEDULE, DetectionConfig
 from orl.evaluation.detection.datasets import DetectionDataset, read_voc_detection
 from orl.evaluation.detection.detections import Detections
-from orl.evaluation.detection.evaluate import DetectionBenchmark, check_splits, evaluate_detector
+from orl.evaluation.detection.evaluate import DetectionBenchmark, check_detection_splits, evaluate_detector
 from orl.evaluation.detection.voc_metrics import voc_scores
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.output import EvaluationOutput
@@ -56,7 +56,7 @@ def with_difficult(train: DetectionDataset) -> DetectionDataset:
 
 def check(data: VocDetectionData, config: DetectionConfig) -> None:
     """Read the annotations and check that they allow the training and the scores."""
-    check_splits(*data.splits(), replace(config, masks=False))
+    check_detection_splits(*data.splits(), replace(config, masks=False))
 
 
 def run(

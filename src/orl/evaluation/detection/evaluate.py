@@ -79,7 +79,7 @@ def evaluate_detector(
         Stopped: after Ctrl-C or a signal; the same call resumes.
     """
     require_resnet(backbone.network)
-    check_splits(train, val, config)
+    check_detection_splits(train, val, config)
     if config.batch_size % processes.count:
         raise ValueError(
             f"a batch of {config.batch_size} cannot be divided evenly over {processes.count} processes; give another "
@@ -125,7 +125,7 @@ def evaluate_detector(
     return write_result(output, result, inputs)
 
 
-def check_splits(train: DetectionDataset, val: DetectionDataset, config: DetectionConfig) -> None:
+def check_detection_splits(train: DetectionDataset, val: DetectionDataset, config: DetectionConfig) -> None:
     """Check that a detector can be trained on one split and scored on the other.
 
     Raises:

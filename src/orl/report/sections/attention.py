@@ -15,7 +15,7 @@ from orl.datasets.object_regions import ObjectRegions
 from orl.evaluation.localisation import score_backbones
 from orl.figures.attention import REDUCTIONS, THRESHOLD, Reduction, attention_map
 from orl.networks.backbones import read_backbone_file
-from orl.report.content import Cell, Figure, Fraction, Note, Section, Table
+from orl.report.content import Cell, Figure, Fraction, Note, ScoreTable, Section
 from orl.report.heat_maps import colour_scale, heat_map_figure
 from orl.report.options import GalleryOptions
 from orl.report.runs import NOT_SHARED, ReportedRun, ReportInputs, sample_indices
@@ -41,7 +41,7 @@ class Attention(Section):
     threshold: float
     reductions: Mapping[str, str]
     """Name and meaning of each way to reduce a feature map, if the maps are scored."""
-    scores: Table | None
+    scores: ScoreTable | None
     sentences: Sequence[str]
     colours: Sequence[str]
 
@@ -157,7 +157,7 @@ def _with_regions(
         yield load_image(images.path(image_id), None), region
 
 
-def _score_table(scores: Mapping[Reduction, Mapping[str, Any]], num_images: int, kind: str) -> Table:
+def _score_table(scores: Mapping[Reduction, Mapping[str, Any]], num_images: int, kind: str) -> ScoreTable:
     rows: list[list[Cell]] = [
         [f"{label}, {reduction}", *(_fraction(numbers[measure]) for measure in MEASURES)]
         for reduction, found in scores.items()
@@ -169,7 +169,7 @@ def _score_table(scores: Mapping[Reduction, Mapping[str, Any]], num_images: int,
         for each, name in YARDSTICKS.items()
     ]
     caption = f"Maps against the {kind} of {num_images} images, with 95% intervals by a bootstrap over them"
-    return Table(caption=caption, columns=["Map", *MEASURES.values()], rows=rows)
+    return ScoreTable(caption=caption, columns=["Map", *MEASURES.values()], rows=rows)
 
 
 def _fraction(estimate: Mapping[str, float]) -> Fraction:

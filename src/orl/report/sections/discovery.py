@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orl.datasets.labels import COVERING_IOU
-from orl.report.content import Cell, Fraction, Section, Table
+from orl.report.content import Cell, Fraction, ScoreTable, Section
 from orl.report.runs import ReportedRun, ReportInputs
 from orl.rundir import read_discovery_score
 
@@ -23,7 +23,7 @@ class Discovery(Section):
     """Scores of matched pairs and of random pairs."""
 
     template = "discovery.html"
-    scores: Table | None
+    scores: ScoreTable | None
     iou_threshold: float
     sentences: Sequence[str]
 
@@ -43,7 +43,7 @@ def discovery_section(inputs: ReportInputs) -> Discovery:
     return Discovery(
         title="Discovery score",
         notes=[run.note(reason) for run in inputs.runs if run not in scored],
-        scores=Table(caption="Matched pairs and random pairs", columns=columns, rows=rows) if rows else None,
+        scores=ScoreTable(caption="Matched pairs and random pairs", columns=columns, rows=rows) if rows else None,
         iou_threshold=scores[0][1].get("iou_threshold", COVERING_IOU) if scores else COVERING_IOU,
         sentences=[_sentence(run, score) for run, score in scores],
     )

@@ -7,7 +7,7 @@ from typing import Any
 from orl.evaluation.low_shot import LOW_SHOT
 from orl.figures.curve_figure import chart_label
 from orl.figures.score_figures import LowShotLine, draw_low_shot
-from orl.report.content import Figure, Note, Section, Table, chart_figure, count_text
+from orl.report.content import Figure, Note, ScoreTable, Section, chart_figure, count_text
 from orl.report.runs import ReportInputs
 from orl.report.scores import BACKBONES, read_scores
 
@@ -17,7 +17,7 @@ class LowShot(Section):
     """Mean average precision over the number of labelled images of each class, by data set."""
 
     template = "low_shot.html"
-    datasets: Sequence[tuple[Figure, Table]]
+    datasets: Sequence[tuple[Figure, ScoreTable]]
 
 
 def low_shot_section(inputs: ReportInputs) -> LowShot:
@@ -45,14 +45,14 @@ def _line(result: Mapping[str, Any]) -> LowShotLine:
     )
 
 
-def _dataset_scores(name: str, lines: Mapping[str, LowShotLine]) -> tuple[Figure, Table]:
+def _dataset_scores(name: str, lines: Mapping[str, LowShotLine]) -> tuple[Figure, ScoreTable]:
     shots = sorted({k for line in lines.values() for k in line.shots})
     ends = "; ".join(
         f"{label} from {_score(line, line.shots[0])} to {_score(line, line.shots[-1])}" for label, line in lines.items()
     )
     caption = f"mAP on {name} over the labelled images of each class: {ends}."
     chart = draw_low_shot({chart_label(label): line for label, line in lines.items()})
-    table = Table(
+    table = ScoreTable(
         caption=f"mAP on {name}, with the standard deviation over samples",
         columns=["Backbone", *(count_text(k, "image") for k in shots)],
         rows=[[label, *(_score(line, k) for k in shots)] for label, line in lines.items()],

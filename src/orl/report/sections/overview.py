@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orl.config import flat, to_plain
-from orl.report.content import Cell, Code, Note, Section, Table, count_text
+from orl.report.content import Cell, Code, Note, ScoreTable, Section, count_text
 from orl.report.runs import ReportedRun, ReportInputs
 
 STAGES = {
@@ -31,13 +31,13 @@ class Overview(Section):
     template = "overview.html"
     shared_images: str
     """Sentence about the images that several runs share; empty for one run."""
-    facts: Table
+    facts: ScoreTable
     """A row for each fact, a column for each run."""
-    rejections: Sequence[Table]
+    rejections: Sequence[ScoreTable]
     """Reasons of rejected images, a table for each run that has some."""
-    times: Table | None
+    times: ScoreTable | None
     machine_warning: str
-    differing_options: Table | None
+    differing_options: ScoreTable | None
     """None for one run, or if no config can be read."""
     configs: Sequence[tuple[str, str]]
     """Summary and text of each config.yaml."""
@@ -54,7 +54,7 @@ def overview_section(inputs: ReportInputs) -> Overview:
         title="Runs" if inputs.is_comparison else "Run",
         notes=[note for each in runs if (note := _note(each)) is not None],
         shared_images=_shared_images(inputs) if inputs.is_comparison else "",
-        facts=Table(caption="What was run", columns=["", *names], rows=rows),
+        facts=ScoreTable(caption="What was run", columns=["", *names], rows=rows),
         rejections=[table for each in runs if (table := _rejection_table(each)) is not None],
         times=_times(runs),
         machine_warning=_machine_warning(runs),
@@ -137,7 +137,7 @@ def _short_commit(git: str) -> str:
     return f"{commit[:12]} {changes}".strip()
 
 
-def _rejection_table(run: ReportedRun) -> Table | None:
+def _rejection_table(run: ReportedRun) -> ScoreTable | None:
     reasons = _rejection_reasons(run.run.rejected)
     if not reasons:
         return None
@@ -146,7 +146,7 @@ def _rejection_table(run: ReportedRun) -> Table | None:
     if others:
         rows.append(("other reasons", f"{others:,}"))
     caption = run.titled("rejected images by reason; rejected.csv lists each")
-    return Table(caption=caption, columns=["Reason", "Images"], rows=rows)
+    return ScoreTable(caption=caption, columns=["Reason", "Images"], rows=rows)
 
 
 def _rejection_reasons(path: Path) -> Counter[str]:
@@ -156,14 +156,14 @@ def _rejection_reasons(path: Path) -> Counter[str]:
         return Counter((row.get("reason") or "no reason given").split(":")[0] for row in csv.DictReader(file))
 
 
-def _times(runs: Sequence[ReportedRun]) -> Table | None:
+def _times(runs: Sequence[ReportedRun]) -> ScoreTable | None:
     stages = list(dict.fromkeys(stage for each in runs for stage in each.record.get("stages", {})))
     if not stages:
         return None
     rows = [[STAGES.get(stage, stage), *(_time(each, stage) for each in runs)] for stage in stages]
     rows.append(["Total", *(duration(total) if (total := total_seconds(each)) else "–" for each in runs)])
     caption = "Time of each stage, and its state unless it is done"
-    return Table(caption=caption, columns=["Stage", *(each.label for each in runs)], rows=rows)
+    return ScoreTable(caption=caption, columns=["Stage", *(each.label for each in runs)], rows=rows)
 
 
 def _time(run: ReportedRun, stage: str) -> str:
@@ -188,7 +188,7 @@ def _shared_images(inputs: ReportInputs) -> str:
     return "The runs share no images: compare only scores on the same data set."
 
 
-def _differing_options(runs: Sequence[ReportedRun]) -> Table | None:
+def _differing_options(runs: Sequence[ReportedRun]) -> ScoreTable | None:
     configs = {each.label: flat(to_plain(each.config)) for each in runs if each.config is not None}
     if not configs:
         return None
@@ -198,7 +198,7 @@ def _differing_options(runs: Sequence[ReportedRun]) -> Table | None:
         for name in names
         if len({str(config.get(name)) for config in configs.values()}) > 1
     ]
-    return Table(caption="All other options are the same", columns=["Option", *configs], rows=rows)
+    return ScoreTable(caption="All other options are the same", columns=["Option", *configs], rows=rows)
 
 
 def _option(value: object) -> str:

@@ -7,7 +7,7 @@ from orl.evaluation.low_shot import LOW_SHOT
 from orl.figures.curve_figure import chart_label
 from orl.figures.pictures import as_svg
 from orl.figures.score_figures import draw_class_bars
-from orl.report.content import Figure, Fraction, Note, Section, Table, picture_figure
+from orl.report.content import Figure, Fraction, Note, ScoreTable, Section, picture_figure
 from orl.report.runs import ReportedRun, ReportInputs
 from orl.report.scores import BACKBONES, Score, read_scores
 
@@ -19,10 +19,10 @@ MIN_POINTS = 0.05
 class DatasetResults:
     """Scores of all backbones on one labelled data set."""
 
-    scores: Table
+    scores: ScoreTable
     sentences: Sequence[str]
     charts: Sequence[Figure]
-    classes: Sequence[tuple[str, Table]]
+    classes: Sequence[tuple[str, ScoreTable]]
     """Summary and table of the AP of each class."""
 
 
@@ -71,7 +71,7 @@ def _dataset_results(inputs: ReportInputs, name: str, scores: Sequence[RunScore]
     best = {column: max(row.get(column) or 0.0 for row in rows.values()) for column in columns}
     by_class = _by_class(inputs, scores)
     return DatasetResults(
-        scores=Table(
+        scores=ScoreTable(
             caption=f"Scores on {name}",
             columns=["Backbone", *columns],
             rows=[
@@ -120,10 +120,10 @@ def _by_class(inputs: ReportInputs, scores: Sequence[RunScore]) -> dict[str, dic
     return found
 
 
-def _class_table(evaluation: str, lines: dict[str, dict[str, float]]) -> tuple[str, Table]:
+def _class_table(evaluation: str, lines: dict[str, dict[str, float]]) -> tuple[str, ScoreTable]:
     classes = list(dict.fromkeys(name for per_class in lines.values() for name in per_class))
     rows = [
         [name, *(f"{100 * each[name]:.1f}" if name in each else "–" for each in lines.values())] for name in classes
     ]
-    table = Table(caption=f"AP of each class, {evaluation}", columns=["Class", *lines], rows=rows)
+    table = ScoreTable(caption=f"AP of each class, {evaluation}", columns=["Class", *lines], rows=rows)
     return f"{evaluation}: AP of each of {len(classes)} classes", table
