@@ -11,6 +11,7 @@ from orl.datasets.image_table import load_image_table
 from orl.datasets.sources import read_labels
 from orl.evaluation.evaluated_backbone import RANDOM, load_evaluated_backbone
 from orl.networks.backbones import read_backbone_file
+from orl.pipeline.preflight import preflight
 from orl.pipeline.scan import scan
 from orl.published_files.box_file import read_box_file
 from orl.recipes import demo
@@ -23,7 +24,7 @@ def config(tmp_path: Path) -> RunConfig:
     draw_scenes(tmp_path / "scenes", num_trainval=12, num_test=1, size_wh=(96, 72), seed=0, quiet=True)
     config = demo(tmp_path / "scenes", tmp_path / "seed0" / "base")
     config.out.mkdir(parents=True)
-    scan(config)
+    scan(preflight(config))
     return config
 
 
