@@ -157,7 +157,7 @@ def test_an_evaluation_of_one_process_refuses_several(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["evaluate", "knn", *RANDOM, "--data", str(tmp_path), "--out", str(tmp_path / "knn.json")]) == 1
-    assert "orl evaluate knn works in one process, and 2 were started; start one" in capsys.readouterr().err
+    assert "orl evaluate knn runs in one process, but 2 were started; start one" in capsys.readouterr().err
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The verbs of the command line as Python functions.
 
-Every function checks its values at once, resumes work that was stopped, and works in one process or, started by
-torchrun or srun, in several.
+Every function checks its arguments first and resumes interrupted work. It runs in one process or, started by torchrun
+or srun, in several.
 
 Example:
     >>> import orl
@@ -50,9 +50,9 @@ def pretrain(
         out: folder of the run. Its config is the start where there is one.
         images: a folder (any tree), a list file, a COCO JSON, a VOC devkit or a pack; that of the run if None.
         method: 'byol', 'mocov2', 'simclr', 'densecl', 'selfemd'; or 'orl', which needs the finished `discover`.
-        backbone: name of a ResNet, or a module from images `(N, 3, H, W)` to feature maps `(N, C, h, w)`. A module
-            starts from its own weights, and has the trained ones afterwards; `orl.register_backbone` makes it known
-            in another process. The backbone of the recipe if None.
+        backbone: name of a ResNet, or a module from images `(N, 3, H, W)` to feature maps `(N, C, h, w)`. A module is
+            trained from its own weights, and has the trained weights afterwards. Other processes register it with
+            `orl.register_backbone`. The backbone of the recipe if None.
         epochs: passes over the images; those of the recipe if None.
         batch_size: images a step, over all processes; that of the recipe if None.
         recipe: name of a recipe or path of a YAML file; that of the run, or 'quick', if None.
@@ -139,8 +139,8 @@ def run(
         out: folder of the run. Its config is the start where there is one.
         images: the images, as `pretrain` takes them; those of the run if None.
         method: image-level method of stage 1; that of the recipe if None.
-        backbone: a name or a module, as `pretrain` takes it. A module starts stages 1 and 3, and has the weights of
-            stage 3 afterwards.
+        backbone: a name or a module, as `pretrain` takes it. A module initialises stages 1 and 3, and has the weights
+            of stage 3 afterwards.
         epochs: passes over the images in each training stage.
         batch_size: images a step in each training stage, over all processes.
         eval_data: labelled data set for the evaluations, in the layout of a VOC devkit.
@@ -184,7 +184,7 @@ def evaluate(
         task: 'svm', 'knn', 'low-shot', 'linear', 'linear-estimate', 'semi', 'detect' or 'detect-voc'.
         architecture: network of the weights, where the file does not name it.
         out: JSON file of the result; in a folder beside the weights if None.
-        seed: seed of random weights and of everything that is sampled.
+        seed: seed of random weights and of all sampling.
         workers: worker processes that read images.
         device: device to compute on.
         overwrite: replace a result of other weights, data or options.
@@ -228,7 +228,7 @@ def _with_paths(
 
 
 def _trained(config: RunConfig, stage: str, backbone: str | nn.Module | None) -> Path:
-    """Return the path of the trained backbone, and put its weights into the module that was given."""
+    """Return the path of the trained backbone, and load its weights into the given module."""
     path = RunDir(config.out).backbone(stage)
     if isinstance(backbone, nn.Module):
         body = read_backbone_file(path).get_submodule("body")

@@ -1,4 +1,4 @@
-"""Compilation of inner loops by Numba: cached on disk, and without Python's global lock."""
+"""Compilation of inner loops by Numba: cached on disk, and without the GIL."""
 
 from collections.abc import Callable
 from typing import Any

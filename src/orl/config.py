@@ -1,4 +1,4 @@
-"""Configs of a run: frozen dataclasses, checked when they are made, saved as YAML and read back strictly."""
+"""Configs of a run: frozen dataclasses, checked on construction, saved as YAML and read back strictly."""
 
 import dataclasses
 import difflib
@@ -17,11 +17,11 @@ from orl import files
 BackboneName = Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2"]
 """Backbones that can be trained by name."""
 OWN_MODULE = "module/"
-"""Start of the name of a backbone that is a module of the user's own."""
+"""Prefix of the name of a backbone that is a user-defined module."""
 ImageMethod = Literal["byol", "mocov2", "simclr", "densecl", "selfemd"]
 """Methods of stage 1."""
 WARM_START_METHODS: tuple[ImageMethod, ...] = ("byol", "selfemd")
-"""Methods of stage 1 with the projector of stage 3: stage 3 can start from theirs."""
+"""Methods of stage 1 whose projector has the form of stage 3's, so that stage 3 can start from its weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class NetworkConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ByolConfig:
-    """BYOL as stage 1; it has no fields of its own."""
+    """BYOL as stage 1, without further fields."""
 
     name: Literal["byol"] = field(default="byol", init=False)
 
@@ -58,7 +58,7 @@ class MoCoV2Config:
     queue_size: int = 65_536
     """Keys of earlier batches that serve as negatives; a multiple of the batch size."""
     num_groups: int = 8
-    """Groups of a batch, over all processes, with batch statistics of their own."""
+    """Groups of a batch, over all processes, each with separate batch statistics."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -88,9 +88,9 @@ class DenseCLConfig:
     queue_size: int = 65_536
     """Keys of earlier batches that serve as negatives; a multiple of the batch size."""
     num_groups: int = 8
-    """Groups of a batch, over all processes, with batch statistics of their own."""
+    """Groups of a batch, over all processes, each with separate batch statistics."""
     dense_weight: float = 0.5
-    """Weight of the dense loss; the global loss has the rest of 1."""
+    """Weight of the dense loss; the global loss has 1 minus this weight."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -104,7 +104,7 @@ class SelfEMDConfig:
 
     name: Literal["selfemd"] = field(default="selfemd", init=False)
     dense_weight: float = 0.5
-    """Weight of the dense loss; the global loss has the rest of 1."""
+    """Weight of the dense loss; the global loss has 1 minus this weight."""
     regularisation: float = 0.05
     """Weight of the transport plan's entropy, in the unit of the cost (1 - cosine)."""
     num_iterations: int = 50
@@ -118,7 +118,7 @@ class SelfEMDConfig:
 
 
 MethodConfig = ByolConfig | MoCoV2Config | SimCLRConfig | DenseCLConfig | SelfEMDConfig
-"""Image-level method of stage 1; in YAML its `name` says which one."""
+"""Image-level method of stage 1; the key `name` in YAML selects it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ class TrainConfig:
     epochs: int = 800
     """Passes over the images."""
     batch_size: int = 512
-    """Images a step, over all processes."""
+    """Images per step, over all processes."""
     base_lr: float = 0.2
     """Learning rate for a batch of 256 images; scaled with the batch size."""
     warmup_epochs: float = 4.0
@@ -178,7 +178,7 @@ class TrainConfig:
     """Pass both views of a pair as one batch, with common batch statistics; BYOL and ORL pass them separately."""
     views: ViewConfig = field(default_factory=ViewConfig)
     accumulation_steps: int = 1
-    """Gradient accumulation steps of a batch, to save memory; each has batch statistics of its own."""
+    """Gradient accumulation steps of a batch, to save memory; each has separate batch statistics."""
     probe_epochs: int = 0
     """Epochs between two kNN evaluations on --eval-data while training; 0: none."""
     checkpoint_minutes: float = 10.0
@@ -216,7 +216,7 @@ class DiscoverConfig:
     proposals: Literal["selective-search", "opencv", "grid", "random", "file"] = "selective-search"
     """Source of boxes: our selective search, OpenCV's (slow; for comparison), a grid, random boxes, or a file."""
     proposals_file: Path | None = None
-    """Boxes of your own, with --discover.proposals file: a COCO JSON or a published proposal file."""
+    """File of your own boxes, for --discover.proposals file: a COCO JSON or a published proposal file."""
     search_scale: float = 1.0
     """Scale of an image for selective search; 0.5 takes a quarter of the time."""
     roi_embed_px: int = 224
@@ -232,7 +232,7 @@ class DiscoverConfig:
     top_fraction: float = 0.1
     """Correspondences kept for a pair of images, as a fraction of the number of RoIs of the first."""
     shard_size: int = 256
-    """Images a shard; a killed run loses one shard at most."""
+    """Images per shard; a killed run loses one shard at most."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -332,9 +332,9 @@ class RunConfig:
     images: Path
     """Images: a folder (any tree), a list file, a COCO JSON, a VOC devkit or a pack. No labels are needed."""
     out: Path
-    """Folder of the run; a run that is there is resumed."""
+    """Folder of the run; an existing run is resumed."""
     recipe: str = "coco"
-    """Label of the recipe that this config started from; it changes nothing."""
+    """Name of the recipe that this config started from; it has no effect."""
     eval_data: Path | None = None
     """Labelled data set for the evaluations, in the layout of a VOC devkit; training needs none."""
     split: str | None = None
@@ -352,9 +352,9 @@ class RunConfig:
     compile: bool = False
     """Compile the networks first, which takes a minute or more; for GPUs (on the CPU tested, steps were slower)."""
     init_from: Path | None = None
-    """Weights to start training from in place of random ones, as 'orl import' takes them; not for resuming."""
+    """Initial weights of training, in any format that 'orl import' reads; not for resuming."""
     wandb: Literal["off", "online", "offline"] = "off"
-    """Log the metrics of training to Weights & Biases too, or store them for 'wandb sync'."""
+    """Also log training metrics to Weights & Biases, or store them for 'wandb sync'."""
     overwrite: bool = False
     """Rebuild results of another config, instead of refusing."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -397,18 +397,18 @@ FREE_FIELDS = frozenset(
 )
 """Fields of `RunConfig`, by dotted names, that may change when a run is resumed: they do not change its results.
 
-Images and the weights to start from are free too, since their content is compared.
+The paths of images and of initial weights may change too, since their content is compared.
 """
 FREE_TRAIN_FIELDS = frozenset({"checkpoint_minutes", "keep_checkpoints", "probe_epochs", "accumulation_steps"})
 """Fields of `TrainConfig` that may change when a run is resumed.
 
-More accumulation steps change the batch statistics, but they are the way out when memory is short. SimCLR has fewer
-negatives then, so the field is not free there.
+More accumulation steps change the batch statistics, but they are allowed because they save memory. For SimCLR the field
+must not change, since it would get fewer negatives.
 """
 ADDED_FIELDS = frozenset(
     {"eval_data", "evaluation.shots", "split", "discover.feature_extractor", "discover.architecture"}
 )
-"""Fields, by dotted names, that may be set later where they were empty: they add results and change none."""
+"""Fields, by dotted names, that may be set later if they were empty: they add results and change none."""
 RENAMED_FIELDS = {
     "transfer": "evaluation",
     "transfer_data": "eval_data",
@@ -522,7 +522,7 @@ def from_plain(kind: Any, plain: Any, where: str) -> Any:
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """List the changes between two configs that change results, a line a field: 'stage1.epochs: was 800, now 100'."""
+    """List the differences of two configs that affect results, one per field: 'stage1.epochs: was 800, now 100'."""
     was, now = flat(to_plain(old)), flat(to_plain(new))
     free = {f"{stage}.{name}" for stage in ("stage1", "stage3") for name in FREE_TRAIN_FIELDS} | FREE_FIELDS
     if new.method.name == "simclr":
@@ -537,7 +537,7 @@ def flat(plain: Mapping[str, Any], prefix: str = "", branches: bool = False) -> 
 
     Args:
         plain: nested dicts, as `to_plain` gives them.
-        prefix: put before every name.
+        prefix: prefix of every name.
         branches: list the inner dicts themselves too.
     """
     found: dict[str, Any] = {}
@@ -561,20 +561,20 @@ def _field_kinds(config_class: Any) -> dict[str, Any]:
 
 
 def _config_classes(kind: Any) -> tuple[Any, ...]:
-    """Return the config classes of an annotation; empty if it is of plain values."""
+    """Return the config classes of an annotation; empty for plain values."""
     choices = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     return tuple(choice for choice in choices if dataclasses.is_dataclass(choice))
 
 
 def one_of(choices: Iterable[Any], value: Any) -> str:
-    """Say which choices there are, and which of them is near to a wrong value, for the end of an error message."""
+    """Format the choices, and the closest one to a wrong value, for the end of an error message."""
     choices = list(map(str, choices))
     near = difflib.get_close_matches(str(value), choices, n=1)
     return f"one of {', '.join(choices)}, not {value!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
 def _convert(kind: Any, value: Any, name: str) -> Any:
-    """Convert a value to the annotated type: strings to paths, lists to tuples, whole numbers to floats.
+    """Convert a value to the annotated type: strings to paths, lists to tuples, integers to floats.
 
     Raises:
         ValueError: if the value is of another type, or none of the choices of a `Literal`.

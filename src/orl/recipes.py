@@ -47,7 +47,7 @@ def coco(images: Path | str, out: Path | str) -> RunConfig:
 
 
 def quick(images: Path | str, out: Path | str) -> RunConfig:
-    """Configure about an hour on a laptop with some thousand small images: ResNet-18, views of 96 and 48 px.
+    """Configure a run of about an hour on a laptop with some thousand small images: ResNet-18, views of 96 and 48 px.
 
     Command: `orl run quick --images IMAGES --out runs/quick`. Hours: about one for 2,250 images of 160 px on two
     cores with AVX-512 bf16 and --precision bf16-mixed, which is slow on CPUs without it. Expected: no clear
@@ -67,12 +67,13 @@ def quick(images: Path | str, out: Path | str) -> RunConfig:
 
 
 def small(images: Path | str, out: Path | str) -> RunConfig:
-    """Configure less than an hour with a few thousand small images, as the ablations: ResNet-10, views of 64 and 32 px.
+    """Configure a run of under an hour on some thousand small images, for ablations: ResNet-10, views of 64 and 32 px.
 
     Command: `orl ablate stages small --images VOC2007 --eval-data VOC2007 --precision bf16-mixed --out runs/study`.
     Hours: 0.3 to 0.6 a run for 2,250 images of 160 px on a core with AVX-512 bf16. Expected: BYOL and ORL above random
-    weights; see docs/results.md. More epochs of a small network pay more here than `quick`'s larger one. Unlike the
-    paper's, stage 3 starts from stage 1's weights: in runs this short that is better than from scratch and costs half.
+    weights; see docs/results.md. Scores are higher with more epochs of this small network than with fewer of `quick`'s
+    larger one. Unlike in the paper, stage 3 starts from stage 1's weights. In such short runs this is better than from
+    scratch and costs half.
     """
     training = _short_training(epochs=30, batch_size=64, size_px=64, hidden_features=1024)
     training = replace(training, views=replace(training.views, area_range=(0.08, 1.0)))
@@ -90,7 +91,7 @@ def small(images: Path | str, out: Path | str) -> RunConfig:
 
 
 def demo(images: Path | str, out: Path | str) -> RunConfig:
-    """Configure minutes on two CPU cores with synthetic scenes: ResNet-10, views of 64 and 32 px.
+    """Configure a run of minutes on two CPU cores with synthetic scenes: ResNet-10, views of 64 and 32 px.
 
     Command: `orl demo`, or `make demo`.
     """
@@ -176,7 +177,7 @@ def _is_long(config: RunConfig) -> bool:
 
 
 def _byol_training(config: RunConfig) -> TrainConfig:
-    """Return stage 1 as BYOL trains it: as stage 3, with the fields that no method sets kept."""
+    """Return stage 1's training config for BYOL: stage 3's, except for the fields that no method sets."""
     stage1, stage3 = config.stage1, config.stage3
     if config.method.name in ("byol", "selfemd"):
         return stage1
@@ -215,11 +216,11 @@ def _moco_training(config: RunConfig) -> tuple[TrainConfig, dict[str, int]]:
 
 
 REQUIRED = Path("(required)")
-"""Placeholder for the images and the folder of a run that are given later."""
+"""Placeholder for the images and the folder of a run, which are set later."""
 
 
 def start_config(recipe: str | None, out: Path = REQUIRED, default: RunConfig | None = None) -> RunConfig:
-    """Return the config to start from: a recipe, a YAML file, the config of a run that is there, or a default.
+    """Return the config to start from: a recipe, a YAML file, the config of an existing run, or a default.
 
     Args:
         recipe: name of a recipe or path of a YAML file; None for that of the run in `out`, if there is one.
@@ -257,8 +258,8 @@ def with_method(config: RunConfig, name: ImageMethod) -> RunConfig:
 
     Args:
         config: returned unchanged if that is its method already.
-        name: the method. Its numbers are those of its paper on COCO where stage 1 has `LONG_EPOCHS` or more, and
-            shortened else. Stage 3 starts from scratch where it cannot start from that method's projector.
+        name: the method. Its values are those of its paper on COCO if stage 1 has `LONG_EPOCHS` or more, otherwise
+            values for short training. Stage 3 starts from scratch if it cannot start from that method's projector.
 
     Raises:
         ValueError: if there is no such method.
@@ -281,14 +282,14 @@ def with_changes(
     batch_size: int | None = None,
     stages: Collection[str] = ("stage1", "stage3"),
 ) -> RunConfig:
-    """Change the fields of a config that are changed most; None leaves them as they are.
+    """Change the most common fields of a config; None leaves a field as it is.
 
     Args:
         config: the config to start from.
         method: image-level method of stage 1, as `with_method` sets it for the epochs of `config`.
         backbone: network of both training stages.
         epochs: passes over the images in each of `stages`.
-        batch_size: images a step in each of `stages`.
+        batch_size: images per step in each of `stages`.
         stages: training stages whose epochs and batch size are changed.
     """
     if method is not None:

@@ -201,7 +201,7 @@ def test_the_command_compares_several_runs_and_reports_on_one(runs, tmp_path, ca
     assert main(["report", roots[0], "--out", str(tmp_path / "d.html")]) == 1
     assert main(["report"]) == 1
     text = capsys.readouterr().err
-    assert "is the file of a comparison, and one run is given" in text
+    assert "names the file of a comparison, but one run is given" in text
     assert "no run is given" in text
 
 

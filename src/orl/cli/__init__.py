@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         if not _reader_is_gone():
             raise
-        # `orl ... | head`: Python would complain at its end that the rest cannot be written.
+        # `orl ... | head`: without this, Python reports a broken pipe when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code
@@ -83,9 +83,7 @@ def _run_command(arguments: list[str]) -> int:
         print(f"orl {version('orl')}")
         return 0
     if verb in OLD_NAMES:
-        logger.warning(
-            "'orl %s' is called 'orl %s' now; the old name goes with the next version", verb, OLD_NAMES[verb]
-        )
+        logger.warning("'orl %s' is called 'orl %s' now; the next version removes the old name", verb, OLD_NAMES[verb])
         verb = OLD_NAMES[verb]
     if verb not in COMMANDS:
         near = difflib.get_close_matches(verb, [*COMMANDS, *OLD_NAMES, "help"], n=1)
@@ -122,7 +120,7 @@ def _usage() -> str:
 
 
 def _reader_is_gone() -> bool:
-    """Return True if standard output is a pipe that nobody reads any more."""
+    """Return True if standard output is a pipe whose reader has closed it."""
     try:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)
@@ -132,11 +130,10 @@ def _reader_is_gone() -> bool:
 
 
 def _wait_briefly_for_threads() -> None:
-    """Let torch's threads sleep soon while they wait for each other; nothing else has imported torch yet.
+    """Limit how long torch's threads spin while they wait for each other; must run before torch is imported.
 
-    By default they keep their CPU cores busy for a while, which slows down training beside any other job by far more
-    than that job's part. Alone this costs a twentieth, and beside a second job training is 1.45 times as fast (see
-    docs/profile.md).
+    Spinning threads keep their cores busy, which slows down training while another job runs. The limit costs 5% of the
+    speed on an idle machine. Beside a second job training is 1.45 times as fast (see docs/profile.md).
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -1,4 +1,4 @@
-"""Commands for evidence: ablations over several runs, and the page of all results."""
+"""The commands `orl ablate` and `orl results`: ablations over several runs, and the page of all results."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -12,8 +12,8 @@ from orl.cli.options import RunVerb, Shortcuts, finish, read_options
 def command_ablate(arguments: Sequence[str]) -> None:
     """Compare variants of the method over several seeds: `orl ablate NAME [RECIPE or FILE.yaml] [options]`.
 
-    Takes a recipe or a file and the options of a run. Stage 1, and all parts of stage 2 that a variant does not change,
-    are made once per seed; ablations with the same --out use them together. Writes OUT/NAME.json.
+    Takes a recipe or a YAML file, and the options of a run. Stage 1 and the unchanged parts of stage 2 run once per
+    seed. Ablations with the same --out reuse them. Writes OUT/NAME.json.
     """
     from orl.ablations.variants import ABLATIONS
 
@@ -49,9 +49,9 @@ def command_results(arguments: Sequence[str]) -> None:
         """Write every number of the result files, with its command, commit, machine, seeds and date.
 
         Args:
-            folder: Folder of the files NAME.json of `orl ablate`, with an optional text on each in NAME.md.
+            folder: Folder of the result files NAME.json of `orl ablate`; an optional NAME.md introduces each.
             to: Page to write, in Markdown; its charts are written into a folder beside it.
-            benchmarks: Folder of the results of benchmarks, to be listed too.
+            benchmarks: Folder of benchmark results, which are listed too.
             readme: Page whose part between '<!-- results -->' and '<!-- end of results -->' is replaced.
         """
         from orl.ablations.results_page import write_page

@@ -24,7 +24,7 @@ class BackboneOptions:
     architecture: str | None = None
     """Architecture of the weights, where the file does not name it; resnet50 for 'random' if not given."""
     seed: int = 0
-    """Seed of random weights and of everything that is sampled."""
+    """Seed of random weights and of all sampling."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class MachineOptions:
     """The machine; these options do not change the result."""
 
     workers: int = 2
-    """Processes that read images, for each process that computes."""
+    """Worker processes that read images, for each main process."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to compute on; auto takes a GPU if there is one."""
 
@@ -62,19 +62,19 @@ class SuiteOptions:
     """The backbones to compare, and the folder of the results."""
 
     backbone: tuple[Path, ...]
-    """Weights to compare, each as another task takes it; 'random' too."""
+    """Weights to compare, in any form that a single task accepts; 'random' is allowed."""
     out: Path
     """Folder of all results and of the comparison."""
     architecture: str | None = None
     """Architecture of the weights, where the files do not name it; resnet50 for 'random' if not given."""
     seed: int = 0
-    """Seed of random weights and of everything that is sampled."""
+    """Seed of random weights and of all sampling."""
     overwrite: bool = False
     """Replace results that were made from other weights, data or options."""
 
 
 CACHED_FEATURES = "--cached-features"
-"""Option of 'linear' that stands for the task 'linear-estimate'."""
+"""Option of 'linear' that selects the task 'linear-estimate'."""
 
 
 def command_evaluate(arguments: Sequence[str]) -> None:
@@ -126,7 +126,7 @@ def _evaluate(
 
     if evaluation.one_process and num_processes() > 1:
         raise ValueError(
-            f"orl evaluate {evaluation.name} works in one process, and {num_processes()} were started; start one"
+            f"orl evaluate {evaluation.name} runs in one process, but {num_processes()} were started; start one"
         )
     with joined_processes(compute_device(machine.device)) as processes:
         path = output.out

@@ -36,7 +36,7 @@ def command_figures(arguments: Sequence[str]) -> None:
     File = tyro.conf.OmitArgPrefixes[FigureFile]
 
     def correspondences(run: Run, options: Figure[CorrespondenceOptions], file: File) -> Path:
-        """Draw images beside a neighbour each, the best pairs of RoIs joined, with their similarity (a cosine).
+        """Draw images, each beside a neighbour, with the most similar RoIs joined and their cosines.
 
         Args:
             run: Folder of a run whose stage 2 is done.

@@ -64,7 +64,7 @@ def _write_published(arguments: Sequence[str]) -> None:
 def _read_published(arguments: Sequence[str]) -> None:
     verb = RunVerb(
         name="published-files read",
-        about="Read published files of stage 2 as the tables of a run, whose images are those that the files are of.",
+        about="Read published files of stage 2 as the tables of a run on the same images.",
         sections=("scan",),
         without=(*TRAINING_OPTIONS, "device", "seed"),
     )
@@ -105,7 +105,7 @@ def command_data(arguments: Sequence[str]) -> None:
         split: str | None = None,
         workers: int = 2,
     ) -> None:
-        """Print how many images can be used, why others cannot, and their sizes; of a pack, compare all checksums.
+        """Print the number of usable images, reasons for rejecting others, and sizes; verify the checksums of a pack.
 
         Args:
             path: images: a folder, a list file, a COCO JSON, a VOC devkit or a pack.

@@ -1,4 +1,4 @@
-"""Verbs that work on a run: the three stages, one by one or all, and whether they would work here."""
+"""Commands that work on a run: all stages, single stages, and a check of the machine."""
 
 import dataclasses
 import json
@@ -47,7 +47,7 @@ def command_run(arguments: Sequence[str]) -> None:
 
 
 def _finish_run(config: RunConfig, report: Path | None) -> None:
-    """Print where the weights are and how to use them, in the first of several processes."""
+    """Print the path of the weights and how to use them; only the first process prints."""
     if report is None:
         return
     finish("weights", RunDir(config.out).backbone("stage3"))
@@ -96,9 +96,9 @@ class DoctorOptions:
     json: Path | None = None
     """File for the findings as JSON."""
     num_images: int | None = None
-    """Number of images to estimate the hours for, while there are no --images."""
+    """Number of images to estimate the hours for, if --images is not given."""
     processes: int = 1
-    """Number of processes that would train together, each on devices as here."""
+    """Number of training processes to plan for, each with the devices of this machine."""
 
 
 def command_doctor(arguments: Sequence[str]) -> None:

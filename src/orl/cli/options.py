@@ -1,4 +1,4 @@
-"""Options of the command line: the config of a run out of a recipe and the options after it, and their help."""
+"""Options of the command line: the config of a run from a recipe and options, and the help texts."""
 
 import ast
 import dataclasses
@@ -34,7 +34,7 @@ EXTRA = "extra"
 """Field of the parsed options that holds those of one verb."""
 
 types = tyro.constructors.ConstructorRegistry()
-"""Rules that turn the words of a command line into values, for every verb; `with types:` applies them."""
+"""Parsers of command-line words into values, for every verb; `with types:` applies them."""
 
 
 @types.primitive_rule
@@ -53,7 +53,7 @@ def _path(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
 
 @types.primitive_rule
 def _choice(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
-    """Refuse a wrong choice with the near one."""
+    """Refuse a wrong choice, and suggest the closest valid one."""
     choices = get_args(info.type)
     if info.type_origin is not Literal or not all(isinstance(choice, str) for choice in choices):
         return None
@@ -74,7 +74,7 @@ def _choice(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Shortcuts:
-    """Options that choose the config to start from, or stand for several of its fields."""
+    """Options that choose the config to start from, or set several of its fields."""
 
     recipe: str | None = None
     """Recipe (orl recipes) or YAML file to start from; it can also be the first word after the verb."""
@@ -86,7 +86,7 @@ class Shortcuts:
     epochs: int | None = None
     """Passes over the images in each training stage."""
     batch_size: int | None = None
-    """Images a step in each training stage, over all processes."""
+    """Images per step in each training stage, over all processes."""
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ class PretrainShortcuts(Shortcuts):
     epochs: int | None = None
     """Passes over the images."""
     batch_size: int | None = None
-    """Images a step, over all processes."""
+    """Images per step, over all processes."""
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -128,7 +128,7 @@ class DiscoverShortcuts(Shortcuts):
 
 @dataclass(frozen=True, kw_only=True)
 class NoOptions:
-    """Options of a verb that has none of its own."""
+    """Options of a verb without extra options."""
 
 
 Given = TypeVar("Given", bound=Shortcuts)
@@ -141,7 +141,7 @@ class RunVerb:
 
     name: str
     about: str | None
-    """What it does, for its help."""
+    """Description of the verb in its help."""
     sections: tuple[str, ...] = SECTIONS
     without: tuple[str, ...] = ()
     """Options without a prefix that have no effect."""
@@ -167,7 +167,7 @@ def read_options(
 
     Args:
         verb: the verb.
-        arguments: the words after it.
+        arguments: the command line after the verb.
         shortcuts: options that choose the config to start from.
         extra: options that are no part of the config; a dataclass whose fields have defaults.
     """
@@ -203,7 +203,7 @@ def _new_name(word: str) -> str:
 
 
 def _changed(config: RunConfig, given: Shortcuts) -> RunConfig:
-    """Change the fields that shortcuts stand for."""
+    """Apply the shortcuts to the config."""
     config = with_changes(
         config,
         method=None if given.method not in METHODS else given.method,
@@ -227,8 +227,8 @@ def _options_class(verb: RunVerb, given: Shortcuts, extra: type, config: RunConf
         given: options that have chosen the config to start from.
         extra: options that only this verb has.
         config: the defaults.
-        shown: 'short' or 'complete' for help; 'hidden too' for parsing. The config of a run is saved for all stages,
-            so each verb takes the options of all of them, and shows those with an effect on itself.
+        shown: 'short' or 'complete' for help; 'hidden too' for parsing. The config of a run covers all stages, so each
+            verb accepts all options. Its help shows those that affect it.
     """
     own = [item.name for item in dataclasses.fields(given) if item.name != "out"]
     parts: list[tuple[str, Any, Any]] = []
@@ -262,7 +262,7 @@ def _top_level(verb: RunVerb, name: str, config: RunConfig) -> tuple[str, Any, A
 
 
 def _shortcut(given: Shortcuts, name: str, config: RunConfig) -> tuple[str, Any, Any]:
-    """Return an option that has changed the defaults already when all options are parsed."""
+    """Return a shortcut; the defaults include its value before all options are parsed."""
     if name in ("epochs", "batch_size"):
         counts = [str(getattr(getattr(config, stage), name)) for stage in given.stages]
         default = counts[0] if len(set(counts)) == 1 else f"{counts[0]} in stage 1, {counts[1]} in stage 3"
@@ -320,6 +320,6 @@ def _description(verb: RunVerb, given: Shortcuts, start: RunConfig, shown: str) 
 
 
 def finish(what: str, path: Path | None) -> None:
-    """Print where an output is."""
+    """Print the path of an output."""
     if path is not None:  # only the first of several processes has one
         print(f"{what}: {path.resolve()}")

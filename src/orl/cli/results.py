@@ -12,10 +12,10 @@ from orl.rundir import RunDir
 
 
 def command_report(arguments: Sequence[str]) -> None:
-    """Write the HTML report of a run from whatever it has left so far, or compare several runs on one page."""
+    """Write the HTML report of a run from the files that it has so far, or compare several runs on one page."""
 
     def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
-        """Write report/index.html of one run; of several report/compare.html in the first.
+        """Write report/index.html for one run, or report/compare.html in the first of several runs.
 
         Args:
             runs: folders of runs; with two or more they are compared.
@@ -29,7 +29,7 @@ def command_report(arguments: Sequence[str]) -> None:
             finish("comparison", compare_reports(runs, out))
             return
         if out is not None:
-            raise ValueError(f"--out {out} is the file of a comparison, and one run is given; its report lies in it")
+            raise ValueError(f"--out {out} names the file of a comparison, but one run is given; leave --out out")
         if not RunDir(runs[0]).config.exists():
             raise FileNotFoundError(f"no run at {runs[0]}: there is no {RunDir(runs[0]).config.name} in it")
         from orl.pipeline.run_report import report_run
