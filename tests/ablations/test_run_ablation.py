@@ -166,7 +166,7 @@ def test_with_weights_from_outside_stage_1_is_trained_only_for_a_warm_start(
         ("losses", {}, {"discovery_only": True}, "do not differ in stage 2"),
         ("neighbours", {"eval_data": None}, {}, "ablation neighbours evaluates backbones: give a VOC devkit"),
         ("losses", {}, {"outside": Path("x.pth")}, "have no effect on ablation losses"),
-        ("stages", {"method": SIMCLR}, {}, "compares ORL with BYOL, and the method of stage 1 is simclr"),
+        ("stages", {"method": SIMCLR}, {}, "compares ORL with BYOL, but the method of stage 1 is simclr"),
         ("proposals", {"images": "JPEGImages"}, {}, "ablation proposals needs the objects of its images"),
         (
             "neighbours",

@@ -13,7 +13,7 @@ COLOURS = {"reference": "#5c626b", "other": "#2563c9"}
 
 
 def draw_ablation(result: Mapping[str, Any]) -> Figure | None:
-    """Draw the scores of an ablation and, if its variants differ in stage 2, the lift of their pairs.
+    """Draw the scores of an ablation and, if its variants differ in stage 2, the lift of their pairs over random pairs.
 
     Args:
         result: result of an ablation, as `read_result` returns it.

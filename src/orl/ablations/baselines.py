@@ -1,4 +1,4 @@
-"""Inputs of baseline variants that no run makes: labelled boxes as proposals, and a random feature extractor."""
+"""Inputs of the baseline variants: labelled boxes as proposals, and a random feature extractor."""
 
 import json
 from pathlib import Path

@@ -5,7 +5,7 @@ from orl.config import RunConfig
 from orl.rundir import RunDir
 
 FORWARD_FRACTION = 1 / 4
-"""Cost of a forward pass over that of a training step (online forward 1, backward 2, target forward 1)."""
+"""Cost of a forward pass relative to a training step (online forward 1, backward 2, target forward 1)."""
 
 
 def stage1_pixels(config: RunConfig) -> int:

@@ -79,7 +79,7 @@ def read_variant_record(variant: Variant, folder: Path, *, evaluated: bool) -> V
 def write_ablation(path: Path, ablation: Ablation, config: RunConfig, records: Sequence[VariantRecord]) -> None:
     """Write the result of an ablation atomically.
 
-    Commit, machine and command are those of the last call, also if earlier seeds were run elsewhere.
+    Commit, machine and command are those of the last call, even if earlier seeds were run on another machine.
 
     Args:
         path: NAME.json.
@@ -112,7 +112,7 @@ def write_ablation(path: Path, ablation: Ablation, config: RunConfig, records: S
 
 
 def without_folders(command: str) -> str:
-    """Shorten the absolute paths in a command to their last part, because folders are of one machine."""
+    """Shorten the absolute paths in a command to their last part, because folders differ between machines."""
     words = []
     for word in shlex.split(command):
         option, joined, value = word.rpartition("=")
@@ -167,7 +167,7 @@ def _evaluation_data(config: RunConfig) -> Mapping[str, Any] | None:
 
 
 def _portable_config(config: RunConfig) -> dict[str, Any]:
-    """Return the config with the names of files in place of their paths, because folders are of one machine."""
+    """Return the config with the names of files in place of their paths, because folders differ between machines."""
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value):

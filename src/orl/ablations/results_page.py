@@ -38,7 +38,7 @@ def write_page(folder: Path, to: Path, *, benchmarks: Path | None = None, readme
         folder: folder of the result files, which are sorted by name. The text on NAME.json is in NAME.md; the text of
             index.md comes first.
         to: the page; charts are written to `figures/` beside it.
-        benchmarks: folder of the results of benchmarks, to be listed too.
+        benchmarks: folder of benchmark results, which are listed too.
         readme: page with a part between two marks, which is replaced.
 
     Returns:

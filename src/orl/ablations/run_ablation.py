@@ -1,4 +1,4 @@
-"""Running an ablation: for every seed a base run, and from it the variants; finished work is kept."""
+"""Run of an ablation: for each seed a base run and the variants derived from it; finished work is kept."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ class AblationOptions:
     seeds: int = 3
     """Number of seeds, from --seed on."""
     outside: Path | None = None
-    """Weights from elsewhere, in the ablation of the feature extractor; 'orl import' may be needed first."""
+    """External weights for the ablation of the feature extractor; convert them with 'orl import' if needed."""
     discovery_only: bool = False
     """Leave out stage 3 and the evaluations: variants are compared by their discovery score."""
 
@@ -46,14 +46,14 @@ def run_ablation(name: str, config: RunConfig, options: AblationOptions) -> Path
     Args:
         name: one of `ABLATIONS`.
         config: config of the base run; `out` is the folder of the ablation.
-        options: number of seeds, and parts to leave out.
+        options: number of seeds, and parts to skip.
 
     Returns:
         Path of the result.
 
     Raises:
         ValueError: if nothing could be compared: without a labelled data set, or without a discovery score.
-        FileNotFoundError: if there are no such images, or no such weights from outside.
+        FileNotFoundError: if there are no such images, or the external weights do not exist.
         RuntimeError: if it was started as several processes.
     """
     ablation = ABLATIONS[name]
@@ -81,7 +81,7 @@ def _check(name: str, ablation: Ablation, config: RunConfig, options: AblationOp
         raise ValueError(f"--seeds must be at least 1, got {options.seeds}")
     if num_processes() > 1:
         raise RuntimeError(
-            f"orl ablate works in one process, and {num_processes()} were started; start one, or train the runs of "
+            f"orl ablate runs in one process, but {num_processes()} were started; start one, or train the runs of "
             "its variants one by one with 'orl run'"
         )
     if not options.discovery_only and config.eval_data is None:
@@ -89,10 +89,10 @@ def _check(name: str, ablation: Ablation, config: RunConfig, options: AblationOp
     if options.discovery_only and ablation.same_discovery:
         raise ValueError(f"the variants of ablation {name} do not differ in stage 2; leave --discovery-only out")
     if options.outside is not None and name != "feature-extractor":
-        raise ValueError(f"weights from outside have no effect on ablation {name}; leave --outside out")
+        raise ValueError(f"external weights have no effect on ablation {name}; leave --outside out")
     if name == "stages" and config.method.name != "byol":
         raise ValueError(
-            f"ablation stages compares ORL with BYOL, and the method of stage 1 is {config.method.name}; leave it byol"
+            f"ablation stages compares ORL with BYOL, but the method of stage 1 is {config.method.name}; use byol"
         )
     # Checks of the last variant's inputs, which would otherwise fail after hours.
     if options.outside is not None:
@@ -128,7 +128,7 @@ def _link_base(base: RunDir, variant: RunDir) -> None:
     for name in LINKED_TABLES:
         table = variant.table(name)
         if not (table / MANIFEST).exists():
-            # The manifest comes last: a folder without one is filled again.
+            # The manifest is written last: a folder without one is filled again.
             shards = sorted(path for path in base.table(name).iterdir() if path.name != MANIFEST)
             for path in (*shards, base.table(name) / MANIFEST):
                 _link(path, table / path.name)

@@ -56,6 +56,6 @@ def by_seed(values: Sequence[tuple[int, float | None]]) -> dict[int, float]:
 
 
 def _t_97_5(degrees: int) -> float:
-    from scipy.stats import t  # scikit-learn brings it
+    from scipy.stats import t  # a dependency of scikit-learn
 
     return float(t.ppf(0.975, degrees))

@@ -14,7 +14,7 @@ IMAGE_MATCHED, COMPUTE_MATCHED = "BYOL, image-matched", "BYOL, compute-matched"
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One line of an ablation: a run, and the backbone of it that is evaluated."""
+    """One row of an ablation: a run, and which of its backbones is evaluated."""
 
     label: str
     config: RunConfig
@@ -29,7 +29,7 @@ class BaseRun:
 
     config: RunConfig
     outside: Path | None = None
-    """Weights from elsewhere for a variant of the feature extractor."""
+    """External weights for a variant of the feature extractor."""
 
     def variant(self, label: str, backbone: str = "stage3", **changes: Any) -> Variant:
         """Return a variant by its label and its changes, such as `discover={'num_neighbours': 1}`.
@@ -49,7 +49,7 @@ class BaseRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
-    """A question, and the variants that answer it."""
+    """A question about the method, and the variants that are compared."""
 
     question: str
     variants: Callable[[BaseRun], Sequence[Variant]]
