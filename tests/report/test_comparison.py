@@ -188,7 +188,7 @@ def test_a_single_or_repeated_or_missing_run_is_refused(runs, tmp_path):
         compare_runs([runs[0].root], tmp_path / "page.html", SMALL)
     with pytest.raises(FileNotFoundError, match=r"no run at .*nowhere"):
         read_runs([runs[0].root, tmp_path / "nowhere"])
-    with pytest.raises(ValueError, match=r"page\.pdf is no name of a page"):
+    with pytest.raises(ValueError, match=r"page\.pdf is not the name of a page"):
         compare_runs([run.root for run in runs], tmp_path / "page.pdf", SMALL)
 
 

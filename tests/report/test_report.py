@@ -173,7 +173,7 @@ def test_an_empty_run_names_the_command_for_every_part(tmp_path):
         "Stage 3 has written no backbone yet",
         "No neighbours have been found yet",
         "No RoIs have been kept yet",
-        "No map of RoIs can be drawn yet",
+        "No map of RoIs is available yet",
         "Views can be shown once the images are scanned",
         "Stage 1 has not been trained yet",
         "Stage 3 has not been trained yet",
@@ -294,7 +294,7 @@ def test_attention_is_scored_where_objects_are_known(run):
     regions = ObjectRegions(kind="masks", readers={name: lambda size_wh: region})
     reader = Reader(write_report(run, SMALL, Annotations(regions=regions)).read_text())
     assert "Maps against the masks of 1 images" in reader.text
-    assert re.search(r"yardstick: an even map\s*50\.0 50\.0 to 50\.0", reader.text)
+    assert re.search(r"baseline: an even map\s*50\.0 50\.0 to 50\.0", reader.text)
     assert re.search(r"Stage 3 less stage 1, best overlap of the mean magnitude: [+-]\d", reader.text)
     texts = [f"stage {stage}, {way}" for stage in (1, 3) for way in ("magnitude", "component", "similarity")]
     assert [row for row in texts if row not in reader.text] == []

@@ -21,7 +21,7 @@ REDUCTIONS: dict[Reduction, str] = {
     "component": "first principal component of the positions",
     "similarity": "cosine of each position to the pooled embedding",
 }
-"""What each reduction computes from a feature map."""
+"""Description of each reduction of a feature map."""
 STRIDE_PX = 32
 THRESHOLD = 0.6
 COLOUR_MAP = "viridis"
@@ -48,7 +48,7 @@ def attention_map(
         long_side_px: longer side of the image that the network sees. Both sides are rounded to multiples of 32 px.
             Twice the side of a training view shows objects at about the size they had in training.
         device: device that the network runs on.
-        reduction: what is computed from the feature map, see `reduce_feature_map`.
+        reduction: reduction of the feature map, see `reduce_feature_map`.
 
     Returns:
         Values in [0, 1], 0 at the least and 1 at the greatest; all 0 if all are equal.
@@ -118,7 +118,7 @@ def _network_size_wh(image: ndarray, long_side_px: int) -> tuple[int, int]:
 
 def _stretch(values: ndarray) -> ndarray:
     low, high = float(values.min()), float(values.max())
-    # Interpolating equal values leaves rounding noise, which stretching would blow up to a full scale.
+    # Interpolating equal values leaves rounding noise, which stretching would amplify to the full range.
     if high - low <= 1e-5 * abs(high):
         return np.zeros_like(values)
     return (values - low) / (high - low)

@@ -29,7 +29,7 @@ PAIR_OUTLINE = effects.withStroke(linewidth=4.5, foreground="#000000a0")
 Order = Literal["top", "random", "lowest", "image"]
 TITLES = {
     "top": "The most similar correspondences",
-    "random": "Correspondences drawn at random",
+    "random": "Correspondences sampled at random",
     "lowest": "The least similar correspondences",
     "image": "Correspondences in the order of the images",
 }

@@ -16,7 +16,7 @@ WIDE_TEXT = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of the page; each section has a subclass of its own, and a template that lays it out."""
+    """A part of the page; each section has its own subclass and template."""
 
     template: ClassVar[str]
     title: str
@@ -31,7 +31,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence in place of something that is missing, and the command that makes it."""
+    """A sentence in place of a missing part, and the command that makes it."""
 
     text: str
     command: str = ""
@@ -93,7 +93,7 @@ class Panel:
 
     picture: Picture | Overlay
     alt: str
-    """Description for people who do not see it."""
+    """Alternative text for screen readers."""
     label: str = ""
     """Text below it."""
     kind: str = ""

@@ -1,4 +1,4 @@
-"""Heat maps in a page: each a picture of its own beside the image, and the scale of their colours."""
+"""Heat maps in a page: one picture per map beside the image, and the scale of their colours."""
 
 from collections.abc import Mapping
 

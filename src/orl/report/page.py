@@ -1,4 +1,4 @@
-"""The page: templates, style sheet and scripts become one document that asks for nothing outside itself."""
+"""The page: templates, style sheet and scripts in one document without external resources."""
 
 import base64
 import hashlib
@@ -26,7 +26,7 @@ def templates() -> Environment:
     )
     colours = "".join(f".{colour_class(index)} {{ --pair: {colour}; }}\n" for index, colour in enumerate(PAIR_COLOURS))
     style, scripts = _read_part("report.css") + colours, [_read_part(name) for name in SCRIPTS]
-    # Allowed are pictures inside the page and these very styles and scripts: nothing else, and no request.
+    # Only embedded pictures and exactly these styles and scripts are allowed, and no requests.
     policy = (
         f"default-src 'none'; img-src data:; style-src {_source_hash(style)}; "
         f"script-src {' '.join(map(_source_hash, scripts))}; base-uri 'none'; form-action 'none'"
@@ -36,7 +36,7 @@ def templates() -> Environment:
 
 
 def render_page(**content: object) -> str:
-    """Lay out a page; `templates/page.html` names what it shows."""
+    """Render a page; `templates/page.html` lists the variables."""
     return templates().get_template("page.html").render(content)
 
 

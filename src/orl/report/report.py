@@ -1,4 +1,4 @@
-"""The report: one HTML file about one run or several, which opens from disk and asks for nothing else."""
+"""The report: one HTML file about one run or several, which opens from disk and needs no other file."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,7 +49,7 @@ def write_report(run: RunDir, options: GalleryOptions | None = None, annotations
     Args:
         run: folder of the run.
         options: choice of images and device of the attention maps; the defaults if not given.
-        annotations: what is known of the images beside the files of the run.
+        annotations: labels and samplers of the images, beside the files of the run.
 
     Returns:
         The path of the page.
@@ -78,7 +78,7 @@ def compare_runs(roots: Sequence[Path], path: Path, options: GalleryOptions | No
         ValueError: if the page is no .html, a run is given twice or alone, or one of its files is damaged.
     """
     if path.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"{path} is no name of a page; give one that ends in .html")
+        raise ValueError(f"{path} is not the name of a page; give one that ends in .html")
     if len(roots) < 2:
         raise ValueError(f"a comparison needs two runs or more, got {len(roots)}")
     return _write_page(ReportInputs(runs=read_runs(roots), options=options or GalleryOptions()), path)

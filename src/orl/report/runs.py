@@ -19,12 +19,12 @@ NOT_SHARED = Note("The runs share no images, so none can be shown side by side."
 
 @dataclass(frozen=True, kw_only=True)
 class ReportedRun:
-    """One run of a report; what it has not written yet is None or empty."""
+    """One run of a report; missing parts are None or empty."""
 
     label: str
     """Name of its folder, or as much of its path as distinguishes it from the others."""
     prefix: str
-    """Start of names of its parts: the label where the report is about several runs, else empty."""
+    """Prefix of the names of its parts: the label in a report about several runs, otherwise empty."""
     run: RunDir
     record: Mapping[str, Any]
     config: RunConfig | None
@@ -46,7 +46,7 @@ class ReportedRun:
 
         Args:
             sentence: the part that is missing, without a full stop.
-            error: the reason; a FileNotFoundError means that the part is not there yet.
+            error: the reason; a FileNotFoundError means that the part does not exist yet.
         """
         if error is not None and not isinstance(error, FileNotFoundError):
             return Note(f"{self.named(sentence)}: {error}")
@@ -126,7 +126,7 @@ def read_runs(roots: Sequence[Path], annotations: Annotations | None = None) -> 
 
     Args:
         roots: their folders.
-        annotations: what is known of the images of a single run.
+        annotations: labels and samplers of the images of a single run.
 
     Raises:
         FileNotFoundError: if a folder does not exist.

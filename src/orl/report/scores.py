@@ -1,4 +1,4 @@
-"""The scores that a run has left: results of all evaluations, by data set and backbone."""
+"""The scores of a run: results of all evaluations, by data set and backbone."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ class Score:
     backbone: str
     """A key of `BACKBONES`."""
     dataset: str
-    """The labelled data: only scores on the same data compare."""
+    """The labelled data: only scores on the same data are comparable."""
     result: Mapping[str, Any]
     columns: Mapping[str, float | None]
     """Name of a column of the report -> score in [0, 1]."""

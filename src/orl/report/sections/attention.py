@@ -139,7 +139,7 @@ def _scores(
 ) -> dict[Reduction, dict[str, Any]]:
     """Score the maps on the objects, by each way to reduce the features.
 
-    Each way reads the images again: sixty images of a camera are gigabytes.
+    Each way reads the images again: sixty camera images in memory would take gigabytes.
     """
     scores = {}
     for reduction in REDUCTIONS:
@@ -165,7 +165,7 @@ def _score_table(scores: Mapping[Reduction, Mapping[str, Any]], num_images: int,
     ]
     yardsticks = scores["magnitude"]["yardsticks"]
     rows += [
-        [f"yardstick: {name}", *(_fraction(yardsticks[each][measure]) for measure in MEASURES)]
+        [f"baseline: {name}", *(_fraction(yardsticks[each][measure]) for measure in MEASURES)]
         for each, name in YARDSTICKS.items()
     ]
     caption = f"Maps against the {kind} of {num_images} images, with 95% intervals by a bootstrap over them"

@@ -88,7 +88,7 @@ def _charts(key: str, text: str, metrics: Mapping[str, Metrics], stage: str) -> 
 
 
 def _known_values(series: Metrics, key: str) -> Curve:
-    """Return the steps that have a value: a probe is made at few of them."""
+    """Return the steps that have a value: a probe runs at few of them."""
     known = np.isfinite(series[key])
     return series["epoch"][known], series[key][known]
 

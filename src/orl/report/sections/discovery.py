@@ -10,7 +10,7 @@ from orl.report.runs import ReportedRun, ReportInputs
 from orl.rundir import read_discovery_score
 
 KINDS = {"": "Best of each two images", "kept_": "All that were kept", "random_": "Paired at random"}
-"""Prefix of the keys of a score -> the pairs that it is about."""
+"""Prefix of the keys of a score -> name of the scored pairs."""
 FRACTIONS = {
     "object_fraction": "Both on an object (%)",
     "same_class_fraction": "Of those, one class (%)",

@@ -1,4 +1,4 @@
-"""The section of few labelled images: how well a backbone does where little is labelled."""
+"""The section of low-shot scores: mean average precision with few labelled images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

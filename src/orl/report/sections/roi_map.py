@@ -1,4 +1,4 @@
-"""The section of the RoI map: boxes that are similar to stage 2 lie near each other."""
+"""The section of the RoI map: boxes with similar embeddings of stage 2 lie near each other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ class RoiMap(Section):
 
 
 def roi_map_section(inputs: ReportInputs) -> RoiMap:
-    """Draw some of the RoIs of each run in the plane, by the embeddings that stage 2 matched them with."""
+    """Draw some of the RoIs of each run in the plane, by t-SNE of the embeddings that stage 2 matched."""
     options = RoiMapOptions(points=MAX_POINTS, thumbnails=MAX_THUMBNAILS, seed=inputs.options.seed)
     notes, maps = [], []
     for run in inputs.runs:
         try:
             picture = as_jpeg(draw_run_roi_map(run.run, options, run.annotations.labels, DPI))
         except (FileNotFoundError, ValueError) as error:
-            notes.append(run.note("No map of RoIs can be drawn yet", error))
+            notes.append(run.note("No map of RoIs is available yet", error))
             continue
         alt = run.titled("scatter plot of RoI embeddings in two dimensions, some RoIs as thumbnails")
         caption = run.titled(f"at most {MAX_POINTS:,} RoIs, sampled by the seed of the report")
