@@ -1,4 +1,4 @@
-"""Features and labels of users as numpy arrays: from numpy, torch or lists, checked before anything is fitted."""
+"""Conversion of a user's features and labels to numpy arrays: from numpy, torch or lists, with checks."""
 
 from typing import Any
 

@@ -73,7 +73,7 @@ def roi_classes(
     count.
 
     Args:
-        split: images with boxes, top_outcomes by their names.
+        split: images with boxes; they are matched with the run by name.
         image_names: name of each image of the run.
         rois: columns `image_id` and `box` of the table.
         iou_threshold: least IoU with which a box covers an object, in (0, 1].
@@ -103,7 +103,7 @@ def score_correspondences(
     """Score the discovered pairs by the labelled boxes, with random pairs of the same images as baseline.
 
     Args:
-        split: images with boxes, top_outcomes by their names.
+        split: images with boxes; they are matched with the run by name.
         image_names: name of each image of the run, by image id.
         rois: columns `image_id` and `box` of the table.
         correspondences: columns `image_id`, `neighbour_id`, `roi`, `neighbour_roi` and `similarity`.

@@ -24,7 +24,7 @@ EVALUATIONS: tuple[Evaluation[Any, Any], ...] = (
 )
 """All evaluations, the quick ones first."""
 RUN_EVALUATIONS = tuple(evaluation for evaluation in EVALUATIONS if evaluation.run_config is not None)
-"""The evaluations that a run makes of its backbones, if its config asks for them."""
+"""The evaluations of a run's backbones, if its config enables them."""
 
 
 def find_evaluation(name: str) -> Evaluation[Any, Any]:

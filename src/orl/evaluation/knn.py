@@ -1,4 +1,4 @@
-"""VOC07 by weighted nearest neighbours: an evaluation of features that trains nothing."""
+"""VOC07 by a weighted kNN: an evaluation of features without training."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -84,7 +84,7 @@ def _unscored_classes(train: LabelledImages, test: LabelledImages, config: KnnCo
 
 
 def check_neighbours(k: int, temperature: float, num_images: int) -> None:
-    """Check the options before anything long is computed.
+    """Check the options before any long computation.
 
     Raises:
         ValueError: if k is below 1 or above the number of training images, or the temperature is not above 0.
@@ -107,7 +107,7 @@ def weighted_votes(
 ) -> Float[ndarray, "m c"]:
     """Compute the fraction of the k nearest training images that show a class, weighted by exp(cosine / temperature).
 
-    A neighbour whose label of a class is 0 has no vote on that class. Of equally near images the first wins.
+    A neighbour whose label of a class is 0 has no vote on that class. Of equally near images the first counts.
     Where each image shows one class, given as 1 among -1, the class with the largest fraction is the prediction.
 
     Args:
@@ -203,7 +203,7 @@ def _run_config(config: EvaluationConfig) -> KnnConfig:
 KNN = Evaluation(
     name="knn",
     label="Weighted kNN",
-    help="VOC07 by the weighted vote of the nearest training images; mean AP on test, nothing is trained.",
+    help="VOC07 by the weighted vote of the nearest training images; mean AP on test, without training.",
     data=VocDataset,
     config=KnnConfig,
     check=check,

@@ -141,7 +141,7 @@ def score_backbones(
 
     Args:
         maps_of: function from an image to the map of each backbone, by label.
-        images: each image with the regions of its objects; iterated once, so a generator will do.
+        images: each image with the regions of its objects; iterated once, so it may be a generator.
         seed: seed of the bootstrap.
 
     Returns:

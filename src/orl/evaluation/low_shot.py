@@ -178,7 +178,7 @@ def score_low_shot(
 def check_shots(
     labels: Int[ndarray, "n c"], classes: tuple[str, ...], shots: Sequence[int], num_samples: int = 1
 ) -> None:
-    """Check that the training images allow the samples, before anything long is computed.
+    """Check that the training images allow the samples, before any long computation.
 
     Raises:
         ValueError: if there is only one class, no sample or no shot, a shot below 1 or given twice, or too few images

@@ -11,15 +11,15 @@ from torch import Tensor
 MAX_ITER = 60
 """Newton steps."""
 MAX_EXTRA_STEPS = 5
-"""Newton steps after one that moved scores by little, while images still enter or leave their margin."""
+"""Newton steps after a step that changed scores little, while images still enter or leave their margin."""
 MAX_CG_STEPS = 150
 MAX_HALVINGS = 12
 TOL = 5e-3
 """Largest move of the scores by the last Newton step, as a fraction of their standard deviation over the images."""
 ROUNDING = 1e-8
-"""Move that counts as none, as a fraction of the scores: those of equal images have no standard deviation."""
+"""Move that counts as zero, as a fraction of the scores; needed for equal images, whose scores have no std."""
 ROUNDING_FLOAT32, ROUNDING_FLOAT64 = 1e-5, 1e-12
-"""Fraction of 1 that is lost by rounding, with a margin for sums over images."""
+"""Relative rounding error of sums over images, with a margin."""
 CG_TOL = 0.1
 """Least gain of a step of conjugate gradients, as a fraction of the mean gain of the steps before."""
 ARMIJO = 1e-4
@@ -89,7 +89,7 @@ class Fits:
 def fit_eigenbasis(features: Float[ndarray, "n d"]) -> Eigenbasis:
     """Compute the eigenvectors of X'X; through XX' where there are more features than images.
 
-    A rotation leaves an SVM as it is: the length of the weights does not change, and directions without any image
+    A rotation does not change an SVM: the length of the weights does not change, and directions without any image
     get no weight. But along eigenvectors the Hessian is nearly diagonal, so that conjugate gradients need few steps.
 
     Args:
@@ -179,7 +179,7 @@ def fit_svms(
         step, step_z = _newton_step(projected, curvature.to(projected.X32), gradient.to(projected.X32), diagonal)
         length = _step_length(w, z, step, step_z, signs, cost)
         coef[:, open_ids] = w + step * length
-        # Near enough to find the next step from; in the end scores are computed from the weights.
+        # Accurate enough to find the next step; the final scores are computed from the weights.
         scores[:, open_ids] = z + step_z * length
         moved[open_ids] = step_z.var(0, correction=0).to(moved)
     converged = torch.ones(y.shape[1], dtype=torch.bool, device=y.device)
@@ -196,7 +196,7 @@ def _newton_step(
     """Solve (1 + X' curvature X) step = -gradient, and return the step and X step.
 
     Where few images are within their margin, a system with one equation per image is smaller and is solved exactly.
-    In just those problems conjugate gradients are slow.
+    Conjugate gradients are slow in these problems.
     """
     is_small = _is_solved_by_images(projected, curvature)
     if not is_small.any():

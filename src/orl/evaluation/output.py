@@ -1,4 +1,4 @@
-"""Output of an evaluation: its JSON file, the options of the work, and the result that is already there."""
+"""Output of an evaluation: its JSON file, the options of the computation, and an existing result."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from orl.weights.find import find_weights_file
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOutput:
-    """File of a result and options of the work; only the seed and the precision change a result."""
+    """File of a result and options of the computation; only seed and precision change the result."""
 
     result: Path
     """The JSON file to write."""

@@ -26,7 +26,7 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True, kw_only=True)
 class Datasets:
-    """Labelled data sets at hand, from which the suite takes the evaluations that they allow."""
+    """Labelled data sets for the suite, which runs every evaluation that they allow."""
 
     voc07: Path | None = None
     """VOC devkit of 2007, or a synthetic data set: svm, knn, low-shot."""
@@ -91,13 +91,13 @@ class Evaluation(Generic[Data, Config]):
     tables: Callable[[Result], Tables]
     """Function that returns the scores of a result; the first score of the first table is the main one."""
     one_process: bool = False
-    """Whether one process does all the work; otherwise all processes train together."""
+    """Whether the evaluation runs in one process; otherwise all processes train together."""
     trains: bool = False
     """Whether a network is trained, so that precision and checkpoints have an effect."""
     file_stem: Callable[[Config], str] | None = None
     """Function that returns the first part of the default file name; the name of the evaluation if None."""
     suite_entries: Callable[[Datasets, Config], Sequence[SuiteEntry[Data, Config]]] | None = None
-    """Function that returns what `orl evaluate all` runs with the given data sets; None if it is not in the suite."""
+    """Function that returns its entries of `orl evaluate all` for given data sets; None if it is not in the suite."""
     suite_option: str = ""
     """Group of options in `orl evaluate all`, if two evaluations share one; its own name if empty."""
     run_config: Callable[[EvaluationConfig], Config | None] | None = None

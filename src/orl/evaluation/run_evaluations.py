@@ -1,4 +1,4 @@
-"""The evaluations of a run: those that its config asks for, on its labelled data set."""
+"""The evaluations that the config of a run enables, on its labelled data set."""
 
 import logging
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def check_run_dataset(config: RunConfig) -> VocDataset:
 
 
 def evaluate_backbone(config: RunConfig, label: str, data: VocDataset) -> None:
-    """Score one backbone of a run by every evaluation that the config asks for; finished results are kept.
+    """Score one backbone of a run by every evaluation that the config enables; finished results are kept.
 
     Args:
         config: the run.
@@ -75,7 +75,7 @@ def evaluate_backbone(config: RunConfig, label: str, data: VocDataset) -> None:
 
 
 def _evaluations(config: RunConfig) -> Iterator[tuple[Evaluation[Any, Any], Any]]:
-    """Yield each evaluation that the config asks for, with its config."""
+    """Yield each evaluation that the config enables, with its config."""
     for evaluation in RUN_EVALUATIONS:
         assert evaluation.run_config is not None
         own = evaluation.run_config(config.evaluation)

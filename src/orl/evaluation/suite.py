@@ -81,7 +81,7 @@ def plan_suite(datasets: Datasets, configs: Mapping[str, Any] | None = None) -> 
     """Return the evaluations that the data sets allow, the quick ones first.
 
     Args:
-        datasets: at hand; evaluations of one data set share its labels, which are read once.
+        datasets: the given data sets; the labels of each are read once.
         configs: config of each group of options, where it is not the default of `suite_configs`.
 
     Raises:
@@ -117,7 +117,7 @@ def run_suite(
 ) -> Path | None:
     """Run every evaluation on every backbone and write the comparison; finished results are kept.
 
-    Everything that can be checked in advance is checked in advance. An evaluation that fails later does not stop the
+    All checks that are possible in advance come first. An evaluation that fails later does not stop the
     others; but where several processes train together, all end when one fails.
 
     Args:
@@ -188,7 +188,7 @@ def _attempt(
         raise
     except ERRORS as error:
         if processes.count > 1 and not step.evaluation.one_process:
-            # The other processes are about to wait for this one.
+            # The other processes will wait for this one.
             raise
         return None, _failure(step.name, backbone.label, error)
 
@@ -201,7 +201,7 @@ def _failure(step: str, label: str, error: Exception) -> str:
 def file_name(label: str) -> str:
     """Return a label as one part of a path."""
     path = Path(label)
-    # The current folder has no name of its own.
+    # The path '.' has no name.
     path = path.resolve() if path.name in ("", "..") else path
     parts = [part for part in path.with_suffix("").parts[-3:] if part != "/"]
     return "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in "_".join(parts))

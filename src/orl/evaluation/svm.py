@@ -25,7 +25,7 @@ from orl.processes import Processes
 from orl.progress import progress_bar
 
 COSTS = (1.0, 10.0, 100.0, *(0.5**power for power in range(4, 20)))
-"""Values of C to choose from, in the order of the published code: of equally good ones the first is taken."""
+"""Values of C to choose from, in the order of the published code; the first of equally good values is taken."""
 NUM_FOLDS = 3
 EPSILON = 1e-5
 """Number added to the length of the features before they are divided by it."""
@@ -38,7 +38,7 @@ class SvmConfig:
     """One linear SVM per class, its cost chosen by cross-validation."""
 
     solver: Solver = "batched"
-    """Our Newton solver, all classes, folds and costs at once; or LIBLINEAR, against which it is checked."""
+    """Solver: our Newton method, which fits all classes, folds and costs at once, or LIBLINEAR, the reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ def score_svm(
         y_test: labels of the test images, in the same form.
         classes: name of each class; its column or id if not given.
         solver: 'batched' fits all classes and folds at once, with torch's threads; 'liblinear' one by one, as
-            published, and is what 'batched' is checked against.
+            published; it is the reference for 'batched'.
         workers: processes of LIBLINEAR; the result does not depend on it.
         seed: seed of LIBLINEAR's order of coordinates; 'batched' samples nothing.
         quiet: show no progress bar.

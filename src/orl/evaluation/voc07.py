@@ -73,10 +73,10 @@ def embed_labelled(
         train: images to train on.
         test: images to score.
         size_px: side that every image is resized to.
-        device: where to compute.
+        device: device to compute on.
         workers: processes that read images.
         quiet: show no progress bar.
-        cache: where features are kept for the next evaluation; nowhere if None.
+        cache: folder of features for the next evaluation; None for no cache.
 
     Raises:
         ValueError: if `check_splits` refuses the splits.
@@ -138,7 +138,7 @@ def embed_voc07(
     Args:
         backbone: the network and its digest.
         data: the devkit.
-        output: place of the result, device and workers.
+        output: file of the result, device and workers.
         unscored_classes: the evaluation's own function from both splits to classes it must leave out, with the reason;
             it raises ValueError if the readable images are too few.
     """

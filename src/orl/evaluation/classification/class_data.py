@@ -34,7 +34,7 @@ class ClassData:
 
 
 def class_datasets(datasets: Datasets) -> list[tuple[ClassifiedDataset, ClassData]]:
-    """Return the layout and the data of each class data set at hand."""
+    """Return the layout and the data of each given class data set."""
     paths: dict[ClassifiedDataset, Path | None] = {
         "imagenet": datasets.imagenet,
         "places205": datasets.places205,

@@ -31,7 +31,7 @@ from orl.evaluation.protocol import Datasets, Evaluation, Result, SuiteEntry, Ta
 from orl.processes import Processes
 
 LINEAR_EPOCHS: dict[str, int] = {"imagenet": 28, "places205": 14, "inat18": 84, "folder": 28}
-"""Epochs of each data set, chosen so that all have a similar number of steps; own class folders as ImageNet."""
+"""Epochs of each data set, chosen so that all have a similar number of steps; own class folders have ImageNet's."""
 LINEAR_MILESTONES = (2 / 7, 4 / 7, 6 / 7)
 """Fractions of the epochs after which the learning rate falls: 8, 16, 24 of 28."""
 LINEAR_DECAY_FACTOR = 0.1
@@ -78,7 +78,7 @@ def run(
         The result: `top1` and `top5`, or those of each level in `levels`; None in all processes but the first.
 
     Raises:
-        ValueError: if the splits do not allow it, or levels are asked for of a network that is not an orl ResNet.
+        ValueError: if the splits do not allow it, or `levels` is set for a network that is not an orl ResNet.
 
     Source:
         ORL's supplementary A; Goyal et al. (arXiv 1905.01235) for the five levels.

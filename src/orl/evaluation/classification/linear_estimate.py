@@ -43,7 +43,7 @@ DESCRIPTION = "fast estimate: cached features, no augmentation, logistic regress
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 """L2 penalties to choose from, the largest first: each fit starts from the one before."""
 VALIDATION_RATIO = 10
-"""One of so many training images is used to choose the penalty."""
+"""One in this many training images is used to choose the penalty."""
 DTYPES = {"32-true": torch.float32, "64-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 

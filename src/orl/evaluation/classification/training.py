@@ -56,7 +56,7 @@ class TrainingSchedule:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierTask:
-    """A classifier to train, with what its result depends on and says."""
+    """A classifier to train, with the inputs and the description of its result."""
 
     schedule: TrainingSchedule
     build: Callable[[], Classifier]
@@ -103,7 +103,7 @@ def train_and_score(
         "seed": output.seed,
         "precision": output.precision,
     }
-    result = processes.from_first(lambda: finished(output, inputs), "the look-up of a finished result")
+    result = processes.from_first(lambda: finished(output, inputs), "the search for a finished result")
     if result is not None:
         return result if processes.is_first else None
     batches = epoch_batches(
@@ -116,7 +116,7 @@ def train_and_score(
     )
     started = time.perf_counter()
     if processes.is_first:
-        # Images to score may be repaired after the training.
+        # Test images are no input of the training: they may be repaired after it.
         provenance.claim(output.folder, {**inputs, "images": train_images.fingerprint}, output.overwrite)
     processes.wait("the folder of the classifier")
     fabric = launch_fabric(local_device(output.device), output.precision, processes)

@@ -38,7 +38,7 @@ class VocDetectionData:
     )
 
     def splits(self) -> tuple[DetectionDataset, DetectionDataset]:
-        """Return the images to train on, also on difficult objects, and to score; annotations are read once."""
+        """Return the training images, difficult objects included, and the test images; annotations are read once."""
         if not self._splits:
             train = read_voc_detection((self.data, *self.more_train), self.train_split)
             self._splits.append((with_difficult(train), read_voc_detection((self.data,), self.test_split)))

@@ -96,7 +96,7 @@ def evaluate_detector(
         "seed": output.seed,
         "precision": output.precision,
     }
-    result = processes.from_first(lambda: finished(output, inputs), "the look-up of a finished result")
+    result = processes.from_first(lambda: finished(output, inputs), "the search for a finished result")
     if result is not None:
         return result if processes.is_first else None
     started = time.monotonic()
@@ -168,7 +168,7 @@ def _train_and_detect(
 ) -> Path:
     """Train and detect, if that is not finished; return the file of the detections, which the first process writes."""
     if processes.is_first:
-        # Images to score may be repaired after the training.
+        # Test images are no input of the training: they may be repaired after it.
         training_inputs = {key: value for key, value in inputs.items() if key != "val"}
         provenance.claim(output.folder, training_inputs, output.overwrite)
     processes.wait("the folder of the detector")
