@@ -19,7 +19,7 @@ def write_atomically(path: Path, data: bytes | str | memoryview) -> None:
     """Write a file under a temporary name, then rename it: a reader sees the old file or the complete new one.
 
     Raises:
-        OSError: if it cannot be written; the message for a full disk names the size and the way out.
+        OSError: if it cannot be written; the message for a full disk names the size and the remedy.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -1,4 +1,4 @@
-"""Processes of one run, on one machine or several: how they join, deal shards, exchange numbers and wait.
+"""Processes of one run, on one machine or several: joining, distribution of shards, exchange of numbers, and barriers.
 
 torchrun or SLURM starts them. Tables go through the run's folder, which the machines must share. Only training sends
 more than small numbers between processes.
@@ -105,7 +105,7 @@ class Processes:
         """Wait until all processes have called this.
 
         Args:
-            what: name of what is waited for, for the error.
+            what: description of the awaited work, for the error.
 
         Raises:
             RuntimeError: if another process ended, or did not answer within `TIMEOUT`.
@@ -125,7 +125,7 @@ class Processes:
 
 
 def num_processes() -> int:
-    """Return how many processes torchrun, srun, or whoever set torchrun's variables, started."""
+    """Return the number of processes that torchrun or srun started, from the environment."""
     return int(torchrun_variables().get("WORLD_SIZE", "1"))
 
 

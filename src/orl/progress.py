@@ -43,7 +43,7 @@ def progress_bar(
 
 
 class _LineStream:
-    """A stream that writes each update of a bar as a line of its own, in place of carriage returns."""
+    """A stream that writes each update of a bar on a new line, without carriage returns."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

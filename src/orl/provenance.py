@@ -15,7 +15,7 @@ MANIFEST = "manifest.json"
 
 
 class StaleResultError(ValueError):
-    """A result on disk was made from other inputs than those of now."""
+    """A result on disk that was made from inputs other than the current ones."""
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:
@@ -29,7 +29,7 @@ def claim(folder: Path, inputs: Mapping[str, Any], overwrite: bool = False) -> b
 
     Args:
         folder: folder of the result and of its manifest.
-        inputs: all that decides the result; JSON values only.
+        inputs: all values that determine the result; JSON values only.
         overwrite: delete a result of other inputs.
 
     Returns:
@@ -53,7 +53,7 @@ def claim(folder: Path, inputs: Mapping[str, Any], overwrite: bool = False) -> b
             if part != path:
                 shutil.rmtree(part) if part.is_dir() else part.unlink()
     elif folder.exists() and any(part for part in folder.iterdir() if not part.name.endswith(".tmp")):
-        raise ValueError(f"{folder} holds files without a {MANIFEST}, which are not ours to delete; move them away")
+        raise ValueError(f"{folder} holds files without a {MANIFEST}, which orl did not write; move them away")
     write_atomically(path, json.dumps({**manifest, "inputs": inputs}, indent=1))
     return True
 

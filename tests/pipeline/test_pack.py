@@ -287,7 +287,7 @@ def test_other_images_are_refused(images: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_ours_is_refused(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds files without a manifest.json, which are not ours"):
+    with pytest.raises(ValueError, match=r"holds files without a manifest.json, which orl did not write"):
         pack(images, images)
     folder = pack(images, tmp_path / "pack")
     with pytest.raises(ValueError, match="is already a pack; pack the images that it was made from"):

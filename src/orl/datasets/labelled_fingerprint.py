@@ -11,7 +11,7 @@ from numpy import ndarray
 def labelled_fingerprint(root: Path, names: Sequence[str], classes: Sequence[str], labels: Iterable[ndarray]) -> str:
     """Compute the fingerprint of a labelled data set, which does not depend on its location.
 
-    An image counts by its name and file size, because reading all of ImageNet takes longer than some evaluations. An
+    An image enters by its name and file size, because reading all of ImageNet takes longer than some evaluations. An
     image replaced by another file of the same size is therefore not noticed.
 
     Args:

@@ -24,7 +24,7 @@ def find_images(source: Path, split: str | None = None) -> tuple[Path, list[str]
 
     Args:
         source: a folder with images at any depth (by extension; hidden files are left out); a .txt or .lst file with
-            one path a line, relative to the file, # for comments; a COCO JSON; a VOC devkit; a pack.
+            one path per line, relative to the file, # for comments; a COCO JSON; a VOC devkit; a pack.
         split: split of a VOC devkit, 'trainval' if None; not for other sources.
 
     Returns:

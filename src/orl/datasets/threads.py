@@ -1,4 +1,4 @@
-"""Ordered map over images in several threads; reading, decoding and resizing release Python's global lock."""
+"""Ordered map over images in several threads; reading, decoding and resizing release the GIL."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,7 @@
 """Approximate nearest neighbours with FAISS, for tens of millions of images.
 
 The index stores the vectors in lists, one for each cluster, and compares a query with a few clusters only. It is built
-once and saved; every process that searches it maps the same file. `recall_against_exact` measures what it misses.
+once and saved; every process that searches it maps the same file. `recall_against_exact` measures its recall.
 """
 
 import math

@@ -33,8 +33,8 @@ def selective_search(image: Image.Image | ndarray, seed: int = 0, scale: float =
     """Find the proposals of one image, best ranked first.
 
     At scale 1 they are OpenCV's boxes, up to the order in which equal edges and equal similarities are sorted. The
-    first call compiles for about half a minute; the compiled code is cached on disk. The search releases Python's
-    global lock, so threads can search in parallel.
+    first call compiles for about half a minute; the compiled code is cached on disk. The search releases the GIL, so
+    threads can search in parallel.
 
     Args:
         image: PIL image of any mode, or RGB array `(height, width, 3)` of dtype uint8. Boxes are in its pixels.

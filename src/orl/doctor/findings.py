@@ -34,7 +34,7 @@ def check_plan(plan: Plan) -> list[Finding]:
 
 
 def device_is_there(config: RunConfig, num_gpus: int) -> bool:
-    """Return False if the config asks for a GPU and there is none."""
+    """Return False if the config requires a GPU and there is none."""
     return config.device != "cuda" or num_gpus > 0
 
 

@@ -1,6 +1,6 @@
-"""Measurements on a few images: real training steps and real searches of boxes, each in a process of its own.
+"""Measurements on a few images: real training steps and box searches, each in a separate process.
 
-A separate process has its own peak of memory. When it is killed for lack of memory, the other measurements continue.
+Each process has its own peak memory. When one is killed for lack of memory, the other measurements continue.
 """
 
 import multiprocessing
@@ -101,16 +101,16 @@ class FoundRois(NamedTuple):
 
 
 def sample_images(source: Path | None, split: str | None, num_images: int, folder: Path) -> tuple[ImageTable, int]:
-    """Take a few images, spread evenly over a source, or draw scenes.
+    """Take a few images at equal distances in a source, or create synthetic scenes.
 
     Args:
-        source: a source of images, as 'orl run --images' takes it; None to draw scenes.
+        source: a source of images, as 'orl run --images' takes it; None for synthetic scenes.
         split: split of a VOC devkit.
         num_images: number of images to take.
-        folder: folder for drawn scenes.
+        folder: folder for synthetic scenes.
 
     Returns:
-        The usable ones of these images, and the number of images of the source; 0 for drawn scenes.
+        The usable ones of these images, and the number of images of the source; 0 for synthetic scenes.
 
     Raises:
         FileNotFoundError: if the source is missing.
@@ -280,7 +280,7 @@ def _find_rois(config: RunConfig, images: ImageTable, folder: Path) -> tuple[flo
 
 
 def _steps(ssl_step: SSLStep, samples: ViewDataset, batch_size: int) -> tuple[int, float]:
-    """Return the peak bytes and the median seconds of a few steps, after one that is not counted."""
+    """Return the peak bytes and the median seconds of a few steps, after one untimed step."""
     views = collate_views([samples[(0, row % len(samples))] for row in range(batch_size)]).views
     _reset_peak(ssl_step.fabric.device)
     steps, schedule = iter(range(1, NUM_STEPS + 2)), {"lr": 1e-3, "ema_momentum": 0.99}

@@ -40,8 +40,8 @@ def examine(
 
     Args:
         config: the planned run; its `images` is not used.
-        images: source of the measured images; None to draw scenes.
-        num_images: number of images to estimate for; that of the source if not given, 10,000 for drawn scenes.
+        images: source of the measured images; None for synthetic scenes.
+        num_images: number of images to estimate for; that of the source if not given, 10,000 for synthetic scenes.
         num_processes: processes that would train together, each on a machine or GPU like this one.
 
     Raises:

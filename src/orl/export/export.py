@@ -1,4 +1,4 @@
-"""The table of export formats, and the function that writes one."""
+"""The table of export formats, and the function that writes an export."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -7,7 +7,7 @@ import torch
 
 
 def torch_bytes(content: dict[str, Any]) -> bytes:
-    """Return what `torch.save` writes; equal content gives equal bytes, because no file name goes into them."""
+    """Return the bytes that `torch.save` writes; equal content gives equal bytes, since they hold no file name."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()

@@ -11,7 +11,7 @@ NUM_IMAGENET_CLASSES = 1000
 IMPORT_AND_CALL = {
     "resnet10": ("BasicBlock, ResNet", "ResNet(BasicBlock, [1, 1, 1, 1])  # torchvision has no resnet10()"),
 }
-"""What to import and to call for backbones that torchvision has no function for."""
+"""Import and call for backbones without a function in torchvision."""
 
 
 def torchvision_files(backbone: Backbone, origin: Origin) -> dict[str, bytes]:

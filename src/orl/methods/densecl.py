@@ -23,7 +23,7 @@ from orl.networks.online_target import Encoder, make_target, update_target
 
 
 class DenseCL(nn.Module):
-    """Online and target encoder, each with a second projector for feature maps, and one key queue a projector.
+    """Online and target encoder, each with a second projector for feature maps, and one key queue per projector.
 
     Several processes have the losses of one process with as many groups; `MoCoV2` describes the running statistics.
     """

@@ -1,4 +1,4 @@
-"""The losses of the methods as modules, to be used in a training loop of one's own.
+"""The losses of the methods as modules, for use in any training loop.
 
 Each module is a thin layer over the function that the method itself uses.
 """

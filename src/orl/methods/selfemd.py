@@ -20,9 +20,9 @@ class SelfEMD(nn.Module):
     the pooled features. Two feature maps are compared by the earth mover's distance with a cosine cost. Its weights
     come from cross reference and its plan from Sinkhorn's iterations.
 
-    Our reading, since the code was never published: both paths share one backbone, and each has its own loss, weighted
-    by `dense_weight`. Both losses have BYOL's form 2 - 2 cos, in both directions. The cross reference weights use
-    prediction and target before they are normalised. No gradient flows through plan and weights.
+    Our interpretation, since the code was never published: both paths share one backbone, and each has its own loss,
+    weighted by `dense_weight`. Both losses have BYOL's form 2 - 2 cos, in both directions. The cross reference weights
+    use prediction and target before they are normalised. No gradient flows through plan and weights.
 
     Left out: the paper's views of a smaller scale and its spatial pyramid of crops.
 
@@ -133,7 +133,7 @@ def emd_loss(
         ValueError: if the batch is empty.
 
     Source:
-        Self-EMD (arXiv 2011.13677); `SelfEMD` lists what is our reading.
+        Self-EMD (arXiv 2011.13677); `SelfEMD` lists our interpretations.
     """
     if len(prediction) == 0:
         raise ValueError("emd_loss got an empty batch; is drop_last set?")

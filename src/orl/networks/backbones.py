@@ -27,7 +27,7 @@ from orl import files, provenance
 
 
 def resnet10() -> ResNet:
-    """Build a ResNet with one basic block a stage: half of ResNet-18, for demonstrations on a laptop's CPU."""
+    """Build a ResNet with one basic block per stage: half of ResNet-18, for demonstrations on a laptop's CPU."""
     return ResNet(BasicBlock, [1, 1, 1, 1])
 
 
@@ -41,7 +41,7 @@ BUILDERS = {
 }
 
 OWN_MODULE = "module/"
-"""Start of the name of a backbone that is a module of the user's own."""
+"""Prefix of the name of a backbone that is a user-defined module."""
 
 
 class Backbone(nn.Sequential):
@@ -75,7 +75,7 @@ _own_modules: dict[str, Backbone] = {}
 
 
 def register_backbone(module: nn.Module) -> str:
-    """Make a module of one's own a backbone of this process, and return its name.
+    """Register a user-defined module as a backbone of this process, and return its name.
 
     Every network of that name starts from the module's present weights. A saved backbone of it can be read in any
     process that has registered a module of the same class.
@@ -139,7 +139,7 @@ def network_digest(weights: str, name: str, seen: Any = None) -> str:
     Args:
         weights: digest of the weights file.
         name: name of the network.
-        seen: factor and shift of the images as JSON values, if they are not normalised as ours.
+        seen: factor and shift of the images as JSON values, if it differs from orl's.
     """
     return provenance.fingerprint({"weights": weights, "network": name, "seen": seen})
 

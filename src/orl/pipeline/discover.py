@@ -36,7 +36,7 @@ CROPS = "bicubic by torch"
 def discover(inputs: RunInputs, images: ImageTable, processes: Processes | None = None) -> bool:
     """Find the correspondences of all images and score them where labels are known; finished shards are kept.
 
-    Several processes share the shards of each table. The content of a shard does not depend on the process.
+    The shards of each table are divided among the processes. The content of a shard does not depend on the process.
 
     Args:
         inputs: the checked inputs of the run.
@@ -44,7 +44,7 @@ def discover(inputs: RunInputs, images: ImageTable, processes: Processes | None 
         processes: all processes of the run; this one alone if not given.
 
     Returns:
-        True if anything was left to do.
+        True if the correspondences are new, False if they were up to date.
 
     Raises:
         FileNotFoundError: if stage 1 has not been trained and no external network is given.

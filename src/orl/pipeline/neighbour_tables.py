@@ -33,7 +33,7 @@ Block = tuple[int, Float[Tensor, "b d"]]
 
 
 def neighbour_inputs(embeddings: tables.Table, config: RunConfig) -> dict[str, Any]:
-    """Return all that decides the neighbours of a run."""
+    """Return all inputs that determine the neighbours of a run."""
     options = config.discover
     inputs = {
         "embeddings": embeddings.fingerprint,

@@ -49,7 +49,7 @@ class PackOptions:
     format: PackFormat = "pixels"
     """pixels: exact, read without decoding; jpeg: a seventh of the size, decoded when read (quality 95)."""
     shard_mb: int = 512
-    """Size of a shard, megabytes: the most that a killed job loses, and the memory that it takes."""
+    """Size of a shard, megabytes: the most work that a killed job loses, and the memory that packing needs."""
     workers: int = 2
     """Processes of the scan, then threads of the packing."""
     overwrite: bool = False

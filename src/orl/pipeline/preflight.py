@@ -57,7 +57,7 @@ class RunInputs:
 
 @dataclass(frozen=True)
 class Problem:
-    """A reason why a run cannot start, and the way out."""
+    """A reason why a run cannot start, and its remedy."""
 
     message: str
     remedy: str
@@ -120,7 +120,7 @@ def preflight(config: RunConfig, stages: Sequence[str] = (), processes: Processe
 
 
 def batch_problems(config: RunConfig, stage: str, num_images: int, num_processes: int) -> Iterator[Problem]:
-    """Find out why a batch of a stage cannot be split as the config asks.
+    """Yield the reasons why a batch of a stage cannot be split as configured.
 
     Args:
         config: the run.
@@ -205,7 +205,7 @@ def _check_saved_config(config: RunConfig, run: RunDir) -> None:
 
 
 def _free_sections(run: RunDir) -> set[str]:
-    """Return the sections of the config that may still change: those of stages that have not begun."""
+    """Return the sections of the config that may still change: those of stages that have not started."""
     sections = {"stage1": ("stage1", "method"), "discover": ("discover",), "stage3": ("stage3", "objects")}
     return {
         section
@@ -293,7 +293,7 @@ def _check_earlier_stages(config: RunConfig, run: RunDir, stages: Sequence[str])
 
 
 def _check_image_source(config: RunConfig, stages: Sequence[str], root: Path) -> None:
-    """Refuse a kind of source that the config cannot use."""
+    """Refuse a kind of image source that does not fit the config."""
     if config.cache != "disk" and any(stage in stages for stage in TRAINED_STAGES) and not is_pack(root):
         raise ValueError(
             f"--cache {config.cache} takes packed images only, and {root} is no pack: make one with 'orl data pack', "

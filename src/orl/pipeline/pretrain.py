@@ -48,10 +48,10 @@ def pretrain(inputs: RunInputs, images: ImageTable, stage: str, processes: Proce
         processes: all that train together; this one alone if not given.
 
     Returns:
-        True if anything was left to do.
+        True if the stage was trained, False if it was up to date.
 
     Raises:
-        FileNotFoundError: if stage 3 is asked for and stage 2 has not run.
+        FileNotFoundError: if the stage is 'stage3' and stage 2 has not run.
         ValueError: if stage 2 was made from other images.
         StaleResultError: if the folder holds a training of another config.
         Stopped: after Ctrl-C; the same call resumes.
@@ -110,7 +110,7 @@ def _train_stage(inputs: RunInputs, images: ImageTable, stage: str, processes: P
 
 
 def _provenance(inputs: RunInputs, images: ImageTable, stage: str) -> dict[str, Any]:
-    """Return all that decides the weights of a stage, as JSON values."""
+    """Return all inputs that determine the weights of a stage, as JSON values."""
     config, run, train_config = inputs.config, inputs.run, to_plain(stage_config(inputs.config, stage))
     found: dict[str, Any] = {
         "images": images.fingerprint,

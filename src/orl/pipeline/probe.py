@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def build_probe(inputs: RunInputs, stage: str, backbone: Backbone) -> Callable[[], dict[str, float]] | None:
-    """Build a function that scores the backbone as it is at the call; None if the config asks for no probe.
+    """Build a function that scores the current backbone; None if the config disables the probe.
 
     The function works on a copy: it changes no weight and no batch statistics.
     """

@@ -1,4 +1,4 @@
-"""Proposals of stage 2: from selective search, from a baseline (OpenCV, grid, random), or from a file of the user's."""
+"""Proposals of stage 2: from selective search, from a baseline (OpenCV, grid, random), or from a user's file."""
 
 import threading
 import zlib
@@ -22,7 +22,7 @@ from orl.pipeline.shards import Columns, Report, ShardMaker, box_columns
 from orl.published_files.box_file import read_box_file
 
 SEARCH_VERSION = 1
-"""Version of selective search; raised when the same config gives other boxes."""
+"""Version of selective search; increased when the same config gives different boxes."""
 
 Boxes = Float[ndarray, "_ 4"]
 
@@ -30,7 +30,7 @@ _opencv_lock = threading.Lock()
 
 
 def proposal_inputs(images: ImageTable, config: RunConfig) -> dict[str, Any]:
-    """Return all that decides the proposals of a run."""
+    """Return all inputs that determine the proposals of a run."""
     options = config.discover
     inputs: dict[str, Any] = {"images": images.fingerprint, "proposals": options.proposals}
     if options.proposals == "file":

@@ -25,7 +25,7 @@ RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "numba", "scikit-learn")
 
 
 def begin_record(run: RunDir, facts: Mapping[str, Any]) -> None:
-    """Make the folder of a run, remove what killed processes left half-written, and open its record and log."""
+    """Create the folder of a run, remove incomplete files of killed processes, and open its record and log."""
     run.root.mkdir(parents=True, exist_ok=True)
     for folder in (run.root, run.table("")):
         files.remove_stale_temporaries(folder)
@@ -34,7 +34,7 @@ def begin_record(run: RunDir, facts: Mapping[str, Any]) -> None:
 
 
 def record_run(run: RunDir, facts: Mapping[str, Any]) -> None:
-    """Write command, versions, machine and the caller's facts to `run.json`; keep the states of stages."""
+    """Write command, versions, machine and the given facts to `run.json`; keep the states of stages."""
     record = {
         **facts,
         "command": shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "orl"), *sys.argv[1:]]),
@@ -73,7 +73,7 @@ def recorded_stage(run: RunDir, stage: str, processes: Processes | None = None) 
         try:
             record_stage(run, stage, state, time.monotonic() - started)
         except OSError as error:
-            # The error of the block itself, such as a full disk, must stay the one that is raised.
+            # This failure must not replace the error of the block itself, such as a full disk.
             logger.warning("the state of %s is not recorded: %s", stage, error)
 
 
@@ -87,7 +87,7 @@ def forget_stage(run: RunDir, stage: str) -> None:
 
 
 def log_to_file(run: RunDir) -> None:
-    """Append the package's log to the run's `log.txt`, and to that of no earlier run."""
+    """Append the package's log to this run's `log.txt`, and no longer to that of an earlier run."""
     package = logging.getLogger("orl")
     path = str(run.log.resolve())
     earlier = [handler for handler in package.handlers if isinstance(handler, logging.FileHandler)]

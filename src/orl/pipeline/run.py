@@ -21,7 +21,7 @@ DEMO_TRAINVAL, DEMO_TEST = 400, 200
 
 
 def run_demo(config: RunConfig) -> Path | None:
-    """Draw labelled scenes and run all stages on them; return the path of the report."""
+    """Create labelled synthetic scenes and run all stages on them; return the path of the report."""
     return run_all(
         config,
         draw_images=lambda: draw_scenes(
@@ -38,7 +38,7 @@ def run_all(config: RunConfig, draw_images: Callable[[], None] | None = None) ->
 
     Args:
         config: the run.
-        draw_images: called by the first process before the images are looked for.
+        draw_images: called by the first process before the images are searched.
 
     Returns:
         The path of the report; None in all processes but the first.

@@ -1,4 +1,4 @@
-"""Plan of a run for the person who starts it: its stages, their steps, and the expected time."""
+"""Plan of a run, logged at its start: its stages, their steps, and the expected time."""
 
 import logging
 import time
@@ -14,13 +14,13 @@ logger = logging.getLogger(__name__)
 
 NUM_STAGES = 4
 FEW_STEPS = 200
-"""Fewer steps of a training stage are warned of: the demo's 240 are the shortest training measured above random."""
+"""Steps of a training stage below which a warning is logged; the shortest training above random had 240 steps."""
 WARMUP_STEPS, TIMED_STEPS, TIMED_S = 2, 5, 10.0
-"""Steps that are not timed, and fewest steps and seconds that an expected time is computed from."""
+"""Untimed first steps, and the fewest steps and seconds from which an expected time is computed."""
 
 
 def log_plan(inputs: RunInputs, num_images: int, processes: Processes) -> None:
-    """Log each stage to come with its number of steps, and warn of a training that is too short to learn.
+    """Log each planned stage with its number of steps, and warn of a training that is too short to learn.
 
     Only the first process logs.
     """

@@ -16,7 +16,7 @@ def build_view_sampler(config: RunConfig, stage: str, images: ImageTable) -> Glo
     """Build the view sampler of 'stage1' or 'stage3'.
 
     Raises:
-        FileNotFoundError: if stage 3 is asked for and stage 2 has not run.
+        FileNotFoundError: if the stage is 'stage3' and stage 2 has not run.
         ValueError: if stage 2 was made from another image list, or one of its tables was rebuilt since.
     """
     if stage == "stage1":

@@ -16,7 +16,7 @@ class LARS(torch.optim.Optimizer):
 
     Source:
         You et al. (arXiv 1708.03888), Algorithm 1. A tensor whose norm, or whose gradient's, is 0 is not scaled
-        (its rate is 1), as in SimCLR's published code: weights that begin at 0 would never move. That code divides by
+        (its rate is 1), as in SimCLR's published code: weights that start at 0 would never change. That code divides by
         the norm of gradient plus decay, the paper by the sum of their norms; at a weight decay of 1e-6 these agree
         to six digits.
     """

@@ -1,4 +1,4 @@
-"""Batches from worker processes: in order, read again when a worker is killed, with the time spent waiting for them."""
+"""Batches from worker processes: in order, read again if a worker is killed, with the waiting time."""
 
 import logging
 import signal
@@ -30,11 +30,11 @@ class BatchSource:
     """The three parts of making a batch."""
 
     dataset: Dataset[Any]
-    """Makes a sample from its key, in a worker."""
+    """Returns the sample of a key, in a worker."""
     collate: Callable[[Sequence[Any]], Any]
     """Joins samples to a batch, in a worker."""
     finish: Callable[[Any], LoadedViews]
-    """Does what is left, in the training process."""
+    """Completes the batch in the training process, such as by cutting views from the image cache."""
 
 
 def read_from_files(dataset: ViewDataset) -> BatchSource:
@@ -140,7 +140,7 @@ class _DeferredWorkerErrors:
         return self._iterator
 
     def __exit__(self, *exception: object) -> None:
-        # Torch's handler would report a killed worker it still knows when any other child process ends.
+        # Torch's handler would report an earlier killed worker when any other child process ends.
         end_workers = getattr(self._iterator, "_shutdown_workers", None)
         if end_workers is not None:
             end_workers()

@@ -27,7 +27,7 @@ from orl.views.view_dataset import LoadedViews
 logger = logging.getLogger(__name__)
 
 NUM_NAMED = 5
-"""Images that an error message names; `not_finite.json` lists all."""
+"""Most images that an error message names; `not_finite.json` lists all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class TrainOptions:
     max_unreadable: int = 0
     """Images that may become unreadable before training stops."""
     unreadable_hint: str = ""
-    """Way to change that number, for the error message."""
+    """Option that changes that number, for the error message."""
     wandb: WandbMode = "off"
     """Whether metrics go to Weights & Biases too."""
     probe: Callable[[], dict[str, float]] | None = None
@@ -81,8 +81,8 @@ def train(
     """Train to the last step, from the newest checkpoint in the folder if there is one.
 
     Args:
-        training_step: does the steps.
-        source: makes the samples.
+        training_step: the step to repeat.
+        source: the samples and their collation.
         batches: the images of each step, for this process.
         schedules: the learning rate and other scheduled values.
         options: folder, checkpoints, workers and monitoring.

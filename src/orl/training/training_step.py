@@ -175,7 +175,7 @@ class SSLStep(TrainingStep):
         return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
 
     def finish(self, schedule: Mapping[str, float]) -> None:
-        """Move the target network a little towards the online network."""
+        """Update the target network's moving average."""
         self.method.update_target(schedule["ema_momentum"])
 
     def _backward_part(self, part: Sample, is_last: bool) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ class UnreadableImages:
         Args:
             path: the CSV file; created with the first unreadable image.
             max_images: number of different images that may be unreadable.
-            hint: way to raise that number, for the error message.
+            hint: option that raises that number, for the error message.
             is_writer: whether this process writes and warns; all processes count.
         """
         self.path, self.max_images, self.hint, self.is_writer = path, max_images, hint, is_writer

@@ -58,7 +58,7 @@ class CorrespondenceDataset(Dataset[Correspondence]):
         transform: Callable[[Image.Image], Any] | None = None,
         neighbour_transform: Callable[[Image.Image], Any] | None = None,
     ) -> None:
-        """Open the tables of a run; images are read when items are asked for.
+        """Open the tables of a run; images are read on access.
 
         Args:
             run: folder of a run with a finished stage 2, such as 'runs/coco'.

@@ -67,7 +67,7 @@ class ImageCache:
         """Read every image once.
 
         Args:
-            images: image table; of a pack as a rule, because its images are small and fast to read.
+            images: image table, usually of a pack, because its images are small and fast to read.
             device: device that stores the pixels and cuts the views.
             workers: number of threads that read.
             quiet: show no progress bar.

@@ -1,17 +1,17 @@
-"""The file of weights that a run, an export, an imported folder or a path stands for."""
+"""Search for the weights file of a run, an export, an imported folder or a path."""
 
 from pathlib import Path
 
 from orl.rundir import TRAINED_STAGES, RunDir
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-"""The weights beside the config.json of a folder from the Hugging Face hub; the first that exists is taken."""
+"""Names of weights in a folder from the Hugging Face hub; the first that exists is taken."""
 EXPORT_SUFFIXES = (".pth", ".pkl", ".safetensors")
 """File name endings of exported weights."""
 
 
 def find_weights_file(source: Path, stage: str | None = None) -> Path:
-    """Return the file of weights that a source stands for.
+    """Return the weights file of a source.
 
     Args:
         source: folder of a run, of `orl import`, of `orl export` or of the Hugging Face hub; or a file of weights.

@@ -52,7 +52,7 @@ def load_backbone(
         source: folder of a run; any output of `orl export` but ONNX; or weights of another project: a file that
             `orl import` reads, or a CNN of torchvision or timm.
         stage: 'stage1' or 'stage3' of a run; the last finished stage if not given.
-        architecture: name of the network (of orl, torchvision or timm) where the weights do not show it.
+        architecture: name of the network (of orl, torchvision or timm) if it cannot be inferred from the weights.
         frozen: keep features as they are, also while a detector around the network is trained: evaluation mode, no
             gradients, `FrozenBatchNorm2d`, no dropout. Features change by float rounding. Otherwise all weights are
             trainable and the network is in training mode.
@@ -98,7 +98,7 @@ def load_eval_network(source: Path, architecture: str | None = None) -> Backbone
 def load_network(
     source: Path, architecture: str | None = None, stage: str | None = None
 ) -> Backbone | ExternalBackbone:
-    """Load a network in evaluation mode, without its classifier; images are normalised as its `mean` and `std` say.
+    """Load a network in evaluation mode, without its classifier; images are normalised by its `mean` and `std`.
 
     Args:
         source: as for `load_backbone`.
