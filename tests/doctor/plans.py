@@ -41,10 +41,10 @@ DISCOVERY = DiscoveryCost(proposals_s=0.1, rois=9.0, crop_s=0.01, embedding_byte
 def good_plan(config: dict[str, Any] | None = None, machine: dict[str, Any] | None = None, **changes: Any) -> Plan:
     """The plan with some settings, facts or fields of its own changed."""
     training = TrainConfig(epochs=10, batch_size=64)
-    options = RunConfig(images=Path("images"), out=Path("out"), workers=2, stage1=training, stage3=training)
+    run_config = RunConfig(images=Path("images"), out=Path("out"), workers=2, stage1=training, stage3=training)
     return Plan(
         **{
-            "config": replace(options, **(config or {})),
+            "config": replace(run_config, **(config or {})),
             "machine": replace(MACHINE, **(machine or {})),
             "num_images": 6400,
             "training": {"stage1": COST, "stage3": COST},

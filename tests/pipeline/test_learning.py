@@ -32,7 +32,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config(scenes: Path, out: Path, method: ImageMethod) -> RunConfig:
+def run_config(scenes: Path, out: Path, method: ImageMethod) -> RunConfig:
     start = demo(scenes, out)
     longer = replace(start.stage1, epochs=EPOCHS)
     return with_method(replace(start, stage1=longer, eval_data=scenes, device="cpu"), method)
@@ -48,7 +48,7 @@ def svm(backbone: EvaluatedBackbone, config: RunConfig, out: Path) -> float:
 @pytest.fixture(scope="module")
 def mean_ap_of_random_weights(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
     folder = tmp_path_factory.mktemp("random")
-    config = options(scenes, folder, "byol")
+    config = run_config(scenes, folder, "byol")
     found = []
     for seed in SEEDS:
         found.append(
@@ -61,7 +61,7 @@ def mean_ap_of_random_weights(scenes: Path, tmp_path_factory: pytest.TempPathFac
 def test_a_method_beats_random_weights_by_the_svm(
     method: ImageMethod, scenes: Path, mean_ap_of_random_weights: float, tmp_path: Path
 ) -> None:
-    config = options(scenes, tmp_path / "run", method)
+    config = run_config(scenes, tmp_path / "run", method)
     run_pretrain(config, "stage1")
     found = svm(load_evaluated_backbone(RunDir(config.out).backbone("stage1")), config, tmp_path / "svm.json")
     assert found > mean_ap_of_random_weights

@@ -47,28 +47,28 @@ def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_scan_is_taken_over_while_nothing_has_changed(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = config(source, tmp_path / "run")
-    images = scan(options)
+    run_config = config(source, tmp_path / "run")
+    images = scan(run_config)
     assert len(images) == 7
     with monkeypatch.context() as patch:
         forbid_reading(patch)
-        assert scan(options) == images
+        assert scan(run_config) == images
         with pytest.raises(AssertionError, match="an image was read again"):
-            scan(replace(options, overwrite=True))
+            scan(replace(run_config, overwrite=True))
     assert load_image_table(tmp_path / "run" / "images.parquet") == images
 
 
 def test_a_pack_that_was_torn_since_is_noticed(images: Path, tmp_path: Path) -> None:
     folder = pack(images, tmp_path / "pack")
-    options = config(folder, tmp_path / "run")
-    assert isinstance(scan(options).path(0), PackedImage)
+    run_config = config(folder, tmp_path / "run")
+    assert isinstance(scan(run_config).path(0), PackedImage)
     path = shard_path(folder, 0, "pixels")
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"00000.pixels is truncated"):
-        scan(options)
+        scan(run_config)
     path.unlink()
     with pytest.raises(ValueError, match=r"lacks shard 00000.pixels"):
-        scan(options)
+        scan(run_config)
 
 
 def test_a_run_of_other_pixels_is_refused_and_a_moved_pack_is_not(images: Path, tmp_path: Path) -> None:
@@ -88,35 +88,35 @@ def test_a_run_in_training_resumes_without_a_few_images_and_accepts_no_others(
     images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = Path(shutil.copytree(images, tmp_path / "own"))
-    options = config(root, tmp_path / "run")
-    table = scan(options)
+    run_config = config(root, tmp_path / "run")
+    table = scan(run_config)
     complete = (root / table.names[2]).read_bytes()
     (root / table.names[2]).write_bytes(complete[:100])
-    options = replace(options, scan=replace(options.scan, max_rejected_fraction=0.2))
+    run_config = replace(run_config, scan=replace(run_config.scan, max_rejected_fraction=0.2))
     with pytest.raises(StaleResultError, match="have changed: 7 usable before, 6 now"):
-        scan(options)
-    provenance.claim(RunDir(options.out).stage("stage1"), {"images": table.fingerprint})
-    assert scan(options) == table
+        scan(run_config)
+    provenance.claim(RunDir(run_config.out).stage("stage1"), {"images": table.fingerprint})
+    assert scan(run_config) == table
     assert f"1 of the 7 images of this run are gone or unreadable, such as {table.names[2]}" in caplog.text
     moved = root.rename(tmp_path / "moved")
-    assert scan(replace(options, images=moved)) == replace(table, root=moved)
+    assert scan(replace(run_config, images=moved)) == replace(table, root=moved)
     moved.rename(root)
     with pytest.raises(StaleResultError):
-        scan(replace(options, scan=replace(options.scan, max_rejected_fraction=0.1)))
+        scan(replace(run_config, scan=replace(run_config.scan, max_rejected_fraction=0.1)))
     (root / table.names[2]).write_bytes(complete)
-    assert scan(options) == table
+    assert scan(run_config) == table
     shutil.copy(root / table.names[0], root / table.names[1])
     with pytest.raises(StaleResultError):
-        scan(options)
+        scan(run_config)
 
 
 def test_a_replaced_image_with_an_old_time_is_noticed(images: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(images, tmp_path / "own"))
-    options = config(root, tmp_path / "run")
-    table = scan(options)
+    run_config = config(root, tmp_path / "run")
+    table = scan(run_config)
     time.sleep(0.05)
     shutil.copy(root / table.names[0], tmp_path / "other")
     os.utime(tmp_path / "other", (1e9, 1e9))
     os.replace(tmp_path / "other", root / table.names[1])
     with pytest.raises(StaleResultError):
-        scan(options)
+        scan(run_config)
