@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", required=True, help="folder of the run; the same command resumes")
     parser.add_argument("--recipe", default="quick", choices=tuple(RECIPES))
     parser.add_argument("--epochs", type=int, help="epochs of both training stages; those of the recipe if not given")
-    parser.add_argument("--batch-size", type=int, help="images a step; those of the recipe if not given")
+    parser.add_argument("--batch-size", type=int, help="images per step; those of the recipe if not given")
     options = parser.parse_args(argv)
 
     weights = orl.run(**vars(options))

@@ -50,7 +50,7 @@ def write_tables(run: RunDir) -> None:
 
 
 def write_pair_tables(run: RunDir, images: np.ndarray, neighbour_ids: np.ndarray) -> None:
-    """Write two RoIs an image, and one correspondence a neighbour: from the first RoI to its second."""
+    """Write two RoIs per image, and one correspondence a neighbour: from the first RoI to its second."""
     num_neighbours = neighbour_ids.shape[1]
     similarities = np.tile(np.linspace(0.9, 0.7, num_neighbours, dtype=np.float32), (len(images), 1))
     write_table(run, "neighbours", {"neighbour_ids": neighbour_ids, "similarities": similarities})

@@ -54,7 +54,7 @@ def pretrain(
             trained from its own weights, and has the trained weights afterwards. Other processes register it with
             `orl.register_backbone`. The backbone of the recipe if None.
         epochs: passes over the images; those of the recipe if None.
-        batch_size: images a step, over all processes; that of the recipe if None.
+        batch_size: images per step, over all processes; that of the recipe if None.
         recipe: name of a recipe or path of a YAML file; that of the run, or 'quick', if None.
         options: other fields of `RunConfig` by their dotted names, such as `{"seed": 1, "stage1.base_lr": 0.3}`.
 
@@ -142,7 +142,7 @@ def run(
         backbone: a name or a module, as `pretrain` takes it. A module initialises stages 1 and 3, and has the weights
             of stage 3 afterwards.
         epochs: passes over the images in each training stage.
-        batch_size: images a step in each training stage, over all processes.
+        batch_size: images per step in each training stage, over all processes.
         eval_data: labelled data set for the evaluations, in the layout of a VOC devkit.
         recipe: name of a recipe or path of a YAML file; that of the run, or 'quick', if None.
         options: other fields of `RunConfig` by their dotted names.

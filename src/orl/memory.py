@@ -43,7 +43,7 @@ def available_bytes() -> int:
     free = int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else _machine_bytes()
     limit = CGROUP / "memory.max"
     if limit.exists() and limit.read_text().strip() != "max":
-        # The page cache is given back when memory is needed.
+        # The kernel releases the page cache when memory is needed.
         stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
         of_files = int(stat["active_file"]) + int(stat["inactive_file"])
         free = min(free, int(limit.read_text()) - int((CGROUP / "memory.current").read_text()) + of_files)

@@ -43,7 +43,7 @@ class Processes:
     num_local: int = 1
     """Number of processes on this machine."""
     store: dist.Store | None = None
-    """Store that shards are dealt from; None for one process."""
+    """Store from which shards are assigned; None for one process."""
     group: Any = None
     """Gloo group, which notices at once when a process ends; None for torch's default group."""
     _deals: Iterator[int] = field(default_factory=itertools.count, repr=False)
@@ -189,7 +189,7 @@ def joined_processes(device: torch.device) -> Iterator[Processes]:
 
 
 def local_device(name: str) -> torch.device:
-    """Return the device of this process: as `compute_device`, with the GPUs of a machine dealt to its processes.
+    """Return the device of this process: as `compute_device`, with one GPU of the machine per process.
 
     Raises:
         ValueError: if a GPU is asked for and there is none.

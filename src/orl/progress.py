@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 TERMINAL_INTERVAL_S = 0.2
 LOG_INTERVAL_S = 30.0
-"""Time between two lines where the output is no terminal."""
+"""Time between two lines where the output is not a terminal."""
 LOG_LINE = "{desc}: {n_fmt} of {total_fmt}{unit} ({percentage:.0f}%), {rate_noinv_fmt}, {remaining} left{postfix}"
 
 

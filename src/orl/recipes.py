@@ -229,7 +229,7 @@ def start_config(recipe: str | None, out: Path = REQUIRED, default: RunConfig | 
 
     Raises:
         FileNotFoundError: if the recipe is neither a name nor a file.
-        ValueError: if the file is no config.
+        ValueError: if the file is not a config.
     """
     if recipe is not None and recipe in RECIPES:
         return RECIPES[recipe](REQUIRED, REQUIRED)

@@ -31,7 +31,7 @@ STOPPING: list[tuple[Plan, str, str]] = [
     (good_plan({"wandb": "offline"}, {"optional": {"wandb": False}}), "wandb is missing", "pip install wandb"),
     (good_plan({"compile": True}, {"compiler": None}), "needs a C\\+\\+ compiler", "leave --compile out"),
     (good_plan(num_images=40), "a batch of 64 needs as many images, and there are 40", "--stage1.batch-size 10"),
-    (good_plan(num_processes=3), "a batch of 64 is no multiple of 3 processes", "--stage1.batch-size"),
+    (good_plan(num_processes=3), "a batch of 64 is not a multiple of 3 processes", "--stage1.batch-size"),
     (
         good_plan({"stage1": TrainConfig(batch_size=64, epochs=1, accumulation_steps=5)}),
         "cannot be split into 5 equal gradient accumulation steps",
@@ -40,12 +40,12 @@ STOPPING: list[tuple[Plan, str, str]] = [
     (good_plan(out_of_memory={"stage1": "killed"}), "stage1 is out of memory .*killed", "--network.backbone"),
     (
         good_plan(training={"stage1": replace(COST, memory=LinearCost(GIB, GIB / 4))}),
-        "stage1 needs about 17.0 GiB of memory for 64 images a forward pass, and 10.0 are free: 32 images fit",
+        "stage1 needs about 17.0 GiB of memory for 64 images per forward pass, and 10.0 are free: 32 images fit",
         "--stage1.accumulation-steps 2",
     ),
     (
         good_plan(training={"stage1": replace(COST, memory=LinearCost(GIB, 7 * GIB))}),
-        "449.0 GiB of memory for 64 images a forward pass, and 10.0 are free: 1 images fit",
+        "449.0 GiB of memory for 64 images per forward pass, and 10.0 are free: 1 images fit",
         "a smaller --stage1.batch-size",
     ),
     (

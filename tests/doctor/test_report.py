@@ -49,11 +49,11 @@ def test_the_terminal_shows_facts_estimates_and_findings() -> None:
         "measured on the CPU with 8 images, drawn",
         # 64,000 images at 1 / 0.011 a second.
         "stage1    12 min for 10 epochs at 90.9 images/s (network 100.0, reading 250.0 a core; 9% of the time",
-        "memory 1.00 GiB and 10.2 MiB an image: 800 images fit at once",
+        "memory 1.00 GiB and 10.2 MiB per image: 800 images fit at once",
         "a batch of 64 needs accumulation-steps 1",
         "measured at batches of 2 and 6 images",
         # 6,400 x 0.2 s.
-        "stage2    21 min: 0.100 s an image for boxes, 9 RoIs an image",
+        "stage2    21 min: 0.100 s per image for boxes, 9 RoIs per image",
         "in all    45 min",
         "no problem found",
     ):

@@ -277,7 +277,7 @@ def test_a_dense_weight_outside_zero_to_one_is_refused(weight: float) -> None:
 def test_a_batch_that_fits_neither_groups_nor_queue_is_refused() -> None:
     with pytest.raises(ValueError, match="a batch of 6 images cannot be split into 4 equal groups"):
         new_method(num_groups=4)(batch_of(0, count=6))
-    with pytest.raises(ValueError, match="a queue of 20 keys is no multiple of a batch of 8 images"):
+    with pytest.raises(ValueError, match="a queue of 20 keys is not a multiple of a batch of 8 images"):
         new_method(queue_size=20)(batch_of(0))
 
 

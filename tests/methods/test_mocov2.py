@@ -174,7 +174,7 @@ def test_keys_of_half_precision_are_kept_in_single_precision() -> None:
 @pytest.mark.parametrize("batch_size", [0, 5, 12])
 def test_a_queue_that_is_no_multiple_of_the_batch_is_refused(batch_size: int) -> None:
     queue = KeyQueue(6, 3)
-    with pytest.raises(ValueError, match=f"queue of 6 keys is no multiple of a batch of {batch_size} images"):
+    with pytest.raises(ValueError, match=f"queue of 6 keys is not a multiple of a batch of {batch_size} images"):
         queue.enqueue(torch.ones(batch_size, 3))
     assert queue.queue_position.item() == 0
 

@@ -121,7 +121,7 @@ def test_orl_takes_any_method_as_its_stage_1(scenes: Path, tmp_path: Path) -> No
     [
         ({"num_groups": 3}, r"the 4 images that pass at once on 1 processes cannot be split into 3 equal groups"),
         ({"num_groups": 4}, r"into 4 equal groups of two or more"),
-        ({"queue_size": 10}, r"a queue of 10 keys is no multiple of the batch of 4"),
+        ({"queue_size": 10}, r"a queue of 10 keys is not a multiple of the batch of 4"),
     ],
 )
 def test_groups_and_queues_that_do_not_fit_the_batch_are_refused_at_once(

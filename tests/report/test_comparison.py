@@ -62,7 +62,7 @@ def test_only_options_that_differ_are_listed(runs, tmp_path):
     assert "stage3.epochs34" in table
     assert "seed01" in table
     assert re.findall(r"stage1\.\w+|discover\.\w+|out\b", table) == []
-    assert "begun: There is no config.yaml that can be read." in reader.text
+    assert "begun: There is no readable config.yaml." in reader.text
 
 
 def test_a_commit_with_local_changes_is_marked(runs):

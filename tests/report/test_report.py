@@ -219,7 +219,7 @@ def test_results_of_every_evaluation_beside_the_weights_are_shown(run):
 
 def test_a_result_of_another_format_is_refused(run):
     write_json(run.evaluation("knn", "stage1"), {"mean_ap": 0.5})
-    with pytest.raises(ValueError, match=r"knn_stage1\.json is no result of knn: it lacks 'k'"):
+    with pytest.raises(ValueError, match=r"knn_stage1\.json is not a result of knn: it lacks 'k'"):
         write_report(run, SMALL)
 
 

@@ -33,7 +33,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
 
 @pytest.fixture(scope="module")
 def objects() -> ObjectTable:
-    """Build two RoIs an image; image i has one correspondence with image i + 1 and two with image i + 2."""
+    """Build two RoIs per image; image i has one correspondence with image i + 1 and two with image i + 2."""
     rois = np.tile(np.array([[0, 0, 30, 40], [20, 0, 60, 30]], dtype=np.float32), (4, 1))
     pairs, groups = [], []
     for image in range(4):

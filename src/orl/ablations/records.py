@@ -200,7 +200,7 @@ def read_result(path: Path) -> dict[str, Any]:
     kind = result.get("kind") if isinstance(result, dict) else None
     if kind not in (ABLATION, RECORDED):
         raise ValueError(
-            f"{path} is no result: its kind is {kind!r}, and known kinds are {ABLATION!r} and {RECORDED!r}"
+            f"{path} is not a result: its kind is {kind!r}, and known kinds are {ABLATION!r} and {RECORDED!r}"
         )
     needed = {ABLATION: ("question", "reference", "seeds", "records"), RECORDED: ("title", "tables")}[kind]
     missing = [key for key in needed if key not in result]

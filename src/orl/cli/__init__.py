@@ -124,7 +124,7 @@ def _reader_is_gone() -> bool:
     try:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)
-    except (AttributeError, OSError, ValueError):  # Windows, or standard output is no file
+    except (AttributeError, OSError, ValueError):  # Windows, or standard output is not a file
         return False
     return any(event & select.POLLERR for _, event in poll.poll(0))
 

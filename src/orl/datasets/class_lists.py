@@ -100,8 +100,8 @@ def listed_images(
         path: path of the list, for error messages.
 
     Raises:
-        ValueError: if there is no image, only one class has images, a class number is too high, a name is listed twice,
-            or an image file does not exist.
+        ValueError: if the list has no image, only one class, a class number that is too high, a repeated name, or a
+            missing image file.
     """
     for where, name, label in entries:
         if not 0 <= label < len(classes):

@@ -118,7 +118,7 @@ def _read_list(path: Path) -> tuple[Path, list[str]]:
         raise ValueError(f"{path} is not a list of images in UTF-8: {error}; save it as UTF-8 text") from error
     listed = [line for line in lines if line and not line.startswith("#")]
     if not listed:
-        raise ValueError(f"{path} lists no image in its {len(lines)} lines; write one path a line")
+        raise ValueError(f"{path} lists no image in its {len(lines)} lines; write one path per line")
     images = {Path(os.path.normpath(path.parent / line)) for line in listed}
     root = path.parent
     if not all(image.is_relative_to(root) for image in images):

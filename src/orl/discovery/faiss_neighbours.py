@@ -45,7 +45,7 @@ def build_index(
 ) -> Any:
     """Build an index of the images in the blocks.
 
-    The index is built in memory: 2 d + 8 bytes an image in half precision (52 GB for 10^8 images and d = 256), plus
+    The index is built in memory: 2 d + 8 bytes per image in half precision (52 GB for 10^8 images and d = 256), plus
     the sample and one block. The same images, seed and number of threads give the same index.
 
     Args:

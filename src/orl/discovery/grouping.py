@@ -55,7 +55,7 @@ def group_regions(image: ndarray, codes: ndarray, zeros: ndarray, labels: ndarra
 @compiled()
 @no_type_check
 def _joint_regions(labels):
-    """Number the combinations of regions that pixels belong to, int64."""
+    """Number the combinations of regions to which pixels belong, int64."""
     flat = labels.reshape(len(labels), -1)
     joint, stride = np.zeros(flat.shape[1], np.int64), np.int64(1)
     for scale in range(len(flat)):

@@ -110,7 +110,7 @@ def too_few_images(num_neighbours: int, num_images: int) -> ValueError:
 
 @dataclass(frozen=True)
 class _Batch:
-    """A batch of queries and their best neighbours so far, the best first; -inf and -1 where none is found yet."""
+    """A batch of queries and their best neighbours so far, the best first; -inf and -1 where none has been found."""
 
     queries: Float[Tensor, "q d"]
     query_ids: Int[Tensor, "q"]
@@ -195,7 +195,7 @@ def _exact_ranks(
 
 
 def _merge(batch: _Batch, rows: Int[Tensor, "c"], ranks: Float[Tensor, "c"], ids: Int[Tensor, "c"]) -> None:
-    """Merge new candidates into the K best; of equal ranks the lower row wins. `rows` must be sorted."""
+    """Merge new candidates into the K best; of equal ranks the lower row comes first. `rows` must be sorted."""
     counts = torch.bincount(rows, minlength=len(batch.ranks))
     position = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
     size = (len(counts), int(counts.max()))

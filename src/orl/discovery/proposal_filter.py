@@ -18,8 +18,8 @@ def filter_proposals(
 ) -> Float[ndarray, "b 4"]:
     """Select the RoIs of one image from its proposals.
 
-    Proposals are tried in the order of their rank. A proposal is kept if its short side has at least `min_side_px`,
-    its long side is at most `max_aspect_ratio` times the short side, and its IoU with each box kept before is at most
+    Proposals are tried in the order of their rank. A proposal is kept if its short side has at least `min_side_px` and
+    its long side is at most `max_aspect_ratio` times the short side. Its IoU with each box kept before must be at most
     `max_iou`. The first `max_rois` boxes are kept.
 
     Args:

@@ -124,7 +124,7 @@ def _memory(plan: Plan) -> Iterator[Finding]:
         steps = estimate.accumulation_steps
         yield Finding(
             stops=True,
-            message=f"{stage} needs about {needed:.1f} GiB of memory for {passed} images a forward pass, and "
+            message=f"{stage} needs about {needed:.1f} GiB of memory for {passed} images per forward pass, and "
             f"{free:.1f} are free: {estimate.largest_batch} images fit",
             remedy=f"set --{stage}.accumulation-steps {steps}"
             if steps is not None

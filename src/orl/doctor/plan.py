@@ -89,7 +89,7 @@ def estimate_stage(plan: Plan, stage: str) -> StageEstimate:
 
 
 def discovery_hours(plan: Plan, cost: DiscoveryCost) -> float:
-    """Estimate the hours of stage 2: one search of boxes an image, and one embedding an image and an RoI."""
+    """Estimate the hours of stage 2: one box search per image, and one embedding per image and per RoI."""
     image_s = cost.proposals_s + (1 + cost.rois) * cost.crop_s
     return plan.num_images * image_s / plan.num_processes / 3600
 

@@ -179,8 +179,8 @@ def _stage_lines(plan: Plan, stage: str, estimate: StageEstimate) -> list[str]:
         f"{estimate.images_per_s:,.1f} images/s (network {estimate.step_images_per_s:,.1f}, reading "
         f"{estimate.sample_images_per_s:,.1f} a core; {estimate.wait_fraction:.0%} of the time for reading)",
         f"          {cost.parameters / 1e6:.1f} million weights; memory {cost.memory.fixed / GIB:.2f} GiB and "
-        f"{cost.memory.per_image / 2**20:.1f} MiB an image: {min(estimate.largest_batch, 10**6):,} images fit at once, "
-        f"{fits}",
+        f"{cost.memory.per_image / 2**20:.1f} MiB per image: "
+        f"{min(estimate.largest_batch, 10**6):,} images fit at once, {fits}",
         f"          measured at batches of {cost.batches[0]} and {cost.batches[1]} images",
     ]
 
@@ -190,6 +190,6 @@ def _discovery_lines(plan: Plan) -> list[str]:
     assert cost is not None
     duration = format_duration(3600 * discovery_hours(plan, cost))
     return [
-        f"stage2    {duration}: {cost.proposals_s:.3f} s an image for boxes, "
-        f"{cost.rois:.0f} RoIs an image, {cost.crop_s:.4f} s for each; the neighbour search is not counted"
+        f"stage2    {duration}: {cost.proposals_s:.3f} s per image for boxes, "
+        f"{cost.rois:.0f} RoIs per image, {cost.crop_s:.4f} s for each; the neighbour search is not counted"
     ]

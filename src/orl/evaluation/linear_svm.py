@@ -54,7 +54,7 @@ class LinearSVM:
         """Fit one SVM per class.
 
         Args:
-            X: features, `(images, features)`; they are used as they are, so scale them to unit length before.
+            X: features, `(images, features)`; they are not scaled here, so scale them to unit length before.
             y: labels as `orl.evaluation.arrays.label_columns` reads them: `(images, classes)` of -1, 0 (ignored) and 1
                 or of 0 and 1, or `(images,)` of one class or of class ids.
 

@@ -123,8 +123,8 @@ def score_low_shot(
     """Fit SVMs on samples of k images with each class and (classes - 1) * k without, and score all test images.
 
     The published code reports the score at the cost that is best on the test images: `mean_ap_best_cost_on_test`.
-    `mean_ap` is the score at a cost chosen without test labels. That is the first cost with the highest AP, mean over
-    the classes and 3 folds of each sample, and C = 1 where k is less than 3.
+    `mean_ap` is the score at a cost chosen without test labels. That cost is the first with the highest AP, a mean over
+    the classes and 3 folds of each sample. Where k is less than 3, it is C = 1.
 
     Args:
         train_features: one row per image, as embedded.

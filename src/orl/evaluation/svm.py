@@ -117,10 +117,10 @@ def score_svm(
 ) -> SvmResult:
     """Score features by the VOC07 protocol: fit a linear SVM per class, and rank the test images by it.
 
-    The cost of a class is the first with the highest AP in 3-fold cross-validation on the training images (folds
-    stratified, in the images' order). There AP is scikit-learn's, which does not interpolate, as in the published
-    code; on the test images it is `average_precision`. Images with label 0 are left out of the class, in training
-    too, where the published code takes them for negatives.
+    The cost of a class is the first with the highest AP in 3-fold cross-validation on the training images. Folds are
+    stratified, in the images' order. Cross-validation uses scikit-learn's AP, which does not interpolate, as in the
+    published code. The test images are scored by `average_precision`. Images with label 0 are left out of the class. In
+    training the published code takes them for negatives.
 
     Args:
         X_train: features of the training images, `(images, features)`; they are scaled to unit length here.

@@ -21,7 +21,7 @@ SHORT_RECIPES = ("demo", "quick", "small")
 UNKNOWN = "unknown"
 HUB_HEADER = """\
 ---
-# Fill in the licence before you publish: it depends on the images and is yours to say.
+# Fill in the licence before you publish: it depends on the images, and you must choose it.
 license: unknown
 library_name: timm
 pipeline_tag: image-feature-extraction
@@ -94,7 +94,7 @@ def write_card(backbone: Backbone, origin: Origin, loading_code: str, content: s
         f"{'Pre-trained without labels, and written' if origin.stage else 'Written'} by orl {version('orl')}.",
         f"## How to load\n\n```python\n{loading_code}\n```\n\n{content}",
         f"Images are RGB in [0, 1], less the mean {list(IMAGENET_MEAN)}, divided by the std {list(IMAGENET_STD)}. For "
-        "one embedding an image: short side to 256 px, centre crop of 224 px, mean over all positions.",
+        "one embedding per image: short side to 256 px, centre crop of 224 px, mean over all positions.",
         f"## Training\n\n{_training(backbone, origin)}",
         f"## Scores\n\n{_scores(origin)}",
         f"## Limits\n\n{_limits(origin)}",
@@ -173,7 +173,7 @@ def _scores(origin: Origin) -> str:
 def _limits(origin: Origin) -> str:
     limits = [
         "- No classifier: it gives features, and no class names.",
-        "- It learned from its images, with their gaps and biases, which nobody has examined here.",
+        "- It learned from its images, with their gaps and biases, which have not been examined.",
     ]
     if origin.num_images is None:
         limits.append("- The training images are unknown.")
@@ -181,7 +181,7 @@ def _limits(origin: Origin) -> str:
         limits.append("- Its scores on any task are unknown.")
     if (recipe := origin.config.get("recipe")) in SHORT_RECIPES:
         limits.append(
-            f"- The recipe {recipe!r} is for trying things out: some hundred to a few thousand steps a stage, "
+            f"- The recipe {recipe!r} is for trying things out: some hundred to a few thousand steps per stage, "
             "where the paper takes 185,000."
         )
     return "\n".join(limits)
@@ -212,7 +212,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); delete it and run again") from error
     if not isinstance(content, dict) or not isinstance(content.get("mean_ap"), int | float):
-        raise ValueError(f"{path} is no result of an evaluation: it has no mean_ap; delete it and run again")
+        raise ValueError(f"{path} is not a result of an evaluation: it has no mean_ap; delete it and run again")
     return content
 
 

@@ -223,7 +223,7 @@ def _draw_run(images: RunImages, maps_of: Maps, options: AttentionOptions, side_
             resized = Image.fromarray(attention).resize(size_wh, Image.Resampling.BILINEAR)
             maps.setdefault(label, []).append(np.asarray(resized))
     captions = [
-        f"Each map by itself from its least (0) to its greatest value (1); outline at {options.threshold:g}.",
+        f"Each map is scaled from its least (0) to its greatest value (1); outline at {options.threshold:g}.",
         f"{REDUCTIONS[options.reduction].capitalize()}; images of at most {side_px} px a side.",
     ]
     return draw_attention_sheet(shown, maps, captions, options.threshold, images.dpi)

@@ -212,7 +212,7 @@ def _draw_series(axes: Axes, curves: Curves, value_name: str, colours: Mapping[s
     # The axis begins at 0, so that heights can be compared.
     bottom, top = axes.get_ylim()
     bottom = min(0.0, bottom)
-    # Room above a line that hardly changes, whose own range is next to nothing.
+    # Margin above a line that hardly changes, whose range is almost zero.
     axes.set_ylim(bottom, max(top, axes.dataLim.y1 + 0.05 * (axes.dataLim.y1 - bottom)))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#00000018")

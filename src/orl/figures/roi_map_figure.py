@@ -55,7 +55,7 @@ class RoiMapOptions:
     thumbnails: int = 150
     """Most RoIs shown as thumbnails, which do not overlap."""
     backbone: Path | None = None
-    """Backbone that embeds the RoIs: anything that `orl.load_backbone` takes. By default the embeddings of stage 2."""
+    """Backbone that embeds the RoIs: any source of `orl.load_backbone`. By default the embeddings of stage 2."""
     seed: int = 0
     """Seed of the choice of RoIs and of the map."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -111,7 +111,9 @@ def draw_run_roi_map(run: RunDir, options: RoiMapOptions, labels: LabelledSplit 
     thumbnails = {index: _load_roi(run_images, int(image_ids[index]), boxes[index]) for index in shown}
     classes = None if labels is None else _classes(labels, images, image_ids, boxes)
     class_names = () if labels is None else labels.classes
-    caption = f"{len(positions):,} of {rois.num_rows:,} RoIs, {origin}; t-SNE, seed {options.seed}: near is alike."
+    caption = (
+        f"{len(positions):,} of {rois.num_rows:,} RoIs, {origin}; t-SNE, seed {options.seed}: close means similar."
+    )
     return draw_roi_map(positions, thumbnails, classes, class_names, caption, dpi)
 
 
@@ -141,7 +143,7 @@ def map_points(embeddings: Float[ndarray, "n d"], seed: int = 0) -> Float[ndarra
     vectors = embeddings.astype(np.float64)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     if np.ptp(unit, axis=0).max() < 1e-6:
-        # Scikit-learn ends the process on these.
+        # Scikit-learn crashes the process on these.
         raise ValueError(f"the embeddings of {len(unit)} RoIs are all the same: no map; has the network collapsed?")
     num_components = min(NUM_COMPONENTS, *unit.shape)
     components = PCA(num_components, svd_solver="full").fit_transform(unit)
@@ -293,7 +295,7 @@ def _draw_thumbnail(axes: Axes, position: Float[ndarray, "2"], pixels: ndarray, 
 
 
 def _colours(classes: Int[ndarray, "n"]) -> dict[int, str]:
-    """Return the colour of each class: own colours for the most frequent ones, one colour for all others."""
+    """Return the colour of each class: separate colours for the most frequent ones, one colour for all others."""
     labels, counts = np.unique(classes[classes != NO_OBJECT], return_counts=True)
     frequent = labels[np.argsort(-counts, kind="stable")].tolist()
     colours = {label: to_hex(colormaps["tab20"](index)) for label, index in zip(frequent, COLOUR_ORDER)}

@@ -25,7 +25,8 @@ from orl.networks.online_target import Encoder, make_target, update_target
 class DenseCL(nn.Module):
     """Online and target encoder, each with a second projector for feature maps, and one key queue per projector.
 
-    Several processes have the losses of one process with as many groups; `MoCoV2` describes the running statistics.
+    Losses of several processes equal those of one process with as many groups; `MoCoV2` describes the running
+    statistics.
     """
 
     shares_batch_statistics = False
@@ -75,7 +76,7 @@ class DenseCL(nn.Module):
             The weighted loss terms and, for the collapse metrics, the global query and key of each image.
 
         Raises:
-            ValueError: if the batch cannot be split into the groups, or the queues are no multiple of it.
+            ValueError: if the batch cannot be split into the groups, or the queues are not a multiple of it.
 
         Source:
             DenseCL (arXiv 2011.09157), Section 3.

@@ -16,9 +16,9 @@ from orl.networks.unit_length import unit_length
 class MoCoV2(nn.Module):
     """Online and target encoder and a queue of the target's keys.
 
-    Several processes have the losses, gradients and queue of one process with as many groups. The running statistics
-    of batch normalisation differ: one process collects them from all groups; of several processes those of the first
-    are kept, from its own groups only.
+    Losses, gradients and queue of several processes equal those of one process with as many groups. The running
+    statistics of batch normalisation differ. One process collects them from all groups. Of several processes those of
+    the first are kept, which come from its own groups only.
     """
 
     shares_batch_statistics = False
@@ -49,7 +49,7 @@ class MoCoV2(nn.Module):
             The loss and, for the collapse metrics, the query and the key of each image.
 
         Raises:
-            ValueError: if the batch cannot be split into the groups, or the queue is no multiple of it.
+            ValueError: if the batch cannot be split into the groups, or the queue is not a multiple of it.
 
         Source:
             MoCo (arXiv 1911.05722), Algorithm 1 and Section 3.3, shuffling BN; MoCo v2 (arXiv 2003.04297).
@@ -70,7 +70,7 @@ class MoCoV2(nn.Module):
 
 
 class KeyQueue(nn.Module):
-    """The newest keys, as unit vectors; new keys replace the oldest. It begins with random directions."""
+    """The newest keys, as unit vectors; new keys replace the oldest. The initial keys are random directions."""
 
     queue: Float[Tensor, "k d"]
     queue_position: Int[Tensor, ""]
@@ -103,12 +103,12 @@ class KeyQueue(nn.Module):
             keys: of the batch over all processes, of any length but 0.
 
         Raises:
-            ValueError: if the queue size is no multiple of the number of keys.
+            ValueError: if the queue size is not a multiple of the number of keys.
         """
         queue_size, batch_size = len(self.queue), len(keys)
         if batch_size == 0 or queue_size % batch_size:
             raise ValueError(
-                f"a queue of {queue_size} keys is no multiple of a batch of {batch_size} images; "
+                f"a queue of {queue_size} keys is not a multiple of a batch of {batch_size} images; "
                 "change queue_size or the batch size"
             )
         # Positions stay on the device: reading them would make the CPU wait for it.

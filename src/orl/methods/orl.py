@@ -72,7 +72,7 @@ class ORL(nn.Module):
 
 
 def check_loss_weights(loss_weights: dict[str, float]) -> None:
-    """Refuse weights that minimise nothing.
+    """Refuse weights without an effective loss.
 
     Raises:
         ValueError: if a weight is negative, or all are 0.

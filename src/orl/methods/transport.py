@@ -16,9 +16,9 @@ def sinkhorn_plan(
 ) -> Float[Tensor, "b n m"]:
     """Compute the plan that moves the row weights to the columns at the least cost minus entropy.
 
-    The plan has no gradient. This is exact for the regularised cost, sum(plan * cost) - regularisation *
-    entropy(plan): at the minimum a change of the plan has no first-order effect, so the gradient with respect to the
-    cost is the plan (envelope theorem).
+    The plan has no gradient. This is exact for the regularised cost, sum(plan * cost) - regularisation * entropy(plan).
+    At the minimum a change of the plan has no first-order effect. The gradient with respect to the cost is therefore
+    the plan (envelope theorem).
 
     Args:
         cost: cost of moving a unit of weight from a row to a column.

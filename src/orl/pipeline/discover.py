@@ -148,7 +148,7 @@ def _make_shards(
     processes: Processes,
     record: StepRecord,
 ) -> None:
-    """Make the shards dealt to this process and wait for the others; the first process shows the progress of all."""
+    """Make the shards assigned to this process and wait for the others; the first process shows the progress of all."""
     # Number of images done after 0, 1, 2, ... of the missing shards.
     done = list(accumulate((slices[index].stop - slices[index].start for index in missing), initial=0))
     before = slices[-1].stop - done[-1]

@@ -25,7 +25,7 @@ SAVE_INTERVAL_S = 30.0
 
 
 class StepRecord:
-    """Seconds and images of the work on one table, added up over all calls in `discover/summary.json`."""
+    """Seconds and images of the computation of one table, added up over all calls in `discover/summary.json`."""
 
     def __init__(self, run: RunDir, name: str, fingerprint: str, quiet: bool = False) -> None:
         """Resume the record of an earlier call that made the same table.
@@ -49,7 +49,7 @@ class StepRecord:
             self.save()
 
     def save(self) -> None:
-        """Write the record; a failure is logged, so that it does not hide an error of the work."""
+        """Write the record; a failure is logged, so that it does not hide an error of the computation."""
         self.saved = time.monotonic()
         if self.quiet:
             return
@@ -83,7 +83,7 @@ def discover_summary(run: RunDir) -> dict[str, Any]:
 
     Returns:
         `images`, `proposals`, `rois`, `rois_per_image`, `pairs`; `similarity_quantiles` of neighbours and
-        correspondences at `QUANTILES`; `steps` with the images, seconds and images a second of each timed table, and
+        correspondences at `QUANTILES`; `steps` with the images, seconds and images per second of each timed table, and
         `seconds` of all of them; `neighbour_recall` where the neighbours come from an index.
 
     Raises:

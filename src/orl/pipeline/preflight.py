@@ -138,7 +138,7 @@ def batch_problems(config: RunConfig, stage: str, num_images: int, num_processes
     per_process, rest = divmod(batch_size, num_processes)
     if rest:
         yield Problem(
-            f"a batch of {batch_size} is no multiple of {num_processes} processes",
+            f"a batch of {batch_size} is not a multiple of {num_processes} processes",
             f"set another --{stage}.batch-size, which is over all processes",
         )
         return
@@ -160,7 +160,7 @@ def batch_problems(config: RunConfig, stage: str, num_images: int, num_processes
         )
     if method.queue_size % batch_size:
         yield Problem(
-            f"a queue of {method.queue_size} keys is no multiple of the batch of {batch_size}",
+            f"a queue of {method.queue_size} keys is not a multiple of the batch of {batch_size}",
             f"set another --method.queue-size or --{stage}.batch-size",
         )
 
@@ -296,8 +296,8 @@ def _check_image_source(config: RunConfig, stages: Sequence[str], root: Path) ->
     """Refuse a kind of image source that does not fit the config."""
     if config.cache != "disk" and any(stage in stages for stage in TRAINED_STAGES) and not is_pack(root):
         raise ValueError(
-            f"--cache {config.cache} takes packed images only, and {root} is no pack: make one with 'orl data pack', "
-            "or leave --cache at disk"
+            f"--cache {config.cache} takes packed images only, and {root} is not a pack: make one with "
+            "'orl data pack', or leave --cache at disk"
         )
     if "discover" not in stages or config.discover.proposals != "file":
         return

@@ -61,7 +61,7 @@ def detect_format(path: Path, expected: Sequence[str]) -> str:
         raise ValueError(f"{path} is a file of format {known!r}, where {wanted} is needed (its keys: {keys})")
     near, missing = _nearest(found)
     raise ValueError(
-        f"{path} is of no known format, where {wanted} is needed (its keys: {keys}); the nearest is {near!r}, which "
+        f"{path} has no known format, where {wanted} is needed (its keys: {keys}); the nearest is {near!r}, which "
         f"also needs {', '.join(missing)}"
     )
 
@@ -104,7 +104,7 @@ def parse_neighbours(item: Any, num_images: int, where: str) -> Int64[ndarray, "
         ValueError: if the item is not a list of integers from 0 to below the number of images.
     """
     if not isinstance(item, list) or not item or any(type(index) is not int for index in item):
-        raise ValueError(f"{where}: neighbours are a list of whole numbers, not {_short(item)}")
+        raise ValueError(f"{where}: neighbours are a list of integers, not {_short(item)}")
     outside = next((index for index in item if not 0 <= index < num_images), None)
     if outside is not None:
         raise ValueError(f"{where}: neighbour {outside} is none of the {num_images} images, which count from 0")

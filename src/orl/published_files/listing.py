@@ -45,11 +45,11 @@ def read_listing(path: Path) -> Listing:
     """
     names, ids = value(path, "images.file_name"), value(path, "images.id")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{path} has no list of image names in 'images': 'file_name'; it needs one name an image")
+        raise ValueError(f"{path} has no list of image names in 'images': 'file_name'; it needs one name per image")
     ids = list(range(len(names))) if ids is None else ids
     if not isinstance(ids, list) or len(ids) != len(names):
         counted = len(ids) if isinstance(ids, list) else "no"
-        raise ValueError(f"{path} has {len(names)} image names and {counted} ids; it needs one of each an image")
+        raise ValueError(f"{path} has {len(names)} image names and {counted} ids; it needs one of each per image")
     return Listing(names=tuple(names), ids=tuple(ids))
 
 

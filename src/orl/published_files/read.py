@@ -68,8 +68,8 @@ def read_published(files: PublishedFiles, images: ImageTable, source: Path, targ
     """Write the tables of a run from published files; finished shards are kept.
 
     The proposal file has no image names. Its images are in the order of another file that is read with it or was read
-    before, else in the order of the source COCO JSON, else in the order of the run. The files have no similarities: the
-    tables have NaN, and neighbours and pairs keep the order of the file, best first.
+    before. Without such a file, the order is that of the source COCO JSON, else that of the run. The files have no
+    similarities: the tables have NaN, and neighbours and pairs keep the order of the file, best first.
 
     Args:
         files: files to read.

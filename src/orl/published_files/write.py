@@ -38,9 +38,9 @@ def write_published(
 ) -> list[Path]:
     """Write `NAME_selective_search_proposal.json`, `NAME_knn_instance.json` and `NAME_correspondence.json`.
 
-    Images are in the order of the published files that were read into the run, else in the order of the source COCO
-    JSON, else in the order of the run. A file without its table, as after a partial import, is left out with a warning.
-    None of the files has similarities.
+    Images are in the order of the published files that were read into the run. Without such files, the order is that of
+    the source COCO JSON, else that of the run. A file without its table, as after a partial import, is left out with a
+    warning. None of the files has similarities.
 
     Args:
         folder: folder of the run's tables of stage 2.

@@ -93,12 +93,12 @@ def _result_files(run: RunDir) -> Iterator[tuple[Evaluation[Any, Any], str, Path
 
 
 def _columns(evaluation: Evaluation[Any, Any], result: Mapping[str, Any], path: Path) -> dict[str, float | None]:
-    """Return the scores by column; evaluations of a run go by their label, others by protocol and data set."""
+    """Return the scores by column; evaluations of a run are named by label, others by protocol and data set."""
     try:
         tables = evaluation.tables(dict(result))
     except KeyError as error:
         raise ValueError(
-            f"{path} is no result of {evaluation.name}: it lacks {error}; delete it and evaluate again"
+            f"{path} is not a result of {evaluation.name}: it lacks {error}; delete it and evaluate again"
         ) from error
     if evaluation in RUN_EVALUATIONS:
         return {f"{evaluation.label} {name}": score for scores in tables.values() for name, score in scores.items()}

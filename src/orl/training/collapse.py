@@ -56,7 +56,7 @@ class CollapseWatch:
     """A running mean of the feature std that warns once of a collapse, and again only after a recovery."""
 
     def __init__(self, num_warmup_steps: int) -> None:
-        """Begin without a mean.
+        """Start without a running mean.
 
         Args:
             num_warmup_steps: steps without a warning, since random weights give similar features.

@@ -11,8 +11,8 @@ class LARS(torch.optim.Optimizer):
     """SGD with momentum, with each weight tensor's step scaled by its norm over the norm of its gradient.
 
     A group with `is_adapted` False has neither this scaling nor weight decay: its weights follow plain SGD with
-    momentum. The learning rate multiplies the gradient before it enters the velocity, so that a new rate has no effect
-    on the velocity of earlier steps. For a constant rate this equals torch.optim.SGD.
+    momentum. The learning rate multiplies the gradient before it enters the velocity. A new rate therefore has no
+    effect on the velocity of earlier steps. For a constant rate this equals torch.optim.SGD.
 
     Source:
         You et al. (arXiv 1708.03888), Algorithm 1. A tensor whose norm, or whose gradient's, is 0 is not scaled

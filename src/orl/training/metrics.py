@@ -16,12 +16,12 @@ class MetricsLog:
     """A writer of `metrics.jsonl` and TensorBoard files that continues from the checkpoint of a resumed run."""
 
     def __init__(self, folder: Path, first_step: int, *, wandb_mode: WandbMode = "off", quiet: bool = False) -> None:
-        """Open the files, and drop the steps after the checkpoint, since they are done again.
+        """Open the files, and drop the steps after the checkpoint, since they are repeated.
 
         Args:
             folder: folder of the stage.
             first_step: number of steps done before.
-            wandb_mode: send the metrics to Weights & Biases too, or keep them in `wandb/` for 'wandb sync'.
+            wandb_mode: also send the metrics to Weights & Biases, or keep them in `wandb/` for 'wandb sync'.
             quiet: write nothing (every process but the first).
 
         Raises:

@@ -1,4 +1,4 @@
-"""Progress of a training as a user sees it: the progress bar, the metrics log and the warning of collapse."""
+"""Output of a training for the user: the progress bar, the metrics log and the warning of collapse."""
 
 import logging
 import time
@@ -48,7 +48,7 @@ class ProgressLog:
 
         Args:
             step: number of the step.
-            metrics: at least `loss`; with `feature_std` a collapse is warned of.
+            metrics: at least `loss`; with `feature_std` a warning follows a collapse.
             waited_s: seconds spent waiting for the images of the step.
         """
         self._times.append((time.monotonic(), waited_s))

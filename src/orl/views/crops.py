@@ -63,8 +63,8 @@ def cut_boxes(image: UInt8[ndarray, "h w 3"], boxes: Float[ndarray, "b 4"], size
 
     Args:
         image: the complete image.
-        boxes: any number of boxes, also none. Each is first rounded to integer pixels inside the image, to at least
-            one pixel, so that no pixel outside the box enters the crop.
+        boxes: any number of boxes, also none. Each is first rounded to integer pixels inside the image, to at least one
+            pixel. No pixel outside the box enters the crop.
         size_px: side of the squares.
 
     Returns:

@@ -173,7 +173,7 @@ def _read_torch(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, error)) from error
-    except Exception as error:  # a damaged file fails in many ways
+    except Exception as error:  # a damaged file raises many kinds of errors
         if "TorchScript" in str(error):
             raise ValueError(f"{path} is a TorchScript program; save its state_dict() with torch.save") from error
         raise ValueError(_damaged(path, error)) from error
@@ -193,16 +193,16 @@ def _read_pickle(path: Path) -> Any:
             return _ArraysOnly(file, encoding="latin1").load()
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, error)) from error
-    except Exception as error:  # a damaged file fails in many ways
+    except Exception as error:  # a damaged file raises many kinds of errors
         raise ValueError(_damaged(path, error)) from error
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """An unpickler of plain containers and numpy arrays; any other name in the file is refused without a look-up."""
+    """An unpickler of plain containers and numpy arrays; any other name in the file is refused without an import."""
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy._core.", "numpy.core.")
-        # New functions at each look-up, so that a file cannot change them for the next.
+        # New functions for each name, so that a file cannot change them for the next.
         allowed: dict[str, Callable[..., Any]] = {
             "collections.OrderedDict": collections.OrderedDict,
             "numpy.ndarray": ndarray,

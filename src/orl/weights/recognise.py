@@ -187,7 +187,7 @@ def _translated(layout: Layout, name: str) -> str | None:
 
 
 def _layout_by_prefix(opened: OpenedFile, weights: Weights) -> Layout | None:
-    """Find a single ResNet under any prefix, as in a LightningModule with names of its own."""
+    """Find a single ResNet under any prefix, as in a LightningModule with custom names."""
     for translate, stem, block in NAMINGS:
         ends = [name.removesuffix(block) for name in weights if name.endswith(block)]
         prefixes = [prefix for prefix in ends if prefix.endswith(".") and prefix + stem in weights]

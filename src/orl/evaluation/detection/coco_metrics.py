@@ -58,7 +58,7 @@ def coco_scores(
     logger.debug("%s", printed.getvalue())
     figures = [float(figure) for figure in evaluation.stats]
     scores = {name: _score(figure) for name, figure in zip(COCO_SCORES, figures)}
-    # IoU thresholds, recalls, classes, sizes (all first), detections an image (100 last).
+    # IoU thresholds, recalls, classes, sizes (all first), detections per image (100 last).
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     in_order = np.argsort(images.category_ids)
     per_class = {images.classes[label]: _mean(precision[:, :, column]) for column, label in enumerate(in_order)}

@@ -1,4 +1,4 @@
-"""The section of attention: where the features of each backbone are strong, scored where the objects are known."""
+"""The section of attention: heat maps of the features of each backbone, with scores if objects are known."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ NUM_IMAGES = 5
 MAX_SCORED_IMAGES = 60
 """Most images with known objects whose attention maps are scored."""
 MEASURES = {"pointing": "Peak on an object (%)", "overlap": "Best overlap (%)", "inside": "Map inside objects (%)"}
-YARDSTICKS = {"even": "an even map", "centre": "a map that falls from the middle"}
+YARDSTICKS = {"even": "an even map", "centre": "a map that falls off from the centre"}
 
 Image = UInt8[ndarray, "h w 3"]
 Backbones = Mapping[str, nn.Module]
@@ -177,7 +177,7 @@ def _fraction(estimate: Mapping[str, float]) -> Fraction:
 
 
 def _differences(scores: Mapping[str, Any]) -> list[str]:
-    """Return what the intervals of the differences show; each bootstrap sample has the same images for both."""
+    """Return sentences about the differences; each bootstrap sample has the same images for both backbones."""
     sentences = []
     for difference in scores["differences"]:
         found = difference["overlap"]

@@ -43,7 +43,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Explorer:
-    """Pairs of one run, and what sorts and filters them."""
+    """Pairs of one run, with the controls that sort and filter them."""
 
     choices: Sequence[Choice]
     similarity_range: tuple[str, str] | None

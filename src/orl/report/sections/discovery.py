@@ -9,7 +9,7 @@ from orl.report.content import Cell, Fraction, ScoreTable, Section
 from orl.report.runs import ReportedRun, ReportInputs
 from orl.rundir import read_discovery_score
 
-KINDS = {"": "Best of each two images", "kept_": "All that were kept", "random_": "Paired at random"}
+KINDS = {"": "Best pair of two images", "kept_": "All kept pairs", "random_": "Random pairs"}
 """Prefix of the keys of a score -> name of the scored pairs."""
 FRACTIONS = {
     "object_fraction": "Both on an object (%)",

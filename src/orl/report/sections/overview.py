@@ -84,7 +84,7 @@ def total_seconds(run: ReportedRun) -> float:
 def _note(run: ReportedRun) -> Note | None:
     if not run.record:
         return run.note("Nothing has run here yet")
-    return run.note("There is no config.yaml that can be read") if run.config is None else None
+    return run.note("There is no readable config.yaml") if run.config is None else None
 
 
 def _facts(run: ReportedRun) -> dict[str, Cell | None]:

@@ -45,7 +45,7 @@ def proposal_section(inputs: ReportInputs) -> Proposals:
             proposals = load_run_table(run.run, "proposals", thumbnails.images)
         except (FileNotFoundError, ValueError) as error:
             notes.append(run.note("The proposals are missing, only the RoIs kept of them are there", error))
-        averages.append(run.named(f"{rois.num_rows / max(1, len(thumbnails.images)):.1f} RoIs an image on average."))
+        averages.append(run.named(f"{rois.num_rows / max(1, len(thumbnails.images)):.1f} RoIs per image on average."))
         sampled = inputs.sample_images_of(run, NUM_IMAGES)
         seed = inputs.options.seed
         by_run.append([_boxes_figure(run, thumbnails, proposals, rois, each, seed) for each in sampled])
