@@ -88,7 +88,7 @@ def version_error(path: Path, version: object) -> str:
     writer = "orl 0.1" if version == 1 else "another version of orl"
     return (
         f"{path} was written by {writer} (format {version}, this version reads {VERSION}); rebuild it with "
-        "--overwrite, or take another folder"
+        "--overwrite, or use another folder"
     )
 
 
@@ -102,6 +102,6 @@ def _difference(folder: Path, manifest: Mapping[str, Any], inputs: Mapping[str, 
         if found.get(key) != inputs.get(key)
     ]
     return (
-        f"stale: {folder} was made from other inputs ({'; '.join(changed)}). Rebuild it with --overwrite, or take "
+        f"stale: {folder} was made from other inputs ({'; '.join(changed)}). Rebuild it with --overwrite, or use "
         "another folder"
     )

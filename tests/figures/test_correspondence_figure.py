@@ -153,7 +153,7 @@ def test_similarities_that_are_unknown_are_dashes_and_give_no_order(discovered: 
         correspondence_figure(discovered, CorrespondenceOptions(order=order), SMALL)
     assert [texts(figure)[-1] for figure in sheets] == ["–", "–"]
     for order in ("top", "lowest"):
-        with pytest.raises(ValueError, match=f"holds no similarities .* no order '{order}'; take --order random"):
+        with pytest.raises(ValueError, match=f"holds no similarities .* no order '{order}'; use --order random"):
             correspondence_figure(discovered, CorrespondenceOptions(order=order), SMALL)
 
 

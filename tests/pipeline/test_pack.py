@@ -264,7 +264,7 @@ def test_a_pack_of_other_options_is_refused_with_the_difference(
     config = {"short_side": 40, "format": "pixels", "shard_mb": 1}
     pack(images, tmp_path / "pack", **config)
     with pytest.raises(
-        provenance.StaleResultError, match=rf"{difference}\). Rebuild it with --overwrite, or take another"
+        provenance.StaleResultError, match=rf"{difference}\). Rebuild it with --overwrite, or use another"
     ):
         pack(images, tmp_path / "pack", **config | changed)
     rebuilt = pack(images, tmp_path / "pack", **config | changed, overwrite=True)

@@ -203,7 +203,7 @@ def test_out_of_memory_is_an_error_with_advice_and_keeps_finished_steps(
 ) -> None:
     method = new_method()
     method.__class__ = RunsOut
-    message = r"out of memory at step 4 .* with 4 images .* steps before it are kept.*take a smaller batch.*2\.00 GiB"
+    message = r"out of memory at step 4 .* with 4 images .* steps before it are kept.*use a smaller batch.*2\.00 GiB"
     with pytest.raises(RuntimeError, match=message):
         run(method, ViewDataset(view_sampler(images)), tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000003.ckpt"]

@@ -122,7 +122,7 @@ def test_a_step_that_loads_the_state_of_another_continues_equally(views: Sample)
 
 
 def test_fp16_on_a_cpu_is_refused() -> None:
-    with pytest.raises(ValueError, match="16-mixed needs a GPU; on a CPU take bf16-mixed"):
+    with pytest.raises(ValueError, match="16-mixed needs a GPU; on a CPU use bf16-mixed"):
         launch_fabric(CPU, "16-mixed", Processes())
 
 

@@ -56,7 +56,7 @@ def load_image(
     """Decode an image.
 
     Transparent pixels are blended with white. Values of 16 bits and more are scaled to 8 bits, never clipped. CMYK is
-    converted by formula, colour profiles are ignored. Of an animation the first frame is decoded.
+    converted by formula, colour profiles are ignored. Only the first frame of an animation is decoded.
 
     Args:
         path: a JPEG, PNG, TIFF, WebP, BMP, GIF, PPM, AVIF or JPEG 2000 file; or an image of a pack.
@@ -202,7 +202,7 @@ def _plain_jpeg(path: Path, image: Image.Image, reduction: int) -> UInt8[ndarray
     try:
         return _jpeg_pixels(path.read_bytes(), image.size, reduction)
     except ValueError:
-        return None  # damaged: Pillow decodes what it can, or names the damage
+        return None  # damaged: Pillow decodes the readable part, or raises an error with the reason
 
 
 def _jpeg_pixels(data: bytes | memoryview, size_wh: tuple[int, int], reduction: int) -> UInt8[ndarray, "h w 3"]:

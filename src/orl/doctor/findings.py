@@ -43,7 +43,7 @@ def _device(plan: Plan) -> Iterator[Finding]:
         yield Finding(
             stops=True,
             message="a GPU is asked for (--device cuda), and torch sees none",
-            remedy="take --device cpu or auto, or install a driver and a torch built for it",
+            remedy="use --device cpu or auto, or install a driver and a torch built for it",
         )
     backend = "nccl" if plan.computes_on_gpu else "gloo"
     if plan.num_processes > 1 and backend not in plan.machine.backends:
@@ -62,19 +62,19 @@ def _precision(plan: Plan) -> Iterator[Finding]:
         yield Finding(
             stops=True,
             message="--precision 16-mixed needs a GPU, and this run would use the CPU",
-            remedy="take --precision 32-true" + (" or bf16-mixed" if has_bf16 else ""),
+            remedy="use --precision 32-true" + (" or bf16-mixed" if has_bf16 else ""),
         )
     if config.precision == "bf16-mixed" and not has_bf16:
         yield Finding(
             stops=False,
             message=f"this {device} has no bf16 in hardware: --precision bf16-mixed is slower than 32-true on it",
-            remedy="take --precision 16-mixed" if plan.computes_on_gpu else "take --precision 32-true",
+            remedy="use --precision 16-mixed" if plan.computes_on_gpu else "use --precision 32-true",
         )
     if config.precision == "32-true" and has_bf16:
         yield Finding(
             stops=False,
             message=f"this {device} multiplies bf16 in hardware, and --precision 32-true does not use it",
-            remedy="take --precision bf16-mixed"
+            remedy="use --precision bf16-mixed"
             if plan.computes_on_gpu
             else "try the same with --precision bf16-mixed: ResNets were 1.6 times as fast on such a CPU",
         )
@@ -110,9 +110,9 @@ def _memory(plan: Plan) -> Iterator[Finding]:
         yield Finding(
             stops=True,
             message=f"{stage} is out of memory even with the few images of the measurement ({message})",
-            remedy="take a smaller --discover.search-scale, or stop other programs that use the memory"
+            remedy="use a smaller --discover.search-scale, or stop other programs that use the memory"
             if stage == "stage2"
-            else f"take smaller --{stage}.views.size-px, --network.backbone or --{stage}.hidden-features, or stop "
+            else f"use smaller --{stage}.views.size-px, --network.backbone or --{stage}.hidden-features, or stop "
             "other programs that use the device",
         )
     for stage, cost in plan.training.items():
@@ -141,7 +141,7 @@ def _shared_memory(plan: Plan) -> Iterator[Finding]:
                 stops=True,
                 message=f"the {plan.config.workers} workers of {stage} send batches through /dev/shm: up to "
                 f"{needed / GIB:.2f} GiB, and it has {room / GIB:.2f}",
-                remedy="give the container more (docker run --shm-size, or --ipc=host), or take fewer --workers",
+                remedy="give the container more (docker run --shm-size, or --ipc=host), or use fewer --workers",
             )
 
 
@@ -151,7 +151,7 @@ def _disk(plan: Plan) -> Iterator[Finding]:
         yield Finding(
             stops=True,
             message=f"checkpoints and tables take about {needed / GIB:.1f} GiB, and {free / GIB:.1f} are free",
-            remedy="take --out on another disk, or make room",
+            remedy="use --out on another disk, or make room",
         )
 
 
@@ -184,5 +184,5 @@ def _hours(plan: Plan) -> Iterator[Finding]:
                 stops=False,
                 message=f"{stage} would take about {hours / 24:.0f} days: {train.epochs} epochs of "
                 f"{plan.num_images:,} images",
-                remedy=f"set fewer --{stage}.epochs, take a smaller recipe (quick), or more and faster devices",
+                remedy=f"set fewer --{stage}.epochs, use a smaller recipe (quick), or more and faster devices",
             )

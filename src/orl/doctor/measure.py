@@ -242,7 +242,7 @@ def _method(config: RunConfig, stage: str, batch_size: int) -> Method:
 
 
 def measured_object_table(found: FoundRois, num_table_images: int) -> ObjectTable:
-    """Pair the first RoI of each image with that of the next image: any pairs serve a measurement."""
+    """Pair the first RoI of each image with that of the next image: the pairing does not affect the measurement."""
     starts = tables.row_starts(found.image_ids, num_table_images)
     firsts = starts[:-1]
     return ObjectTable(
@@ -258,7 +258,7 @@ def _find_rois(config: RunConfig, images: ImageTable, folder: Path) -> tuple[flo
     """Return the seconds per image of the search, and the RoIs after stage 2's filter."""
     discover_config = config.discover
     if discover_config.proposals == "file":
-        # Boxes from a file need no search; any boxes serve the rest of the measurement.
+        # Boxes from a file need no search; the rest of the measurement works with any boxes.
         config = replace(config, discover=replace(discover_config, proposals="grid", proposals_file=None))
     make = proposer(images, config, folder)
     rows, shard = slice(0, len(images)), {"shard_size": len(images)}

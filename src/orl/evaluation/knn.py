@@ -107,7 +107,7 @@ def weighted_votes(
 ) -> Float[ndarray, "m c"]:
     """Compute the fraction of the k nearest training images that show a class, weighted by exp(cosine / temperature).
 
-    A neighbour whose label of a class is 0 has no vote on that class. Of equally near images the first counts.
+    A neighbour whose label of a class is 0 has no vote on that class. Among equally near images the first counts.
     Where each image shows one class, given as 1 among -1, the class with the largest fraction is the prediction.
 
     Args:

@@ -29,7 +29,7 @@ class ImageScore:
     """Score of one map against the objects of its image."""
 
     hit: float
-    """Pointing game: 1 if the peak of the map lies on an object, else 0; the fraction of equal peaks that do."""
+    """Pointing game: 1 if the peak of the map lies on an object, else 0; for equal peaks the fraction on one."""
     inside: float
     """Fraction of the map's sum that lies on objects; for a map of zeros, the objects' fraction of the image."""
     overlaps: Float[ndarray, "_"]

@@ -58,11 +58,11 @@ def finished(output: EvaluationOutput, inputs: Mapping[str, Any]) -> dict[str, A
     if found is None:
         raise ValueError(
             f"{output.result} exists and is not a result of this version of 'orl evaluate', so it is not overwritten; "
-            "take another --out, or give --overwrite"
+            "use another --out, or give --overwrite"
         )
     differing = sorted(key for key in {*found, *asked} if found.get(key) != asked.get(key))
     raise provenance.StaleResultError(
-        f"stale: {output.result} was made from other weights or options ({', '.join(differing)}). Take another --out, "
+        f"stale: {output.result} was made from other weights or options ({', '.join(differing)}). Use another --out, "
         "or rebuild it with --overwrite"
     )
 

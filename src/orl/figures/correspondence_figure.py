@@ -74,7 +74,7 @@ def correspondence_figure(run: RunDir, options: CorrespondenceOptions, file: Fig
     if options.order in ("top", "lowest") and np.isnan(best_correspondences(correspondences, *pairs[0], 1)[2][0]):
         raise ValueError(
             f"{correspondences.folder} holds no similarities (the published files have none), and so no order "
-            f"{options.order!r}; take --order random or --order image"
+            f"{options.order!r}; use --order random or --order image"
         )
     run_images = RunImages(run, images, file.dpi)
     sheet = [_pair_image(run_images, rois, correspondences, pair, options.pairs) for pair in pairs]

@@ -77,8 +77,7 @@ def curve_figure(runs: Sequence[Path], options: CurveOptions, file: FigureFile) 
 def read_metrics(path: Path) -> dict[str, Float[ndarray, "n"]]:
     """Read every series of a metrics file; a value missing in a line is NaN.
 
-    An incomplete line, left by a killed process, is skipped. Of a step written twice, by a resumed run, the last line
-    counts.
+    An incomplete line, left by a killed process, is skipped. If a resumed run wrote a step twice, the last line counts.
 
     Raises:
         FileNotFoundError: if there is no such file.

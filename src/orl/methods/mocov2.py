@@ -87,7 +87,7 @@ class KeyQueue(nn.Module):
         """
         super().__init__()
         if queue_size < 1:
-            raise ValueError(f"the queue needs at least one key, got {queue_size}; take a multiple of the batch")
+            raise ValueError(f"the queue needs at least one key, got {queue_size}; use a multiple of the batch")
         self.register_buffer("queue", F.normalize(torch.randn(queue_size, num_features), dim=1))
         self.register_buffer("queue_position", torch.zeros((), dtype=torch.int64))
 
@@ -163,7 +163,7 @@ def groups_per_process(num_images: int, num_groups: int) -> int:
         ValueError: if groups or images cannot be split evenly, or a group has fewer than two images.
     """
     if num_groups < 1 or num_groups % world_size():
-        raise ValueError(f"{num_groups} groups cannot be split evenly over {world_size()} processes; take a multiple")
+        raise ValueError(f"{num_groups} groups cannot be split evenly over {world_size()} processes; use a multiple")
     batch_size = num_images * world_size()
     if batch_size % num_groups or batch_size < 2 * num_groups:
         raise ValueError(

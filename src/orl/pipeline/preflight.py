@@ -199,7 +199,7 @@ def _check_saved_config(config: RunConfig, run: RunDir) -> None:
     changed = [line for line in changed if line.partition(".")[0] not in _free_sections(run)]
     if changed:
         raise ValueError(
-            f"{run.root} holds a run of another config ({'; '.join(changed)}); take another --out, or rebuild "
+            f"{run.root} holds a run of another config ({'; '.join(changed)}); use another --out, or rebuild "
             "what depends on these options with --overwrite"
         )
 
@@ -223,7 +223,7 @@ def _check_packages(config: RunConfig, stages: Sequence[str], device: torch.devi
     if config.wandb != "off" and importlib.util.find_spec("wandb") is None:
         raise ImportError(f"--wandb {config.wandb} needs Weights & Biases: pip install wandb, or leave it off")
     if config.precision == "16-mixed" and device.type == "cpu":
-        raise ValueError("--precision 16-mixed needs a GPU; on a CPU take bf16-mixed or 32-true")
+        raise ValueError("--precision 16-mixed needs a GPU; on a CPU use bf16-mixed or 32-true")
 
 
 def _read_start(config: RunConfig) -> Backbone | None:
@@ -245,7 +245,7 @@ def _check_start_unchanged(config: RunConfig, run: RunDir, start_digest: str | N
             continue
         raise ValueError(
             f"{label} of {run.root} started from {'other' if inputs.get('init_from') else 'random'} weights, and "
-            f"--init-from is {config.init_from} now; give the weights that it started from, take another --out, or "
+            f"--init-from is {config.init_from} now; give the weights that it started from, use another --out, or "
             "start from scratch with --overwrite"
         )
 
@@ -258,7 +258,7 @@ def _read_feature_extractor(config: RunConfig, run: RunDir) -> FeatureExtractor 
     if not config.overwrite and inputs is not None and inputs.get("backbone") != extractor.backbone_digest:
         raise ValueError(
             f"the images of {run.root} are embedded with other weights than {config.discover.feature_extractor}; "
-            "take another --out, or embed them again with --overwrite"
+            "use another --out, or embed them again with --overwrite"
         )
     return extractor
 

@@ -95,7 +95,7 @@ def _train_stage(inputs: RunInputs, images: ImageTable, stage: str, processes: P
         probe_steps=train_config.probe_epochs * batches.steps_per_epoch,
         after_step=expected_time_logger(inputs, stage, len(images)),
         out_of_memory_hint=(
-            f"Use gradient accumulation (--{stage}.accumulation-steps 2 or more), or take a smaller batch, view or "
+            f"Use gradient accumulation (--{stage}.accumulation-steps 2 or more), or use a smaller batch, view or "
             "backbone in a new run (--out)"
         ),
     )

@@ -69,7 +69,7 @@ def step_warnings(inputs: RunInputs, num_images: int) -> list[str]:
         if stage in inputs.stages and num_steps < FEW_STEPS:
             found.append(
                 f"WARNING: {label} has only {num_steps} steps ({train.epochs} x {num_images // train.batch_size}), too "
-                f"few to learn anything useful: take more images, a smaller --{stage}.batch-size or more "
+                f"few to learn anything useful: use more images, a smaller --{stage}.batch-size or more "
                 f"--{stage}.epochs, for at least {FEW_STEPS} steps"
             )
     return found

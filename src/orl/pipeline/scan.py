@@ -92,7 +92,7 @@ def scan_into(
     if earlier is not None and earlier.fingerprint != images.fingerprint:
         raise StaleResultError(
             f"the images of {run.root} have changed: {len(earlier)} usable before, {len(images)} now, "
-            f"{len(set(earlier.names) ^ set(images.names))} added or removed. Rebuild with --overwrite, or take "
+            f"{len(set(earlier.names) ^ set(images.names))} added or removed. Rebuild with --overwrite, or use "
             "another folder"
         )
     save_rejected(rejected, run.rejected)

@@ -61,7 +61,7 @@ class BoxFile:
 def read_box_file(path: Path, images: ImageTable, source: Path, folder: Path) -> BoxFile:
     """Open a file of boxes, which are then read by slices of images.
 
-    Of a COCO JSON the boxes of all categories and crowds are used. Images are matched by name, and the boxes are kept
+    All boxes of a COCO JSON are used, including crowds. Images are matched by name, and the boxes are kept
     in memory (about 100 bytes each). A published proposal file is read as a stream. Its images are in the order of the
     COCO JSON that the run's images come from, else in the order of the run.
 

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class RowOrderedReader:
-    """Arrays of images by their rows in the run; arrays read too early wait in an unnamed temporary file.
+    """Arrays of images by their rows in the run; arrays read too early are kept in an unnamed temporary file.
 
     The stream is read only as far as needed. The temporary file disappears with the process.
     """
@@ -76,7 +76,7 @@ class RowOrderedReader:
             for _ in self._arrays:
                 count += 1
         except DamagedFileError as error:
-            # The damage is behind this list; reading the damaged list raises an error with its own count.
+            # The damage is after this list; reading the damaged list raises an error with its own count.
             logger.warning("%s", error)
         return count
 

@@ -106,7 +106,7 @@ class ReportInputs:
         ]
 
     def sample_images(self, num_images: int) -> list[tuple[int, ...]]:
-        """Sample shared images; all sections sample the same ones, as a smaller sample begins a larger one."""
+        """Sample shared images; all sections use the same ones, since a smaller sample is the start of a larger one."""
         shared = self.shared_images()
         return [shared[index] for index in sample_indices(len(shared), num_images, self.options.seed)]
 

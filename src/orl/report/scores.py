@@ -35,7 +35,7 @@ class Score:
 def read_scores(run: RunDir) -> list[Score]:
     """Read the results of a run: its own first, then those of `orl evaluate` beside its weights.
 
-    Of two results of one evaluation, data set and backbone the first counts.
+    If two results have the same evaluation, data set and backbone, the first counts.
 
     Raises:
         ValueError: if a file is damaged.

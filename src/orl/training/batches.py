@@ -27,7 +27,7 @@ class TrainingBatches:
     num_steps: int
     """Steps of the training."""
     images_per_epoch: int
-    """Images taken from one shuffled order before the next order begins."""
+    """Images used from one shuffled order before the next shuffle."""
     seed: int
     """Seed of the order."""
     rank: int = 0

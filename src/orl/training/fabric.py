@@ -25,7 +25,7 @@ def launch_fabric(device: torch.device, precision: Precision, processes: Process
         ValueError: if the precision does not work on the device, or a machine has fewer GPUs than processes.
     """
     if precision == "16-mixed" and device.type == "cpu":
-        raise ValueError("--precision 16-mixed needs a GPU; on a CPU take bf16-mixed or 32-true")
+        raise ValueError("--precision 16-mixed needs a GPU; on a CPU use bf16-mixed or 32-true")
     if processes.count == 1:
         # Fabric's choice of environment refuses a single process in some SLURM allocations.
         fabric = Fabric(accelerator=device.type, devices=1, precision=precision, plugins=[LightningEnvironment()])

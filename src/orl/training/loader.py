@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 MAX_KILLED = 3
 """Times that killed workers are replaced before training stops."""
 CALM_STEPS = 100
-"""Steps without a killed worker after which the count begins again."""
+"""Steps without a killed worker after which the count restarts at 0."""
 KILLED_WORKER = "DataLoader worker"
 """Beginning of torch's message about a worker that has ended."""
 

@@ -66,7 +66,7 @@ class TrainOptions:
     """Steps between two probes."""
     after_step: Callable[[int], None] | None = None
     """Called in the first process after each step, with the number of steps done."""
-    out_of_memory_hint: str = "take a smaller batch or smaller images"
+    out_of_memory_hint: str = "use a smaller batch or smaller images"
     """Advice for the error message when memory runs out."""
 
 

@@ -15,7 +15,7 @@ MAX_REPLACEMENTS = 10
 
 
 class LoadedViews(NamedTuple):
-    """The views of a sample or of a batch, and the images that could not be read on the way."""
+    """The views of a sample or of a batch, and the images that could not be read."""
 
     views: dict[str, Any]
     """Views by name; empty if an image and all its replacements are unreadable, in a batch if one sample is empty."""

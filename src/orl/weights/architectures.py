@@ -138,7 +138,7 @@ def architecture_from_file_name(file: Path) -> str | None:
     with contextlib.suppress(ModuleNotFoundError):
         names += [f"timm/{name}" for name in _import_timm().list_models()]
     models = {name: name.partition("/")[2] for name in names}
-    # A file named as a backbone of orl was already refused as one; no other network fits it.
+    # Backbones of orl are left out: the file has already been refused as one.
     fitting = [
         name
         for name, model in models.items()

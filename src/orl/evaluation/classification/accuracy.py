@@ -13,7 +13,7 @@ TOP_K = 5
 def top_k_accuracy(logits: Float[Tensor, "n c"], labels: Int[Tensor, "n"], k: int) -> int:
     """Count the images whose label is among the `k` highest scores.
 
-    Of equal scores the lower class index ranks higher, so that the count does not depend on the order of a sort. A
+    For equal scores the lower class index ranks higher, so that the count does not depend on the order of a sort. A
     network that gives every class the same score is right for class 0 only.
 
     Raises:

@@ -166,7 +166,7 @@ def _fit_and_score(train: "_Split", val: "_Split", output: EvaluationOutput) -> 
             fits[l2] = fit
             accuracies[l2] = count_correct(fit, train.shards(validation, moments)).to_json()["top1"] or 0.0
             bar.update()
-        # Of equal accuracies the first counts, which has the stronger penalty.
+        # Among equal accuracies the first counts, which has the stronger penalty.
         chosen = max(accuracies, key=lambda l2: accuracies[l2])
         moments = find_moments(train.shards(train.readable))
         last = fit_logistic(train.shards(train.readable, moments), num_classes, chosen, start=fits[chosen])

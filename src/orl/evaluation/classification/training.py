@@ -191,7 +191,7 @@ def _train_options(schedule: TrainingSchedule, output: EvaluationOutput, num_ima
         checkpoint_minutes=output.checkpoint_minutes,
         max_unreadable=math.ceil(MAX_UNREADABLE_FRACTION * num_images),
         unreadable_hint=f"{MAX_UNREADABLE_FRACTION:.0%} of them, or one",
-        out_of_memory_hint="Take a smaller --batch-size or --size-px, or more processes",
+        out_of_memory_hint="Use a smaller --batch-size or --size-px, or more processes",
     )
 
 

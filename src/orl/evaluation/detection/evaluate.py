@@ -183,7 +183,7 @@ def _train_and_detect(
             checkpoint_minutes=output.checkpoint_minutes,
             unreadable_hint=f"{MAX_UNREADABLE_TRAIN_FRACTION:.0%} of them, or one",
             max_unreadable=math.ceil(MAX_UNREADABLE_TRAIN_FRACTION * len(training.images)),
-            out_of_memory_hint="Start more processes, or take a smaller --batch-size, which lr and steps follow",
+            out_of_memory_hint="Start more processes, or use a smaller --batch-size, which lr and steps follow",
         )
         train_detector(training_step, training, options, processes)
         detections = predict(

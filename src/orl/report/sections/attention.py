@@ -47,7 +47,7 @@ class Attention(Section):
 
 
 def attention_section(inputs: ReportInputs) -> Attention:
-    """Gather attention maps: of one run the feature extractor and all stages, of several the last stage of each."""
+    """Gather attention maps: feature extractor and all stages of one run, or the last stage of each of several."""
     backbones: dict[str, nn.Module] = {}
     notes: list[Note] = []
     for run in inputs.runs:

@@ -63,7 +63,7 @@ class Correspondences(Section):
 def correspondence_section(inputs: ReportInputs) -> Correspondences:
     """Gather pairs of RoIs that stage 2 matched: the most and the least similar, random ones, those of some images.
 
-    Of several runs it takes the most similar pair that each found for the same query images.
+    For several runs: the most similar pair that each found for the same query images.
     """
     title = "Correspondences"
     if inputs.is_comparison:
