@@ -1,4 +1,4 @@
-"""Progress with rate and remaining time: a bar on a terminal; in a log file or pipe a line every half minute."""
+"""Progress with rate and remaining time: a bar on a terminal, or a line every half minute in a file or pipe."""
 
 import sys
 from collections.abc import Iterable
@@ -21,10 +21,10 @@ def progress_bar(
     unit: str,
     quiet: bool = False,
 ) -> tqdm:
-    """Return a progress bar over items, or one to be advanced by hand with `update`.
+    """Return a progress bar over items, or one that the caller advances with `update`.
 
     Args:
-        items: the items to iterate over; none for a bar advanced by hand.
+        items: the items to iterate over; none for a bar advanced by `update`.
         total: number of units in all.
         done: units finished by an earlier run; they do not count in the rate.
         title: name of the work.

@@ -74,7 +74,7 @@ def test_findings_are_shown_with_their_remedy() -> None:
 def test_a_plan_that_could_not_be_measured_shows_facts_and_findings() -> None:
     found = examination(config={"device": "cuda"}, training={}, discovery=None)
     shown = format_examination(found)
-    assert "will not work: a GPU is asked for" in shown
+    assert "will not work: a GPU is required" in shown
     assert "estimates" not in shown
     assert to_json(found)["estimates"] == {}
     assert to_json(found)["discovery_hours"] is None

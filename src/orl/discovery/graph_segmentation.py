@@ -185,7 +185,7 @@ def _find(parents, pixel):
 @compiled()
 @no_type_check
 def _join(keys, start, width, scale, parents, sizes, limits, heaviest, refused, stop_at_refusal):
-    """Join along the edges from `start` on; return the edge it stopped at and the number of refused edges.
+    """Join along the edges from `start` on; return the edge where joining stopped and the number of refused edges.
 
     Edges inside one region are removed a block at a time without a branch, which the CPU would often mispredict.
     """

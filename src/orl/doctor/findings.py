@@ -42,7 +42,7 @@ def _device(plan: Plan) -> Iterator[Finding]:
     if not device_is_there(plan.config, len(plan.machine.gpus)):
         yield Finding(
             stops=True,
-            message="a GPU is asked for (--device cuda), and torch sees none",
+            message="a GPU is required (--device cuda), but torch finds none",
             remedy="use --device cpu or auto, or install a driver and a torch built for it",
         )
     backend = "nccl" if plan.computes_on_gpu else "gloo"

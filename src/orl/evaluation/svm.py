@@ -56,7 +56,7 @@ class SvmResult:
     num_train: int
     num_test: int
     num_fits: int
-    """SVMs fitted in all."""
+    """Total number of fitted SVMs."""
     num_unconverged: int
     """Fits that were stopped by the limit on iterations."""
     seed: int

@@ -129,7 +129,7 @@ def _unit_blocks(embeddings: tables.Table, device: torch.device) -> Iterator[Blo
 
 
 def _unit_vectors(embeddings: tables.Table, start: int, stop: int, device: torch.device) -> Float[Tensor, "n d"]:
-    # Half precision on the way to the device, single precision there.
+    # Copied to the device in half precision, then converted to single precision.
     halves = torch.from_numpy(np.array(embeddings.rows("embedding", start, stop)))
     embeddings.release()
     return torch.nn.functional.normalize(halves.to(device).float(), dim=1)

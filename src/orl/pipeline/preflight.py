@@ -1,6 +1,6 @@
 """Preflight: read and check every input of a run once, before the scan and before any training.
 
-`preflight` returns `RunInputs`; scan, pretrain, discover and evaluate take it and check nothing of it again.
+`preflight` returns `RunInputs`; scan, pretrain, discover and evaluate use it without further checks.
 """
 
 import importlib.util

@@ -29,7 +29,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """Thumbnails of a run's images; each is made when it is first asked for."""
+    """Thumbnails of a run's images; each is made on first use."""
 
     images: ImageTable
     prefix: str = "image"

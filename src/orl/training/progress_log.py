@@ -87,7 +87,7 @@ class ProgressLog:
 
 
 def peak_memory_gib() -> float:
-    """Return the peak memory so far: the GPU's as torch counts it, else that of this process."""
+    """Return the peak memory so far: of the GPU as torch counts it, otherwise of this process."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**30
     return peak_resident_bytes() / 2**30

@@ -136,7 +136,7 @@ class ImageCache:
     def _frames(
         self, image_ids: Int[Tensor, "n"], boxes: Int[Tensor, "n 4"], widest: int, highest: int
     ) -> UInt8[Tensor, "n h w 3"]:
-        """Return the pixels of each box at the top left of a frame of one size; the rest of a frame has no meaning."""
+        """Return the pixels of each box at the top left of a frame of one size; other pixels are undefined."""
         left, top, right, bottom = (side[:, None] for side in boxes.unbind(dim=1))
         columns = (left + torch.arange(widest, device=boxes.device)).minimum(right - 1)
         rows = (top + torch.arange(highest, device=boxes.device)).minimum(bottom - 1)

@@ -72,7 +72,7 @@ def tables(result: Result) -> Tables:
 
 
 def suite_entries(datasets: Datasets, config: DetectionConfig) -> Sequence[SuiteEntry[CocoData, DetectionConfig]]:
-    """Return one entry if COCO is at hand."""
+    """Return one entry if COCO is given."""
     if datasets.coco is None:
         return []
     train_split, val_split = datasets.detect_splits

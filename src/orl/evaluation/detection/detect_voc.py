@@ -93,7 +93,7 @@ def tables(result: Result) -> Tables:
 def suite_entries(
     datasets: Datasets, config: DetectionConfig
 ) -> Sequence[SuiteEntry[VocDetectionData, DetectionConfig]]:
-    """Return one entry if VOC devkits for detection are at hand."""
+    """Return one entry if VOC devkits for detection are given."""
     if not datasets.voc_detection:
         return []
     first, *more = datasets.voc_detection
