@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 NUM_STAGES = 4
 FEW_STEPS = 200
-"""Steps of a training stage below which a warning is logged; the shortest training above random had 240 steps."""
+"""Steps of a training stage below which a warning is logged: a rule of thumb (docs/decisions.md, 86)."""
 WARMUP_STEPS, TIMED_STEPS, TIMED_S = 2, 5, 10.0
 """Untimed first steps, and the fewest steps and seconds from which an expected time is computed."""
 
