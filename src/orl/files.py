@@ -4,6 +4,8 @@ import errno
 import hashlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -15,20 +17,29 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+@contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary name to write to, then rename it: a reader sees the old file or the complete new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, data: bytes | str | memoryview) -> None:
-    """Write a file under a temporary name, then rename it: a reader sees the old file or the complete new one.
+    """Write a file: a reader sees the old one or the complete new one.
 
     Raises:
         OSError: if it cannot be written; the message for a full disk names the size and the remedy.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with written_atomically(path) as temporary:
+            temporary.write_bytes(data.encode() if isinstance(data, str) else data)
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
@@ -37,8 +48,6 @@ def write_atomically(path: Path, data: bytes | str | memoryview) -> None:
             f"the disk is full: no space to write {path} ({len(data) / 1e6:.1f} MB). Finished files are kept: make "
             "space and give the same command again",
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def remove_stale_temporaries(folder: Path) -> None:

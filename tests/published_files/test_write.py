@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.reference.published import made_up, xyxy
 
-from orl import tables
+from orl import files, tables
 from orl.datasets.image_table import ImageTable
 from orl.published_files import write as writing
 from orl.published_files.read import PublishedFiles, RunTables, read_published
@@ -225,7 +225,7 @@ def test_existing_files_are_kept_without_overwrite(images: ImageTable, tmp_path:
 
 def test_files_are_written_atomically(images: ImageTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own_run(tmp_path / "run", images, np.random.default_rng(0))
-    monkeypatch.setattr(writing.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("No space left on device")))
+    monkeypatch.setattr(files.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("No space left on device")))
     with pytest.raises(OSError, match="No space left"):
         write_published(tmp_path / "run", images, SOURCE, tmp_path / "to", "coco")
     assert os.listdir(tmp_path / "to") == []

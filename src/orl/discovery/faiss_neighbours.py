@@ -5,7 +5,6 @@ once and saved; every process that searches it maps the same file. `recall_again
 """
 
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
+from orl import files
 from orl.discovery.nearest_neighbours import best_of, nearest_neighbours, ranks_of, similarities_of, too_few_images
 
 NUM_PROBES = 64
@@ -77,17 +77,11 @@ def save_index(index: Any, path: Path) -> None:
     Raises:
         OSError: if the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        load_faiss().write_index(index, str(temporary))
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with files.written_atomically(path) as temporary:
+            load_faiss().write_index(index, str(temporary))
     except RuntimeError as error:
         raise OSError(f"cannot write the index {path} ({error}); is the disk full?") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_index(path: Path) -> Any:

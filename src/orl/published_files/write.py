@@ -2,18 +2,16 @@
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
-from orl import provenance, tables
+from orl import files, provenance, tables
 from orl.datasets.image_table import ImageTable
 from orl.published_files import formats
 from orl.published_files.json_stream import garbage_collection_paused
@@ -77,7 +75,11 @@ def write_published(
     for kind in {formats.PROPOSALS, formats.NEIGHBOURS, formats.CORRESPONDENCES} - set(texts):
         logger.warning("no file of format %s is written: the run has no table for it", kind)
     for kind, path in paths.items():
-        with garbage_collection_paused(), _open_atomically(path) as file:
+        with (
+            garbage_collection_paused(),
+            files.written_atomically(path) as temporary,
+            open(temporary, "w", encoding="utf-8") as file,
+        ):
             file.writelines(texts[kind])
     return list(paths.values())
 
@@ -204,18 +206,3 @@ def _table(folder: Path, name: str, images: ImageTable) -> tables.Table | None:
     tables.check_image_list(table, images.fingerprint)
     tables.check_inputs(table)
     return table
-
-
-@contextmanager
-def _open_atomically(path: Path) -> Iterator[TextIO]:
-    """Open a text file under a temporary name, and rename it at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
