@@ -1,6 +1,6 @@
 """Training samples with pixels: the views of an image, or of the image that replaces an unreadable one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,20 +39,30 @@ class ViewDataset(Dataset[LoadedViews]):
 
     def __getitem__(self, key: SampleKey) -> LoadedViews:
         """Return the views of an image in an epoch."""
-        images = self.view_sampler.images
-        unreadable: list[tuple[str, str]] = []
-        for image_id in image_and_replacements(key, self.view_sampler.seed, len(self)):
-            try:
-                views = cut_views(images, self.view_sampler.sample_boxes((key[0], image_id)))
-            except ImageError as error:
-                unreadable.append((str(error.path), error.reason))
-            else:
-                return LoadedViews(views, [images.names[image_id]], unreadable)
-        return LoadedViews({}, [], unreadable)
+        sampler = self.view_sampler
+
+        def load(image_id: int) -> dict[str, Any]:
+            return cut_views(sampler.images, sampler.sample_boxes((key[0], image_id)))
+
+        return load_or_replace(key, sampler.seed, sampler.images.names, load)
 
 
-def image_and_replacements(key: SampleKey, seed: int, num_images: int) -> Iterator[int]:
-    """Yield the image of a key, then the images to try in its place if it cannot be read."""
+def load_or_replace(
+    key: SampleKey, seed: int, names: Sequence[str], load: Callable[[int], dict[str, Any]]
+) -> LoadedViews:
+    """Load the image of a key, or the first readable one of the images to try in its place."""
+    unreadable: list[tuple[str, str]] = []
+    for row in _image_and_replacements(key, seed, len(names)):
+        try:
+            views = load(row)
+        except ImageError as error:
+            unreadable.append((str(error.path), error.reason))
+        else:
+            return LoadedViews(views, [names[row]], unreadable)
+    return LoadedViews({}, [], unreadable)
+
+
+def _image_and_replacements(key: SampleKey, seed: int, num_images: int) -> Iterator[int]:
     yield key[1]
     yield from np.random.default_rng([seed, *key, 3]).integers(num_images, size=MAX_REPLACEMENTS).tolist()
 

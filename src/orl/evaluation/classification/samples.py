@@ -15,7 +15,7 @@ from orl.embed import CENTRE_FRACTION
 from orl.views.colour import ColourDistribution, sample_colours
 from orl.views.crops import centre_box, cut_boxes, random_resized_crop
 from orl.views.cut import View
-from orl.views.view_dataset import LoadedViews, image_and_replacements
+from orl.views.view_dataset import LoadedViews, load_or_replace
 from orl.views.view_samplers import SampleKey
 
 CROP_AREA_RANGE, CROP_ASPECT_RATIO_RANGE = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -55,16 +55,12 @@ class TrainingImages(Dataset[LoadedViews]):
 
     def __getitem__(self, key: SampleKey) -> LoadedViews:
         """Return `image` and `label` of an image in an epoch."""
-        unreadable: list[tuple[str, str]] = []
-        for row in image_and_replacements(key, self.seed, len(self)):
-            try:
-                view = self._crop(key[0], row)
-            except ImageError as error:
-                unreadable.append((str(error.path), error.reason))
-            else:
-                label = int(self.images.labels[row])
-                return LoadedViews({"image": view, "label": label}, [self.images.names[row]], unreadable)
-        return LoadedViews({}, [], unreadable)
+        return load_or_replace(
+            key,
+            self.seed,
+            self.images.names,
+            lambda row: {"image": self._crop(key[0], row), "label": int(self.images.labels[row])},
+        )
 
     def _crop(self, epoch: int, row: int) -> View:
         generator = np.random.default_rng([self.seed, epoch, row])

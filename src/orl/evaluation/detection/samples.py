@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from orl import boxes
 from orl.datasets.decode import ImageError, image_size, load_image
 from orl.evaluation.detection.datasets import DetectionDataset
-from orl.views.view_dataset import LoadedViews, image_and_replacements
+from orl.views.view_dataset import LoadedViews, load_or_replace
 from orl.views.view_samplers import SampleKey
 
 
@@ -46,15 +46,7 @@ class DetectionTrainingImages(Dataset[LoadedViews]):
 
     def __getitem__(self, key: SampleKey) -> LoadedViews:
         """Return `image` and `target` of an image in an epoch."""
-        unreadable: list[tuple[str, str]] = []
-        for row in image_and_replacements(key, self.seed, len(self)):
-            try:
-                views = self._sample(key[0], row)
-            except ImageError as error:
-                unreadable.append((str(error.path), error.reason))
-            else:
-                return LoadedViews(views, [self.images.names[row]], unreadable)
-        return LoadedViews({}, [], unreadable)
+        return load_or_replace(key, self.seed, self.images.names, lambda row: self._sample(key[0], row))
 
     def _sample(self, epoch: int, row: int) -> dict[str, Any]:
         images, resize = self.images, self.resize
