@@ -78,8 +78,6 @@ class OpenedFile:
     """Tensors by name, on the CPU, with the file's names and types; never empty."""
     entries: tuple[str, ...]
     """Names on the top level, such as 'epoch' and 'state_dict'."""
-    unpacked: tuple[str, ...]
-    """Names of the containers around the weights, the outermost first."""
 
 
 class _Placeholder:
@@ -124,7 +122,7 @@ def open_weights(path: Path) -> OpenedFile:
             f"{path} contains a {type(content).__name__}; give a file with a state dict (names and tensors)"
         )
     try:
-        inner, unpacked = _unpack(content)
+        inner = _unpack(content)
         weights = _tensors(inner)
     except RecursionError as error:
         raise ValueError(f"{path} has a container that contains itself; give a file of names and tensors") from error
@@ -133,7 +131,7 @@ def open_weights(path: Path) -> OpenedFile:
         raise ValueError(
             f"{path} contains no tensors; its entries are {', '.join(map(str, list(content)[:6])) or 'none'}"
         )
-    return OpenedFile(weights, tuple(map(str, content)), unpacked)
+    return OpenedFile(weights, tuple(map(str, content)))
 
 
 def _reader(path: Path, start: bytes) -> Callable[[Path], Any]:
@@ -238,12 +236,9 @@ def _damaged(path: Path, error: Exception) -> str:
     return f"{path} cannot be read; fetch the complete file again ({type(error).__name__}: {first_line[:120]})"
 
 
-def _unpack(content: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], tuple[str, ...]]:
+def _unpack(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
     name = next((name for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
-    if name is None:
-        return content, ()
-    inner, unpacked = _unpack(content[name])
-    return inner, (name, *unpacked)
+    return content if name is None else _unpack(content[name])
 
 
 def _check_not_quantised(path: Path, content: Mapping[Any, Any]) -> None:
