@@ -1,6 +1,7 @@
 """Output of an evaluation: its JSON file, the options of the computation, and an existing result."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,11 @@ from typing import Any
 from orl import files, provenance
 from orl.evaluation.evaluated_backbone import RANDOM, RANDOM_ARCHITECTURE
 from orl.training.fabric import Precision
+from orl.training.loop import TrainOptions
 from orl.weights.find import find_weights_file
+
+MAX_UNREADABLE_FRACTION = 0.01
+"""Largest fraction of unreadable training images, which other images replace, and of images to score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,18 @@ class EvaluationOutput:
     def folder(self) -> Path:
         """Folder for checkpoints, metrics, features and detections while the evaluation runs."""
         return self.result.with_suffix("")
+
+    def train_options(self, title: str, num_images: int, out_of_memory_hint: str) -> TrainOptions:
+        """Return the options of a training on a number of images."""
+        return TrainOptions(
+            folder=self.folder,
+            title=title,
+            workers=self.workers,
+            checkpoint_minutes=self.checkpoint_minutes,
+            max_unreadable=math.ceil(MAX_UNREADABLE_FRACTION * num_images),
+            unreadable_hint=f"{MAX_UNREADABLE_FRACTION:.0%} of them, or one",
+            out_of_memory_hint=out_of_memory_hint,
+        )
 
 
 def finished(output: EvaluationOutput, inputs: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,6 +1,5 @@
 """Training and scoring of a classifier: schedule, training by the common loop, accuracy on centre crops, result."""
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,22 +13,20 @@ from orl.datasets.classified import ClassifiedImages, check_train_val
 from orl.evaluation.classification.accuracy import Accuracy
 from orl.evaluation.classification.classifier import Classifier, classification_losses, score_images
 from orl.evaluation.classification.samples import CropConfig, TrainingImages, training_colours
-from orl.evaluation.output import EvaluationOutput, finished, write_result
+from orl.evaluation.output import MAX_UNREADABLE_FRACTION, EvaluationOutput, finished, write_result
 from orl.evaluation.protocol import Result
 from orl.processes import Processes, local_device
 from orl.schedules import step_decay
 from orl.training.batches import epoch_batches
 from orl.training.fabric import launch_fabric
 from orl.training.loader import BatchSource
-from orl.training.loop import Schedules, TrainOptions, train
+from orl.training.loop import Schedules, train
 from orl.training.supervised import SupervisedStep
 from orl.training.unreadable import UNREADABLE, UnreadableImages
 from orl.views.view_dataset import collate_views
 
 PROTOCOL_BATCH_SIZE = 256
 PROTOCOL_SIZE_PX = 224
-MAX_UNREADABLE_FRACTION = 0.01
-"""Largest fraction of unreadable images, both of those to train on and of those to score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +127,8 @@ def train_and_score(
     crops = CropConfig(size_px=schedule.size_px, colours=training_colours(schedule.jitter))
     dataset = TrainingImages(train_images, crops, output.seed)
     source = BatchSource(dataset=dataset, collate=collate_views, finish=lambda batch: batch)
-    options = _train_options(schedule, output, len(train_images))
+    hint = "Use a smaller --batch-size or --size-px, or more processes"
+    options = output.train_options(schedule.task, len(train_images), hint)
     train(training_step, source, batches, schedule.schedules(batches.steps_per_epoch), options, processes)
     counts, unreadable = score_images(
         network, val_images, schedule.size_px, fabric, processes, workers=output.workers, quiet=output.quiet
@@ -181,18 +179,6 @@ def size_deviations(size_px: int) -> list[str]:
 def trainable_parameters(module: nn.Module) -> list[nn.Parameter]:
     """Return the parameters that get gradients."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-
-def _train_options(schedule: TrainingSchedule, output: EvaluationOutput, num_images: int) -> TrainOptions:
-    return TrainOptions(
-        folder=output.folder,
-        title=schedule.task,
-        workers=output.workers,
-        checkpoint_minutes=output.checkpoint_minutes,
-        max_unreadable=math.ceil(MAX_UNREADABLE_FRACTION * num_images),
-        unreadable_hint=f"{MAX_UNREADABLE_FRACTION:.0%} of them, or one",
-        out_of_memory_hint="Use a smaller --batch-size or --size-px, or more processes",
-    )
 
 
 def _scores(counts: Mapping[str, Accuracy]) -> dict[str, Any]:

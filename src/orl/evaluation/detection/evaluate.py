@@ -1,7 +1,6 @@
 """Training, detection and scoring of a detector, common to COCO and VOC: checks, resume, result."""
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -19,18 +18,12 @@ from orl.evaluation.detection.model import require_resnet
 from orl.evaluation.detection.predict import predict
 from orl.evaluation.detection.results_file import read_detections, write_detections
 from orl.evaluation.detection.samples import check_sizes
-from orl.evaluation.detection.train import (
-    MAX_UNREADABLE_TRAIN_FRACTION,
-    DetectorTraining,
-    build_training_step,
-    train_detector,
-)
+from orl.evaluation.detection.train import DetectorTraining, build_training_step, train_detector
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.output import EvaluationOutput, finished, write_result
 from orl.evaluation.protocol import Result
 from orl.processes import Processes, local_device
 from orl.training.fabric import launch_fabric
-from orl.training.loop import TrainOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,15 +169,8 @@ def _train_and_detect(
     if not processes.gather(int(path.exists()))[0][0]:
         fabric = launch_fabric(local_device(output.device), output.precision, processes)
         training_step = build_training_step(backbone.network, training, fabric)
-        options = TrainOptions(
-            folder=output.folder,
-            title="detector",
-            workers=output.workers,
-            checkpoint_minutes=output.checkpoint_minutes,
-            unreadable_hint=f"{MAX_UNREADABLE_TRAIN_FRACTION:.0%} of them, or one",
-            max_unreadable=math.ceil(MAX_UNREADABLE_TRAIN_FRACTION * len(training.images)),
-            out_of_memory_hint="Start more processes, or use a smaller --batch-size, which lr and steps follow",
-        )
+        hint = "Start more processes, or use a smaller --batch-size, which lr and steps follow"
+        options = output.train_options("detector", len(training.images), hint)
         train_detector(training_step, training, options, processes)
         detections = predict(
             training_step.network, val, training.config, processes, workers=output.workers, quiet=output.quiet

@@ -19,8 +19,6 @@ from orl.training.loader import BatchReader, BatchSource
 from orl.training.loop import Schedules, TrainOptions, train
 from orl.training.supervised import SupervisedStep
 
-MAX_UNREADABLE_TRAIN_FRACTION = 0.01
-"""Largest fraction of unreadable training images; other images replace them."""
 PRECISE_BN_SEED_OFFSET = 1
 """Difference between the seeds of the images for batch statistics and for training."""
 
