@@ -19,8 +19,6 @@ from lightning_fabric.plugins.environments import SLURMEnvironment
 
 from orl.networks.device import compute_device
 
-logger = logging.getLogger(__name__)
-
 TIMEOUT = timedelta(hours=6)
 """Longest wait for other processes that are alive: for the scan of the images, or for the last shard of a table.
 

@@ -4,7 +4,6 @@
 """
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -23,8 +22,6 @@ from orl.training.progress_log import ProgressLog
 from orl.training.training_step import NotFiniteError, TrainingStep
 from orl.training.unreadable import UNREADABLE, UnreadableImages
 from orl.views.view_dataset import LoadedViews
-
-logger = logging.getLogger(__name__)
 
 NUM_NAMED = 5
 """Most images that an error message names; `not_finite.json` lists all."""
