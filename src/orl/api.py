@@ -20,13 +20,10 @@ from typing import Any, Literal
 from torch import nn
 
 from orl.config import ImageMethod, RunConfig, one_of
-from orl.evaluation.evaluated_backbone import load_evaluated_backbone
-from orl.evaluation.evaluations import find_evaluation
-from orl.evaluation.output import EvaluationOutput, results_folder
+from orl.evaluation.evaluations import default_result, find_evaluation, run_evaluation
+from orl.evaluation.output import EvaluationOutput
 from orl.networks.backbones import read_backbone_file, register_backbone
-from orl.networks.device import compute_device
 from orl.pipeline.run import run_all, run_discover, run_pretrain
-from orl.processes import joined_processes
 from orl.recipes import METHODS, REQUIRED, start_config, with_changes, with_fields
 from orl.rundir import RunDir
 
@@ -203,15 +200,10 @@ def evaluate(
     """
     evaluation = find_evaluation(task)
     labelled, config = _split_options(evaluation.data, evaluation.config, {"data": Path(data), **(options or {})})
-    evaluation.check(labelled, config)
     source = Path(backbone)
-    if out is None:
-        name = f"{evaluation.result_stem(config)}_{Path(data).resolve().name}.json"
-        out = results_folder(source, architecture) / name
-    output = EvaluationOutput(result=Path(out), seed=seed, workers=workers, device=device, overwrite=overwrite)
-    with joined_processes(compute_device(device)) as processes:
-        evaluated = load_evaluated_backbone(source, architecture, seed)
-        return evaluation.run(evaluated, labelled, config, output, processes)
+    result = Path(out) if out else default_result(evaluation, source, architecture, labelled.data, config)
+    output = EvaluationOutput(result=result, seed=seed, workers=workers, device=device, overwrite=overwrite)
+    return run_evaluation(evaluation, source, architecture, labelled, config, output)
 
 
 def _name(backbone: str | nn.Module | None) -> str | None:

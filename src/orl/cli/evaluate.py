@@ -119,28 +119,17 @@ def _evaluate(
     output: OutputOptions,
     machine: MachineOptions,
 ) -> None:
-    from orl.evaluation.evaluated_backbone import load_evaluated_backbone
-    from orl.evaluation.output import EvaluationOutput, results_folder
-    from orl.networks.device import compute_device
-    from orl.processes import joined_processes, num_processes
+    from orl.evaluation.evaluations import default_result, run_evaluation
+    from orl.evaluation.output import EvaluationOutput
 
-    if evaluation.one_process and num_processes() > 1:
-        raise ValueError(
-            f"orl evaluate {evaluation.name} runs in one process, but {num_processes()} were started; start one"
-        )
-    with joined_processes(compute_device(machine.device)) as processes:
-        path = output.out
-        if path is None:
-            folder = results_folder(backbone.backbone, backbone.architecture)
-            path = folder / f"{evaluation.result_stem(protocol)}_{data.data.resolve().name}.json"
-        evaluation_output = EvaluationOutput(
-            result=path, seed=backbone.seed, overwrite=output.overwrite, **_values(machine)
-        )
-        evaluation.check(data, protocol)
-        evaluated = load_evaluated_backbone(backbone.backbone, backbone.architecture, backbone.seed)
-        result = evaluation.run(evaluated, data, protocol, evaluation_output, processes)
-        if result is not None and processes.is_first:
-            _print_scores(result, evaluation_output)
+    weights, architecture = backbone.backbone, backbone.architecture
+    path = output.out or default_result(evaluation, weights, architecture, data.data, protocol)
+    evaluation_output = EvaluationOutput(
+        result=path, seed=backbone.seed, overwrite=output.overwrite, **_values(machine)
+    )
+    result = run_evaluation(evaluation, weights, architecture, data, protocol, evaluation_output)
+    if result is not None:
+        _print_scores(result, evaluation_output)
 
 
 def _suite_options_class() -> type:
