@@ -1,12 +1,14 @@
-"""Atomic writes, digests of files, and removal of temporary files of killed processes."""
+"""Atomic writes, reading of JSON, digests of files, and removal of temporary files of killed processes."""
 
 import errno
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -48,6 +50,21 @@ def write_atomically(path: Path, data: bytes | str | memoryview) -> None:
             f"the disk is full: no space to write {path} ({len(data) / 1e6:.1f} MB). Finished files are kept: make "
             "space and give the same command again",
         ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read the object in a JSON file.
+
+    Raises:
+        ValueError: if the file is damaged or contains something else.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); delete it and run again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} contains a {type(content).__name__}, not an object; delete it and run again")
+    return content
 
 
 def remove_stale_temporaries(folder: Path) -> None:

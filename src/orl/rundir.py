@@ -1,11 +1,10 @@
 """Paths of the files of a run, and readers of its record and of its discovery score."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orl import tables
+from orl import files, tables
 
 TRAINED_STAGES = {"stage1": "stage 1", "stage3": "stage 3"}
 """Training stages: name of the folder -> label."""
@@ -79,12 +78,7 @@ def read_record(run: RunDir) -> dict[str, Any]:
     Raises:
         ValueError: if the file is not JSON.
     """
-    if not run.record.exists():
-        return {}
-    try:
-        return json.loads(run.record.read_text())
-    except ValueError as error:
-        raise ValueError(f"{run.record} is not JSON ({error}); delete it and run again") from error
+    return files.read_json(run.record) if run.record.exists() else {}
 
 
 def read_discovery_score(run: RunDir) -> dict[str, Any] | None:
@@ -95,9 +89,6 @@ def read_discovery_score(run: RunDir) -> dict[str, Any] | None:
     """
     if not run.discovery_score.exists():
         return None
-    try:
-        score = json.loads(run.discovery_score.read_text())
-    except ValueError as error:
-        raise ValueError(f"{run.discovery_score} is not JSON ({error}); delete it and run again") from error
+    score = files.read_json(run.discovery_score)
     scored = score.get("correspondences")
     return score if scored in (None, tables.finished_fingerprint(run.table("correspondences"))) else None

@@ -111,7 +111,7 @@ def test_a_run_without_records_has_an_empty_origin(tmp_path: Path) -> None:
         ("config.yaml", "7", r"config\.yaml holds no config but 7"),
         ("run.json", "{", r"run\.json is not JSON"),
         ("evaluation/svm_stage1.json", "{", r"svm_stage1\.json is not JSON"),
-        ("evaluation/svm_stage1.json", "[]", r"svm_stage1\.json is not a result of an evaluation"),
+        ("evaluation/svm_stage1.json", "[]", r"svm_stage1\.json contains a list"),
         ("evaluation/svm_stage1.json", json.dumps({"mean_ap": "high"}), "it has no mean_ap"),
     ],
 )

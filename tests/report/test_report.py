@@ -22,7 +22,6 @@ from orl.recipes import demo
 from orl.report.options import Annotations, GalleryOptions
 from orl.report.report import write_report
 from orl.report.runs import sample_indices
-from orl.report.scores import read_json
 from orl.report.sections import attention
 from orl.report.sections.overview import duration
 from orl.rundir import RunDir
@@ -389,13 +388,6 @@ def test_a_sentence_names_discovery_that_is_no_better_than_chance(run):
 def test_a_missing_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no run at .*nowhere"):
         write_report(RunDir(tmp_path / "nowhere"))
-
-
-@pytest.mark.parametrize(("content", "message"), [('{"a', "is not JSON"), ("[1]", "contains a list")])
-def test_damaged_results_are_refused(tmp_path: Path, content, message):
-    (tmp_path / "svm.json").write_text(content)
-    with pytest.raises(ValueError, match=message):
-        read_json(tmp_path / "svm.json")
 
 
 def test_a_smaller_sample_of_images_begins_a_larger_one():

@@ -1,6 +1,5 @@
 """The model card beside an export: how to load the weights, their training, scores and limits."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -199,21 +198,13 @@ def _read_scores(run: RunDir) -> dict[tuple[str, str], Json]:
             path = run.evaluation(evaluation, label)
             if not path.exists():
                 continue
-            result = _read_json(path)
+            result = files.read_json(path)
+            if not isinstance(result.get("mean_ap"), int | float):
+                raise ValueError(f"{path} is not a result of an evaluation: it has no mean_ap; delete it and run again")
             digest = (result.get("inputs") or {}).get("backbone")
             if digest in (None, digests.get(label, digest)):
                 scores[evaluation, label] = result
     return scores
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); delete it and run again") from error
-    if not isinstance(content, dict) or not isinstance(content.get("mean_ap"), int | float):
-        raise ValueError(f"{path} is not a result of an evaluation: it has no mean_ap; delete it and run again")
-    return content
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

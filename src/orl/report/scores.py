@@ -1,11 +1,11 @@
 """The scores of a run: results of all evaluations, by data set and backbone."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orl import files
 from orl.evaluation.evaluations import EVALUATIONS, RUN_EVALUATIONS
 from orl.evaluation.output import results_folder
 from orl.evaluation.protocol import Evaluation
@@ -42,27 +42,12 @@ def read_scores(run: RunDir) -> list[Score]:
     """
     found: dict[tuple[str, str, tuple[str, ...]], Score] = {}
     for evaluation, backbone, path in _result_files(run):
-        result = read_json(path)
+        result = files.read_json(path)
         columns = _columns(evaluation, result, path)
         dataset = name_dataset(result)
         score = Score(evaluation=evaluation, backbone=backbone, dataset=dataset, result=result, columns=columns)
         found.setdefault((dataset, backbone, tuple(columns)), score)
     return list(found.values())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read the object in a JSON file.
-
-    Raises:
-        ValueError: if the file is damaged or contains something else.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); delete it and run again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} contains a {type(content).__name__}, not an object; delete it and run again")
-    return content
 
 
 def name_dataset(result: Mapping[str, Any]) -> str:
@@ -87,7 +72,7 @@ def _result_files(run: RunDir) -> Iterator[tuple[Evaluation[Any, Any], str, Path
     for backbone in BACKBONES:
         if run.backbone(backbone).exists():
             for path in sorted(results_folder(run.backbone(backbone)).glob("*.json")):
-                task = read_json(path).get("task")
+                task = files.read_json(path).get("task")
                 if task in by_name:
                     yield by_name[task], backbone, path
 
