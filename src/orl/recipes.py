@@ -69,7 +69,7 @@ def quick(images: Path | str, out: Path | str) -> RunConfig:
 def small(images: Path | str, out: Path | str) -> RunConfig:
     """Configure a run of under an hour on some thousand small images, for ablations: ResNet-10, views of 64 and 32 px.
 
-    Command: `orl ablate stages small --images VOC2007 --eval-data VOC2007 --precision bf16-mixed --out runs/study`.
+    Command: `orl ablate stages small --images VOC2007 --eval-data VOC2007 --precision bf16-mixed --out runs/ablation`.
     Hours: 0.3 to 0.6 a run for 2,250 images of 160 px on a core with AVX-512 bf16. Expected: BYOL and ORL above random
     weights; see docs/results.md. Scores are higher with more epochs of this small network than with fewer of `quick`'s
     larger one. Unlike in the paper, stage 3 starts from stage 1's weights. In such short runs this is better than from

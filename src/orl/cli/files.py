@@ -46,9 +46,9 @@ def _write_published(arguments: Sequence[str]) -> None:
         """Write the published JSON files of a finished stage 2; their names begin with that of the run.
 
         Args:
-            run: folder of the run.
-            to: folder for the files.
-            overwrite: replace existing files.
+            run: Folder of the run.
+            to: Folder for the files.
+            overwrite: Replace existing files.
         """
         from orl.datasets.image_table import load_image_table
         from orl.published_files.write import write_published
@@ -95,7 +95,7 @@ def command_data(arguments: Sequence[str]) -> None:
         The folder of the pack is given to --images. The same command resumes packing that was stopped.
 
         Args:
-            options: the pack.
+            options: The pack to write.
         """
         finish("pack", pack_images(options))
 
@@ -108,10 +108,10 @@ def command_data(arguments: Sequence[str]) -> None:
         """Print the number of usable images, reasons for rejecting others, and sizes; verify the checksums of a pack.
 
         Args:
-            path: images: a folder, a list file, a COCO JSON, a VOC devkit or a pack.
-            scan: rules for the images that are used.
-            split: split of a VOC devkit, 'trainval' if not given.
-            workers: worker processes that read images.
+            path: Images: a folder, a list file, a COCO JSON, a VOC devkit or a pack.
+            scan: Rules for the images that are used.
+            split: Split of a VOC devkit, 'trainval' if not given.
+            workers: Worker processes that read images.
         """
         print(format_check(check_source(path, split, scan, workers)))
 
@@ -125,11 +125,11 @@ def command_data(arguments: Sequence[str]) -> None:
         """Cut the labelled objects of a VOC devkit, one image each, into class folders for `orl evaluate linear`.
 
         Args:
-            data: a VOC devkit, or synthetic scenes, which have the same layout.
-            to: folder for train/CLASS and val/CLASS.
-            train_split: split whose objects go to train.
-            val_split: split whose objects go to val.
-            min_side_px: shortest side of an object, pixels; smaller objects are left out.
+            data: A VOC devkit, or synthetic scenes, which have the same layout.
+            to: Folder for train/CLASS and val/CLASS.
+            train_split: Split whose objects go to train.
+            val_split: Split whose objects go to val.
+            min_side_px: Shortest side of an object, pixels; smaller objects are left out.
         """
         from orl.pipeline.object_crops import cut_objects
 
@@ -142,11 +142,11 @@ def command_data(arguments: Sequence[str]) -> None:
         """Draw labelled synthetic scenes in the layouts of VOC and COCO, to try every evaluation without a download.
 
         Args:
-            to: folder of the data set.
-            num_trainval: scenes of the split trainval.
-            num_test: scenes of the split test.
-            size_wh: width and height of a scene, pixels.
-            seed: seed of the scenes.
+            to: Folder of the data set.
+            num_trainval: Scenes of the split trainval.
+            num_test: Scenes of the split test.
+            size_wh: Width and height of a scene, pixels.
+            seed: Seed of the scenes.
         """
         from orl.synthetic.coco_layout import write_coco
         from orl.synthetic.scenes import draw_scenes

@@ -91,7 +91,7 @@ def command_discover(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """Options of `orl doctor`."""
+    """The output of the check, and the machine to estimate for."""
 
     json: Path | None = None
     """File for the findings as JSON."""

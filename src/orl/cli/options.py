@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import tyro
@@ -69,6 +70,25 @@ def _choice(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
         instance_from_str=choose,
         is_instance=lambda value: value in choices,
         str_from_instance=lambda value: [value],
+    )
+
+
+@types.primitive_rule
+def _optional(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
+    """Show an optional path as `PATH`, which tyro shows as `{None}|PATH`; the word None stands for no value."""
+    inner = [part for part in get_args(info.type) if part is not NoneType]
+    if NoneType not in get_args(info.type) or len(inner) != 1:
+        return None
+    kind = tyro.constructors.PrimitiveTypeInfo.make(inner[0], parent_markers=info.markers)
+    spec = tyro.constructors.ConstructorRegistry.get_primitive_spec(kind)
+    if isinstance(spec, tyro.constructors.UnsupportedTypeAnnotationError) or spec.nargs not in (1, "*"):
+        return None
+    return dataclasses.replace(
+        spec,
+        instance_from_str=lambda words: None if words == ["None"] else spec.instance_from_str(words),
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: ["None"] if value is None else spec.str_from_instance(value),
+        choices=None if spec.choices is None else (*spec.choices, "None"),
     )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -14,12 +15,15 @@ from orl.rundir import RunDir
 def command_report(arguments: Sequence[str]) -> None:
     """Write the HTML report of a run from the files that it has so far, or compare several runs on one page."""
 
-    def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
+    def report(
+        runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]],
+        out: Path | None = None,
+    ) -> None:
         """Write report/index.html for one run, or report/compare.html in the first of several runs.
 
         Args:
-            runs: folders of runs; with two or more they are compared.
-            out: the file of a comparison.
+            runs: Folder of a run; two or more are compared.
+            out: HTML file of a comparison; report/compare.html in the first run if not given.
         """
         if not runs:
             raise ValueError("no run is given; give the folder of one, or of several to compare them")

@@ -24,10 +24,10 @@ def command_import(arguments: Sequence[str]) -> None:
         DenseCL, lightly, solo-learn, Lightning, VISSL, Detectron2, torchvision and timm. No code of the file is run.
 
         Args:
-            file: the checkpoint, as .pth, .pt, .ckpt, .tar, .pkl or .safetensors.
-            out: folder for the files; CHECKPOINT_orl beside the checkpoint if not given.
-            expect: name of the backbone, such as resnet50; any other is refused.
-            overwrite: replace existing files.
+            file: The checkpoint, as .pth, .pt, .ckpt, .tar, .pkl or .safetensors.
+            out: Folder for the files; CHECKPOINT_orl beside the checkpoint if not given.
+            expect: Name of the backbone, such as resnet50; any other is refused.
+            overwrite: Replace existing files.
         """
         from orl.weights.importing import import_weights, write_imported
 
@@ -55,11 +55,11 @@ def command_export(arguments: Sequence[str]) -> None:
         """Write a backbone in the format of another project: weights, a model card, and a config where one is needed.
 
         Args:
-            source: folder of a run, or a backbone.safetensors.
-            to: format.
-            out: folder for the files; export/FORMAT in the run, or beside the file, if not given.
-            stage: stage of the run; the last finished one if not given.
-            overwrite: replace existing files.
+            source: Folder of a run, or a backbone.safetensors.
+            to: Format.
+            out: Folder for the files; export/FORMAT in the run, or beside the file, if not given.
+            stage: Stage of the run; the last finished one if not given.
+            overwrite: Replace existing files.
         """
         from orl.export.export import export
 

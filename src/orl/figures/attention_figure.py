@@ -54,13 +54,11 @@ class AttentionOptions:
     """The choice of the backbones, the maps, the images and the scores."""
 
     backbones: tuple[str, ...] = ()
-    """Runs, exports, weights of other projects, or 'random' for random weights of the run's network. By default the
-    feature extractor of stage 2 and stage 3."""
+    """Runs, exports, weights of other projects, or 'random'; by default the feature extractor of stage 2 and stage 3."""
     labels: tuple[str, ...] = ()
     """Name of each backbone in the figure; by default as given in --backbones."""
     reduction: Reduction = "magnitude"
-    """Reduction of the feature map: mean magnitude of the channels, first principal component of the positions, or
-    cosine of each position to the pooled embedding."""
+    """Mean magnitude of the channels, first principal component, or cosine of each position to the pooled embedding."""
     threshold: float = 0.6
     """Value of the map, above 0 and below 1, at which the outline is drawn."""
     images: int = 6

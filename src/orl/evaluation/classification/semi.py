@@ -51,8 +51,7 @@ class SemiConfig:
     fraction: float = 0.01
     """Fraction of the labels."""
     list: Path | None = None
-    """File with the names of the images whose labels are used, such as SimCLR's 1percent.txt; sampled by the seed if
-    not given."""
+    """File with the names of the labelled images, such as SimCLR's 1percent.txt; sampled by the seed if not given."""
     epochs: int = 20
     """Passes over the images of the fraction."""
     batch_size: int = PROTOCOL_BATCH_SIZE

@@ -21,8 +21,7 @@ class DetectionConfig:
     """A detector, its training and its test; values that are not given are the protocol's for COCO or VOC."""
 
     schedule: Literal["1x", "2x"] = "1x"
-    """1x: 90,000 steps on COCO, 24,000 on VOC, at a batch size of 16; 2x: twice as many, with milestones at twice the
-    step."""
+    """1x: 90,000 steps on COCO, 24,000 on VOC, at a batch size of 16; 2x: twice as many, milestones too."""
     batch_size: int = 16
     """Images per step, over all processes; another batch size than 16 scales learning rate and steps."""
     iterations: int | None = None
@@ -32,8 +31,7 @@ class DetectionConfig:
     warmup_iterations: int | None = None
     """Steps of warm-up of the learning rate; 1,000 on COCO and 100 on VOC, at a batch size of 16, if not given."""
     short_sides_px: tuple[int, ...] | None = None
-    """Short sides of training images, of which one is sampled, pixels; 640 to 800 on COCO, 480 to 800 on VOC, if not
-    given."""
+    """Short sides of training images to sample from, pixels; if not given, 640 to 800 on COCO and 480 to 800 on VOC."""
     longest_px: int = 1333
     """Longest side of any image, pixels."""
     test_short_side_px: int = 800
