@@ -54,7 +54,7 @@ class AttentionOptions:
     """The choice of the backbones, the maps, the images and the scores."""
 
     backbones: tuple[str, ...] = ()
-    """Runs, exports, weights of other projects, or 'random'; by default the feature extractor of stage 2 and stage 3."""
+    """Runs, exports, weights of other projects, or 'random'; by default stage 2's feature extractor and stage 3."""
     labels: tuple[str, ...] = ()
     """Name of each backbone in the figure; by default as given in --backbones."""
     reduction: Reduction = "magnitude"
