@@ -209,7 +209,7 @@ def test_damaged_labels_do_not_stop_a_run_that_needs_none(scenes: Path, tmp_path
         annotation.write_text("<annotation>")
     assert main(run_arguments(damaged, out)) == 0
     assert not RunDir(out).discovery_score.exists()
-    assert "labels of the images cannot be used" in RunDir(out).log.read_text()
+    assert f"the annotations of {damaged} are not used" in RunDir(out).log.read_text()
     assert RunDir(out).report.exists()
 
 
