@@ -108,4 +108,4 @@ def test_help_names_reading_and_writing(capsys: pytest.CaptureFixture[str]) -> N
     assert "orl published-files write RUN --to DIR" in text
     assert "--correspondences FILE" in text
     assert main(["published-files", "read", "--help"]) == 0
-    assert "--neighbours {None}|PATH" in capsys.readouterr().out
+    assert "--neighbours PATH" in capsys.readouterr().out

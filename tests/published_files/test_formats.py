@@ -112,11 +112,11 @@ def test_wrong_pairs_are_refused(item: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ([], r"whole numbers, not \[\]"),
-        ([1.0], r"whole numbers, not \[1\.0\]"),
-        (["1"], r"whole numbers, not \[\"1\"\]"),
-        ([[1]], r"whole numbers, not \[\[1\]\]"),
-        (None, "whole numbers, not null"),
+        ([], r"integers, not \[\]"),
+        ([1.0], r"integers, not \[1\.0\]"),
+        (["1"], r"integers, not \[\"1\"\]"),
+        ([[1]], r"integers, not \[\[1\]\]"),
+        (None, "integers, not null"),
         ([1, 5], "neighbour 5 is none of the 5 images"),
         ([-1], "neighbour -1 is none of the 5"),
     ],

@@ -348,7 +348,7 @@ BAD = {
         r"1 \(z\.jpg\) of the file are not in the run",
     ),
     "a place too high": ("neighbours", put(11, P, "knn_image_id", 3, 0), "image 3 .*neighbour 11 is none of the 11"),
-    "a place as text": ("neighbours", put("1", P, "knn_image_id", 3, 0), r'image 3 .*whole numbers, not \["1"'),
+    "a place as text": ("neighbours", put("1", P, "knn_image_id", 3, 0), r'image 3 .*integers, not \["1"'),
     "fewer places": ("neighbours", put([1, 2], P, "knn_image_id", 3), "image 3 .*has 2 neighbours.*before it have 3"),
     "a part only": ("correspondences", lambda d: d[P]["bbox"].pop(), "lists 10 images and the run has 11"),
     "no RoI": ("correspondences", put([], P, "bbox", 3), "image 3 .*has no box; stage 3 needs one"),

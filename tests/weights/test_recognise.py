@@ -12,7 +12,7 @@ from orl.weights.recognise import from_sequential, recognise
 
 
 def imported(weights: Weights, expected: str | None = None) -> ImportedWeights:
-    return convert(recognise(OpenedFile(weights, (), ())), expected)
+    return convert(recognise(OpenedFile(weights, ())), expected)
 
 
 def without(weights: Weights, *starts: str) -> Weights:
