@@ -20,7 +20,7 @@ def test_a_good_plan_has_no_findings() -> None:
 
 
 STOPPING: list[tuple[Plan, str, str]] = [
-    (good_plan({"device": "cuda"}), "torch sees none", "--device cpu"),
+    (good_plan({"device": "cuda"}), "torch finds none", "--device cpu"),
     (good_plan(machine={"backends": ("nccl",)}, num_processes=2), "2 processes need the backend gloo", "one process"),
     (
         good_plan(machine={"backends": ("gloo",), "gpus": (OLD_GPU,)}, num_processes=2),

@@ -98,7 +98,7 @@ def test_a_missing_gpu_ends_with_exit_code_1(capsys: pytest.CaptureFixture[str],
         patch.setattr("torch.cuda.device_count", lambda: 0)
         arguments = ["--images", str(tmp_path / "scenes"), "--device", "cuda", "--json", str(path)]
         assert main(["doctor", "demo", *arguments]) == 1
-    assert "torch sees none" in capsys.readouterr().out
+    assert "torch finds none" in capsys.readouterr().out
     assert json.loads(path.read_text())["works"] is False
 
 

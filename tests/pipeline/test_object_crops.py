@@ -113,7 +113,7 @@ def test_data_without_objects_to_cut_are_refused(devkit: Path, tmp_path: Path) -
         cut_objects(devkit, out, train_split="test", quiet=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").touch()
-    with pytest.raises(ValueError, match="not ours to delete"):
+    with pytest.raises(ValueError, match="which orl did not write"):
         cut_objects(devkit, tmp_path / "mine", quiet=True)
     cut_objects(devkit, out, quiet=True)
     with pytest.raises(provenance.StaleResultError, match="margin: was 0"):
