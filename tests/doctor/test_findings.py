@@ -37,7 +37,7 @@ STOPPING: list[tuple[Plan, str, str]] = [
         "cannot be split into 5 equal gradient accumulation steps",
         "--stage1.accumulation-steps",
     ),
-    (good_plan(out_of_memory={"stage1": "killed"}), "stage1 is out of memory .*killed", "--network.backbone"),
+    (good_plan(out_of_memory={"stage1": "killed"}), "stage1 is out of memory .*killed", "--backbone"),
     (
         good_plan(training={"stage1": replace(COST, memory=LinearCost(GIB, GIB / 4))}),
         "stage1 needs about 17.0 GiB of memory for 64 images per forward pass, and 10.0 are free: 32 images fit",

@@ -112,7 +112,7 @@ def _memory(plan: Plan) -> Iterator[Finding]:
             message=f"{stage} is out of memory even with the few images of the measurement ({message})",
             remedy="use a smaller --discover.search-scale, or stop other programs that use the memory"
             if stage == "stage2"
-            else f"use smaller --{stage}.views.size-px, --network.backbone or --{stage}.hidden-features, or stop "
+            else f"use smaller --{stage}.views.size-px, --backbone or --{stage}.hidden-features, or stop "
             "other programs that use the device",
         )
     for stage, cost in plan.training.items():
@@ -128,7 +128,7 @@ def _memory(plan: Plan) -> Iterator[Finding]:
             f"{free:.1f} are free: {estimate.largest_batch} images fit",
             remedy=f"set --{stage}.accumulation-steps {steps}"
             if steps is not None
-            else f"set a smaller --{stage}.batch-size, --{stage}.views.size-px or --network.backbone",
+            else f"set a smaller --{stage}.batch-size, --{stage}.views.size-px or --backbone",
         )
 
 

@@ -232,7 +232,7 @@ def _read_start(config: RunConfig) -> Backbone | None:
     start = import_weights(find_weights_file(config.init_from)).backbone
     if start.name != config.network.backbone:
         raise ValueError(
-            f"--init-from {config.init_from} holds a {start.name}, and --network.backbone is {config.network.backbone}"
+            f"--init-from {config.init_from} holds a {start.name}, and --backbone is {config.network.backbone}"
         )
     return start
 
