@@ -119,7 +119,7 @@ def test_orl_takes_any_method_as_its_stage_1(scenes: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"num_groups": 3}, r"the 4 images that pass at once on 1 processes cannot be split into 3 equal groups"),
+        ({"num_groups": 3}, r"the 4 images of a forward pass on 1 processes cannot be split into 3 equal groups"),
         ({"num_groups": 4}, r"into 4 equal groups of two or more"),
         ({"queue_size": 10}, r"a queue of 10 keys is not a multiple of the batch of 4"),
     ],
@@ -137,7 +137,7 @@ def test_groups_and_queues_that_do_not_fit_the_batch_are_refused_at_once(
     ("method", "changes", "complaint"),
     [
         ("mocov2", {"stage1": replace(SHORT, join_views=True)}, "join_views has no effect on method mocov2"),
-        ("mocov2", {"warm": True}, "warm_start needs a stage 1 whose projector is that of stage 3"),
+        ("mocov2", {"warm": True}, "objects.warm_start needs a stage 1 with the projector of stage 3: method byol or selfemd"),
         (
             "byol",
             {"warm": True, "stage1": replace(SHORT, hidden_features=8)},

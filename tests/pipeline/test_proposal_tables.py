@@ -148,7 +148,7 @@ def test_only_options_of_the_proposals_make_them_stale(
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("config", "message"),
     [
         ({"proposals": "file"}, "'file' and proposals_file None do not go together"),
         ({"proposals_file": Path("boxes.json")}, "'selective-search' and proposals_file boxes.json"),
