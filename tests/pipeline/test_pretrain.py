@@ -143,7 +143,7 @@ def test_training_starts_from_given_weights_and_refuses_others_on_resume(
 
 def test_weights_of_another_network_are_refused(scenes: Path, tmp_path: Path) -> None:
     save_backbone(build_backbone("resnet18"), tmp_path / "given.safetensors")
-    with pytest.raises(ValueError, match=r"given\.safetensors holds a resnet18, and --network\.backbone is resnet10"):
+    with pytest.raises(ValueError, match=r"given\.safetensors holds a resnet18, and --backbone is resnet10"):
         run_pretrain(small(scenes, tmp_path / "run", init_from=tmp_path / "given.safetensors"), "stage1")
     with pytest.raises(FileNotFoundError, match="nothing at"):
         run_pretrain(small(scenes, tmp_path / "run", init_from=tmp_path / "missing.safetensors"), "stage1")
