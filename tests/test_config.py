@@ -54,6 +54,7 @@ def test_the_coco_recipe_has_the_numbers_of_the_paper() -> None:
         ("images: a", r"lacks out"),
         ("- 1", r"holds list, not a mapping"),
         ("a: [", r"is not YAML"),
+        ("seed: 1\nout: x\nseed: 2\n", r"is not YAML: the key 'seed' is in line 1 and again in line 3"),
         ("images: a\nout: b\nstage1: {epochs: 0}", r"epochs must be at least 1, not 0"),
         ("images: a\nout: b\nobjects: {jitter_min_iou: 1.5}", r"jitter_min_iou must be in \[0, 1\], not 1.5"),
         ("images: a\nout: b\nobjects: {roi_size_px: 4}", r"roi_size_px must be at least 8, not 4"),

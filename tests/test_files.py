@@ -10,3 +10,41 @@ def test_a_file_without_a_json_object_is_refused(tmp_path: Path, content: str, m
     (tmp_path / "svm.json").write_text(content)
     with pytest.raises(ValueError, match=rf"svm\.json {message}"):
         files.read_json(tmp_path / "svm.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"mean_ap": 1, "mean_ap": 2}', "the key 'mean_ap' twice"),
+        ('{"a": {"b": 1, "b": 1}}', "the key 'b' twice"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a":' * 100_000, "nested too deeply"),
+        ("{} {}", "Extra data: line 1 column 4"),
+    ],
+)
+def test_json_with_two_meanings_or_too_deep_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        files.parse_json(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nseed: 2\n", "the key 'seed' is in line 1 and again in line 2"),
+        ("stage1: {epochs: 2, epochs: 800}\n", "the key 'epochs' is in line 1 and again in line 1"),
+        ("scan:\n  workers: 1\n'scan': {}\n", "the key 'scan' is in line 1 and again in line 3"),
+        ("[" * 5000, "nested too deeply"),
+        ("a: [1,\n", "expected the node content"),
+        ("a: \x00\n", "special characters are not allowed"),
+    ],
+)
+def test_yaml_with_two_meanings_or_damaged_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"^.*mine\.yaml is not YAML: .*{message}.*$"):
+        files.read_yaml(path)
+
+
+def test_a_key_may_replace_one_of_a_merged_yaml_mapping(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("a: &short {epochs: 2, seed: 1}\nb: {<<: *short, epochs: 9}\n")
+    assert files.read_yaml(tmp_path / "x.yaml")["b"] == {"epochs": 9, "seed": 1}

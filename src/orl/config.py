@@ -449,14 +449,11 @@ def load_config(path: Path, fallbacks: Mapping[str, Any] | None = None) -> RunCo
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not YAML, has an unknown key or a wrong value, or was written by version 0.1.
+        ValueError: if it is not YAML, has an unknown or repeated key or a wrong value, or was written by version 0.1.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no config file at {path}")
-    try:
-        plain = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+    plain = files.read_yaml(path)
     if not isinstance(plain, dict):
         raise ValueError(f"{path} holds {type(plain).__name__}, not a mapping of config fields")
     old = [name for name in flat(plain, branches=True) if name in RENAMED_FIELDS]

@@ -1,4 +1,4 @@
-"""Atomic writes, reading of JSON, digests of files, and removal of temporary files of killed processes."""
+"""Atomic writes, strict reading of JSON and YAML, digests of files, removal of temporary files of killed processes."""
 
 import errno
 import hashlib
@@ -52,6 +52,26 @@ def write_atomically(path: Path, data: bytes | str | memoryview) -> None:
         ) from error
 
 
+def parse_json(data: bytes | str) -> Any:
+    """Parse JSON, and refuse a key that an object has twice: of two values the last would win silently.
+
+    Raises:
+        ValueError: if the data is not JSON, is nested too deeply, or an object has a key twice.
+    """
+    try:
+        return json.loads(data, object_pairs_hook=_unique_keys)
+    except RecursionError as error:
+        raise ValueError("its objects and lists are nested too deeply") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"an object has the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return found
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read the object in a JSON file.
 
@@ -59,12 +79,40 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: if the file is damaged or contains something else.
     """
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); delete it and run again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} contains a {type(content).__name__}, not an object; delete it and run again")
     return content
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file, and refuse a key that a mapping has twice: of two values the last would win silently.
+
+    Raises:
+        ValueError: if the file is not YAML, is nested too deeply, or a mapping has a key twice.
+    """
+    import yaml
+
+    class UniqueKeyLoader(yaml.SafeLoader):
+        """PyYAML's safe loader, which refuses a repeated key."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            first: dict[str, int] = {}
+            for key, _ in node.value:
+                name, line = str(key.value), key.start_mark.line + 1
+                if name in first:
+                    raise ValueError(f"the key {name!r} is in line {first[name]} and again in line {line}")
+                first[name] = line
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(path.read_bytes(), UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is not YAML: it is nested too deeply") from error
 
 
 def remove_stale_temporaries(folder: Path) -> None:

@@ -108,6 +108,7 @@ def test_a_run_without_records_has_an_empty_origin(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("config.yaml", "a: [", r"config\.yaml is not YAML"),
+        ("config.yaml", "seed: 1\nseed: 2\n", r"config\.yaml is not YAML: the key 'seed' is in line 1 .*export the"),
         ("config.yaml", "7", r"config\.yaml holds no config but 7"),
         ("run.json", "{", r"run\.json is not JSON"),
         ("evaluation/svm_stage1.json", "{", r"svm_stage1\.json is not JSON"),

@@ -194,7 +194,7 @@ def read_result(path: Path) -> dict[str, Any]:
         ValueError: if it is not JSON, or of another kind.
     """
     try:
-        result = json.loads(path.read_text())
+        result = files.parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     kind = result.get("kind") if isinstance(result, dict) else None

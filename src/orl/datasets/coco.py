@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
-from orl import boxes
+from orl import boxes, files
 from orl.datasets.labels import ABSENT, IGNORED, PRESENT, LabelledSplit
 
 LARGEST_ID = 2**63 - 1
@@ -131,8 +131,8 @@ def read_coco_json(json_path: Path) -> dict[str, Any]:
         ValueError: if the file has another content.
     """
     try:
-        content = json.loads(json_path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        content = files.parse_json(json_path.read_bytes())
+    except ValueError as error:
         raise ValueError(f"{json_path} is not JSON: {error}") from error
     if not isinstance(content, dict) or "images" not in content:
         found = ", ".join(list(content)[:5]) if isinstance(content, dict) else type(content).__name__

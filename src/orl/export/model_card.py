@@ -6,8 +6,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from orl import files
 from orl.datasets.image_table import load_image_table
 from orl.networks.backbones import Backbone, network_digest, read_notes
@@ -211,11 +209,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(
-            f"{path} is not YAML ({error}); restore it, or export the backbone.safetensors alone"
-        ) from error
+        content = files.read_yaml(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; restore it, or export the backbone.safetensors alone") from error
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} holds no config but {content!r}; restore it, or export the backbone.safetensors alone"

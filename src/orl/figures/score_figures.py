@@ -1,6 +1,5 @@
 """`orl figures classes` and `orl figures low-shot`: charts of the scores of several backbones, from result files."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from orl import files
 from orl.evaluation.evaluations import find_evaluation
 from orl.evaluation.low_shot import LOW_SHOT
 from orl.figures.curve_figure import LINE_COLOURS, unique_labels
@@ -185,7 +185,7 @@ def _run_results(run: Path, task: str, several: bool) -> dict[Path, str]:
 
 def _read_result(path: Path, key: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = files.parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict) or not content.get(key):
