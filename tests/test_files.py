@@ -1,8 +1,18 @@
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from orl import files
+from orl import files, load_backbone
+from orl.datasets.class_lists import read_list
+from orl.datasets.coco import read_coco_json
+from orl.datasets.sources import find_images
+from orl.networks.backbones import read_backbone_file
+from orl.networks.mlp import load_projector
+from orl.published_files.json_stream import elements
+from orl.weights.opening import open_weights
 
 
 @pytest.mark.parametrize(("content", "message"), [('{"a', "is not JSON"), ("[1]", "contains a list")])
@@ -48,3 +58,35 @@ def test_yaml_with_two_meanings_or_damaged_is_refused_in_one_line(tmp_path: Path
 def test_a_key_may_replace_one_of_a_merged_yaml_mapping(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("a: &short {epochs: 2, seed: 1}\nb: {<<: *short, epochs: 9}\n")
     assert files.read_yaml(tmp_path / "x.yaml")["b"] == {"epochs": 9, "seed": 1}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names need POSIX")
+@pytest.mark.parametrize(
+    "read",
+    [
+        files.read_json,
+        files.read_yaml,
+        files.file_digest,
+        open_weights,
+        load_backbone,
+        read_backbone_file,
+        load_projector,
+        find_images,
+        read_coco_json,
+        read_list,
+        lambda path: next(elements(path, "bbox", "images")),
+    ],
+)
+def test_a_pipe_is_refused_by_every_reader_and_never_waited_for(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    path = tmp_path / "mine.txt"
+    os.mkfifo(path)
+    with pytest.raises((ValueError, FileNotFoundError), match=r"mine\.txt"):
+        read(path)
+
+
+def test_a_device_is_refused_and_a_folder_left_to_open(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^/dev/null is a device and not a file; write its content to a file"):
+        files.regular_file(Path("/dev/null"))
+    assert files.regular_file(tmp_path) == tmp_path
+    with pytest.raises(FileNotFoundError):
+        files.regular_file(tmp_path / "none")

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,25 @@ from typing import Any
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+def regular_file(path: Path) -> Path:
+    """Return a path to read from; refuse a pipe, a socket or a device, whose reading may never end.
+
+    Every file that a user names is opened through this check. A folder passes: opening it fails by itself.
+
+    Raises:
+        FileNotFoundError: if there is nothing at the path.
+        ValueError: if it is neither a file nor a folder.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return path
+    kind = "pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
+    raise ValueError(f"{path} is a {kind} and not a file; write its content to a file, and give that")
+
+
 def file_digest(path: Path) -> str:
     """Return a digest of a file's bytes: 16 hexadecimal digits of its SHA-256."""
-    with open(path, "rb") as file:
+    with open(regular_file(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
@@ -78,6 +95,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: if the file is damaged or contains something else.
     """
+    regular_file(path)
     try:
         content = parse_json(path.read_bytes())
     except ValueError as error:
@@ -107,6 +125,7 @@ def read_yaml(path: Path) -> Any:
                 first[name] = line
             return super().construct_mapping(node, deep)
 
+    regular_file(path)
     try:
         return yaml.load(path.read_bytes(), UniqueKeyLoader)
     except (yaml.YAMLError, ValueError) as error:

@@ -11,6 +11,7 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from orl.datasets.classified import ClassifiedImages
+from orl.files import regular_file
 
 
 class Entry(NamedTuple):
@@ -31,7 +32,7 @@ def read_list(path: Path) -> list[Entry]:
         ValueError: if the file is not UTF-8 text, a line has another format, or a name leads out of the folder.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = regular_file(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a list in UTF-8: {error}") from error
     entries = []
@@ -47,7 +48,7 @@ def read_list(path: Path) -> list[Entry]:
 
 def has_numbers(path: Path) -> bool:
     """Return True if the first line of a list has a class number after the name."""
-    with open(path, encoding="utf-8-sig", errors="replace") as lines:
+    with open(regular_file(path), encoding="utf-8-sig", errors="replace") as lines:
         first = next((line.split() for line in lines if line.strip()), [])
     return len(first) != 1
 

@@ -8,6 +8,7 @@ from orl.datasets.coco import coco_image_names, has_labels, read_coco
 from orl.datasets.labels import LabelledSplit
 from orl.datasets.packs import is_pack, open_pack
 from orl.datasets.voc import read_voc, voc_folder, voc_image_names
+from orl.files import regular_file
 
 IMAGE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"}
@@ -113,7 +114,7 @@ def _is_image_name(name: str) -> bool:
 def _read_list(path: Path) -> tuple[Path, list[str]]:
     """Read a list file; the root is its folder, or the lowest common folder of all images."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
+        lines = [line.strip() for line in regular_file(path).read_text(encoding="utf-8-sig").split("\n")]
     except ValueError as error:
         raise ValueError(f"{path} is not a list of images in UTF-8: {error}; save it as UTF-8 text") from error
     listed = [line for line in lines if line and not line.startswith("#")]

@@ -11,6 +11,7 @@ from jaxtyping import Int8
 from numpy import ndarray
 
 from orl.datasets.labels import ABSENT, IGNORED, PRESENT, LabelledSplit
+from orl.files import regular_file
 
 IMAGES_FOLDER = "JPEGImages"
 LISTS_FOLDER = Path("ImageSets") / "Main"
@@ -107,7 +108,7 @@ def read_voc_sizes(split: LabelledSplit) -> list[tuple[int, int]]:
 
 def _read_size(path: Path) -> tuple[int, int]:
     try:
-        root = ET.parse(path).getroot()
+        root = ET.parse(regular_file(path)).getroot()
         return int(_text(root, "size/width")), int(_text(root, "size/height"))
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing: a detector needs the boxes of every image; use another split") from error
@@ -198,7 +199,7 @@ def _derived_labels(
 def _read_objects(folder: Path, image_id: str) -> list[VocObject] | None:
     path = folder / "Annotations" / f"{image_id}.xml"
     try:
-        root = ET.parse(path).getroot()
+        root = ET.parse(regular_file(path)).getroot()
         return [_read_object(element) for element in root.iter("object")]
     except FileNotFoundError:
         return None
@@ -221,7 +222,7 @@ def _text(element: ET.Element, path: str) -> str:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = regular_file(path).read_text(encoding="utf-8-sig").splitlines()
     except ValueError as error:
         raise ValueError(f"{path} is not a text file: {error}") from error
     return [line.strip() for line in lines if line.strip()]

@@ -154,7 +154,7 @@ def read_backbone_file(path: Path) -> Backbone:
     if not path.exists():
         raise FileNotFoundError(f"no backbone at {path}; give the path of a backbone.safetensors")
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(files.regular_file(path), framework="pt") as file:
             notes = _notes(file.metadata())
             weights: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
@@ -178,7 +178,7 @@ def read_backbone_file(path: Path) -> Backbone:
 def read_notes(path: Path) -> dict[str, Any]:
     """Return the notes in the header of a file that `save_backbone` wrote; an empty dictionary for any other file."""
     try:
-        with safe_open(path, framework="np") as file:
+        with safe_open(files.regular_file(path), framework="np") as file:
             return _notes(file.metadata())
     except (SafetensorError, OSError, ValueError):
         return {}

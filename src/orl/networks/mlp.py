@@ -110,7 +110,7 @@ def load_projector(path: Path) -> nn.Sequential:
     if not path.exists():
         raise FileNotFoundError(f"no projector at {path}; stage 1 writes it beside its backbone")
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(files.regular_file(path), framework="pt") as file:
             if (file.metadata() or {}).get("orl") != "projector":
                 raise ValueError(f"{path} was not written by orl as a projector")
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from orl import files
+
 BUFFER_BYTES = 1 << 16
 SCAN_BYTES = 1 << 20
 # JSON escapes a quote inside a string, so this pattern matches keys only.
@@ -33,7 +35,7 @@ def elements(path: Path, key: str, noun: str = "images") -> Iterator[Any]:
     """
     ijson = _ijson()
     count = 0
-    with open(path, "rb") as file:
+    with open(files.regular_file(path), "rb") as file:
         try:
             for element in ijson.items(file, f"{key}.item", use_float=True, buf_size=BUFFER_BYTES):
                 yield element
@@ -50,7 +52,7 @@ def value(path: Path, key: str) -> Any:
         DamagedFileError: if the file is truncated or not JSON before the end of the value.
     """
     ijson = _ijson()
-    with open(path, "rb") as file:
+    with open(files.regular_file(path), "rb") as file:
         try:
             return next(ijson.items(file, key, use_float=True, buf_size=BUFFER_BYTES), None)
         except (ijson.JSONError, UnicodeError) as error:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from orl.files import regular_file
 from orl.rundir import TRAINED_STAGES, RunDir
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -19,7 +20,7 @@ def find_weights_file(source: Path, stage: str | None = None) -> Path:
 
     Raises:
         FileNotFoundError: if the source does not exist, holds no weights, or the run has not finished the stage.
-        ValueError: if the source is ONNX, or a stage is given for anything but a run.
+        ValueError: if the source is ONNX, a pipe or a device, or a stage is given for anything but a run.
     """
     if stage is not None and stage not in TRAINED_STAGES:
         raise ValueError(f"no stage {stage!r} leaves a backbone; give {' or '.join(TRAINED_STAGES)}")
@@ -30,6 +31,7 @@ def find_weights_file(source: Path, stage: str | None = None) -> Path:
         )
     if not source.exists():
         raise FileNotFoundError(f"nothing at {source}; give the folder of a run or a file of weights")
+    regular_file(source)
     single, run = _single_file(source), RunDir(source)
     if stage is None and single is not None:
         return single

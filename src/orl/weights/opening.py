@@ -14,6 +14,8 @@ from numpy import ndarray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from orl import files
+
 Weights = dict[str, Tensor]
 """Tensors by name."""
 
@@ -114,7 +116,7 @@ def open_weights(path: Path) -> OpenedFile:
         raise ValueError(f"{path} is a folder; give the file of weights inside it")
     if not path.exists():
         raise FileNotFoundError(f"no file at {path}")
-    with open(path, "rb") as file:
+    with open(files.regular_file(path), "rb") as file:
         start = file.read(4096)
     content = _reader(path, start)(path)
     if not isinstance(content, Mapping):

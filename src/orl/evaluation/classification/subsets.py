@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
+from orl import files
 from orl.datasets.class_lists import check_classes
 from orl.datasets.classified import ClassifiedImages
 
@@ -28,7 +29,7 @@ def read_subset(images: ClassifiedImages, list_file: Path) -> ClassifiedImages:
         ValueError: if the list is empty, names an unknown, repeated or ambiguous image, or all images show one class.
     """
     try:
-        lines = [line.strip() for line in list_file.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in files.regular_file(list_file).read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{list_file} is not a list in UTF-8: {error}") from error
     listed = [_without_number(line) for line in lines if line]
