@@ -55,6 +55,18 @@ def test_off_a_terminal_a_short_job_is_one_line(monkeypatch: pytest.MonkeyPatch,
     assert log.getvalue().splitlines() == ["scan: 5 of 5 images (100%), 1.00 images/s, 00:00 left"]
 
 
+def test_off_a_terminal_the_last_line_is_written_once(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    log = pipe_stderr(monkeypatch)
+    with progress_bar(total=2, title="report", unit="sections") as bar:
+        for _ in range(2):
+            clock.now_s += 40
+            bar.update(1)
+    assert [line.split(",")[0] for line in log.getvalue().splitlines()] == [
+        "report: 1 of 2 sections (50%)",
+        "report: 2 of 2 sections (100%)",
+    ]
+
+
 def test_units_done_before_count_in_the_total_and_not_in_the_rate(
     monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:

@@ -43,16 +43,18 @@ def progress_bar(
 
 
 class _LineStream:
-    """A stream that writes each update of a bar on a new line, without carriage returns."""
+    """A stream that writes each new state of a bar on a new line, without carriage returns."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self.is_open = False
+        self.is_open, self._last = False, ""
 
     def write(self, text: str) -> None:
         line = " ".join(text.split())
-        if line and self.is_open:
+        # A bar writes its last state again when it is closed.
+        if line not in ("", self._last) and self.is_open:
             self._stream.write(line + "\n")
+            self._last = line
 
     def flush(self) -> None:
         self._stream.flush()

@@ -8,6 +8,8 @@ from orl import files, tables
 
 TRAINED_STAGES = {"stage1": "stage 1", "stage3": "stage 3"}
 """Training stages: name of the folder -> label."""
+BACKBONES = {"random": "random weights", **TRAINED_STAGES}
+"""Backbones that are evaluated: name in the file of a result -> label."""
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,10 @@ from tests.finished_run import (
 )
 from tests.report.browsing import PAIRS, choose, count, paper, prefer, press, reset, resize, show_all, shown
 
+from orl.config import save_config
 from orl.datasets.image_table import ImageTable, save_image_table
 from orl.datasets.labels import LabelledSplit
+from orl.recipes import demo
 from orl.report.options import Annotations, GalleryOptions
 from orl.report.report import write_report
 from orl.rundir import RunDir
@@ -49,7 +51,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_stages(run)
     write_results(run)
     options = GalleryOptions(attention_side_px=64)
-    return write_report(run, options, Annotations(labels=labels_of(names)))
+    save_config(demo(root / "images", run.root), run.config)
+    return write_report([run.root], options=options, annotate=lambda _: Annotations(labels=labels_of(names)))
 
 
 def labels_of(names: tuple[str, ...]) -> LabelledSplit:

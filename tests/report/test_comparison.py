@@ -10,12 +10,13 @@ from tests.report.browsing import prefer, resize
 from tests.report.test_report import Reader
 
 from orl.cli import main
-from orl.config import save_config
+from orl.config import RunConfig, save_config
 from orl.datasets.image_table import load_image_table, save_image_table
+from orl.pipeline.view_samplers import build_view_sampler
 from orl.recipes import demo
 from orl.report.content import Code
-from orl.report.options import GalleryOptions
-from orl.report.report import compare_runs
+from orl.report.options import Annotations, GalleryOptions
+from orl.report.report import write_report
 from orl.report.runs import ReportInputs, read_runs
 from orl.report.sections.overview import overview_section
 from orl.rundir import RunDir
@@ -46,9 +47,15 @@ def runs(tmp_path: Path) -> list[RunDir]:
 
 
 def comparison_of(runs: list[RunDir], tmp_path: Path) -> tuple[str, Reader]:
-    path = compare_runs([run.root for run in runs], tmp_path / "compare.html", SMALL)
+    path = write_report([run.root for run in runs], tmp_path / "compare.html", SMALL)
     text = path.read_text()
     return text, Reader(text)
+
+
+def compared_pairs(reader: Reader) -> list[str]:
+    """Return the description of the best pair of each query image and run."""
+    words = [str(each.get("aria-label")) for tag, each in reader.tags if tag == "svg"]
+    return [each for each in words if re.search(r"^(first|second \$x\$): .*, similarity", each)]
 
 
 def row_of(reader: Reader, name: str) -> str:
@@ -116,8 +123,7 @@ def test_runs_with_the_same_images_are_shown_on_the_same_images(runs, tmp_path):
     maps = [each["alt"] for tag, each in reader.tags if tag == "img" and "heat map" in each["alt"]]
     assert len(maps) == 2 * 2
     assert sum("heat map of second $x$: stage 3" in alt for alt in maps) == 2
-    pairs = [each["aria-label"] for tag, each in reader.tags if tag == "svg" and "similarity" in str(each)]
-    assert len(pairs) == 2 * 2
+    assert len(compared_pairs(reader)) == 2 * 2
     ids = [each["id"] for tag, each in reader.tags if tag == "image"]
     assert len(set(ids)) == len(ids)
     assert {each["href"].removeprefix("#") for tag, each in reader.tags if tag == "use"} <= set(ids)
@@ -138,7 +144,7 @@ def test_damaged_tables_of_one_run_are_named_once(runs, tmp_path):
     shutil.rmtree(runs[1].table("correspondences"))
     _, reader = comparison_of(runs, tmp_path)
     assert reader.text.count("second $x$: No correspondences have been found yet") == 1
-    pairs = [each["aria-label"] for tag, each in reader.tags if tag == "svg" and "similarity" in str(each)]
+    pairs = compared_pairs(reader)
     assert len(pairs) == 2
     assert all(words.startswith("first: ") for words in pairs)
 
@@ -184,12 +190,12 @@ def test_runs_of_one_name_are_labelled_by_their_folders(tmp_path):
 def test_a_single_or_repeated_or_missing_run_is_refused(runs, tmp_path):
     with pytest.raises(ValueError, match="first is given twice"):
         read_runs([runs[0].root, runs[0].root / ".." / "first"])
-    with pytest.raises(ValueError, match="two runs or more, got 1"):
-        compare_runs([runs[0].root], tmp_path / "page.html", SMALL)
+    with pytest.raises(ValueError, match="no run is given"):
+        read_runs([])
     with pytest.raises(FileNotFoundError, match=r"no run at .*nowhere"):
         read_runs([runs[0].root, tmp_path / "nowhere"])
     with pytest.raises(ValueError, match=r"page\.pdf is not the name of a page"):
-        compare_runs([run.root for run in runs], tmp_path / "page.pdf", SMALL)
+        write_report([run.root for run in runs], tmp_path / "page.pdf", SMALL)
 
 
 def test_the_command_compares_several_runs_and_reports_on_one(runs, tmp_path, capsys, caplog):
@@ -198,15 +204,38 @@ def test_the_command_compares_several_runs_and_reports_on_one(runs, tmp_path, ca
     assert capsys.readouterr().out == f"comparison: {runs[0].report.with_name('compare.html')}\n"
     assert main(["report", *roots, "--out", str(tmp_path / "c.html")]) == 0
     assert (tmp_path / "c.html").read_text() == runs[0].report.with_name("compare.html").read_text()
-    assert main(["report", roots[0], "--out", str(tmp_path / "d.html")]) == 1
+    capsys.readouterr()
+    assert main(["report", roots[0]]) == 0
+    assert capsys.readouterr().out == f"report: {runs[0].report}\n"
+    assert main(["report", roots[0], "--out", str(tmp_path / "d.html")]) == 0
+    assert (tmp_path / "d.html").read_text() == runs[0].report.read_text()
     assert main(["report"]) == 1
+    assert main(["report", str(tmp_path)]) == 1
     text = capsys.readouterr().err
-    assert "names the file of a comparison, but one run is given" in text
     assert "no run is given" in text
+    assert f"no run at {tmp_path}: there is no config.yaml in it" in text
+
+
+def test_pairs_and_views_of_every_run_are_shown_and_images_once(runs, tmp_path):
+    def annotate(config: RunConfig) -> Annotations:
+        images = load_image_table(RunDir(config.out).images)
+        return Annotations(view_sampler=lambda stage: build_view_sampler(config, stage, images))
+
+    path = write_report([run.root for run in runs], tmp_path / "compare.html", SMALL, annotate)
+    reader = Reader(path.read_text())
+    forms = [each for tag, each in reader.tags if tag == "form"]
+    assert len(forms) == 2
+    for name in ("first", "second $x$"):
+        assert f"{name}: stage 3" in reader.text
+        assert f"{name} Sort by" in reader.text
+    views = [each["alt"] for tag, each in reader.tags if tag == "img" and re.search(r"view|intra|inter", each["alt"])]
+    assert len(views) == 2 * 2 * (2 + 6)
+    images = [each["href"] for tag, each in reader.tags if tag == "image"]
+    assert len(images) == len(set(images)) == 6
 
 
 def test_the_comparison_requests_nothing_else_in_a_browser(runs, tmp_path, session):
-    path = compare_runs([run.root for run in runs], tmp_path / "compare.html", SMALL)
+    path = write_report([run.root for run in runs], tmp_path / "compare.html", SMALL)
     resize(session, 360, 740)
     prefer(session, "light")
     for kind in ("browser", "performance"):

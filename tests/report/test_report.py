@@ -59,8 +59,10 @@ class Reader(HTMLParser):
         return " ".join("".join(self.words).split())
 
 
-def report_of(run: RunDir) -> tuple[str, Reader]:
-    text = write_report(run, SMALL).read_text()
+def report_of(run: RunDir, annotations: Annotations | None = None) -> tuple[str, Reader]:
+    if annotations is not None:
+        save_config(demo(Path("images"), run.root), run.config)
+    text = write_report([run.root], options=SMALL, annotate=lambda _: annotations or Annotations()).read_text()
     return text, Reader(text)
 
 
@@ -105,7 +107,7 @@ def test_every_picture_has_a_description_a_size_and_pixels(run):
 def test_each_image_is_in_the_page_once_and_each_overlay_has_a_description(run):
     _, reader = report_of(run)
     images = [attributes for tag, attributes in reader.tags if tag == "image"]
-    assert sorted(pixels["id"] for pixels in images) == [f"image-{index}" for index in range(6)]
+    assert sorted(pixels["id"] for pixels in images) == [f"images-0-{index}" for index in range(6)]
     for pixels in images:
         content = base64.b64decode(pixels["href"].removeprefix("data:image/jpeg;base64,"))
         with Image.open(io.BytesIO(content)) as image:
@@ -122,7 +124,7 @@ def test_a_report_of_many_large_images_stays_below_20_megabytes(run, tmp_path, m
     monkeypatch.undo()  # of the small galleries
     monkeypatch.setattr(attention, "NUM_IMAGES", 2)
     write_large_run(run, tmp_path / "large", num_images=160)
-    size = write_report(run, SMALL).stat().st_size
+    size = write_report([run.root], options=SMALL).stat().st_size
     assert 5e6 < size < 20e6
 
 
@@ -219,7 +221,7 @@ def test_results_of_every_evaluation_beside_the_weights_are_shown(run):
 def test_a_result_of_another_format_is_refused(run):
     write_json(run.evaluation("knn", "stage1"), {"mean_ap": 0.5})
     with pytest.raises(ValueError, match=r"knn_stage1\.json is not a result of knn: it lacks 'k'"):
-        write_report(run, SMALL)
+        write_report([run.root], options=SMALL)
 
 
 def test_a_stage_with_weights_but_no_metrics_was_trained_elsewhere(run):
@@ -268,11 +270,11 @@ def test_views_are_those_of_training(run):
     _, reader = report_of(run)
     assert "Views can be shown once the images are scanned" in reader.text
     known = Annotations(view_sampler=lambda stage: build_view_sampler(config, stage, images))
-    reader = Reader(write_report(run, SMALL, known).read_text())
+    _, reader = report_of(run, known)
     shown = [each["alt"] for tag, each in reader.tags if tag == "img" and re.search(r"view|intra|inter", each["alt"])]
     assert len(shown) == 2 * (2 + 6)
     shutil.rmtree(run.table("correspondences"))
-    reader = Reader(write_report(run, SMALL, known).read_text())
+    _, reader = report_of(run, known)
     assert "Views of stage 3 cannot be shown. To resume, run the same command again" in reader.text
 
 
@@ -291,7 +293,7 @@ def test_attention_is_scored_where_objects_are_known(run):
     region = np.zeros((64, 96), dtype=np.uint8)
     region[:32] = 1
     regions = ObjectRegions(kind="masks", readers={name: lambda size_wh: region})
-    reader = Reader(write_report(run, SMALL, Annotations(regions=regions)).read_text())
+    _, reader = report_of(run, Annotations(regions=regions))
     assert "Maps against the masks of 1 images" in reader.text
     assert re.search(r"baseline: an even map\s*50\.0 50\.0 to 50\.0", reader.text)
     assert re.search(r"Stage 3 less stage 1, best overlap of the mean magnitude: [+-]\d", reader.text)
@@ -387,7 +389,7 @@ def test_a_sentence_names_discovery_that_is_no_better_than_chance(run):
 
 def test_a_missing_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no run at .*nowhere"):
-        write_report(RunDir(tmp_path / "nowhere"))
+        write_report([tmp_path / "nowhere"])
 
 
 def test_a_smaller_sample_of_images_begins_a_larger_one():

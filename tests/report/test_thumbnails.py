@@ -43,7 +43,7 @@ def test_an_image_has_one_thumbnail_however_often_it_is_shown(tmp_path):
     thumbnails = thumbnails_of(tmp_path, *(np.full((8, 8, 3), value, np.uint8) for value in (0, 100, 200)))
     assert thumbnails.get(2) is thumbnails.get(2)
     assert thumbnails.get_all([0, 2]) == [thumbnails.made[0], thumbnails.made[2]]
-    assert {image_id: each.name for image_id, each in thumbnails.made.items()} == {0: "image-0", 2: "image-2"}
+    assert {image_id: each.name for image_id, each in thumbnails.made.items()} == {0: "images-0-0", 2: "images-0-2"}
 
 
 def test_an_image_whose_size_has_changed_is_refused(tmp_path):

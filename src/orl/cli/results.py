@@ -1,6 +1,5 @@
 """Command for the report of one run or of several runs."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -8,8 +7,6 @@ from typing import Annotated
 import tyro
 
 from orl.cli.options import finish
-from orl.config import load_config
-from orl.rundir import RunDir
 
 
 def command_report(arguments: Sequence[str]) -> None:
@@ -23,21 +20,10 @@ def command_report(arguments: Sequence[str]) -> None:
 
         Args:
             runs: Folder of a run; two or more are compared.
-            out: HTML file of a comparison; report/compare.html in the first run if not given.
+            out: HTML file to write instead.
         """
-        if not runs:
-            raise ValueError("no run is given; give the folder of one, or of several to compare them")
-        if len(runs) > 1:
-            from orl.pipeline.run_report import compare_reports
+        from orl.pipeline.run_report import report_runs
 
-            finish("comparison", compare_reports(runs, out))
-            return
-        if out is not None:
-            raise ValueError(f"--out {out} names the file of a comparison, but one run is given; leave --out out")
-        if not RunDir(runs[0]).config.exists():
-            raise FileNotFoundError(f"no run at {runs[0]}: there is no {RunDir(runs[0]).config.name} in it")
-        from orl.pipeline.run_report import report_run
-
-        finish("report", report_run(dataclasses.replace(load_config(RunDir(runs[0]).config), out=runs[0])))
+        finish("report" if len(runs) == 1 else "comparison", report_runs(runs, out))
 
     tyro.cli(report, args=list(arguments), prog="orl report")

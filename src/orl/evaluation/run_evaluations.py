@@ -12,7 +12,7 @@ from orl.evaluation.output import EvaluationOutput
 from orl.evaluation.protocol import Evaluation
 from orl.evaluation.voc_dataset import VocDataset
 from orl.processes import Processes
-from orl.rundir import RunDir
+from orl.rundir import BACKBONES, RunDir
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def evaluate_backbone(config: RunConfig, label: str, data: VocDataset) -> None:
         label: 'stage1', 'stage3', or 'random' for the weights that training starts from.
         data: the labelled data set, from `run_dataset`.
     """
-    logger.info("evaluate %s", label)
+    logger.info("evaluate %s", BACKBONES[label])
     run = RunDir(config.out)
     if label == "random":
         backbone = load_evaluated_backbone(RANDOM, config.network.backbone, config.seed)

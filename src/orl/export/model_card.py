@@ -9,10 +9,9 @@ from typing import Any
 from orl import files
 from orl.datasets.image_table import load_image_table
 from orl.networks.backbones import Backbone, network_digest, read_notes
-from orl.rundir import TRAINED_STAGES, RunDir, read_record
+from orl.rundir import BACKBONES, TRAINED_STAGES, RunDir, read_record
 from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
 
-SCORED_NETWORKS = {"random": "random weights", **TRAINED_STAGES}
 SCORED_EVALUATIONS = {"svm": "linear SVM", "knn": "weighted kNN"}
 SHORT_RECIPES = ("demo", "quick", "small")
 UNKNOWN = "unknown"
@@ -150,19 +149,17 @@ def _scores(origin: Origin) -> str:
     if not origin.scores:
         return f"{UNKNOWN.capitalize()}: these weights were not evaluated (`orl evaluate`)."
     rows = [
-        "| evaluation | data | " + " | ".join(SCORED_NETWORKS.values()) + " |",
-        "| --- | --- |" + " --- |" * len(SCORED_NETWORKS),
+        "| evaluation | data | " + " | ".join(BACKBONES.values()) + " |",
+        "| --- | --- |" + " --- |" * len(BACKBONES),
     ]
     for evaluation, name in SCORED_EVALUATIONS.items():
         results = {
-            label: origin.scores[evaluation, label] for label in SCORED_NETWORKS if (evaluation, label) in origin.scores
+            label: origin.scores[evaluation, label] for label in BACKBONES if (evaluation, label) in origin.scores
         }
         if results:
             first = next(iter(results.values()))
             on = f"{Path(first.get('data', UNKNOWN)).name}, {first.get('test_split', UNKNOWN)}"
-            numbers = [
-                f"{100 * results[label]['mean_ap']:.1f}" if label in results else UNKNOWN for label in SCORED_NETWORKS
-            ]
+            numbers = [f"{100 * results[label]['mean_ap']:.1f}" if label in results else UNKNOWN for label in BACKBONES]
             rows.append(f"| {name}, mAP in % | {on} | {' | '.join(numbers)} |")
     return "\n".join(rows)
 
@@ -192,7 +189,7 @@ def _read_scores(run: RunDir) -> dict[tuple[str, str], Json]:
     }
     scores: dict[tuple[str, str], Json] = {}
     for evaluation in SCORED_EVALUATIONS:
-        for label in SCORED_NETWORKS:
+        for label in BACKBONES:
             path = run.evaluation(evaluation, label)
             if not path.exists():
                 continue

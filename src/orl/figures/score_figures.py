@@ -14,9 +14,8 @@ from orl.evaluation.evaluations import find_evaluation
 from orl.evaluation.low_shot import LOW_SHOT
 from orl.figures.curve_figure import LINE_COLOURS, unique_labels
 from orl.figures.figure_files import FigureFile, save_figure
-from orl.rundir import TRAINED_STAGES, RunDir
+from orl.rundir import BACKBONES, RunDir
 
-BACKBONE_NAMES = {"random": "random weights", **TRAINED_STAGES}
 MEAN = "mean (mAP)"
 BAR_IN, BETWEEN_CLASSES_IN, AXIS_IN = 0.13, 0.12, 0.75
 MAX_VALUES_WRITTEN = 3
@@ -172,7 +171,7 @@ def _read_results(sources: Sequence[Path], task: str, key: str, labels: Sequence
 
 
 def _run_results(run: Path, task: str, several: bool) -> dict[Path, str]:
-    paths = {RunDir(run).evaluation(task, backbone): label for backbone, label in BACKBONE_NAMES.items()}
+    paths = {RunDir(run).evaluation(task, backbone): label for backbone, label in BACKBONES.items()}
     prefix = f"{run.resolve().name}, " if several else ""
     found = {path: prefix + label for path, label in paths.items() if path.exists()}
     if not found:

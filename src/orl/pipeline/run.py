@@ -11,7 +11,7 @@ from orl.pipeline.preflight import RunInputs, preflight
 from orl.pipeline.pretrain import pretrain
 from orl.pipeline.record import recorded_stage
 from orl.pipeline.run_plan import log_plan, run_stages
-from orl.pipeline.run_report import report_run
+from orl.pipeline.run_report import report_runs
 from orl.pipeline.scan import scan
 from orl.processes import joined_processes
 from orl.rundir import TRAINED_STAGES
@@ -64,7 +64,7 @@ def evaluate_and_report(inputs: RunInputs) -> Path:
         with recorded_stage(inputs.run, "evaluation"):
             for label in ("random", *trained):
                 evaluate_backbone(inputs.config, label, inputs.eval_data)
-    return report_run(inputs.config)
+    return report_runs([inputs.config.out])
 
 
 def run_pretrain(config: RunConfig, stage: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""Reports of runs: the page of one run, and the comparison of several."""
+"""Reports: one page about one run or several."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from orl.figures.attention_figure import attention_side_px
 from orl.networks.device import compute_device
 from orl.pipeline.view_samplers import build_view_sampler
 from orl.report.options import Annotations, GalleryOptions
-from orl.report.report import compare_runs, write_report
+from orl.report.report import write_report
 from orl.rundir import RunDir
 from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
 
@@ -22,25 +22,23 @@ logger = logging.getLogger(__name__)
 Found = TypeVar("Found")
 
 
-def report_run(config: RunConfig) -> Path:
-    """Write the report of a run from the files that it has so far; return its path."""
-    return write_report(RunDir(config.out), _gallery_options(config), _annotations(config))
-
-
-def compare_reports(roots: Sequence[Path], path: Path | None = None) -> Path:
-    """Write one page that compares runs, with the seed and device of the first; return its path.
+def report_runs(roots: Sequence[Path], path: Path | None = None) -> Path:
+    """Write one page about runs from the files that they have so far, with the seed and device of the first.
 
     Args:
         roots: folders of the runs.
-        path: the file to write; `report/compare.html` of the first run if not given.
+        path: the page; by default `report/index.html` of one run, `report/compare.html` in the first of several.
 
     Raises:
         FileNotFoundError: if a folder holds no run.
-        ValueError: if fewer than two runs are given, or a file of results is damaged.
+        ValueError: if no run is given, one is given twice, or a file of results is damaged.
     """
-    first = RunDir(roots[0])
-    options = _gallery_options(load_config(first.config)) if first.config.exists() else None
-    return compare_runs(roots, path or first.report.with_name("compare.html"), options)
+    for root in roots:
+        if not (RunDir(root).config.exists() or RunDir(root).record.exists()):
+            raise FileNotFoundError(f"no run at {root}: there is no {RunDir(root).config.name} in it")
+    first = RunDir(roots[0]).config if roots else Path()
+    options = _gallery_options(load_config(first)) if first.is_file() else None
+    return write_report(roots, path, options, _annotations)
 
 
 def optional_annotations(read: Callable[[Path, str | None], Found | None], config: RunConfig) -> Found | None:

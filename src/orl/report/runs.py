@@ -1,14 +1,14 @@
 """The runs of a report: their names, files and images, and the images that all of them have."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from orl.config import RunConfig, load_config
-from orl.datasets.image_table import ImageTable, load_image_table
+from orl.datasets.image_table import load_image_table
 from orl.report.content import Note
 from orl.report.options import Annotations, GalleryOptions
 from orl.report.thumbnails import Thumbnails
@@ -121,17 +121,19 @@ def sample_indices(num_images: int, num_sampled: int, seed: int) -> list[int]:
     return np.random.default_rng(seed).permutation(num_images)[:num_sampled].tolist()
 
 
-def read_runs(roots: Sequence[Path], annotations: Annotations | None = None) -> list[ReportedRun]:
+def read_runs(roots: Sequence[Path], annotate: Callable[[RunConfig], Annotations] | None = None) -> list[ReportedRun]:
     """Open the runs of a report.
 
     Args:
         roots: their folders.
-        annotations: labels and samplers of the images of a single run.
+        annotate: function that returns labels and samplers of the images of a run.
 
     Raises:
         FileNotFoundError: if a folder does not exist.
-        ValueError: if a run is given twice, or one of its files is damaged.
+        ValueError: if no run is given, one is given twice, or one of its files is damaged.
     """
+    if not roots:
+        raise ValueError("no run is given; give the folder of one, or of several to compare them")
     resolved = [root.resolve() for root in roots]
     for index, root in enumerate(resolved):
         if not root.is_dir():
@@ -140,34 +142,35 @@ def read_runs(roots: Sequence[Path], annotations: Annotations | None = None) -> 
             )
         if root in resolved[:index]:
             raise ValueError(f"{roots[index]} is given twice; a run is compared with others")
-    labels = _labels(resolved)
-    return [
-        _read_run(root, label, index, len(roots) > 1, annotations or Annotations())
-        for index, (root, label) in enumerate(zip(roots, labels))
-    ]
+    runs: list[ReportedRun] = []
+    thumbnails: dict[tuple[Path, str], Thumbnails] = {}
+    for root, label in zip(roots, _labels(resolved)):
+        run, config = RunDir(root), _config(RunDir(root))
+        runs.append(
+            ReportedRun(
+                label=label,
+                prefix=f"{label}: " if len(roots) > 1 else "",
+                run=run,
+                record=read_record(run),
+                config=config,
+                thumbnails=_thumbnails(run, thumbnails),
+                annotations=Annotations() if config is None or annotate is None else annotate(config),
+            )
+        )
+    return runs
 
 
-def _read_run(root: Path, label: str, index: int, is_one_of_several: bool, annotations: Annotations) -> ReportedRun:
-    run = RunDir(root)
-    images = _images(run)
-    return ReportedRun(
-        label=label,
-        prefix=f"{label}: " if is_one_of_several else "",
-        run=run,
-        record=read_record(run),
-        config=_config(run),
-        thumbnails=None if images is None else Thumbnails(images, f"run-{index}" if is_one_of_several else "image"),
-        annotations=annotations,
-    )
-
-
-def _images(run: RunDir) -> ImageTable | None:
-    return load_image_table(run.images) if run.images.exists() else None
+def _thumbnails(run: RunDir, known: dict[tuple[Path, str], Thumbnails]) -> Thumbnails | None:
+    """Return the thumbnails of a run; runs on the same images share them."""
+    if not run.images.exists():
+        return None
+    images = load_image_table(run.images)
+    return known.setdefault((images.root, images.fingerprint), Thumbnails(images, f"images-{len(known)}"))
 
 
 def _config(run: RunDir) -> RunConfig | None:
     try:
-        return load_config(run.config)
+        return replace(load_config(run.config), out=run.root)
     except (FileNotFoundError, ValueError):
         return None
 

@@ -11,7 +11,7 @@ from orl.evaluation.output import results_folder
 from orl.evaluation.protocol import Evaluation
 from orl.rundir import RunDir
 
-BACKBONES = {
+BACKBONE_TITLES = {
     "random": "Random weights",
     "stage1": "Stage 1, image level",
     "stage3": "Stage 3, object level",
@@ -24,7 +24,7 @@ class Score:
 
     evaluation: Evaluation[Any, Any]
     backbone: str
-    """A key of `BACKBONES`."""
+    """A key of `BACKBONE_TITLES`."""
     dataset: str
     """The labelled data: only scores on the same data are comparable."""
     result: Mapping[str, Any]
@@ -64,12 +64,12 @@ def name_dataset(result: Mapping[str, Any]) -> str:
 
 def _result_files(run: RunDir) -> Iterator[tuple[Evaluation[Any, Any], str, Path]]:
     for evaluation in RUN_EVALUATIONS:
-        for backbone in BACKBONES:
+        for backbone in BACKBONE_TITLES:
             path = run.evaluation(evaluation.name, backbone)
             if path.exists():
                 yield evaluation, backbone, path
     by_name = {evaluation.name: evaluation for evaluation in EVALUATIONS}
-    for backbone in BACKBONES:
+    for backbone in BACKBONE_TITLES:
         if run.backbone(backbone).exists():
             for path in sorted(results_folder(run.backbone(backbone)).glob("*.json")):
                 task = files.read_json(path).get("task")

@@ -32,8 +32,8 @@ class Thumbnails:
     """Thumbnails of a run's images; each is made on first use."""
 
     images: ImageTable
-    prefix: str = "image"
-    """First part of the identifiers of their elements; each run of a page has its own."""
+    prefix: str = "images-0"
+    """First part of the identifiers of their elements; each set of images of a page has its own."""
     made: dict[int, Thumbnail] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Thumbnails made so far, by image."""
 

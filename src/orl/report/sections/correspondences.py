@@ -20,9 +20,9 @@ from orl.report.thumbnails import Thumbnails
 from orl.tables import Table
 
 ORDERS = {
-    "highest": "Similarity, highest first",
-    "lowest": "Similarity, lowest first",
-    "name": "Name of the query image",
+    "highest": "Most similar first",
+    "lowest": "Least similar first",
+    "name": "Name of the query",
     "random": "Random order",
 }
 COVERS = {
@@ -45,6 +45,8 @@ class Choice:
 class Explorer:
     """Pairs of one run, with the controls that sort and filter them."""
 
+    heading: str
+    """Name of the run; empty if there is only one."""
     choices: Sequence[Choice]
     similarity_range: tuple[str, str] | None
     """Ends of the slider; None if the similarities are not known."""
@@ -53,45 +55,52 @@ class Explorer:
 
 @dataclass(frozen=True, kw_only=True)
 class Correspondences(Section):
-    """The explorer of one run, or the best pairs that several runs found for the same images."""
+    """The explorer of each run, and the best pairs that several runs found for the same images."""
 
     template = "correspondences.html"
-    explorer: Explorer | None = None
-    compared: Sequence[Figure] = ()
+    compared: Sequence[Figure]
+    explorers: Sequence[Explorer]
 
 
 def correspondence_section(inputs: ReportInputs) -> Correspondences:
     """Gather pairs of RoIs that stage 2 matched: the most and the least similar, random ones, those of some images.
 
-    For several runs: the most similar pair that each found for the same query images.
+    Several runs also have the most similar pair that each found for the same query images.
     """
-    title = "Correspondences"
-    if inputs.is_comparison:
-        return _compare_pairs(inputs, title)
-    run = inputs.runs[0]
-    try:
-        thumbnails = run.required_thumbnails()
-        pairs = choose_pairs(run.run, thumbnails.images, inputs.options.seed, run.annotations.labels)
-    except (FileNotFoundError, ValueError) as error:
-        return Correspondences(title=title, notes=[run.note("No correspondences have been found yet", error)])
-    if not pairs:
-        return Correspondences(title=title, notes=[run.note("No correspondence was kept")])
+    notes, explorers = [], []
+    for run in inputs.runs:
+        try:
+            thumbnails = run.required_thumbnails()
+            pairs = choose_pairs(run.run, thumbnails.images, inputs.options.seed, run.annotations.labels)
+        except (FileNotFoundError, ValueError) as error:
+            notes.append(run.note("No correspondences have been found yet", error))
+            continue
+        if pairs:
+            explorers.append(_explorer(run, thumbnails, pairs, notes))
+        else:
+            notes.append(run.note("No correspondence was kept"))
+    compared = _compare_pairs(inputs, notes) if inputs.is_comparison else []
+    return Correspondences(title="Correspondences", notes=notes, compared=compared, explorers=explorers)
+
+
+def _explorer(run: ReportedRun, thumbnails: Thumbnails, pairs: Sequence[ShownPair], notes: list[Note]) -> Explorer:
+    """Return the pairs with their controls; add a note for each pair whose images cannot be read."""
     is_known = all(np.isfinite(pair.similarities[0]) for pair in pairs)
     if is_known:
         pairs = sorted(pairs, key=lambda pair: -float(pair.similarities[0]))
-    notes, figures = [], []
+    figures = []
     for pair in pairs:
         try:
             figures.append(_pair_figure(thumbnails, pair))
         except ImageError as error:
-            names = [thumbnails.images.names[each] for each in pair.image_ids]
-            notes.append(Note(f"{' and '.join(names)} cannot be shown; {error}"))
-    explorer = Explorer(
+            names = " and ".join(thumbnails.images.names[each] for each in pair.image_ids)
+            notes.append(Note(f"{run.named(names)} cannot be shown; {error}"))
+    return Explorer(
+        heading=run.label if run.prefix else "",
         choices=_choices(pairs, is_known),
         similarity_range=_similarity_range(pairs) if is_known else None,
         pairs=figures,
     )
-    return Correspondences(title=title, notes=notes, explorer=explorer)
 
 
 def _similarity_range(pairs: Sequence[ShownPair]) -> tuple[str, str]:
@@ -148,27 +157,26 @@ def _choices(pairs: Sequence[ShownPair], is_known: bool) -> list[Choice]:
     return choices
 
 
-def _compare_pairs(inputs: ReportInputs, title: str) -> Correspondences:
-    """Show, for each query image, the most similar pair that each run found."""
-    notes = [] if inputs.shared_images() else [NOT_SHARED]
+def _compare_pairs(inputs: ReportInputs, notes: list[Note]) -> list[Figure]:
+    """Show, for each query image, the most similar pair that each run found; add a note if no image is shared."""
+    if not inputs.shared_images():
+        notes.append(NOT_SHARED)
     panels: dict[tuple[int, ...], list[Panel | Note]] = {ids: [] for ids in inputs.sample_images(NUM_QUERIES)}
     for position, (run, thumbnails) in enumerate(inputs.runs_with_images):
         try:
             rois, correspondences = (
                 load_run_table(run.run, name, thumbnails.images) for name in ("rois", "correspondences")
             )
-        except (FileNotFoundError, ValueError) as error:
-            notes.append(run.note("No correspondences have been found yet", error))
-            continue
+        except (FileNotFoundError, ValueError):
+            continue  # The explorer of the run has a note.
         for ids, own in panels.items():
             own.append(_best_pair(run, thumbnails, rois, correspondences, ids[position]))
     names = inputs.runs_with_images[0][1].images.names if panels else ()
-    figures = [
+    return [
         Figure(panels=own, caption=f"{names[ids[0]]}, the query", layout="row wide-cells")
         for ids, own in panels.items()
         if own
     ]
-    return Correspondences(title=title, notes=notes, compared=figures)
 
 
 def _best_pair(

@@ -9,7 +9,7 @@ from orl.figures.curve_figure import chart_label
 from orl.figures.score_figures import LowShotLine, draw_low_shot
 from orl.report.content import Figure, Note, ScoreTable, Section, chart_figure, count_text
 from orl.report.runs import ReportInputs
-from orl.report.scores import BACKBONES, read_scores
+from orl.report.scores import BACKBONE_TITLES, read_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ def low_shot_section(inputs: ReportInputs) -> LowShot:
         for score in read_scores(run.run):
             if score.evaluation is LOW_SHOT:
                 lines = datasets.setdefault(score.dataset, {})
-                lines.setdefault(run.named(BACKBONES[score.backbone]), _line(score.result))
+                lines.setdefault(run.named(BACKBONE_TITLES[score.backbone]), _line(score.result))
     command = f"orl evaluate low-shot --backbone {inputs.runs[0].run.root} --data VOC2007"
     return LowShot(
         title="Few labelled images",

@@ -9,7 +9,7 @@ from orl.figures.pictures import as_svg
 from orl.figures.score_figures import draw_class_bars
 from orl.report.content import Figure, Fraction, Note, ScoreTable, Section, picture_figure
 from orl.report.runs import ReportedRun, ReportInputs
-from orl.report.scores import BACKBONES, Score, read_scores
+from orl.report.scores import BACKBONE_TITLES, Score, read_scores
 
 MIN_POINTS = 0.05
 """Difference of two scores, out of 100, below which they are called equal."""
@@ -53,7 +53,9 @@ def _missing_scores(run: ReportedRun, scores: Sequence[Score]) -> list[Note]:
     if not scores:
         return [_how_to_score(run, "No backbone has been scored")]
     scored = {score.backbone for score in scores}
-    return [_how_to_score(run, f"{name}: not scored yet") for label, name in BACKBONES.items() if label not in scored]
+    return [
+        _how_to_score(run, f"{name}: not scored yet") for label, name in BACKBONE_TITLES.items() if label not in scored
+    ]
 
 
 def _how_to_score(run: ReportedRun, sentence: str) -> Note:
@@ -67,7 +69,7 @@ def _dataset_results(inputs: ReportInputs, name: str, scores: Sequence[RunScore]
     columns = list(dict.fromkeys(column for _, score in scores for column in score.columns))
     rows: dict[str, dict[str, float | None]] = {}
     for run, score in scores:
-        rows.setdefault(run.named(BACKBONES[score.backbone]), {}).update(score.columns)
+        rows.setdefault(run.named(BACKBONE_TITLES[score.backbone]), {}).update(score.columns)
     best = {column: max(row.get(column) or 0.0 for row in rows.values()) for column in columns}
     by_class = _by_class(inputs, scores)
     return DatasetResults(
@@ -116,7 +118,7 @@ def _by_class(inputs: ReportInputs, scores: Sequence[RunScore]) -> dict[str, dic
         per_class = score.result.get("per_class_ap")
         if per_class and (not inputs.is_comparison or score.backbone == run.last_stage):
             lines = found.setdefault(score.evaluation.label, {})
-            lines.setdefault(run.named(BACKBONES[score.backbone]), per_class)
+            lines.setdefault(run.named(BACKBONE_TITLES[score.backbone]), per_class)
     return found
 
 

@@ -13,7 +13,7 @@ from orl.figures.run_images import RunImages
 from orl.figures.view_figure import SampleViews, read_sample
 from orl.report.content import Figure, Note, Panel, Section
 from orl.report.overlays import colour_class, overlay_boxes
-from orl.report.runs import ReportInputs
+from orl.report.runs import NOT_SHARED, ReportInputs
 from orl.report.thumbnails import Thumbnails
 from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
 
@@ -26,30 +26,33 @@ DPI = 110
 
 @dataclass(frozen=True, kw_only=True)
 class Views(Section):
-    """Samples of each stage, by the name of the stage."""
+    """Samples of each stage, by the name of the stage, of each run."""
 
     template = "views.html"
     stages: Mapping[str, Sequence[Figure | Note]]
 
 
 def view_section(inputs: ReportInputs) -> Views:
-    """Gather views of the first epoch of each stage of the first run, by the code that training uses."""
-    run = inputs.runs[0]
-    title, view_sampler_of, thumbnails = "Views", run.annotations.view_sampler, run.thumbnails
-    if thumbnails is None or view_sampler_of is None:
-        return Views(title=title, notes=[run.note("Views can be shown once the images are scanned")], stages={})
-    images = RunImages(run.run, thumbnails.images, DPI)
+    """Gather views of the first epoch of each stage of each run, by the code that training uses."""
+    notes = [NOT_SHARED] if inputs.is_comparison and not inputs.shared_images() else []
     stages: dict[str, Sequence[Figure | Note]] = {}
-    for stage, name in run.trained_stages.items():
-        try:
-            view_sampler = view_sampler_of(stage)
-            stages[name] = [
+    for run in inputs.runs:
+        view_sampler_of, thumbnails = run.annotations.view_sampler, run.thumbnails
+        if thumbnails is None or view_sampler_of is None:
+            notes.append(run.note("Views can be shown once the images are scanned"))
+            continue
+        images = RunImages(run.run, thumbnails.images, DPI)
+        for stage, name in run.trained_stages.items():
+            try:
+                view_sampler = view_sampler_of(stage)
+            except (FileNotFoundError, ValueError) as error:
+                notes.append(run.note(f"Views of {name} cannot be shown", error))
+                continue
+            stages[run.titled(name)] = [
                 _sample_figure(thumbnails, images, view_sampler, image_id)
-                for (image_id, *_) in inputs.sample_images(NUM_IMAGES)
+                for image_id in inputs.sample_images_of(run, NUM_IMAGES)
             ]
-        except (FileNotFoundError, ValueError) as error:
-            stages[name] = [run.note(f"Views of {name} cannot be shown", error)]
-    return Views(title=title, stages=stages)
+    return Views(title="Views", notes=notes, stages=stages)
 
 
 def _sample_figure(
