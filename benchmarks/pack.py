@@ -22,7 +22,8 @@ from orl.datasets.image_table import ImageTable
 from orl.datasets.packs import PackFormat, open_pack
 from orl.datasets.sources import find_images
 from orl.datasets.validation import scan_images
-from orl.pipeline.pack import PackOptions, pack_images
+from orl.pipeline.pack import pack_images
+from orl.pipeline.pack_options import PackOptions
 from orl.views.colour import ColourDistribution
 from orl.views.crops import cut_boxes
 from orl.views.cut import largest_reduction

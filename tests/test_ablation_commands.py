@@ -58,7 +58,6 @@ def test_an_ablation_of_stage_2_alone_and_its_page(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["ablate", "neighbors"], r"there is no ablation 'neighbors'; did you mean 'neighbours'\?"),
         (["ablate", "losses", "demo", "--images", "a", "--out", "b"], "give a VOC devkit with --eval-data"),
         (
             ["ablate", "losses", "demo", "--images", "a", "--out", "b", "--seeds", "0"],

@@ -121,6 +121,7 @@ BANNED_WORDS = {
     "held": "cached",
     "anew": "from scratch",
     "materials": "baselines",
+    "yardstick": "baseline",
     "arm": "variant",
     "prior": "feature extractor",
     "spread": "std",

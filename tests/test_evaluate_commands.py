@@ -152,6 +152,20 @@ def test_help_groups_options_by_what_they_are_about(
     assert ("--precision" in text) == evaluation.trains
 
 
+def test_help_of_the_suite_names_every_group_of_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "all", "--help"]) == 0
+    groups = re.findall(r"(?m)^\W*((?:[\w-]+ )?options)\W*$", text := capsys.readouterr().out)
+    protocols = dict.fromkeys((each.suite_option or each.name) for each in EVALUATIONS if each.suite_entries)
+    assert groups == ["options", *(f"{name} options" for name in ("suite", "data", "voc", *protocols, "machine"))]
+    assert "--voc07 PATH" not in text[: text.index("suite options")]
+
+
+def test_help_names_every_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--help"]) == main(["evaluate"]) == 0
+    words = capsys.readouterr().out.replace(",", " ").split()
+    assert {*(evaluation.name for evaluation in EVALUATIONS), "all"} <= set(words)
+
+
 def test_an_evaluation_of_one_process_refuses_several(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,11 +13,8 @@ from typing import Any, Literal
 import yaml
 
 from orl import files
+from orl.networks.names import OWN_MODULE, BackboneName, DeviceName, Precision
 
-BackboneName = Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2"]
-"""Backbones that can be trained by name."""
-OWN_MODULE = "module/"
-"""Prefix of the name of a backbone that is a user-defined module."""
 ImageMethod = Literal["byol", "mocov2", "simclr", "densecl", "selfemd"]
 """Methods of stage 1."""
 WARM_START_METHODS: tuple[ImageMethod, ...] = ("byol", "selfemd")
@@ -345,9 +342,9 @@ class RunConfig:
     """Worker processes that read images, for each training process."""
     cache: Literal["disk", "ram", "device"] = "disk"
     """Image cache of training: none (disk), a pack in memory (ram), or on the device, which then cuts the views."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceName = "auto"
     """Device to compute on; auto takes a GPU when there is one."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    precision: Precision = "32-true"
     """Numerical precision of training; 16-mixed needs a GPU."""
     compile: bool = False
     """Compile the networks first, which takes a minute or more; for GPUs (on the CPU tested, steps were slower)."""

@@ -113,7 +113,10 @@ def test_the_home_folder_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPat
         (["run", "--stage1.optimiser", "lers"], "did you mean 'lars'?"),
         (["run", "--stage1.epoch", "3"], "--stage1.epochs"),
         (["run", "--epochs", "many"], "many"),
-        (["evaluate", "svn"], "svm"),
+        (["evaluate", "svn"], "orl evaluate must be followed by one of svm, knn, "),
+        (["evaluate", "svn"], "not 'svn'; did you mean 'svm'?"),
+        (["ablate", "neighbors"], "not 'neighbors'; did you mean 'neighbours'?"),
+        (["published-files", "import"], "orl published-files must be followed by one of write, read, not 'import'"),
     ],
 )
 def test_a_wrong_option_or_value_is_refused_with_the_near_one(

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from orl.pipeline.pack import PackOptions, pack_images
+from orl.pipeline.pack import pack_images
+from orl.pipeline.pack_options import PackOptions
 
 
 def draw_images(folder: Path, count: int = 7, seed: int = 0) -> Path:

@@ -51,7 +51,7 @@ def test_both_stages_are_drawn_and_scored_against_the_masks(scenes_run: RunDir):
     masks = [Image.open(path) for path in (scenes_run.root.parent / "scenes" / "SegmentationObject").glob("*.png")]
     fraction = np.mean([np.asarray(mask) > 0 for mask in masks])
     for measure in ("pointing", "overlap", "inside"):
-        estimate = scores["yardsticks"]["even"][measure]
+        estimate = scores["baselines"]["even"][measure]
         assert estimate["value"] == pytest.approx(fraction)
         assert estimate["low"] <= estimate["value"] <= estimate["high"]
     before = path.read_bytes()

@@ -26,7 +26,8 @@ from orl.config import ScanConfig
 from orl.datasets.decode import load_image
 from orl.datasets.packs import PackedImage, open_pack, shard_path
 from orl.pipeline import pack as job
-from orl.pipeline.pack import PackOptions, pack_image, packed_size, plan_shards
+from orl.pipeline.pack import pack_image, packed_size, plan_shards
+from orl.pipeline.pack_options import PackOptions
 
 
 @pytest.fixture(scope="module")

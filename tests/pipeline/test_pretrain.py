@@ -12,7 +12,8 @@ from orl.config import RunConfig, TrainConfig, ViewConfig, differences
 from orl.datasets import decode
 from orl.networks.backbones import build_backbone, read_backbone_file, save_backbone
 from orl.networks.device import compute_device
-from orl.pipeline.pack import PackOptions, pack_images
+from orl.pipeline.pack import pack_images
+from orl.pipeline.pack_options import PackOptions
 from orl.pipeline.run import run_discover, run_pretrain
 from orl.pipeline.training_setup import peak_lr, view_distribution
 from orl.pipeline.view_samplers import object_table

@@ -83,8 +83,6 @@ def test_published_files_are_read_trained_on_and_written(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "orl published-files must be followed by one of write, read, not ''"),
-        (["import"], "orl published-files must be followed by one of write, read, not 'import'"),
         (["read", "--images", "x", "--out", "y"], "give --proposals, --neighbours or --correspondences FILE"),
         (["read", "--images", "x", "--out", "y", "--proposals", "none.json"], "no file at none.json"),
         (["read", "--proposals", "none.json"], "--images and --out must be given: orl published-files read --images"),

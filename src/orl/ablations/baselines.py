@@ -3,14 +3,11 @@
 import json
 from pathlib import Path
 
-import torch
-
 from orl import boxes, files
 from orl.config import RunConfig
 from orl.datasets.image_table import load_image_table
 from orl.datasets.labels import LabelledSplit
 from orl.datasets.sources import read_labels
-from orl.networks.backbones import build_backbone, save_backbone
 from orl.rundir import RunDir
 
 
@@ -34,6 +31,10 @@ def labelled_boxes(config: RunConfig) -> Path:
 
 def random_feature_extractor(config: RunConfig) -> Path:
     """Write the backbone of a run before any training, initialised by its seed, and return its path."""
+    import torch
+
+    from orl.networks.backbones import build_backbone, save_backbone
+
     path = config.out.parent / "random" / "backbone.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

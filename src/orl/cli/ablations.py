@@ -1,12 +1,11 @@
 """The commands `orl ablate` and `orl results`: ablations over several runs, and the page of all results."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import tyro
 
-from orl.cli.options import RunVerb, Shortcuts, finish, read_options
+from orl.cli.options import RunVerb, Shortcuts, check_verb, finish, read_options
 
 
 def command_ablate(arguments: Sequence[str]) -> None:
@@ -22,10 +21,7 @@ def command_ablate(arguments: Sequence[str]) -> None:
         names = "\n".join(f"  {key:<20}{ablation.question}" for key, ablation in ABLATIONS.items())
         print(f"usage: orl ablate NAME [RECIPE or FILE.yaml] [options]\n\n{command_ablate.__doc__}\n{names}")
         return
-    if name not in ABLATIONS:
-        near = get_close_matches(name, ABLATIONS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(ABLATIONS)}"
-        raise ValueError(f"there is no ablation {name!r}; {hint}")
+    check_verb("ablate", name, ABLATIONS)
     from orl.ablations.markdown import ablation_tables
     from orl.ablations.records import read_result
     from orl.ablations.run_ablation import AblationOptions, run_ablation

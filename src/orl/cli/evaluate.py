@@ -1,14 +1,16 @@
 """Command that scores backbones on labelled data: `orl evaluate TASK`, one task for each evaluation."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes
 
-from orl.cli.options import finish
+from orl.cli.options import check_verb, finish
+from orl.networks.names import DeviceName, Precision
 
 if TYPE_CHECKING:
     from orl.evaluation.output import EvaluationOutput
@@ -43,7 +45,7 @@ class MachineOptions:
 
     workers: int = 2
     """Worker processes that read images, for each main process."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceName = "auto"
     """Device to compute on; auto takes a GPU if there is one."""
 
 
@@ -51,7 +53,7 @@ class MachineOptions:
 class TrainingMachineOptions(MachineOptions):
     """The machine, and the arithmetic of training."""
 
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    precision: Precision = "32-true"
     """Arithmetic of training; 16-mixed needs a GPU."""
     checkpoint_minutes: float = 10.0
     """Time between two checkpoints of a training, minutes."""
@@ -78,23 +80,31 @@ CACHED_FEATURES = "--cached-features"
 
 
 def command_evaluate(arguments: Sequence[str]) -> None:
-    """Score a backbone on labelled data: `orl evaluate svm|knn|low-shot|linear|semi|detect|detect-voc|all`."""
-    from orl.evaluation.evaluations import EVALUATIONS
+    """Score a backbone on labelled data: `orl evaluate TASK`.
 
-    arguments = list(arguments)
-    if arguments[:1] == ["linear"] and CACHED_FEATURES in arguments:
-        arguments = ["linear-estimate", *(given for given in arguments[1:] if given != CACHED_FEATURES)]
-    evaluations = {_options_class(evaluation): evaluation for evaluation in EVALUATIONS}
-    options: Any = tyro.extras.subcommand_cli_from_dict(
-        {**{evaluation.name: kind for kind, evaluation in evaluations.items()}, "all": _suite_options_class()},
-        args=arguments,
-        prog="orl evaluate",
-        description=command_evaluate.__doc__,
-    )
-    if type(options) in evaluations:
-        _evaluate(evaluations[type(options)], **_values(options))
+    svm, knn, low-shot        VOC07 classes from frozen features
+    linear, linear-estimate   ImageNet, Places205, iNaturalist 2018 or own class folders from frozen features
+    semi                      ImageNet with 1% or 10% of the labels, all weights trained
+    detect, detect-voc        COCO or VOC detection, all weights trained
+    all                       every task that the given data sets allow, for several backbones
+
+    'orl evaluate TASK --help' shows the options of a task.
+    """
+    task, *options = arguments or ["--help"]
+    if task in ("-h", "--help"):
+        print(f"usage: orl evaluate TASK [options]\n\n{inspect.cleandoc(command_evaluate.__doc__ or '')}")
+        return
+    from orl.evaluation.evaluations import EVALUATIONS, find_evaluation
+
+    check_verb("evaluate", task, [*(evaluation.name for evaluation in EVALUATIONS), "all"])
+    if task == "linear" and CACHED_FEATURES in options:
+        task, options = "linear-estimate", [given for given in options if given != CACHED_FEATURES]
+    kind = _suite_options_class() if task == "all" else _options_class(find_evaluation(task))
+    given = _values(tyro.cli(kind, args=options, prog=f"orl evaluate {task}"))
+    if task == "all":
+        _evaluate_all(**given)
     else:
-        _evaluate_all(options.suite, options.datasets, _values(options.protocols), options.machine)
+        _evaluate(find_evaluation(task), **given)
 
 
 def _options_class(evaluation: "Evaluation[Any, Any]") -> type:
@@ -134,24 +144,25 @@ def _evaluate(
 
 def _suite_options_class() -> type:
     """Return a dataclass of the options of the suite, with a group for each evaluation."""
-    from orl.evaluation.protocol import Datasets
+    from orl.evaluation.protocol import DatasetPaths
     from orl.evaluation.suite import suite_configs
+    from orl.evaluation.voc_dataset import VocOptions
 
-    protocols = make_dataclass(
-        "Protocols", [(group, type(config), field(default=config)) for group, config in suite_configs().items()]
-    )
-    groups = [
+    protocols = [(group, type(config), field(default=config)) for group, config in suite_configs().items()]
+    groups: list[Any] = [
         ("suite", OmitArgPrefixes[SuiteOptions]),
-        ("datasets", Annotated[Datasets, tyro.conf.arg(name="")]),
-        ("protocols", Annotated[protocols, tyro.conf.arg(name="")]),
+        ("data", Annotated[DatasetPaths, OmitArgPrefixes]),
+        ("voc", VocOptions, field(default_factory=VocOptions)),
+        *protocols,
         ("machine", OmitArgPrefixes[TrainingMachineOptions]),
     ]
     about = "Every evaluation that the given data sets allow, and a table of them beside published scores."
-    return make_dataclass("SuiteOptions", groups, namespace={"__doc__": about})
+    return make_dataclass("Options", groups, namespace={"__doc__": about}, kw_only=True)
 
 
-def _evaluate_all(suite: SuiteOptions, datasets: Any, configs: dict[str, Any], machine: MachineOptions) -> None:
+def _evaluate_all(suite: SuiteOptions, data: Any, voc: Any, machine: MachineOptions, **protocols: Any) -> None:
     from orl.evaluation.output import EvaluationOutput
+    from orl.evaluation.protocol import Datasets
     from orl.evaluation.suite import Candidates, plan_suite, run_suite
     from orl.networks.device import compute_device
     from orl.processes import joined_processes
@@ -159,7 +170,7 @@ def _evaluate_all(suite: SuiteOptions, datasets: Any, configs: dict[str, Any], m
     def output_at(path: Path) -> EvaluationOutput:
         return EvaluationOutput(result=path, seed=suite.seed, overwrite=suite.overwrite, **_values(machine))
 
-    steps = plan_suite(datasets, configs)
+    steps = plan_suite(Datasets(voc=voc, **_values(data)), protocols)
     candidates = Candidates(backbones=suite.backbone, architecture=suite.architecture, seed=suite.seed)
     with joined_processes(compute_device(machine.device)) as processes:
         finish("comparison", run_suite(candidates, steps, suite.out, output_at, processes))

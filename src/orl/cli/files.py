@@ -8,8 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from orl.cli.options import TRAINING_OPTIONS, RunVerb, Shortcuts, finish, read_options
-from orl.config import ScanConfig, load_config, one_of
+from orl.cli.options import TRAINING_OPTIONS, RunVerb, Shortcuts, check_verb, finish, read_options
+from orl.config import ScanConfig, load_config
 from orl.rundir import RunDir
 
 
@@ -35,9 +35,8 @@ def command_published_files(arguments: Sequence[str]) -> None:
             "       orl published-files read --images IMAGES --out runs/NAME --correspondences FILE\n\n"
             f"{command_published_files.__doc__} Each has --help."
         )
-    elif verb not in verbs:
-        raise ValueError(f"orl published-files must be followed by {one_of(verbs, verb)}")
     else:
+        check_verb("published-files", verb, verbs)
         verbs[verb](options)
 
 
@@ -86,8 +85,7 @@ def _read_published(arguments: Sequence[str]) -> None:
 
 def command_data(arguments: Sequence[str]) -> None:
     """Prepare and check data sets of images: `orl data pack|check|crops|scenes`."""
-    from orl.pipeline.check_source import check_source, format_check
-    from orl.pipeline.pack import PackOptions, pack_images
+    from orl.pipeline.pack_options import PackOptions
 
     def pack(options: tyro.conf.OmitArgPrefixes[PackOptions]) -> None:
         """Copy images, resized, into a few memory-mapped files with checksums, for reading without decoding.
@@ -97,6 +95,8 @@ def command_data(arguments: Sequence[str]) -> None:
         Args:
             options: The pack to write.
         """
+        from orl.pipeline.pack import pack_images
+
         finish("pack", pack_images(options))
 
     def check(
@@ -113,6 +113,8 @@ def command_data(arguments: Sequence[str]) -> None:
             split: Split of a VOC devkit, 'trainval' if not given.
             workers: Worker processes that read images.
         """
+        from orl.pipeline.check_source import check_source, format_check
+
         print(format_check(check_source(path, split, scan, workers)))
 
     def crops(

@@ -4,7 +4,7 @@ import ast
 import dataclasses
 import inspect
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from types import NoneType
@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import tyro
 
-from orl.config import BackboneName, ImageMethod, RunConfig, one_of
+from orl.config import ImageMethod, RunConfig, one_of
+from orl.networks.names import BackboneName
 from orl.recipes import METHODS, REQUIRED, start_config, with_changes
 
 SECTIONS = ("scan", "method", "stage1", "discover", "stage3", "objects", "evaluation")
@@ -337,6 +338,22 @@ def _description(verb: RunVerb, given: Shortcuts, start: RunConfig, shown: str) 
     origin = f"The defaults shown are those of {given.recipe or f'recipe {start.recipe!r}'}."
     rest = f" 'orl {verb.name} --help-all' shows all options." if shown == "short" else ""
     return f"{about}\n\n{origin}{rest}"
+
+
+class WrongVerbError(ValueError):
+    """Error for a word that is no verb."""
+
+    exit_code = 2
+
+
+def check_verb(command: str, word: str, verbs: Collection[str]) -> None:
+    """Check the word after a command.
+
+    Raises:
+        WrongVerbError: if it is none of its verbs.
+    """
+    if word not in verbs:
+        raise WrongVerbError(f"orl {command} must be followed by {one_of(verbs, word)}")
 
 
 def finish(what: str, path: Path | None) -> None:

@@ -145,8 +145,8 @@ def score_backbones(
         seed: seed of the bootstrap.
 
     Returns:
-        JSON values: `num_images`; `backbones` and `yardsticks` (the baselines), from a label to `pointing`, `overlap`
-        and `inside`, each a value and its 95% interval, and the `threshold` of the overlap; and `differences`.
+        JSON values: `num_images`; `backbones` and `baselines`, from a label to `pointing`, `overlap` and `inside`,
+        each a value and its 95% interval, and the `threshold` of the overlap; and `differences`.
 
     Raises:
         ValueError: if there is no image.
@@ -163,7 +163,7 @@ def score_backbones(
     return {
         "num_images": len(baselines["even"]),
         "backbones": {label: _to_json(own, seed) for label, own in scores.items()},
-        "yardsticks": {name: _to_json(own, seed) for name, own in baselines.items()},
+        "baselines": {name: _to_json(own, seed) for name, own in baselines.items()},
         "differences": [
             {"of": later, "less": earlier, **asdict(compare(scores[later], scores[earlier], seed))}
             for earlier, later in combinations(scores, 2)

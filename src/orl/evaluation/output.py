@@ -9,7 +9,7 @@ from typing import Any
 
 from orl import files, provenance
 from orl.evaluation.evaluated_backbone import RANDOM, RANDOM_ARCHITECTURE
-from orl.training.fabric import Precision
+from orl.networks.names import DeviceName, Precision
 from orl.training.loop import TrainOptions
 from orl.weights.find import find_weights_file
 
@@ -26,7 +26,7 @@ class EvaluationOutput:
     seed: int = 0
     workers: int = 2
     """Processes that read images."""
-    device: str = "auto"
+    device: DeviceName = "auto"
     precision: Precision = "32-true"
     overwrite: bool = False
     """Whether to replace a result that was made from other inputs."""

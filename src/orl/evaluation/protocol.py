@@ -25,8 +25,8 @@ Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Datasets:
-    """Labelled data sets for the suite, which runs every evaluation that they allow."""
+class DatasetPaths:
+    """Labelled data sets; every evaluation that they allow is run."""
 
     voc07: Path | None = None
     """VOC devkit of 2007, or a synthetic data set: svm, knn, low-shot."""
@@ -46,10 +46,16 @@ class Datasets:
     """COCO, with annotations/instances_*.json: detection and segmentation."""
     voc_detection: tuple[Path, ...] = ()
     """VOC devkits to train a detector on, 2007 and 2012; the test split of the first one is scored."""
-    voc: VocOptions = field(default_factory=VocOptions)
-    """Splits of VOC devkits, and the size of the images for svm, knn and low-shot."""
     detect_splits: tuple[str, str] = ("train2017", "val2017")
     """Splits of COCO to train on and to score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Datasets(DatasetPaths):
+    """Labelled data sets for the suite, and their options."""
+
+    voc: VocOptions = field(default_factory=VocOptions)
+    """Splits of VOC devkits, and the size of the images for svm, knn and low-shot."""
 
 
 @dataclass(frozen=True, kw_only=True)

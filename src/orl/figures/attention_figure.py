@@ -131,7 +131,7 @@ def attention_side_px(config: RunConfig) -> int:
 def format_scores(scores: Mapping[str, Any]) -> str:
     """Format scores as a table for the terminal, in percent."""
     columns = {"pointing": "peak on an object", "overlap": "best overlap", "inside": "map inside"}
-    rows = [*scores["backbones"].items(), *((f"({name} map)", each) for name, each in scores["yardsticks"].items())]
+    rows = [*scores["backbones"].items(), *((f"({name} map)", each) for name, each in scores["baselines"].items())]
     rows += [(f"{each['of']} less {each['less']}", each) for each in scores["differences"]]
     width = max(len(name) for name, _ in rows)
     lines = [f"{'':{width}}  " + "  ".join(f"{title:>22}" for title in columns.values())]

@@ -24,6 +24,7 @@ from torchvision.models.resnet import (
 )
 
 from orl import files, provenance
+from orl.networks.names import OWN_MODULE
 
 
 def resnet10() -> ResNet:
@@ -39,9 +40,6 @@ BUILDERS = {
     "resnet101": resnet101,
     "wide_resnet50_2": wide_resnet50_2,
 }
-
-OWN_MODULE = "module/"
-"""Prefix of the name of a backbone that is a user-defined module."""
 
 
 class Backbone(nn.Sequential):

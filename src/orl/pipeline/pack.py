@@ -4,7 +4,7 @@ import csv
 import io
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +15,13 @@ from numpy import ndarray
 from PIL import Image
 
 from orl import files, provenance, tables
-from orl.config import ScanConfig
 from orl.datasets.decode import ImageError, load_image
 from orl.datasets.image_table import ImageTable
 from orl.datasets.packs import KIND, PACK_VERSION, SHARDS, PackFormat, is_pack, open_pack, pack_digest, shard_path
 from orl.datasets.sources import find_images
 from orl.datasets.threads import map_in_threads
 from orl.datasets.validation import Rejected, save_rejected
+from orl.pipeline.pack_options import PackOptions
 from orl.pipeline.scan import scan_into
 from orl.progress import progress_bar
 from orl.rundir import RunDir
@@ -32,35 +32,6 @@ JPEG_QUALITY = 95
 MEGABYTE = 10**6
 COLUMNS = {"name": object, "digest": object, "original_digest": object, "offset": np.int64, "num_bytes": np.int64}
 COLUMNS |= dict.fromkeys(("width", "height", "original_width", "original_height"), np.int32)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackOptions:
-    """Options of `orl data pack`."""
-
-    images: Path
-    """Images: a folder (any tree), a list file, a COCO JSON or a VOC devkit."""
-    to: Path
-    """Folder of the pack; an unfinished pack is resumed."""
-    split: str | None = None
-    """Split of a VOC devkit, 'trainval' if not given; other sources have none."""
-    short_side: int | None = 256
-    """Short side that images are reduced to, pixels; smaller images keep their size; None keeps all sizes."""
-    format: PackFormat = "pixels"
-    """pixels: exact, read without decoding; jpeg: a seventh of the size, decoded when read (quality 95)."""
-    shard_mb: int = 512
-    """Size of a shard, megabytes: the most work that a killed job loses, and the memory that packing needs."""
-    workers: int = 2
-    """Processes of the scan, then threads of the packing."""
-    overwrite: bool = False
-    """Rebuild a pack of other images or options, instead of refusing."""
-    scan: ScanConfig = field(default_factory=ScanConfig)
-
-    def __post_init__(self) -> None:
-        for name in ("short_side", "shard_mb"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
 
 
 def pack_images(options: PackOptions) -> Path:

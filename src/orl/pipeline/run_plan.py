@@ -86,18 +86,17 @@ def expected_time_logger(inputs: RunInputs, stage: str, num_images: int) -> Call
     The time of stage 3 is extrapolated from a step of stage 1 by the pixels of their views, so it is rough.
     """
     num_steps = _num_steps(inputs.config, stage, num_images)
-    started: dict[str, float] = {}
+    num_calls, is_logged, first_step, started_s = 0, False, 0, 0.0
 
     def after_step(step: int) -> None:
-        now, started["count"] = time.monotonic(), started.get("count", 0) + 1
-        if started["count"] == WARMUP_STEPS:
-            started.update(step=step, at_s=now)
-        if "at_s" not in started or "logged" in started:
+        nonlocal num_calls, is_logged, first_step, started_s
+        now, num_calls = time.monotonic(), num_calls + 1
+        if num_calls <= WARMUP_STEPS:
+            first_step, started_s = step, now
+        steps, elapsed_s = step - first_step, now - started_s
+        if is_logged or steps < TIMED_STEPS or elapsed_s < TIMED_S:
             return
-        steps, elapsed_s = step - started["step"], now - started["at_s"]
-        if steps < TIMED_STEPS or elapsed_s < TIMED_S:
-            return
-        started["logged"] = 1
+        is_logged = True
         step_s = elapsed_s / steps
         line = f"expected time: {TRAINED_STAGES[stage]} about {format_duration(step_s * (num_steps - step))} more"
         if stage == "stage1" and "stage3" in inputs.stages:

@@ -1,16 +1,14 @@
 """Lightning Fabric on the device, and over the processes of a run."""
 
 import os
-from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning_fabric.strategies import DDPStrategy
 
+from orl.networks.names import Precision
 from orl.processes import Processes
-
-Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 
 
 def launch_fabric(device: torch.device, precision: Precision, processes: Processes) -> Fabric:

@@ -87,7 +87,9 @@ class BatchReader:
                         f"processes that read images were killed {num_killed} times ({error}); memory may have run "
                         f"out: try fewer than --workers {self.num_workers}"
                     ) from error
-                logger.warning("a process that reads images was killed (%s); starting new ones", error)
+                logger.warning(
+                    "a process that reads images was killed (%s); new ones resume at step %d", error, step + 1
+                )
 
     def _timed(self, keys: Iterable[list[SampleKey]]) -> Iterator[LoadedViews]:
         started = time.monotonic()

@@ -26,7 +26,7 @@ NUM_IMAGES = 5
 MAX_SCORED_IMAGES = 60
 """Most images with known objects whose attention maps are scored."""
 MEASURES = {"pointing": "Peak on an object (%)", "overlap": "Best overlap (%)", "inside": "Map inside objects (%)"}
-YARDSTICKS = {"even": "an even map", "centre": "a map that falls off from the centre"}
+BASELINE_NAMES = {"even": "an even map", "centre": "a map that falls off from the centre"}
 
 Image = UInt8[ndarray, "h w 3"]
 Backbones = Mapping[str, nn.Module]
@@ -163,10 +163,10 @@ def _score_table(scores: Mapping[Reduction, Mapping[str, Any]], num_images: int,
         for reduction, found in scores.items()
         for label, numbers in found["backbones"].items()
     ]
-    yardsticks = scores["magnitude"]["yardsticks"]
+    baselines = scores["magnitude"]["baselines"]
     rows += [
-        [f"baseline: {name}", *(_fraction(yardsticks[each][measure]) for measure in MEASURES)]
-        for each, name in YARDSTICKS.items()
+        [f"baseline: {name}", *(_fraction(baselines[each][measure]) for measure in MEASURES)]
+        for each, name in BASELINE_NAMES.items()
     ]
     caption = f"Maps against the {kind} of {num_images} images, with 95% intervals by a bootstrap over them"
     return ScoreTable(caption=caption, columns=["Map", *MEASURES.values()], rows=rows)
