@@ -101,3 +101,9 @@ def test_full_overlap_returns_the_box_itself_and_samples_nothing() -> None:
 def test_jitter_returns_the_box_where_no_copy_fits() -> None:
     box = np.array([0, 0, 100, 4], dtype=np.float32)
     np.testing.assert_array_equal(boxes.jitter(box, (100, 4), np.random.default_rng(0)), box)
+
+
+def test_boxes_that_no_image_has_are_faulty() -> None:
+    good = [[0, 0, 1, 1], [5, 5, 5, 5], [-3, -3, 700, 1e6]]
+    bad = [[0, 0, np.nan, 1], [-np.inf, 0, 1, 1], [0, 0, 1, 1.1e6], [2, 0, 1, 1], [0, 2, 1, 1]]
+    assert boxes.is_faulty(np.array([*good, *bad], dtype=np.float64)).tolist() == [False] * 3 + [True] * 5

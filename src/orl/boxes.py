@@ -3,22 +3,31 @@
 import math
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from numpy import ndarray
+from numpy.typing import DTypeLike
 
+LARGEST_COORDINATE_PX = 1_000_000
+"""Distance from an image's corner that no box has; annotations beyond it are damaged."""
 MAX_JITTER_ATTEMPTS = 200
 """Samples before `jitter` returns the box itself."""
 
 
-def from_xywh(boxes_xywh: Shaped[ndarray, "*n 4"]) -> Float[ndarray, "*n 4"]:
+def from_xywh(boxes_xywh: Shaped[ndarray, "*n 4"], dtype: DTypeLike = np.float32) -> Float[ndarray, "*n 4"]:
     """Convert boxes from left, top, width, height (the published files, COCO, OpenCV) to `xyxy`."""
-    boxes_xywh = np.asarray(boxes_xywh, dtype=np.float32)
+    boxes_xywh = np.asarray(boxes_xywh, dtype=dtype)
     return np.concatenate([boxes_xywh[..., :2], boxes_xywh[..., :2] + boxes_xywh[..., 2:]], axis=-1)
 
 
 def to_xywh(boxes: Float[ndarray, "*n 4"]) -> Float[ndarray, "*n 4"]:
     """Convert boxes from `xyxy` to left, top, width, height."""
     return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
+
+
+def is_faulty(boxes: Shaped[ndarray, "n 4"]) -> Bool[ndarray, "n"]:
+    """Return True for each box that is not finite, is reversed, or is a million pixels away from its image."""
+    is_near = (np.abs(boxes) <= LARGEST_COORDINATE_PX).all(axis=-1)  # False for NaN
+    return ~(is_near & (boxes[..., 2:] >= boxes[..., :2]).all(axis=-1))
 
 
 def area(boxes: Shaped[ndarray, "*n 4"]) -> Float[ndarray, "*n"]:

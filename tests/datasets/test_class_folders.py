@@ -75,6 +75,24 @@ def test_imagenet_lists_come_before_folders_and_val_may_be_flat(tmp_path: Path) 
     assert all(path.is_file() for path in moved.paths)
 
 
+@pytest.mark.parametrize(
+    "line", ["n0{0}/my {1}.JPEG\t{2}", "n0{0}/my {1}.JPEG,{2}", '"n0{0}/my {1}.JPEG" {2}', "n0{0}\\my {1}.JPEG {2}"]
+)
+def test_tabs_commas_quotes_and_backslashes_in_lists_are_recognised(tmp_path: Path, line: str) -> None:
+    write(tmp_path / "meta" / "train.txt", [line.format(2, "a", 0), line.format(1, "b", 1)])
+    touch(tmp_path, ["train/n02/my a.JPEG", "train/n01/my b.JPEG"])
+    train = read_classified(tmp_path, "imagenet", "train")
+    assert (train.names, train.labels.tolist()) == (("n02/my a.JPEG", "n01/my b.JPEG"), [0, 1])
+
+
+def test_folders_of_thumbnails_are_no_classes(tmp_path: Path) -> None:
+    touch(
+        tmp_path, [*TRAIN, "train/@eaDir/a.JPEG/SYNOPHOTO_THUMB_M.jpg", "train/n01/@eaDir/b.JPEG/SYNOPHOTO_THUMB_M.jpg"]
+    )
+    train = read_classified(tmp_path, "folder", "train")
+    assert (train.classes, len(train)) == (("n01", "n02"), 3)
+
+
 def test_lists_of_openselfsup_are_recognised_by_their_names(tmp_path: Path) -> None:
     """Its train.txt has names alone; the labels are in train_labeled.txt."""
     write(tmp_path / "meta" / "train.txt", ["n02/a.JPEG", "n01/b.JPEG"])

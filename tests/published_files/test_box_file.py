@@ -91,6 +91,8 @@ def test_images_that_the_file_does_not_list_are_logged(
         (coco(annotation(10, 0, 0, 1, 1), 7), "entry 1 of 'annotations' needs image_id and bbox, got 7"),
         (coco(annotation(10, 0, 0, 1)), r"entry 0 of 'annotations': \[0, 0, 1\] is not a list of 4"),
         (coco(annotation(10, 0, 0, -1, 1)), "entry 0 of 'annotations': .* below 0"),
+        (coco(annotation(10, 0, 0, 1e7, 1)), r"entry 0 .*: box \[0.0, 0.0, 10000000.0, 1.0\] lies far outside of"),
+        (coco(annotation(10, 0, 0, 1, 1e300)), "entry 0 of 'annotations': .* lies far outside of every image"),
         (coco(annotation(11, 0, 0, 1, 1)), "entry 0 of 'annotations' is of image 11, which it lacks"),
         (
             {"images": [{"id": 1, "file_name": "z.jpg"}], "annotations": []},
@@ -113,9 +115,9 @@ def test_images_that_the_file_does_not_list_are_logged(
         ({"bbox": [[], [], [[1, 2, 3]], []]}, r"image 2: \[1, 2, 3\] is not a list of 4"),
         (
             json.dumps(coco(annotation(10, 0, 0, 1, 1), annotation(20, 0, 0, 1, 1)))[:-120],
-            "truncated after 4 complete entries of 'images'",
+            r"is truncated: it ends at byte \d+ in 'segmentation' \(open brackets: 2\)",
         ),
-        ('{"bbox": [[], [], [[1, 2', "truncated after 2 complete images"),
+        ('{"bbox": [[], [], [[1, 2', r"is truncated: it ends at byte 24 in 'bbox' \(open brackets: 4\)"),
     ],
 )
 def test_a_bad_file_is_refused_with_the_value(write: Write, tmp_path: Path, content: object, message: str) -> None:

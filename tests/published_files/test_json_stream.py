@@ -48,6 +48,33 @@ def test_a_key_across_two_parts_of_a_scan_is_found(write: Write, monkeypatch: py
     ]
 
 
+END = '{"a": ["]}", "\\\\", "\\\\\\"}]}[", {"b": []}]} \n'
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 8, 1000])
+def test_brackets_in_strings_are_not_counted_whatever_the_parts(
+    write: Write, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    monkeypatch.setattr(stream, "SCAN_BYTES", length)
+    assert json.loads(END) == {"a": ["]}", "\\", '\\"}]}[', {"b": []}]}
+    assert keys_in(write("complete", END)) == ["a", "b"]
+    for cut in range(2, len(END.rstrip())):
+        with pytest.raises(ValueError, match=rf"cut\.json is truncated: it ends at byte {cut} in '\w?'"):
+            keys_in(write("cut", END[:cut]))
+    for more in ("x", '"x"', "{}", "]"):
+        with pytest.raises(ValueError, match=rf"continues after the end of its JSON, at byte {len(END)} with b'"):
+            keys_in(write("more", f"{END}{more}"))
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_json_nested_too_deeply_is_refused_before_it_fills_memory(write: Write, opening: str) -> None:
+    assert keys_in(write("deep", '{"b":' + "[" * 99 + "]" * 99 + "}")) == ["b"]
+    with pytest.raises(ValueError, match="has more than 100 lists and objects inside each other"):
+        keys_in(write("deeper", opening * 100_000))
+    with pytest.raises(ValueError, match="has more than 100 lists and objects inside each other"):
+        keys_in(write("closed", "[" * 101 + "]" * 101))
+
+
 @pytest.mark.parametrize("cut", range(11, 40, 3))
 def test_a_truncated_file_is_refused_with_the_number_of_images(write: Write, cut: int) -> None:
     complete = '{"bbox": [[[1, 2, 3, 4]], [[5, 6, 7, 8]], [[9, 1, 2, 3]]]}'

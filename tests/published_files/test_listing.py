@@ -29,6 +29,10 @@ def rows(listed: list[str], *names: str) -> list[int]:
     return match_listing(Listing(names=tuple(listed), ids=()), new_images(*names), Path("f.json")).tolist()
 
 
+def test_names_with_backslashes_are_matched_as_with_slashes() -> None:
+    assert match_names(["x\\a.jpg", "y\\a.jpg"], ["y/a.jpg", "x/a.jpg"]) == [[1], [0]]
+
+
 def test_names_are_matched_by_path_or_else_by_file_name() -> None:
     assert rows(["b.jpg", "a.jpg"], "a.jpg", "b.jpg") == [1, 0]
     assert rows(["b.jpg", "x/a.jpg"], "train/a.jpg", "train/b.jpg") == [1, 0]

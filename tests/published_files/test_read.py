@@ -1,5 +1,4 @@
 import copy
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -245,68 +244,29 @@ def test_a_second_import_does_nothing_and_another_file_is_stale(
     assert set(changed) == {"proposals"}
 
 
-@pytest.fixture
-def sorted_files(documents: dict[str, dict], write: Write) -> dict[str, Path]:
-    """Files in the order of the run, whose shards are finished one after the other."""
-    names = documents["neighbours"]["images"]["file_name"]
-    order = sorted(range(len(names)), key=lambda position: names[position])
-    position_of = {position: new for new, position in enumerate(order)}
-    for document in documents.values():
-        lists = [document, *(document.get(key, {}) for key in ("images", "pseudo_annotations"))]
-        for part in lists:
-            part |= {
-                key: [value[position] for position in order] for key, value in part.items() if isinstance(value, list)
-            }
-    content = documents["correspondences"]["pseudo_annotations"]
-    moved = [[position_of[position] for position in row] for row in content["knn_image_id"]]
-    for name in ("neighbours", "correspondences"):
-        documents[name]["pseudo_annotations"]["knn_image_id"] = moved
-        documents[name]["images"]["file_name"] = sorted(names)
-    return {name: write(f"sorted {name}", document) for name, document in documents.items()}
-
-
+@pytest.mark.parametrize("name", ["proposals", "neighbours", "correspondences"])
 @pytest.mark.parametrize(
-    ("name", "table", "key"),
+    ("damage", "message"),
     [
-        ("proposals", "proposals", "bbox"),
-        ("neighbours", "neighbours", "pseudo_annotations.knn_image_id"),
-        ("correspondences", "correspondences", "pseudo_annotations.knn_bbox_pair"),
+        (lambda text: text[: len(text) // 2], r"is truncated: it ends at byte \d+ in '\w+' \(open brackets: [2-6]\)"),
+        (lambda text: text.rstrip()[:-1], r"is truncated: it ends at byte \d+ in '\w+' \(open brackets: 1\)"),
+        (lambda text: f"{text} and more", r"continues after the end of its JSON, at byte \d+ with b'and more'"),
+        (lambda text: text + text, r"continues after the end of its JSON, at byte \d+ with b'\{"),
     ],
+    ids=["truncated", "last brace", "more text", "two documents"],
 )
-def test_a_truncated_file_is_refused_and_finished_shards_are_kept(
-    images: ImageTable, sorted_files: dict[str, Path], tmp_path: Path, name: str, table: str, key: str
+def test_a_file_that_ends_too_early_or_too_late_is_refused_before_anything_is_written(
+    images: ImageTable,
+    files: dict[str, Path],
+    tmp_path: Path,
+    name: str,
+    damage: Callable[[str], str],
+    message: str,
 ) -> None:
-    path, complete = sorted_files[name], json.loads(sorted_files[name].read_text())
-    for part in key.split("."):
-        complete = complete[part]
-    # Behind the sixth image of the list that comes last in the file.
-    until = path.read_text().rindex(json.dumps(complete[6]))
-    path.write_text(path.read_text()[: until + 3])
-    run = tmp_path / "run"
-    with pytest.raises(ValueError, match=rf"is truncated after 6 complete images of '{key}'.*get the complete file"):
-        read(run, images, shard_size=2, **{name: path})
-    assert len(list((run / table).glob("*.arrow"))) == 3
-    finished = ["neighbours", "rois"] if name == "correspondences" else []
-    assert all(tables.load(run / each).num_rows for each in finished)
-
-
-@pytest.mark.parametrize(
-    ("name", "key", "message"),
-    [
-        ("correspondences", "bbox", "truncated after 0 complete images of 'pseudo_annotations.bbox'"),
-        ("correspondences", "knn_image_id", "truncated after 0 complete images of 'pseudo_annotations.knn_image_id'"),
-        ("correspondences", "knn_bbox_pair", "truncated after 0 complete images of 'pseudo_annotations.knn_bbox_pair'"),
-        ("neighbours", "file_name", "truncated after 0 complete images of 'file_name'"),
-        ("proposals", "bbox", "truncated after 0 complete images of 'bbox'"),
-    ],
-)
-def test_a_file_truncated_before_its_last_list_is_not_mistaken_for_another_format(
-    images: ImageTable, files: dict[str, Path], tmp_path: Path, name: str, key: str, message: str
-) -> None:
-    path = files[name]
-    path.write_text(path.read_text()[: path.read_text().index(f'"{key}"') + len(key) + 8])
+    files[name].write_text(damage(files[name].read_text()))
     with pytest.raises(ValueError, match=message):
-        read(tmp_path / "run", images, **{name: path})
+        read(tmp_path / "run", images, **{name: files[name]})
+    assert not (tmp_path / "run").exists()
 
 
 def edited(documents: dict[str, dict], name: str, edit: Callable[[dict], object]) -> dict:

@@ -9,6 +9,7 @@ import numpy as np
 
 from orl.datasets.class_lists import Entry, check_classes, folder_classes, has_numbers, listed_images, read_list
 from orl.datasets.classified import ClassifiedImages, check_train_val
+from orl.datasets.image_names import is_counted_folder
 from orl.datasets.inaturalist import read_inaturalist
 from orl.datasets.sources import find_images
 
@@ -79,9 +80,9 @@ def _read_folders(root: Path, split: str) -> ClassifiedImages:
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
-    """List the class folders below a folder, sorted, without hidden ones."""
+    """List the class folders below a folder, sorted, without hidden ones and those of thumbnails."""
     with os.scandir(folder) as found:
-        return tuple(sorted(entry.name for entry in found if entry.is_dir() and not entry.name.startswith(".")))
+        return tuple(sorted(entry.name for entry in found if entry.is_dir() and is_counted_folder(entry.name)))
 
 
 def _imagenet_list(root: Path, split: str) -> Path | None:

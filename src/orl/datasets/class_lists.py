@@ -11,6 +11,7 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from orl.datasets.classified import ClassifiedImages
+from orl.datasets.image_names import split_label, with_slashes
 from orl.files import regular_file
 
 
@@ -25,7 +26,7 @@ class Entry(NamedTuple):
 
 
 def read_list(path: Path) -> list[Entry]:
-    """Read a list of lines 'name label'; a name may contain blanks.
+    """Read a list of lines 'name label' or 'name,label'; a name may contain blanks, and be in quotes.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -36,11 +37,11 @@ def read_list(path: Path) -> list[Entry]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a list in UTF-8: {error}") from error
     entries = []
-    for number, line in enumerate(lines, start=1):
-        name, _, label = line.strip().rpartition(" ")
+    for number, line in enumerate(with_slashes(lines, path), start=1):
+        name, label = split_label(line.strip())
         if name and label.isdecimal():
             where = f"line {number}"
-            entries.append(Entry(where, plain_name(name.strip(), where, path), int(label)))
+            entries.append(Entry(where, plain_name(name, where, path), int(label)))
         elif line.strip():
             raise ValueError(f"{path}, line {number}: expected 'name class_number', got {line[:80]!r}")
     return entries
@@ -49,8 +50,8 @@ def read_list(path: Path) -> list[Entry]:
 def has_numbers(path: Path) -> bool:
     """Return True if the first line of a list has a class number after the name."""
     with open(regular_file(path), encoding="utf-8-sig", errors="replace") as lines:
-        first = next((line.split() for line in lines if line.strip()), [])
-    return len(first) != 1
+        first = next((line.strip() for line in lines if line.strip()), "")
+    return not first or bool(split_label(first)[1])
 
 
 def plain_name(name: str, where: str, path: Path) -> str:

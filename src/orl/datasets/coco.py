@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from orl import boxes, files
-from orl.datasets.labels import ABSENT, IGNORED, PRESENT, LabelledSplit
+from orl.datasets.class_lists import missing_images
+from orl.datasets.image_names import below_one_root, with_slashes
+from orl.datasets.labels import ABSENT, IGNORED, PRESENT, LabelledSplit, without_odd_boxes
 
 LARGEST_ID = 2**63 - 1
 
@@ -47,14 +50,14 @@ class CocoContent:
 def coco_image_names(json_path: Path) -> tuple[Path, list[str]]:
     """Return the folder of the images, and their paths below it, sorted.
 
-    The folder is the first of these with any of the images: the JSON's own, `../<split>`, `..`, `../images/<split>`,
+    The folder is the one of these with most of the images: the JSON's own, `../<split>`, `..`, `../images/<split>`,
     `../images`. The split is the end of the file name, as in instances_train2017.json.
 
     Raises:
         ValueError: if the file is not a COCO JSON, lists no image, or none of the folders has one.
     """
-    names = sorted(_image_names(json_path, read_coco_json(json_path)).values())
-    return _image_folder(json_path, names), names
+    root, names = _image_names(json_path, read_coco_json(json_path))
+    return root, sorted(names.values())
 
 
 def read_coco(json_path: Path) -> LabelledSplit:
@@ -71,7 +74,7 @@ def read_coco(json_path: Path) -> LabelledSplit:
     for row, (columns_of_row, difficult_of_row) in enumerate(zip(box_classes, difficult)):
         labels[row, columns_of_row] = IGNORED
         labels[row, columns_of_row[~difficult_of_row]] = PRESENT
-    return LabelledSplit(
+    split = LabelledSplit(
         root=content.root,
         names=content.names,
         classes=content.classes,
@@ -80,6 +83,13 @@ def read_coco(json_path: Path) -> LabelledSplit:
         box_classes=box_classes,
         box_difficult=difficult,
     )
+    return without_odd_boxes(split, [annotated_size(image) for image in content.images], str(json_path))
+
+
+def annotated_size(image: dict[str, Any]) -> tuple[int, int] | None:
+    """Return width and height of an entry of 'images'; None if they are missing or no size."""
+    width, height = image.get("width"), image.get("height")
+    return (width, height) if type(width) is type(height) is int and min(width, height) > 0 else None
 
 
 def read_coco_content(json_path: Path) -> CocoContent:
@@ -89,7 +99,7 @@ def read_coco_content(json_path: Path) -> CocoContent:
         ValueError: if the file is not a COCO JSON, has no categories, or none of its images exists.
     """
     content = read_coco_json(json_path)
-    names = _image_names(json_path, content)
+    root, names = _image_names(json_path, content)
     categories = json_entries(json_path, content, "categories", ("id", "name"))
     annotations = json_entries(json_path, content, "annotations", ("image_id", "category_id", "bbox"))
     if not categories:
@@ -105,10 +115,10 @@ def read_coco_content(json_path: Path) -> CocoContent:
         if annotation["image_id"] not in rows or annotation["category_id"] not in category_ids:
             raise ValueError(f"{json_path} has an annotation of an unknown image or category: {_short(annotation)}")
         by_image[rows[annotation["image_id"]]].append(annotation)
-    sorted_names = [names[image["id"]] for image in images]
+    _check_boxes(json_path, annotations)
     return CocoContent(
-        root=_image_folder(json_path, sorted_names),
-        names=tuple(sorted_names),
+        root=root,
+        names=tuple(names[image["id"]] for image in images),
         images=tuple(images),
         categories=tuple(categories),
         annotations=tuple(by_image),
@@ -155,18 +165,21 @@ def json_entries(json_path: Path, content: dict[str, Any], key: str, fields: Seq
     return entries
 
 
-def _image_names(json_path: Path, content: dict[str, Any]) -> dict[Any, str]:
-    """Return the file name of each image id; a file listed twice would become its own neighbour."""
+def _image_names(json_path: Path, content: dict[str, Any]) -> tuple[Path, dict[Any, str]]:
+    """Return the folder of the images, and the name of each image id below it.
+
+    An image listed twice would become its own neighbour.
+    """
     entries = json_entries(json_path, content, "images", ("id", "file_name"))
     _unique(json_path, entries, "id")
-    names = {entry["id"]: str(entry["file_name"]) for entry in entries}
-    if not names:
+    if not entries:
         raise ValueError(f"{json_path} lists no image: 'images' is empty")
-    if len(set(names.values())) < len(entries):
-        raise ValueError(
-            f"{json_path} lists an image twice: {len(entries)} entries, {len(set(names.values()))} file names"
-        )
-    return names
+    listed = with_slashes([str(entry["file_name"]) for entry in entries], json_path)
+    folder = _image_folder(json_path, [name for name in listed if not os.path.isabs(name)] or listed)
+    root, names = below_one_root(folder, listed)
+    if len(set(names)) < len(entries):
+        raise ValueError(f"{json_path} lists an image twice: {len(entries)} entries, {len(set(names))} file names")
+    return root, {entry["id"]: name for entry, name in zip(entries, names)}
 
 
 def _unique(json_path: Path, entries: Sequence[dict[str, Any]], key: str) -> set[Any]:
@@ -188,23 +201,36 @@ def _check_numbers(json_path: Path, annotation: dict[str, Any]) -> None:
     box, area = annotation["bbox"], annotation.get("area", 0)
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         raise ValueError(f"{json_path}: 'bbox' must be four numbers x, y, w, h, got {_short(annotation)}")
-    if not _is_number(area):
-        raise ValueError(f"{json_path}: 'area' must be a number, got {_short(annotation)}")
+    if not _is_number(area) or area < 0:
+        raise ValueError(f"{json_path}: 'area' must be a number of 0 or more, got {_short(annotation)}")
     if isinstance(annotation["image_id"], list | dict) or isinstance(annotation["category_id"], list | dict):
         raise ValueError(f"{json_path} has an annotation of an unknown image or category: {_short(annotation)}")
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    try:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:  # an integer of more than 300 digits
+        return False
+
+
+def _check_boxes(json_path: Path, annotations: Sequence[dict[str, Any]]) -> None:
+    boxes_xywh = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64).reshape(-1, 4)
+    faulty = np.flatnonzero(boxes.is_faulty(boxes.from_xywh(boxes_xywh, np.float64)))
+    if len(faulty):
+        raise ValueError(
+            f"{json_path} has {len(faulty)} annotations with a width or height below 0, or a box far outside of every "
+            f"image; 'bbox' is x, y, w, h in pixels. Repair or delete them, such as {_short(annotations[faulty[0]])}"
+        )
 
 
 def _image_folder(json_path: Path, names: Sequence[str]) -> Path:
     split = json_path.stem.rsplit("_", 1)[-1]
     above = json_path.parent.parent
     folders = [json_path.parent, above / split, above, above / "images" / split, above / "images"]
-    for folder in folders:
-        if any((folder / name).is_file() for name in names):
-            return folder
+    num_missing = [len(missing_images(folder, names)) for folder in folders]
+    if min(num_missing) < len(names):
+        return folders[num_missing.index(min(num_missing))]
     tried = ", ".join(str(folder) for folder in folders)
     raise ValueError(f"none of the {len(names)} images of {json_path}, such as {names[0]}, is in {tried}")
 

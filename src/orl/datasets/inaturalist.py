@@ -7,6 +7,7 @@ from typing import Any
 from orl.datasets.class_lists import Entry, listed_images, plain_name
 from orl.datasets.classified import ClassifiedImages
 from orl.datasets.coco import json_entries, read_coco_json
+from orl.datasets.image_names import with_slashes
 
 YEAR = 2018
 
@@ -38,11 +39,13 @@ def read_inaturalist(root: Path, split: str) -> ClassifiedImages:
                 f"{path}: image {image_id} has more than one category, also {category!r}; each image needs one label"
             )
     entries = []
-    for image in _numbered(path, content, "images", "file_name"):
+    images = _numbered(path, content, "images", "file_name")
+    names = with_slashes([str(image["file_name"]) for image in images], path)
+    for image, name in zip(images, names):
         if image["id"] not in labels:
             raise ValueError(f"{path}: image {image['id']} ({image['file_name']}) has no annotation")
         where = f"image {image['id']}"
-        entries.append(Entry(where, plain_name(str(image["file_name"]), where, path), labels[image["id"]]))
+        entries.append(Entry(where, plain_name(name, where, path), labels[image["id"]]))
     return listed_images(root, split, _class_names(categories), entries, path)
 
 

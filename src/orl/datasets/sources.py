@@ -1,32 +1,46 @@
 """Image sources: a folder tree, a list file, a COCO JSON, a VOC devkit or a pack."""
 
 import difflib
+import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 from orl.datasets.coco import coco_image_names, has_labels, read_coco
+from orl.datasets.image_names import (
+    IMAGE_EXTENSIONS,
+    THUMBNAIL_FOLDERS,
+    UNREAD_EXTENSIONS,
+    below_one_root,
+    is_counted_folder,
+    is_image_name,
+    split_line,
+    with_slashes,
+)
 from orl.datasets.labels import LabelledSplit
 from orl.datasets.packs import is_pack, open_pack
 from orl.datasets.voc import read_voc, voc_folder, voc_image_names
 from orl.files import regular_file
 
-IMAGE_EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k"}
-)
+logger = logging.getLogger(__name__)
+
 LIST_EXTENSIONS = (".txt", ".lst")
 DEFAULT_SPLIT = "trainval"
+RUN_FILES = {"run.json", "images.parquet"}
+"""Files that mark the folder of a run, whose pictures are no images of the source."""
 
 
-def find_images(source: Path, split: str | None = None) -> tuple[Path, list[str]]:
+def find_images(source: Path, split: str | None = None, out: Path | None = None) -> tuple[Path, list[str]]:
     """List the images of a source without opening them.
 
-    An image that is listed but missing is rejected later by the scan.
+    An image that is listed but missing is rejected later by the scan. Folders of thumbnails and of runs are left out
+    of a folder tree, and so are images of kinds that cannot be read; the log names them.
 
     Args:
         source: a folder with images at any depth (by extension; hidden files are left out); a .txt or .lst file with
             one path per line, relative to the file, # for comments; a COCO JSON; a VOC devkit; a pack.
         split: split of a VOC devkit, 'trainval' if None; not for other sources.
+        out: folder of the output, which is never read below the source.
 
     Returns:
         Root folder, and the path of each image below it, sorted and unique. For a pack: the pack, and the names of the
@@ -45,7 +59,7 @@ def find_images(source: Path, split: str | None = None) -> tuple[Path, list[str]
     if is_pack(source):
         return source, list(open_pack(source).names)
     if source.is_dir():
-        return source, _walk(source)
+        return source, _walk(source, out)
     if source.suffix.lower() == ".json":
         return coco_image_names(source)
     if source.suffix.lower() in LIST_EXTENSIONS:
@@ -88,27 +102,57 @@ def _existing(source: Path) -> Path:
     raise FileNotFoundError(f"no images at {source}{hint}")
 
 
-def _walk(source: Path) -> list[str]:
+def _walk(source: Path, out: Path | None) -> list[str]:
     """List the images of a folder tree; links are followed, but each folder is entered once."""
+    output = None if out is None else os.path.realpath(out.expanduser())
+    if output == os.path.realpath(source):
+        raise ValueError(f"--out is {source}, the folder of the images, where figures would become images; use another")
     names, entered, num_others = [], set(), 0
+    unread: Counter[str] = Counter()
+    skipped: list[str] = []
     for folder, subfolders, files in os.walk(source, followlinks=True):
         real_folder = os.path.realpath(folder)
         if real_folder in entered:
             subfolders.clear()
             continue
         entered.add(real_folder)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        images = [name for name in files if _is_image_name(name)]
+        below = Path(folder).relative_to(source).as_posix()
+        if real_folder == output or (below != "." and set(files) >= RUN_FILES):
+            subfolders.clear()
+            skipped.append(f"{below} (a run)")
+            continue
+        skipped += [Path(below, name).as_posix() for name in sorted(THUMBNAIL_FOLDERS.intersection(subfolders))]
+        subfolders[:] = sorted(filter(is_counted_folder, subfolders))
+        images = [name for name in files if is_image_name(name)]
         num_others += len(files) - len(images)
-        names += [(Path(folder) / name).relative_to(source).as_posix() for name in images]
+        unread.update(extension for name in files if (extension := _extension(name)) in UNREAD_EXTENSIONS)
+        names += [Path(below, name).as_posix() for name in images]
+    left_out = _left_out(skipped, unread)
     if not names:
         known = " ".join(sorted(IMAGE_EXTENSIONS))
-        raise ValueError(f"{source} has no images, only {num_others} other files; images end in {known}")
+        raise ValueError(
+            f"{source} has no images, only {num_others} other files; images end in {known}"
+            + (f". Left out: {left_out}" if left_out else "")
+        )
+    if left_out:
+        logger.warning("%s: %d images; left out: %s", source, len(names), left_out)
     return sorted(names)
 
 
-def _is_image_name(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+def _left_out(skipped: list[str], unread: Counter[str]) -> str:
+    """Describe what a folder tree has beside the images that are read; empty if nothing is worth a word."""
+    found = []
+    if unread:
+        kinds = ", ".join(f"{count} {extension}" for extension, count in unread.most_common())
+        found.append(f"{unread.total()} images of kinds that orl does not read ({kinds}): convert them to JPEG")
+    if skipped:
+        more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+        found.append(f"{len(skipped)} folders of thumbnails or of runs ({', '.join(skipped[:3])}{more})")
+    return "; ".join(found)
+
+
+def _extension(name: str) -> str:
+    return "" if name.startswith(".") else os.path.splitext(name)[1].lower()
 
 
 def _read_list(path: Path) -> tuple[Path, list[str]]:
@@ -117,11 +161,12 @@ def _read_list(path: Path) -> tuple[Path, list[str]]:
         lines = [line.strip() for line in regular_file(path).read_text(encoding="utf-8-sig").split("\n")]
     except ValueError as error:
         raise ValueError(f"{path} is not a list of images in UTF-8: {error}; save it as UTF-8 text") from error
-    listed = [line for line in lines if line and not line.startswith("#")]
+    listed = [split_line(line) for line in lines if line and not line.startswith("#")]
     if not listed:
         raise ValueError(f"{path} lists no image in its {len(lines)} lines; write one path per line")
-    images = {Path(os.path.normpath(path.parent / line)) for line in listed}
-    root = path.parent
-    if not all(image.is_relative_to(root) for image in images):
-        root = Path(os.path.commonpath([image.parent for image in images]))
-    return root, sorted(image.relative_to(root).as_posix() for image in images)
+    labelled = [(name, label) for name, label in listed if label]
+    if labelled:
+        name, label = labelled[0]
+        logger.info("%s: the labels of %d lines, such as %r of %s, are not used", path, len(labelled), label, name)
+    root, names = below_one_root(path.parent, with_slashes([name for name, _ in listed], path))
+    return root, sorted(set(names))

@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
 
-from orl.published_files.json_stream import elements, keys_in, seems_complete
+from orl import boxes
+from orl.published_files.json_stream import keys_in
 
 PROPOSALS, NEIGHBOURS, CORRESPONDENCES, COCO = "selective_search_proposal", "knn_instance", "correspondence", "COCO"
 NEEDED_KEYS = {
@@ -29,13 +30,6 @@ NEEDED_KEYS = {
     PROPOSALS: ("bbox",),
 }
 """Keys that identify a format; a file has the first format whose keys are all present."""
-LIST_KEYS = {
-    CORRESPONDENCES: tuple(f"pseudo_annotations.{key}" for key in ("bbox", "knn_image_id", "knn_bbox_pair")),
-    NEIGHBOURS: ("pseudo_annotations.knn_image_id",),
-    COCO: ("images", "annotations"),
-    PROPOSALS: ("bbox",),
-}
-"""The long lists of each format."""
 MAX_DECIMALS = 3
 
 
@@ -44,17 +38,12 @@ def detect_format(path: Path, expected: Sequence[str]) -> str:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file has another format, or is truncated before its format is known.
+        ValueError: if the file has another format, is truncated, or continues after its end.
     """
     found = keys_in(path)
     known = next((name for name, keys in NEEDED_KEYS.items() if set(keys) <= set(found)), None)
     if known in expected:
         return str(known)
-    if found and not seems_complete(path):
-        # The file is truncated in the list of the last key: reading it raises an error with the position.
-        inside = [key for kind in expected for key in LIST_KEYS[kind] if key.split(".")[-1] == found[-1]]
-        for _ in elements(path, inside[0] if inside else found[-1]):
-            pass
     keys = ", ".join(found[:12]) or "none"
     wanted = " or ".join(f"{name!r}" for name in expected)
     if known is not None:
@@ -76,7 +65,8 @@ def parse_boxes(item: Any, where: str) -> Float32[ndarray, "n 4"]:
         where: file and image, for error messages.
 
     Raises:
-        ValueError: if the item is not a list of four numbers per box, or a width or height is below 0.
+        ValueError: if the item is not a list of four numbers per box, a width or height is below 0, or a box
+            lies a million pixels outside.
     """
     return _checked_xyxy(_numbers(item, 4, where), where)
 
@@ -115,37 +105,38 @@ def _checked_xyxy(boxes_xywh: Float64[ndarray, "n 4"], where: str) -> Float32[nd
     """Convert boxes to `xyxy`; sums are in double precision, which `boxes_to_json` needs for an exact inverse.
 
     Raises:
-        ValueError: if a width or height is below 0.
+        ValueError: if a width or height is below 0, or a box lies a million pixels outside.
     """
-    sides = boxes_xywh[:, 2:]
-    if (sides < 0).any():
-        turned = boxes_xywh[(sides < 0).any(axis=1)][0]
-        raise ValueError(f"{where}: box {turned.tolist()} has a width or height below 0; boxes are x, y, w, h")
-    return _to_xyxy(boxes_xywh)
+    corners = boxes.from_xywh(boxes_xywh, np.float64)
+    faulty = boxes.is_faulty(corners)
+    if faulty.any():
+        box = boxes_xywh[faulty][0].tolist()
+        problem = "has a width or height below 0" if min(box[2:]) < 0 else "lies far outside of every image"
+        raise ValueError(f"{where}: box {box} {problem}; boxes are x, y, w, h in pixels")
+    return corners.astype(np.float32)
 
 
-def boxes_to_json(boxes: Float32[ndarray, "n 4"]) -> list[list[int | float]]:
+def boxes_to_json(boxes_xyxy: Float32[ndarray, "n 4"]) -> list[list[int | float]]:
     """Convert boxes to x, y, w, h with the fewest decimals, up to three, that restore the same box; else with all.
 
     `parse_boxes` restores these boxes bit for bit. Boxes from a file with at most three decimals, in images of up to
     8,000 px, are written as they were. Integers are written without a point.
     """
-    exact = boxes.astype(np.float64)
+    exact = boxes_xyxy.astype(np.float64)
     exact = np.concatenate([exact[:, :2], exact[:, 2:] - exact[:, :2]], axis=1)
     integers = np.round(exact)
-    if np.array_equal(_to_xyxy(integers), boxes):
+    if np.array_equal(_to_xyxy(integers), boxes_xyxy):
         return integers.astype(np.int64).tolist()
     written = exact.copy()
     for decimals in range(MAX_DECIMALS, -1, -1):
         rounded = np.round(exact, decimals)
-        enough = (_to_xyxy(rounded) == boxes).all(axis=1)
+        enough = (_to_xyxy(rounded) == boxes_xyxy).all(axis=1)
         written[enough] = rounded[enough]
     return [[int(value) if value.is_integer() else value for value in row] for row in written.tolist()]
 
 
 def _to_xyxy(boxes_xywh: Float64[ndarray, "n 4"]) -> Float32[ndarray, "n 4"]:
-    corners = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
-    return corners.astype(np.float32)
+    return boxes.from_xywh(boxes_xywh, np.float64).astype(np.float32)
 
 
 def _numbers(item: Any, width: int, where: str) -> Float64[ndarray, "n w"]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from orl import files
 
 BUFFER_BYTES = 1 << 16
@@ -15,6 +17,13 @@ SCAN_BYTES = 1 << 20
 # JSON escapes a quote inside a string, so this pattern matches keys only.
 KEY = re.compile(rb'"(\w{1,40})"\s{0,9}:')
 MAX_KEY_BYTES = 64
+MAX_DEPTH = 100
+"""Most lists and objects inside each other; published files have six. ijson's memory grows with the square of it."""
+STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+TOKEN = re.compile(STRING.pattern + rb"|[\[\]{}]", re.DOTALL)
+BRACKETS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+OTHER_BYTES = bytes(byte for byte in range(256) if byte not in BRACKETS)
+DEPTH_CHANGES = np.array([BRACKETS.get(byte, 0) for byte in range(256)], dtype=np.int64)
 
 
 class DamagedFileError(ValueError):
@@ -62,27 +71,99 @@ def value(path: Path, key: str) -> Any:
 def keys_in(path: Path) -> list[str]:
     """List the distinct keys of a file at any depth, in the order of their first use; none if it is not JSON.
 
-    The file is scanned, not parsed: about 1,000 MB per second.
+    The file is scanned, not parsed, and its brackets are counted: about 500 MB per second.
 
     Raises:
         FileNotFoundError: if there is no such file.
+        DamagedFileError: if the file ends too early, continues after its end, or is nested too deeply.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}; give the path of a JSON file")
     found: dict[str, None] = {}
+    names: list[str] = []
+    brackets = _BracketCounter(path)
     with open(path, "rb") as file:
         part = b""
         while chunk := file.read(SCAN_BYTES):
             part = part[-MAX_KEY_BYTES:] + chunk
-            found |= dict.fromkeys(match[1].decode() for match in KEY.finditer(part))
+            names = [match[1].decode() for match in KEY.finditer(part)] or names
+            found |= dict.fromkeys(names)
+            brackets.read(chunk)
+    brackets.finish(last_key=names[-1] if names else "")
     return list(found)
 
 
-def seems_complete(path: Path) -> bool:
-    """Return True if the last bytes of a file close a JSON object."""
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - MAX_KEY_BYTES))
-        return file.read().rstrip().endswith(b"}")
+class _BracketCounter:
+    """Depth of the brackets of a JSON file, read a part at a time; strings are left out."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._depth = self._num_bytes = 0
+        self._begun = b""
+        """Beginning of a string that the next part ends; its content is of no interest."""
+        self._is_complete = False
+
+    def read(self, part: bytes) -> None:
+        """Count the brackets of the next part.
+
+        Raises:
+            DamagedFileError: if they are nested too deeply, or text follows the end.
+        """
+        text, position = self._begun + part, self._num_bytes - len(self._begun)
+        self._num_bytes += len(part)
+        if self._is_complete:
+            self._check_end(text, position)
+            return
+        outside = STRING.sub(b"", text)
+        opened = outside.find(b'"')
+        self._begun = b""
+        if opened >= 0:
+            string, outside = outside[opened:], outside[:opened]
+            num_backslashes = len(string) - len(string.rstrip(b"\\"))
+            self._begun = b'"' + b"\\" * (num_backslashes % 2)
+        codes = np.frombuffer(outside.translate(None, OTHER_BYTES), dtype=np.uint8)
+        if not len(codes):
+            return
+        depths = self._depth + np.cumsum(DEPTH_CHANGES[codes])
+        if depths.max() > MAX_DEPTH:
+            raise DamagedFileError(
+                f"{self._path} has more than {MAX_DEPTH} lists and objects inside each other before byte "
+                f"{self._num_bytes}; it is no file of boxes, neighbours or images"
+            )
+        if depths.min() <= 0:
+            end = self._end(text)
+            self._is_complete, self._begun = True, b""
+            self._check_end(text[end:], position + end)
+        self._depth = int(depths[-1])
+
+    def finish(self, last_key: str) -> None:
+        """Check that the last bracket was closed.
+
+        Raises:
+            DamagedFileError: if not.
+        """
+        if self._depth > 0:
+            raise DamagedFileError(
+                f"{self._path} is truncated: it ends at byte {self._num_bytes} in {last_key!r} (open brackets: "
+                f"{self._depth}); get the complete file and run the same command again"
+            )
+
+    def _end(self, text: bytes) -> int:
+        """Return the position after the bracket that closes the first one."""
+        depth = self._depth
+        for token in TOKEN.finditer(text):
+            depth += BRACKETS.get(token[0][0], 0)
+            if depth <= 0 and token[0] in b"]}":
+                return token.end()
+        raise AssertionError("no bracket closes the first one")
+
+    def _check_end(self, text: bytes, position: int) -> None:
+        after = text.lstrip(b" \t\r\n")
+        if after:
+            raise DamagedFileError(
+                f"{self._path} continues after the end of its JSON, at byte {position + len(text) - len(after)} with "
+                f"{after[:20]!r}; delete that text, or get the complete file"
+            )
 
 
 @contextmanager

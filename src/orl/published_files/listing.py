@@ -113,7 +113,11 @@ def match_listing(listing: Listing, images: ImageTable, path: Path) -> Int64[nda
 
 
 def match_names(names: Sequence[str], known: Sequence[str]) -> list[list[int]]:
-    """Return the indices in `known` that each name may stand for: the same path, else all with the same file name."""
+    """Return the indices in `known` that each name may stand for: the same path, else all with the same file name.
+
+    A file that was written on Windows has backslashes between folders.
+    """
+    names = [name if "/" in name else name.replace("\\", "/") for name in names]
     exact = {name: index for index, name in enumerate(known)}
     by_base: dict[str, list[int]] = {}
     for index, name in enumerate(known):

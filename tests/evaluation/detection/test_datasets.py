@@ -127,6 +127,9 @@ FAULTS: list[tuple[Callable[[Content], Any], str]] = [
     (lambda c: c["annotations"][2].update(bbox=[1, 2, 3, float("nan")]), "'bbox' must be four numbers x, y, w, h"),
     (lambda c: c["annotations"][2].update(bbox="1 2 3 4"), "'bbox' must be four numbers x, y, w, h"),
     (lambda c: c["annotations"][2].update(area="large"), "'area' must be a number"),
+    (lambda c: c["annotations"][2].update(bbox=[1, 2, -3, 4]), "1 annotations with a width or height below 0"),
+    (lambda c: c["annotations"][2].update(bbox=[1, 2, 3, 1e9]), "a box far outside of every image"),
+    (lambda c: c["annotations"][2].update(bbox=[10, 5, 500, 20]), "1 of 3 boxes of .* reach far beyond it"),
     (lambda c: c["annotations"][2].update(area=None), "'area' must be a number"),
     (lambda c: c["annotations"][2].update(bbox=[0, 5, 1e-6, 9]), "1 of 3 boxes of .* no area within their image"),
 ]
@@ -209,7 +212,11 @@ def test_faulty_devkits_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"1 of 24 images are missing.*{image.name}"):
         read_voc_detection((first, second), "trainval")
     annotation = sorted((first / "Annotations").iterdir())[0]
-    annotation.write_text(annotation.read_text().replace("<width>64</width>", ""))
+    complete = annotation.read_text()
+    annotation.write_text(complete.replace("<width>64</width>", "<width>0</width>"))
+    with pytest.raises(ValueError, match=r"has no valid image size: its size is 0x\d+ px; repair"):
+        read_voc_detection((first,), "trainval")
+    annotation.write_text(complete.replace("<width>64</width>", ""))
     with pytest.raises(ValueError, match="has no valid image size: <annotation> lacks <size/width>"):
         read_voc_detection((first,), "trainval")
     annotation.unlink()

@@ -11,6 +11,7 @@ from numpy import ndarray
 from orl import files
 from orl.datasets.class_lists import check_classes
 from orl.datasets.classified import ClassifiedImages
+from orl.datasets.image_names import split_label, with_slashes
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def read_subset(images: ClassifiedImages, list_file: Path) -> ClassifiedImages:
         lines = [line.strip() for line in files.regular_file(list_file).read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{list_file} is not a list in UTF-8: {error}") from error
-    listed = [_without_number(line) for line in lines if line]
+    listed = with_slashes([_without_number(line) for line in lines if line], list_file)
     if not listed:
         raise ValueError(f"{list_file} names no image")
     rows = _find_rows(images, listed, list_file)
@@ -109,8 +110,8 @@ def _ends(path: str, end: str) -> bool:
 
 
 def _without_number(line: str) -> str:
-    name, _, number = line.rpartition(" ")
-    return name.strip() if name and number.isdecimal() else line
+    name, number = split_label(line)
+    return name if number.isdecimal() else line
 
 
 def _subset(images: ClassifiedImages, rows: Int64[ndarray, "_"], split: str) -> ClassifiedImages:

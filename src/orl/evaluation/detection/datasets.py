@@ -15,17 +15,12 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 from numpy import ndarray
 
-from orl import boxes
 from orl.datasets.class_lists import missing_images
-from orl.datasets.coco import CocoContent, annotated_boxes, read_coco_content
-from orl.datasets.labels import LabelledSplit
+from orl.datasets.coco import CocoContent, annotated_boxes, annotated_size, read_coco_content
+from orl.datasets.labels import LabelledSplit, boxes_in_images
 from orl.datasets.masks import compress_mask, decode_masks
 from orl.datasets.voc import read_voc, read_voc_sizes
 
-MAX_EMPTY_FRACTION = 0.001
-"""Largest fraction of objects without area, which are left out; COCO's train2017 has two."""
-MIN_SIDE_PX = 0.01
-"""Smallest side of an object: a thinner one may lose its width in float32 when its image is resized and mirrored."""
 logger = logging.getLogger(__name__)
 
 
@@ -201,10 +196,11 @@ def _column(content: CocoContent, value: Callable[[dict[str, Any]], Any], dtype:
 
 
 def _size_wh(json_path: Path, image: dict[str, Any]) -> tuple[int, int]:
-    sides = (image.get("width"), image.get("height"))
-    if not all(isinstance(side, int) and side > 0 for side in sides):
+    size_wh = annotated_size(image)
+    if size_wh is None:
+        sides = (image.get("width"), image.get("height"))
         raise ValueError(f"{json_path} has width and height {sides} for image {image['file_name']}; write its size")
-    return sides  # type: ignore[return-value]
+    return size_wh
 
 
 def _integer_id(json_path: Path, number: object) -> int:
@@ -240,25 +236,14 @@ def _compressed(
 
 
 def _drop_empty(images: DetectionDataset, source: str) -> DetectionDataset:
-    """Leave out objects without area within their image.
+    """Leave out objects without area within their image; see `boxes_in_images`.
 
     Raises:
-        ValueError: if more than a thousandth of the objects have none.
+        ValueError: if they are many.
     """
-    inside = [boxes.clip(own, size_wh) for own, size_wh in zip(images.boxes, images.sizes_wh)]
-    kept = [(own[:, 2:] - own[:, :2] > MIN_SIDE_PX).all(axis=1) for own in inside]
-    count = sum(len(each) for each in kept)
-    num_empty = count - sum(int(each.sum()) for each in kept)
-    if not num_empty:
+    kept = boxes_in_images(images.boxes, images.sizes_wh, images.names, source)
+    if kept is None:
         return images
-    first = next(row for row, each in enumerate(kept) if not each.all())
-    box = images.boxes[first][~kept[first]][0].tolist()
-    message = (
-        f"{num_empty} of {count} boxes of {source} have no area within their image: first {images.names[first]} {box}"
-    )
-    if num_empty > MAX_EMPTY_FRACTION * count:
-        raise ValueError(f"{message}; repair or delete them")
-    logger.warning("%s; they are left out", message)
     lists = images.segmentations
     return replace(
         images,
