@@ -305,7 +305,7 @@ def test_a_changed_image_makes_the_run_stale(
         (["run", "--images", "{empty}", "--out", "{out}"], "{empty}"),
         (
             ["run", "demo", *SMALL, "--discover.num-neighbours", "10", "--images", "{few}", "--out", "{out}"],
-            "only 9 usable images, but at least 11 are needed",
+            "10 neighbours need at least 11 images, got 9",
         ),
         (["run", "--out", "{out}"], "--images"),
         (

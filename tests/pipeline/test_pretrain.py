@@ -1,4 +1,5 @@
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +9,16 @@ import pytest
 import torch
 
 from orl import files, provenance, tables
-from orl.config import RunConfig, TrainConfig, ViewConfig, differences
+from orl.cli.options import RunVerb, read_config, types
+from orl.config import DiscoverConfig, RunConfig, TrainConfig, ViewConfig, differences
 from orl.datasets import decode
 from orl.networks.backbones import build_backbone, read_backbone_file, save_backbone
 from orl.networks.device import compute_device
 from orl.pipeline.pack import pack_images
 from orl.pipeline.pack_options import PackOptions
+from orl.pipeline.preflight import preflight
 from orl.pipeline.run import run_discover, run_pretrain
+from orl.pipeline.run_plan import run_stages
 from orl.pipeline.training_setup import peak_lr, view_distribution
 from orl.pipeline.view_samplers import object_table
 from orl.recipes import coco, demo
@@ -140,6 +144,55 @@ def test_training_starts_from_given_weights_and_refuses_others_on_resume(
         run_pretrain(config, "stage1")
     with pytest.raises(ValueError, match=r"stage 1 of .* started from other weights, and --init-from is None"):
         run_pretrain(replace(config, init_from=None), "stage1")
+
+
+@pytest.mark.parametrize(
+    ("stages", "more", "verb", "planned"),
+    [
+        (("stage1",), ("stage1",), "pretrain", ("stage1",)),
+        (("stage1", "discover", "stage3"), ("stage1", "stage3"), "run", ("stage1", "discover", "stage3")),
+        (("stage3",), ("stage3",), "run", ("discover", "stage3")),
+    ],
+)
+def test_more_epochs_of_a_finished_stage_are_refused_with_a_command_that_trains_on(
+    trained: RunConfig,
+    tmp_path: Path,
+    stages: tuple[str, ...],
+    more: tuple[str, ...],
+    verb: str,
+    planned: tuple[str, ...],
+) -> None:
+    config = replace(trained, out=tmp_path / "my run")
+    shutil.copytree(trained.out, config.out)
+    for stage in more:  # finished, or as good as
+        (config.out / stage).mkdir(exist_ok=True)
+        shutil.copy(RunDir(trained.out).backbone("stage1"), RunDir(config.out).backbone(stage))
+        (config.out / stage / "manifest.json").write_text("{}")
+    asked = replace(config, **{stage: replace(SHORT, epochs=30) for stage in more})
+    with pytest.raises(ValueError, match=r"was 2, now 30.*To train on from these weights, .*: orl ") as refusal:
+        preflight(asked, stages)
+    command = shlex.split(str(refusal.value).rpartition(": ")[2])
+    assert command[:2] == ["orl", verb]
+    with types:
+        offered = read_config(RunVerb(name=verb, about=""), command[2:])
+    assert (offered.images, offered.out) == (config.images, tmp_path / "my run-more")
+    assert [getattr(offered, stage).epochs for stage in more] == [28] * len(more)
+    assert offered.init_from == RunDir(config.out).backbone(more[0])
+    assert verb == "pretrain" or run_stages(offered) == planned
+    assert preflight(offered, planned).start is not None
+
+
+@pytest.mark.parametrize("changes", [{"epochs": 1}, {"epochs": 30, "base_lr": 9.0}])
+def test_other_changes_of_a_finished_stage_have_no_such_command(trained: RunConfig, changes: dict) -> None:
+    with pytest.raises(ValueError, match=r"holds a run of another config .*--overwrite$"):
+        preflight(replace(trained, stage1=replace(SHORT, **changes)), ["stage1"])
+
+
+def test_stage_1_alone_needs_fewer_images_than_an_image_has_neighbours(scenes: Path, tmp_path: Path) -> None:
+    config = small(scenes, tmp_path / "run", discover=DiscoverConfig(num_neighbours=50))
+    assert run_pretrain(config, "stage1") is not None
+    with pytest.raises(ValueError, match="50 neighbours need at least 51 images, got 12; add images or ask for fewer"):
+        preflight(config, ["discover"])
 
 
 def test_weights_of_another_network_are_refused(scenes: Path, tmp_path: Path) -> None:

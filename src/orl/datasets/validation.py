@@ -100,7 +100,7 @@ def check_scan(
         images: the usable images.
         rejected: the rejected images.
         max_rejected_fraction: largest allowed fraction of rejected images, in [0, 1].
-        min_images: smallest allowed number of usable images: one more than the number of neighbours.
+        min_images: smallest allowed number of usable images.
         rejected_path: CSV with the reasons, for the error message.
 
     Raises:
@@ -120,8 +120,8 @@ def check_scan(
         )
     if len(images) < min_images:
         raise ValueError(
-            f"only {len(images)} usable images, but at least {min_images} are needed, for a batch and for one more "
-            f"than the neighbours of an image: {found}; add images, or set a smaller batch or fewer neighbours"
+            f"only {len(images)} usable images, but at least {min_images} are needed, for a batch, and in stage 2 for "
+            f"one more than the neighbours of an image: {found}; add images, or set a smaller batch or fewer neighbours"
         )
 
 

@@ -49,7 +49,7 @@ def pack_images(options: PackOptions) -> Path:
         StaleResultError: if the folder holds a pack of other images or options and `overwrite` is off.
         OSError: if the disk is full; finished shards are kept.
     """
-    root, names = find_images(options.images, options.split)
+    root, names = find_images(options.images, options.split, options.to)
     if is_pack(root):
         raise ValueError(f"{root} is already a pack; pack the images that it was made from")
     format_options = _format_options(options)

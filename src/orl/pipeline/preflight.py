@@ -5,6 +5,7 @@
 
 import importlib.util
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from orl.config import DenseCLConfig, MoCoV2Config, RunConfig, differences, load
 from orl.datasets.packs import is_pack, open_pack
 from orl.datasets.sources import find_images
 from orl.discovery.faiss_neighbours import load_faiss
+from orl.discovery.nearest_neighbours import too_few_images
 from orl.discovery.opencv_search import new_opencv_search
 from orl.evaluation.run_evaluations import check_run_dataset
 from orl.evaluation.voc_dataset import VocDataset
@@ -44,7 +46,7 @@ class RunInputs:
     names: Sequence[str]
     """Path of each listed image below the root; the scan rejects those that cannot be read."""
     min_images: int
-    """Fewest usable images: the largest batch, and one more than the neighbours of an image."""
+    """Fewest usable images: the largest batch, and for stage 2 one more than the neighbours of an image."""
     device_name: str
     start: Backbone | None
     """Weights that training starts from; None for random ones."""
@@ -87,7 +89,7 @@ def preflight(config: RunConfig, stages: Sequence[str] = (), processes: Processe
     run = RunDir(config.out)
     device = compute_device(config.device)
     feature_extractor = _read_feature_extractor(config, run) if "discover" in stages else None
-    _check_saved_config(config, run)
+    _check_saved_config(config, run, stages)
     _check_packages(config, stages, device)
     if any(stage in stages for stage in TRAINED_STAGES):
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -96,8 +98,10 @@ def preflight(config: RunConfig, stages: Sequence[str] = (), processes: Processe
     start_digest = files.file_digest(find_weights_file(config.init_from)) if config.init_from else None
     _check_start_unchanged(config, run, start_digest)
     _check_earlier_stages(config, run, stages)
-    root, names = find_images(config.images, config.split)
+    root, names = find_images(config.images, config.split, config.out)
     _check_image_source(config, stages, root)
+    if "discover" in stages and len(names) <= config.discover.num_neighbours:
+        raise too_few_images(config.discover.num_neighbours, len(names))
     for stage in TRAINED_STAGES:
         for problem in batch_problems(config, stage, len(names), processes.count) if stage in stages else ():
             raise ValueError(str(problem))
@@ -182,7 +186,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     )
 
 
-def _check_saved_config(config: RunConfig, run: RunDir) -> None:
+def _check_saved_config(config: RunConfig, run: RunDir, stages: Sequence[str]) -> None:
     """Refuse a folder whose run has a config with other results."""
     if config.overwrite or not run.config.exists():
         return
@@ -200,8 +204,32 @@ def _check_saved_config(config: RunConfig, run: RunDir) -> None:
     if changed:
         raise ValueError(
             f"{run.root} holds a run of another config ({'; '.join(changed)}); use another --out, or rebuild "
-            "what depends on these options with --overwrite"
+            f"what depends on these options with --overwrite{_way_to_more_epochs(saved, config, run, changed, stages)}"
         )
+
+
+def _way_to_more_epochs(
+    saved: RunConfig, config: RunConfig, run: RunDir, changed: Sequence[str], stages: Sequence[str]
+) -> str:
+    """Return the command that trains on from finished weights, if only epochs were added to finished stages."""
+    added = {
+        stage: stage_config(config, stage).epochs - stage_config(saved, stage).epochs
+        for stage in TRAINED_STAGES
+        if any(line.startswith(f"{stage}.epochs:") for line in changed) and run.backbone(stage).exists()
+    }
+    if not added or len(added) < len(changed) or min(added.values()) < 1:
+        return ""
+    verb = "pretrain" if tuple(stages) == ("stage1",) else "run"
+    options = [f"--{stage}.epochs={epochs}" for stage, epochs in added.items()]
+    options.append(f"--init-from={run.backbone(next(iter(added)))}")
+    if list(added) == ["stage3"]:  # stage 1 is not trained again: its weights embed, and stage 3 starts from its own
+        extractor = config.discover.feature_extractor or run.backbone("stage1")
+        options += [f"--discover.feature-extractor={extractor}", "--objects.no-warm-start"]
+    words = ["orl", verb, str(run.config), f"--out={run.root}-more", *options]
+    return (
+        ". The learning rate reached its end with the last epoch. To train on from these weights, with a warm-up and a "
+        f"schedule of its own: {shlex.join(words)}"
+    )
 
 
 def _free_sections(run: RunDir) -> set[str]:
@@ -319,7 +347,7 @@ def _read_eval_data(config: RunConfig, stages: Sequence[str]) -> VocDataset | No
 
 def _min_images(config: RunConfig, stages: Sequence[str]) -> int:
     batches = [stage_config(config, stage).batch_size for stage in TRAINED_STAGES if stage in stages]
-    return max([config.discover.num_neighbours + 1, *batches])
+    return max([1, *batches, *([config.discover.num_neighbours + 1] if "discover" in stages else [])])
 
 
 def _smaller_batch(config: RunConfig, num_images: int) -> int:
