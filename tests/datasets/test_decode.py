@@ -1,6 +1,7 @@
 """Every kind of image comes in right side up as RGB, and every kind of damage is named."""
 
 import io
+import os
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -161,6 +162,22 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     Image.new("1", (20_000, 20_000)).save(bomb)
     assert bomb.stat().st_size < 100_000
     assert refusal(bomb) == "too many pixels: 20000x20000 px, at most 100 megapixels"
+
+
+def test_a_huge_file_that_begins_as_an_image_is_refused_unread(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png"):
+        asymmetric().save(tmp_path / name)
+        os.truncate(tmp_path / name, 3 * 10**9)  # a hole, which takes no space
+        assert refusal(tmp_path / name) == "too many bytes: 3.0 GB, at most 1.1 GB"
+    assert load_image(tmp_path / "a.png", max_pixels=400_000_000).shape == (24, 40, 3), "8 bytes for each allowed pixel"
+
+
+def test_a_jpeg_with_much_data_behind_it_is_not_read_completely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asymmetric().save(tmp_path / "a.jpg")
+    expected = load_image(tmp_path / "a.jpg")
+    os.truncate(tmp_path / "a.jpg", 70 * 10**6)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read completely"))
+    np.testing.assert_array_equal(load_image(tmp_path / "a.jpg"), expected)
 
 
 def test_an_image_of_exactly_the_largest_size_is_allowed(tmp_path: Path) -> None:

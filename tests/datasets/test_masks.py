@@ -59,6 +59,9 @@ def test_several_polygons_are_one_object() -> None:
     [
         ([], r"must be a list of polygons or an RLE, got \[\]"),
         ("abc", "must be a list of polygons or an RLE, got 'abc'"),
+        ([[1, 2, float("nan"), 4, 5, 6]], r"a polygon must be near its image, got \[\[1, 2, nan"),
+        ([[1, 2, 1e9, 4, 5, 6]], "a polygon must be near its image"),
+        ([[1, 2, 10**400, 4, 5, 6]], "a polygon must contain numbers only"),
         ([[1, 2, 3, 4]], r"at least three corners, got \[1, 2, 3, 4\]"),
         ([[1, 2, 3, 4, 5, 6, 7]], "at least three corners"),
         ([[1, 2, 3, 4, 5, "x"]], "must contain numbers only"),

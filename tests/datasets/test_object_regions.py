@@ -132,3 +132,6 @@ def test_masks_that_do_not_fit_their_image_are_refused(tmp_path: Path):
     (tmp_path / "SegmentationObject" / "000001.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"000001\.png cannot be read"):
         regions.region("JPEGImages/000001.jpg", SIZE_WH)
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "SegmentationObject" / "000001.png")
+    with pytest.raises(ValueError, match=r"000001\.png cannot be read: too many pixels: 20000x20000 px"):
+        regions.region("JPEGImages/000001.jpg", SIZE_WH)

@@ -16,6 +16,10 @@ from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageEr
 from orl.datasets.packs import PackedImage
 
 MAX_PIXELS = 100_000_000
+MAX_FILE_BYTES, BYTES_PER_PIXEL = 1 << 30, 8
+"""Largest file of an image: a gigabyte, or eight bytes for each allowed pixel, if that is more."""
+MAX_JPEG_EXTRA_BYTES = 1 << 26
+"""Bytes of a JPEG beside its pixels that are read at once: thumbnails, colour profiles, the film of a moving image."""
 # Pillow's other formats are excluded: they start Ghostscript, or have no signature.
 FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
 REDUCTIONS = (1, 2, 4, 8)
@@ -75,18 +79,33 @@ def load_image(
         raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction}")
     if isinstance(path, PackedImage):
         return _load_packed(path, reduction)
-    _check_file(path)
+    with opened_image(path, max_pixels) as opened:
+        pixels = _plain_jpeg(path, opened, reduction)
+        if pixels is None:
+            opened.load()
+            pixels = _reduce(_to_rgb(opened), reduction)
+        # The tag is read after decoding: Pillow rotates a TIFF while decoding and drops its tag.
+        return _turn_upright(pixels, opened)
+
+
+@contextmanager
+def opened_image(path: Path, max_pixels: int | None = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Open an image file with Pillow, by its header; what the block raises for a damaged file becomes an `ImageError`.
+
+    Args:
+        path: an image of one of `FORMATS`.
+        max_pixels: refuse an image with more pixels, or a file that is too large for them; None for no limit.
+
+    Raises:
+        ImageError: if the file is missing, empty, not an image, damaged or too large.
+    """
+    _check_file(path, max_pixels)
     with _guarded_pillow():
         try:
             with Image.open(path, formats=_known_formats()) as opened:
                 if max_pixels is not None:
                     _check_size(path, opened.size, max_pixels)
-                pixels = _plain_jpeg(path, opened, reduction)
-                if pixels is None:
-                    opened.load()
-                    pixels = _reduce(_to_rgb(opened), reduction)
-                # The tag is read after decoding: Pillow rotates a TIFF while decoding and drops its tag.
-                return _turn_upright(pixels, opened)
+                yield opened
         except ImageError:
             raise
         except UnidentifiedImageError as error:
@@ -104,20 +123,13 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         ImageError: if the file is missing, empty or not an image.
     """
-    _check_file(path)
-    with _guarded_pillow():
-        try:
-            with Image.open(path, formats=_known_formats()) as image:
-                width, height = image.size
-                if isinstance(image, TiffImagePlugin.TiffImageFile):
-                    # The stored size: some versions of Pillow have rotated `image.size` already.
-                    width, height = (image.tag_v2[tag] for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength))
-                transposed = image.getexif().get(ExifTags.Base.Orientation, 1) >= FIRST_TRANSPOSED
-                return (height, width) if transposed else (width, height)
-        except UnidentifiedImageError as error:
-            raise ImageError(path, f"not an image: begins with {_first_bytes(path)!r}") from error
-        except Exception as error:
-            raise ImageError(path, _damage(error)) from error
+    with opened_image(path, None) as image:
+        width, height = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            # The stored size: some versions of Pillow have rotated `image.size` already.
+            width, height = (image.tag_v2[tag] for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength))
+        transposed = image.getexif().get(ExifTags.Base.Orientation, 1) >= FIRST_TRANSPOSED
+        return (height, width) if transposed else (width, height)
 
 
 def _load_packed(image: PackedImage, reduction: int) -> UInt8[ndarray, "h w 3"]:
@@ -140,7 +152,7 @@ def reduced_size(size_wh: tuple[int, int], reduction: int) -> tuple[int, int]:
     return -(-size_wh[0] // reduction), -(-size_wh[1] // reduction)
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, max_pixels: int | None) -> None:
     try:
         status = path.stat()
     except FileNotFoundError as error:
@@ -151,6 +163,8 @@ def _check_file(path: Path) -> None:
         raise ImageError(path, "not a file: it is a folder, a pipe or a device")
     if status.st_size == 0:
         raise ImageError(path, "empty: 0 bytes")
+    if max_pixels is not None and status.st_size > (limit := max(MAX_FILE_BYTES, BYTES_PER_PIXEL * max_pixels)):
+        raise ImageError(path, f"too many bytes: {status.st_size / 1e9:.1f} GB, at most {limit / 1e9:.1f} GB")
 
 
 @contextmanager
@@ -198,6 +212,10 @@ def _check_size(path: Path, size_wh: tuple[int, int], max_pixels: int) -> None:
 def _plain_jpeg(path: Path, image: Image.Image, reduction: int) -> UInt8[ndarray, "h w 3"] | None:
     """Decode an ordinary JPEG; return None for other files."""
     if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
+        return None
+    # A file with more bytes has other data behind the image; Pillow reads the image alone, a part at a time.
+    most = MAX_JPEG_EXTRA_BYTES + 4 * image.size[0] * image.size[1]
+    if path.stat().st_size > most:
         return None
     try:
         return _jpeg_pixels(path.read_bytes(), image.size, reduction)

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
+from orl.boxes import LARGEST_COORDINATE_PX
+
 MIN_POLYGON_NUMBERS = 6
 """Length of the smallest polygon: x and y of three corners."""
 
@@ -60,11 +62,13 @@ def compress_mask(segmentation: object, size_wh: tuple[int, int]) -> dict[str, A
         if not isinstance(polygon, list | tuple) or len(polygon) < MIN_POLYGON_NUMBERS or len(polygon) % 2:
             raise ValueError(f"a polygon needs x and y of at least three corners, got {repr(polygon)[:80]}")
     try:
-        parts = coco_mask.frPyObjects(
-            [[float(number) for number in polygon] for polygon in segmentation], height, width
-        )
-    except (TypeError, ValueError) as error:
+        polygons = [[float(number) for number in polygon] for polygon in segmentation]
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"a polygon must contain numbers only, got {repr(segmentation)[:80]}") from error
+    # The library reserves memory along the outline, and converts NaN to any integer.
+    if not all(abs(number) <= LARGEST_COORDINATE_PX for polygon in polygons for number in polygon):
+        raise ValueError(f"a polygon must be near its image, got {repr(segmentation)[:80]}")
+    parts = coco_mask.frPyObjects(polygons, height, width)
     return rle_with_bytes(coco_mask.merge(parts) if len(parts) > 1 else parts[0])
 
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Shaped, UInt8
 from numpy import ndarray
-from PIL import Image
 
 from orl.datasets.coco import CocoContent, has_labels, read_coco_content
+from orl.datasets.decode import ImageError, opened_image
 from orl.datasets.labels import LabelledSplit
 from orl.datasets.masks import decode_masks
 from orl.datasets.sources import read_labels
@@ -122,10 +122,12 @@ def _coco_region(annotations: list[dict[str, Any]], size_wh: SizeWh) -> UInt8[nd
 def _numbered_region(file: Path, _: SizeWh) -> UInt8[ndarray, "_ _"]:
     """Read a PNG with the number of the object at each pixel, and 255 for unknown pixels."""
     try:
-        with Image.open(file) as image:
+        with opened_image(file) as image:
             numbers = np.asarray(image)
-    except OSError as error:
-        raise ValueError(f"the mask {file} cannot be read: {error}; delete it, or score against boxes") from error
+    except ImageError as error:
+        raise ValueError(
+            f"the mask {file} cannot be read: {error.reason}; delete it, or score against boxes"
+        ) from error
     if numbers.ndim != 2 or numbers.dtype != np.uint8:
         raise ValueError(f"the mask {file} must have 8-bit object numbers, got mode {image.mode}; score against boxes")
     return np.where(numbers == UNKNOWN, UNKNOWN, np.where(numbers > 0, OBJECT, BACKGROUND)).astype(np.uint8)
