@@ -1,10 +1,12 @@
 """`orl import` and `orl export` as they are typed."""
 
+import logging
 from pathlib import Path
 
 import pytest
 import torch
-from tests.weights.foreign import known_resnet
+from safetensors.torch import load_file
+from tests.weights.foreign import dino, known_resnet
 
 from orl import load_backbone
 from orl.cli import main
@@ -44,6 +46,35 @@ def test_existing_files_are_replaced_only_with_overwrite(
     assert (tmp_path / "backbone.safetensors").read_bytes() == b"mine"
     assert main([*given, "--overwrite"]) == 0
     assert (tmp_path / "backbone.safetensors").read_bytes() == before
+
+
+def test_of_several_networks_the_import_names_both_and_takes_another_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, folder = tmp_path / "dino.pth", tmp_path / "in"
+    content = dino(known_resnet(), 512).content
+    torch.save(content, path)
+    assert main(["import", str(path), "--out", str(folder)]) == 0
+    assert "note: the network student.backbone was taken, and teacher.backbone left; " in capsys.readouterr().out
+    assert main(["import", str(path), "--out", str(folder), "--network", "teacher", "--overwrite"]) == 0
+    assert "note: the network teacher.backbone was taken, and student.backbone left; " in capsys.readouterr().out
+    weights = load_file(folder / "backbone.safetensors")
+    assert torch.equal(weights["conv1.weight"], content["teacher"]["module.backbone.conv1.weight"])
+    assert main(["import", str(path), "--out", str(folder), "--network", "other"]) == 1
+    assert (
+        "--network other names 0 of its networks; it has student.backbone, teacher.backbone" in capsys.readouterr().err
+    )
+
+
+def test_a_network_chosen_without_asking_is_named_when_it_is_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(dino(known_resnet(), 512).content, tmp_path / "dino.pth")
+    # Earlier commands in this process may have stopped the propagation that caplog needs.
+    monkeypatch.setattr(logging.getLogger("orl"), "propagate", True)
+    with caplog.at_level(logging.INFO, "orl"):
+        load_backbone(tmp_path / "dino.pth")
+    assert "dino.pth: the network student.backbone was taken, and teacher.backbone left" in caplog.text
 
 
 def test_a_file_without_weights_is_one_line_of_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,14 +5,17 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from tests.weights import foreign
 from tests.weights.foreign import LAYOUTS, feature_map_of, known_resnet, trunk
 
+from orl.config import DiscoverConfig
 from orl.methods.orl import ORL
 from orl.networks.backbones import build_backbone, read_backbone_file, save_backbone
 from orl.networks.mlp import byol_mlp, load_projector
 from orl.networks.online_target import Encoder
+from orl.pipeline.feature_extractor import load_external_extractor
 from orl.weights.importing import import_weights, write_imported
 
 
@@ -103,16 +106,94 @@ def test_missing_facts_of_detectron2_files_are_noted(tmp_path: Path) -> None:
     assert any("STRIDE_IN_1X1 False, on RGB images" in note for note in notes)
 
 
-def test_the_trained_network_is_used_and_the_average_noted(tmp_path: Path) -> None:
-    for layout in ("published_orl", "moco_v2", "openselfsup_byol", "lightly_byol", "solo_learn_byol", "orl_checkpoint"):
+AVERAGES = [
+    # Layout, network taken, network left, name that takes the other, whether its projector is in the file.
+    ("published_orl", "online_net.0", "target_net.0", "target_net", True),
+    ("published_orl_stage_1", "online_net.0", "target_net.0", "target_net.0", True),
+    ("openselfsup_byol", "online_net.0", "target_net.0", "target_net", True),
+    ("mmselfsup_byol", "backbone", "target_net.module.0", "target_net", True),
+    ("densecl", "encoder_q.0", "encoder_k.0", "encoder_k", True),
+    ("openselfsup_moco_v1", "encoder_q.0", "encoder_k.0", "encoder_k", True),
+    ("moco_v1", "encoder_q", "encoder_k", "encoder_k", True),
+    ("moco_v2", "encoder_q", "encoder_k", "encoder_k", True),
+    ("moco_v3", "base_encoder", "momentum_encoder", "momentum_encoder", True),
+    ("mmselfsup_moco", "backbone", "encoder_k.module.0", "encoder_k", True),
+    ("lightly_byol", "backbone", "backbone_momentum", "backbone_momentum", True),
+    ("solo_learn_byol", "backbone", "momentum_backbone", "momentum_backbone", True),
+    ("old_solo_learn", "encoder", "momentum_encoder", "momentum_encoder", False),
+    ("orl_checkpoint", "online.backbone", "target.backbone", "target", True),
+    ("dino", "student.backbone", "teacher.backbone", "teacher", False),
+    ("timm_with_average", "state_dict", "state_dict_ema", "state_dict_ema", False),
+    ("student_and_teacher", "student", "teacher", "teacher", False),
+]
+
+
+@pytest.mark.parametrize(("layout", "taken", "left", "name", "has_projector"), AVERAGES)
+def test_the_network_taken_and_the_one_left_are_named_and_the_other_is_taken_by_name(
+    layout: str, taken: str, left: str, name: str, has_projector: bool, tmp_path: Path
+) -> None:
+    file = LAYOUTS[layout](known_resnet(), 512)
+    path = save(file.content, tmp_path / "weights.pth")
+    choice = "the network {} was taken, and {} left; 'orl import --network NAME' takes another"
+    assert import_weights(path).choice == choice.format(taken, left)
+    average = import_weights(path, network=name)
+    assert average.choice.startswith(f"the network {left} was taken, and ")
+    assert_same_weights(average.backbone, foreign.scaled(trunk(known_resnet()), 0.5))
+    assert (average.projector is not None) == has_projector
+    if average.projector is not None and file.projector is not None:
+        halves = foreign.scaled(file.projector.state_dict(), 0.5)
+        expected = {key: halves.get(key, value) for key, value in average.projector.state_dict().items()}
+        assert_same_weights(average.projector, expected)
+    assert average.predictor is None
+
+
+def test_one_network_registered_twice_is_not_named_as_two(tmp_path: Path) -> None:
+    for layout in ("openselfsup_simclr", "swav", "mmdet", "detectron2_detector", "torchvision_file"):
         path = save(LAYOUTS[layout](known_resnet(), 512).content, tmp_path / "weights.pth")
-        assert any("moving average left out" in note for note in import_weights(path).notes), layout
+        assert import_weights(path).choice == "", layout
+
+
+def test_a_network_that_the_file_does_not_have_is_refused_with_those_it_has(tmp_path: Path) -> None:
+    path = save(LAYOUTS["published_orl"](known_resnet(), 512).content, tmp_path / "weights.pth")
+    known = r"it has online_net\.0, target_net\.0, backbone"
+    with pytest.raises(ValueError, match=rf"weights\.pth: --network teacher names 0 of its networks; {known}"):
+        import_weights(path, network="teacher")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", ["published_orl", "published_orl_stage_1", "openselfsup_byol"])
+@pytest.mark.parametrize("is_imported", [True, False])
+def test_discovery_embeds_with_a_published_checkpoint_as_the_published_code(
+    layout: str, is_imported: bool, tmp_path: Path
+) -> None:
+    """Its extractor computes `neck(backbone(image))`; here from the checkpoint's own names, by functions of torch."""
+    content = LAYOUTS[layout](known_resnet(), 512).content
+    path = save(content, tmp_path / "epoch_800.pth")
+    if is_imported:
+        write_imported(import_weights(path), tmp_path / "imported", path)
+        path = tmp_path / "imported"
+    extractor = load_external_extractor(DiscoverConfig(feature_extractor=path))
+    weights = content["state_dict"]
+    resnet = known_resnet(seed=3)
+    resnet.load_state_dict(
+        {name.removeprefix("backbone."): value for name, value in weights.items() if name.startswith("backbone.")},
+        strict=False,
+    )
+    pooled = feature_map_of(resnet, images()).mean(dim=(2, 3))
+    fc0, bn0, fc1 = (
+        {name.removeprefix(f"online_net.1.{part}."): value for name, value in weights.items() if f"t.1.{part}." in name}
+        for part in (("mlp.0", "mlp.1", "mlp.3") if layout == "openselfsup_byol" else ("fc0", "bn0", "fc1"))
+    )
+    hidden = F.linear(pooled, fc0["weight"], fc0["bias"])
+    hidden = F.batch_norm(hidden, bn0["running_mean"], bn0["running_var"], bn0["weight"], bn0["bias"]).relu()
+    expected = F.linear(hidden, fc1["weight"], fc1.get("bias"))
+    torch.testing.assert_close(extractor.encoder(images()), expected, rtol=1e-4, atol=1e-5)  # batch norms are fused
 
 
 def test_left_out_weights_are_counted_in_the_notes(tmp_path: Path) -> None:
     path = save(LAYOUTS["densecl"](known_resnet(), 512).content, tmp_path / "weights.pth")
     notes = import_weights(path).notes
-    assert "left out, with the number of weights: queue (1), queue2 (1), encoder_q (4)" in notes
+    assert "left out, with the number of weights: queue (1), queue2 (1), encoder_q (4), encoder_k (8)" in notes
 
 
 def test_batch_counts_are_kept_and_zero_where_missing(tmp_path: Path) -> None:

@@ -42,6 +42,10 @@ def meta(build: Callable[[], nn.Module]) -> Weights:
         ),
         (lambda weights: weights | {"bn1.bias": torch.full((64,), torch.nan)}, r"bn1\.bias holds NaN or infinity"),
         (lambda weights: weights | {"bn1.bias": torch.full((64,), torch.inf)}, r"bn1\.bias holds NaN or infinity"),
+        (
+            lambda weights: weights | {"bn1.running_var": torch.linspace(-0.5, 1, 64)},
+            r"bn1\.running_var holds the negative variance -0\.5; the file is damaged",
+        ),
         # Finite in double precision, and not in single.
         (lambda weights: weights | {"bn1.bias": torch.full((64,), 1e300, dtype=torch.float64)}, r"NaN or infinity"),
         (lambda weights: weights | {"bn1.bias": torch.ones(64).int()}, r"bn1\.bias has dtype int32; weights must"),
@@ -124,8 +128,12 @@ def test_no_layout_is_near_a_transformer() -> None:
 
 def test_two_networks_without_a_known_layout_are_refused() -> None:
     weights = below("left.", trunk(known_resnet())) | below("right.", trunk(known_resnet(seed=1)))
-    with pytest.raises(ValueError, match="its layout is unknown"):
+    with pytest.raises(
+        ValueError, match="its layout is unknown, and it has the networks left, right; give one of them"
+    ):
         imported(weights)
+    right = convert(recognise(OpenedFile(weights, ()), "right"))
+    assert torch.equal(right.backbone.conv1.weight, weights["right.conv1.weight"])
 
 
 def test_wrapper_prefixes_are_removed_in_either_order() -> None:
@@ -155,6 +163,14 @@ def test_a_normalisation_without_affine_weights_gets_ones_and_zeros() -> None:
     assert projector is not None
     assert projector[7].weight.tolist() == [1.0] * 16
     assert projector[7].bias.tolist() == [0.0] * 16
+
+
+@pytest.mark.parametrize(("entry", "value"), [("1.running_var", -1.0), ("0.weight", torch.nan), ("3.bias", torch.inf)])
+def test_a_head_with_values_that_cannot_be_is_refused_and_not_left_out(entry: str, value: float) -> None:
+    projector = head(512, 32, 16, norms="x.", biases="xx").state_dict()
+    projector[entry] = torch.full_like(projector[entry], value)
+    with pytest.raises(ValueError, match=rf"^{entry[0]}\.{entry[2:]} holds (NaN or infinity|the negative variance -1)"):
+        imported(below("backbone.", trunk(known_resnet())) | below("projector.", projector))
 
 
 def test_heads_are_returned_in_float32() -> None:

@@ -16,6 +16,7 @@ def command_import(arguments: Sequence[str]) -> None:
         file: Annotated[Path, tyro.conf.Positional],
         out: Path | None = None,
         expect: str | None = None,
+        network: str | None = None,
         overwrite: bool = False,
     ) -> None:
         """Convert a checkpoint of another project to backbone.safetensors; a projector and predictor are converted too.
@@ -27,14 +28,15 @@ def command_import(arguments: Sequence[str]) -> None:
             file: The checkpoint, as .pth, .pt, .ckpt, .tar, .pkl or .safetensors.
             out: Folder for the files; CHECKPOINT_orl beside the checkpoint if not given.
             expect: Name of the backbone, such as resnet50; any other is refused.
+            network: Which of several networks in the file, such as teacher or target_net; the trained one if not given.
             overwrite: Replace existing files.
         """
         from orl.weights.importing import import_weights, write_imported
 
-        imported = import_weights(file, expect)
+        imported = import_weights(file, expect, network)
         folder = out or file.with_name(f"{file.name.partition('.')[0]}_orl")
         print(f"layout: {imported.layout}, {imported.backbone.name}")
-        for note in imported.notes:
+        for note in filter(None, (imported.choice, *imported.notes)):
             print(f"note: {note}")
         for path in write_imported(imported, folder, file, overwrite):
             finish(path.stem, path)

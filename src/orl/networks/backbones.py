@@ -122,6 +122,19 @@ def cpu_weights(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
 
 
+def check_weights(weights: Mapping[str, Tensor]) -> None:
+    """Refuse values that no training leaves.
+
+    Raises:
+        ValueError: if a weight is NaN or infinite, or a variance is negative.
+    """
+    for name, value in weights.items():
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name} holds NaN or infinity; its training diverged, or the file is damaged")
+        if name.endswith("running_var") and bool((value < 0).any()):
+            raise ValueError(f"{name} holds the negative variance {float(value.min()):.3g}; the file is damaged")
+
+
 def save_backbone(backbone: Backbone, path: Path, notes: Mapping[str, str] | None = None) -> None:
     """Write the weights under torchvision's names, and the backbone's name, as safetensors."""
     about = {"kind": "backbone", "backbone": backbone.name, **(notes or {})}
@@ -147,7 +160,7 @@ def read_backbone_file(path: Path) -> Backbone:
 
     Raises:
         FileNotFoundError: if the file is missing.
-        ValueError: if the file is damaged, comes from another program, or lacks weights.
+        ValueError: if the file is damaged, comes from another program, lacks weights, or has values that cannot be.
     """
     if not path.exists():
         raise FileNotFoundError(f"no backbone at {path}; give the path of a backbone.safetensors")
@@ -168,8 +181,11 @@ def read_backbone_file(path: Path) -> Backbone:
         backbone = build_backbone(notes["backbone"])
     try:
         backbone.load_state_dict(weights)
+        check_weights(weights)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit a {notes['backbone']}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return backbone.eval()
 
 

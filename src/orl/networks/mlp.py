@@ -8,7 +8,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from orl import files
-from orl.networks.backbones import cpu_weights
+from orl.networks.backbones import check_weights, cpu_weights
 
 Weights = dict[str, Tensor]
 
@@ -105,7 +105,7 @@ def load_projector(path: Path) -> nn.Sequential:
 
     Raises:
         FileNotFoundError: if the file is missing.
-        ValueError: if the file is damaged or comes from another program.
+        ValueError: if the file is damaged, comes from another program, or has values that cannot be.
     """
     if not path.exists():
         raise FileNotFoundError(f"no projector at {path}; stage 1 writes it beside its backbone")
@@ -117,6 +117,7 @@ def load_projector(path: Path) -> nn.Sequential:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
     try:
+        check_weights(weights)
         return build_mlp(weights).eval()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -7,16 +7,19 @@ from torch import nn
 
 from orl import files
 from orl.config import DiscoverConfig
-from orl.networks.backbones import Backbone, read_backbone_file
+from orl.networks.backbones import Backbone, read_backbone_file, read_notes
 from orl.networks.fuse_batch_norm import fuse_batch_norm
 from orl.networks.mlp import load_projector
 from orl.networks.online_target import Encoder
 from orl.rundir import RunDir
 from orl.weights.find import find_weights_file
+from orl.weights.importing import import_weights
 from orl.weights.loading import load_eval_network
 
 NO_PROJECTOR = "none: pooled features"
 """Value of `projector_digest` without a projector."""
+IN_WEIGHTS_FILE = "in the file of the backbone"
+"""Value of `projector_digest` for a projector in the file whose digest `backbone_digest` is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,8 @@ def load_stage1_extractor(run: RunDir) -> FeatureExtractor:
 def load_external_extractor(config: DiscoverConfig) -> FeatureExtractor:
     """Load the network that `feature_extractor` names.
 
-    Images are embedded with the projector in the same folder, or by pooled features if there is none.
+    Images are embedded with the projector in the same folder or the same file, as in the published code, or by pooled
+    features if there is none.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -54,10 +58,20 @@ def load_external_extractor(config: DiscoverConfig) -> FeatureExtractor:
     path = find_weights_file(config.feature_extractor or Path())
     network = load_eval_network(path, config.architecture)
     backbone: nn.Module = fuse_batch_norm(network) if isinstance(network, Backbone) else network
-    projector = path.with_name("projector.safetensors")
-    has_projector = projector.exists()
+    projector, projector_digest = _find_projector(path, network)
     return FeatureExtractor(
-        encoder=Encoder(backbone, load_projector(projector) if has_projector else nn.Identity()).eval(),
+        encoder=Encoder(backbone, projector).eval(),
         backbone_digest=f"{files.file_digest(path)} as {network.name}",
-        projector_digest=files.file_digest(projector) if has_projector else NO_PROJECTOR,
+        projector_digest=projector_digest,
     )
+
+
+def _find_projector(path: Path, network: nn.Module) -> tuple[nn.Module, str]:
+    beside = path.with_name("projector.safetensors")
+    if beside.exists():
+        return load_projector(beside), files.file_digest(beside)
+    if isinstance(network, Backbone) and read_notes(path).get("kind") != "backbone":
+        inside = import_weights(path).projector
+        if inside is not None:
+            return inside, IN_WEIGHTS_FILE
+    return nn.Identity(), NO_PROJECTOR

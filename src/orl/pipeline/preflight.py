@@ -4,6 +4,7 @@
 """
 
 import importlib.util
+import logging
 import os
 import shlex
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,8 @@ from orl.processes import Processes
 from orl.rundir import TRAINED_STAGES, RunDir
 from orl.weights.find import find_weights_file
 from orl.weights.importing import import_weights
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,7 +260,10 @@ def _check_packages(config: RunConfig, stages: Sequence[str], device: torch.devi
 def _read_start(config: RunConfig) -> Backbone | None:
     if config.init_from is None:
         return None
-    start = import_weights(find_weights_file(config.init_from)).backbone
+    imported = import_weights(find_weights_file(config.init_from))
+    start = imported.backbone
+    if imported.choice:
+        logger.info("--init-from %s: %s", config.init_from, imported.choice)
     if start.name != config.network.backbone:
         raise ValueError(
             f"--init-from {config.init_from} holds a {start.name}, and --backbone is {config.network.backbone}"

@@ -9,7 +9,7 @@ import torch
 import torchvision.models.resnet as resnets
 from torch import Tensor, nn
 
-from orl.networks.backbones import BUILDERS, Backbone, build_backbone
+from orl.networks.backbones import BUILDERS, Backbone, build_backbone, check_weights
 from orl.networks.mlp import build_mlp
 from orl.weights.names import from_detectron2
 from orl.weights.opening import Weights
@@ -39,6 +39,8 @@ class ImportedWeights:
     predictor: nn.Sequential | None
     notes: tuple[str, ...]
     """One sentence for each thing that was left out or changed."""
+    choice: str = ""
+    """Sentence that names the network taken and those left; empty if the file has one network."""
 
 
 def convert(found: RecognisedWeights, expected: str | None = None) -> ImportedWeights:
@@ -66,14 +68,15 @@ def convert(found: RecognisedWeights, expected: str | None = None) -> ImportedWe
             "result is right only if they were trained with STRIDE_IN_1X1 False, on RGB images"
         )
     notes += _notes_on_left_out(found)
-    return ImportedWeights(found.layout.name, backbone.eval(), projector, predictor, tuple(dict.fromkeys(notes)))
+    unique = tuple(dict.fromkeys(notes))
+    return ImportedWeights(found.layout.name, backbone.eval(), projector, predictor, unique, found.choice)
 
 
 def as_float32(weights: Weights, notes: list[str]) -> Weights:
     """Return the weights in float32; a conversion is appended to the notes.
 
     Raises:
-        ValueError: if a weight is complex, an integer, NaN or infinite.
+        ValueError: if a weight is complex, an integer, NaN or infinite, or a variance is negative.
     """
     converted = {}
     for name, value in weights.items():
@@ -83,10 +86,9 @@ def as_float32(weights: Weights, notes: list[str]) -> Weights:
         if not value.is_floating_point():
             raise ValueError(f"{name} has dtype {_type_of(value)}; weights must be floating-point numbers")
         converted[name] = value.to(torch.float32)
-        if not bool(torch.isfinite(converted[name]).all()):
-            raise ValueError(f"{name} holds NaN or infinity; its training diverged, or the file is damaged")
         if value.dtype != torch.float32:
             notes.append(f"its weights were converted from {_type_of(value)} to float32")
+    check_weights(converted)
     return converted
 
 
@@ -182,9 +184,14 @@ def with_batch_counts(weights: Weights) -> Weights:
 
 
 def _build_head(weights: Weights, num_inputs: int | None, role: str, notes: list[str]) -> nn.Sequential | None:
-    """Build a projector or predictor; return None, with a note, for one that orl cannot build."""
+    """Build a projector or predictor; return None, with a note, for one that orl cannot build.
+
+    Raises:
+        ValueError: if a weight is NaN or infinite, or a variance is negative.
+    """
     if not weights:
         return None
+    check_weights(weights)
     try:
         numbered = numbered_layers(as_float32(weights, notes))
         layers = build_mlp(_with_affine(with_batch_counts(numbered)))
@@ -199,13 +206,13 @@ def numbered_layers(weights: Weights) -> Weights:
     """Rename a head's weights to the layer numbers of an `nn.Sequential`.
 
     Args:
-        weights: named by layer number already; named 'weight' and 'bias' for a single linear layer; or named 'fc0',
-            'bn0', 'fc1', 'bn1' with a ReLU between, as in OpenSelfSup's SimCLR.
+        weights: named by layer number already, also below 'mlp.'; named 'weight' and 'bias', also below 'fc.', for a
+            single linear layer; or named 'fc0', 'bn0', 'fc1', 'bn1' with a ReLU between, as in the published ORL.
     """
     numbered = {}
     for name, value in weights.items():
-        layer, _, entry = name.rpartition(".")
-        if layer == "":
+        layer, _, entry = name.removeprefix("mlp.").rpartition(".")
+        if layer in ("", "fc"):
             layer = "0"
         elif layer[:2] in ("fc", "bn") and layer[2:].isdigit():
             layer = str(3 * int(layer[2:]) + (layer[:2] == "bn"))
@@ -235,15 +242,6 @@ def _check_sizes(layers: Iterable[nn.Module], num_inputs: int | None) -> None:
 
 
 def _notes_on_left_out(found: RecognisedWeights) -> list[str]:
-    averages = found.layout.averages
-    average = [name for name in found.left_out if averages and name.startswith(averages)]
-    others = Counter(name.removeprefix(found.layout.backbone).partition(".")[0] for name in found.left_out)
-    for name in average:
-        others.subtract([name.removeprefix(found.layout.backbone).partition(".")[0]])
-    notes = []
-    if average:
-        notes.append(f"the trained network was used, and the moving average left out ({len(average)} weights)")
-    rest = ", ".join(f"{part} ({count})" for part, count in others.items() if count > 0)
-    if rest:
-        notes.append(f"left out, with the number of weights: {rest}")
-    return notes
+    parts = Counter(name.removeprefix(found.layout.backbone).partition(".")[0] for name in found.left_out)
+    counted = ", ".join(f"{part} ({count})" for part, count in parts.items())
+    return [f"left out, with the number of weights: {counted}"] if counted else []

@@ -10,21 +10,22 @@ from orl.weights.opening import open_weights
 from orl.weights.recognise import recognise
 
 
-def import_weights(path: Path, expected: str | None = None) -> ImportedWeights:
+def import_weights(path: Path, expected: str | None = None, network: str | None = None) -> ImportedWeights:
     """Read the weights of a ResNet from a file of another program.
 
     Args:
         path: the file; also a backbone or checkpoint of orl.
         expected: required name of the backbone, such as 'resnet50'; any if not given.
+        network: name of one of several networks in the file, such as 'teacher'; the trained one if not given.
 
     Raises:
         FileNotFoundError: if the file is missing.
-        ValueError: if the file cannot be opened without running code from it, no layout fits, or its network is not a
-            backbone of orl.
+        ValueError: if the file cannot be opened without running code from it, no layout fits, it has no network
+            of that name, or its network is not a backbone of orl.
     """
     opened = open_weights(path)
     try:
-        return convert(recognise(opened), expected)
+        return convert(recognise(opened, network), expected)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from orl.weights.architectures import (
     architecture_from_shapes,
     fill_external,
 )
-from orl.weights.convert import as_float32, convert
+from orl.weights.convert import convert
 from orl.weights.find import find_weights_file
 from orl.weights.names import from_efficientnet_lite0
 from orl.weights.opening import OpenedFile, open_weights
 from orl.weights.recognise import recognise, strip_wrappers
 from orl.weights.transform import Transform
+
+logger = logging.getLogger(__name__)
 
 
 class FeatureMaps(nn.Sequential):
@@ -128,7 +131,6 @@ def load_network(
 
 def _read_own(file: Path, architecture: str | None) -> Backbone:
     backbone = read_backbone_file(file)
-    as_float32(backbone.state_dict(), [])  # refuses weights that are not finite
     if architecture is not None and architecture.removeprefix("torchvision/") != backbone.name:
         raise ValueError(f"{file}: its backbone is a {backbone.name}, and not a {architecture}")
     return backbone
@@ -140,11 +142,11 @@ def _load_foreign(opened: OpenedFile, file: Path, architecture: str | None) -> B
         renamed = {from_efficientnet_lite0(name): value for name, value in weights.items()}
         return fill_external("timm/tf_efficientnet_lite0", renamed)
     if architecture is not None and architecture.removeprefix("torchvision/") in BUILDERS:
-        return convert(recognise(opened), architecture.removeprefix("torchvision/")).backbone
+        return _convert_resnet(opened, file, architecture.removeprefix("torchvision/"))
     if architecture is not None:
         return fill_external(architecture, weights)
     try:
-        return convert(recognise(opened)).backbone
+        return _convert_resnet(opened, file, None)
     except ValueError as error:
         configured = _config_beside(file).get("architecture")
         name = f"timm/{configured}" if isinstance(configured, str) else architecture_from_shapes(weights)
@@ -154,6 +156,13 @@ def _load_foreign(opened: OpenedFile, file: Path, architecture: str | None) -> B
                 f"its architecture is not known; give it with --architecture, {EXAMPLES}. As a ResNet: {error}"
             ) from error
     return fill_external(name, weights)
+
+
+def _convert_resnet(opened: OpenedFile, file: Path, expected: str | None) -> Backbone:
+    imported = convert(recognise(opened), expected)
+    if imported.choice:
+        logger.info("%s: %s", file, imported.choice)
+    return imported.backbone
 
 
 def _config_beside(file: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import collections
 import pickle
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,13 @@ CONTAINERS = (
     "network",
     "net",
     "student",
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "ema",
     "teacher",
 )
-"""Entries that contain the weights in files of other programs; the trained network comes before its average."""
+"""Entries that contain weights in files of other programs; the trained network comes before its average."""
 IGNORED_TYPES = (
     "argparse.Namespace",
     "pathlib.Path",
@@ -77,9 +81,13 @@ class OpenedFile:
     """The content of a weights file."""
 
     weights: Weights
-    """Tensors by name, on the CPU, with the file's names and types; never empty."""
+    """Tensors of the first container by name, on the CPU, with the file's names and types; never empty."""
     entries: tuple[str, ...]
     """Names on the top level, such as 'epoch' and 'state_dict'."""
+    container: str = ""
+    """Entry that contains the weights, such as 'student'; empty if the file has one container."""
+    others: Mapping[str, Weights] = field(default_factory=dict)
+    """Tensors of the other containers, such as 'teacher'."""
 
 
 class _Placeholder:
@@ -124,16 +132,20 @@ def open_weights(path: Path) -> OpenedFile:
             f"{path} contains a {type(content).__name__}; give a file with a state dict (names and tensors)"
         )
     try:
-        inner = _unpack(content)
-        weights = _tensors(inner)
+        containers = _containers(content)
+        found = {name: weights for name, inner in containers.items() if (weights := _tensors(inner))}
     except RecursionError as error:
         raise ValueError(f"{path} has a container that contains itself; give a file of names and tensors") from error
-    _check_not_quantised(path, inner)
-    if not weights:
+    for inner in containers.values():
+        _check_not_quantised(path, inner)
+    if not found:
         raise ValueError(
             f"{path} contains no tensors; its entries are {', '.join(map(str, list(content)[:6])) or 'none'}"
         )
-    return OpenedFile(weights, tuple(map(str, content)))
+    first, *others = found
+    return OpenedFile(
+        found[first], tuple(map(str, content)), first if others else "", {name: found[name] for name in others}
+    )
 
 
 def _reader(path: Path, start: bytes) -> Callable[[Path], Any]:
@@ -238,9 +250,12 @@ def _damaged(path: Path, error: Exception) -> str:
     return f"{path} cannot be read; fetch the complete file again ({type(error).__name__}: {first_line[:120]})"
 
 
-def _unpack(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    name = next((name for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
-    return content if name is None else _unpack(content[name])
+def _containers(content: Mapping[Any, Any], path: str = "") -> dict[str, Mapping[Any, Any]]:
+    """Return the innermost containers of weights by their path in the file."""
+    names = [name for name in CONTAINERS if isinstance(content.get(name), Mapping)]
+    if not names:
+        return {path.removesuffix("."): content}
+    return {key: inner for name in names for key, inner in _containers(content[name], f"{path}{name}.").items()}
 
 
 def _check_not_quantised(path: Path, content: Mapping[Any, Any]) -> None:

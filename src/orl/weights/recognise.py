@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from orl.weights.names import from_detectron2
 from orl.weights.opening import OpenedFile, Weights
@@ -49,40 +51,75 @@ class Layout:
     projector: str = ""
     """Prefix of the projector's weights; empty if the layout has none, or one that orl cannot build."""
     predictor: str = ""
-    averages: tuple[str, ...] = ()
-    """Prefixes of the moving average's weights."""
+    averages: tuple[tuple[str, str], ...] = ()
+    """Prefixes of backbone and projector of each moving average that such a file may have."""
     translate: Callable[[str], str] = as_torchvision
     """Translation of the backbone's names to torchvision; raises a ValueError for any other name."""
 
 
+def _openmmlab_averages(head: str = "") -> tuple[tuple[str, str], ...]:
+    """Return the averages of OpenSelfSup, and of MMSelfSup and MMPretrain, which wrap them once more."""
+    names = ("target_net", "encoder_k", "momentum_encoder")
+    return tuple((f"{name}{wrap}0.", f"{name}{wrap}1.{head}") for name in names for wrap in (".", ".module."))
+
+
+_ORL_AVERAGE = (("target.backbone.", "target.projector."),)
+_MOCO_AVERAGE = (("encoder_k.", "encoder_k.fc."),)
+_LIGHTLY_AVERAGE = (("backbone_momentum.", "projection_head_momentum.layers."),)
 LAYOUTS = (
     Layout(
-        "orl checkpoint", "online.backbone.", ("predictors.",), "online.projector.", "predictors.global.", ("target.",)
+        "orl checkpoint",
+        "online.backbone.",
+        ("predictors.",),
+        "online.projector.",
+        "predictors.global.",
+        _ORL_AVERAGE,
     ),
-    Layout("orl checkpoint", "online.backbone.", (), "online.projector.", "predictor.", ("target.",)),
+    Layout(
+        "orl checkpoint",
+        "online.backbone.",
+        (),
+        "online.projector.",
+        "predictor.",
+        _ORL_AVERAGE,
+    ),
     Layout(
         "ORL (published)",
         "online_net.0.",
         ("global_head.",),
-        "online_net.1.mlp.",
-        "global_head.predictor.mlp.",
-        ("target_net.",),
+        "online_net.1.",
+        "global_head.predictor.",
+        _openmmlab_averages(),
     ),
-    Layout("OpenSelfSup BYOL", "online_net.0.", (), "online_net.1.mlp.", "head.predictor.mlp.", ("target_net.",)),
-    Layout("DenseCL", "encoder_q.0.", ("encoder_q.1.mlp2.",), "encoder_q.1.mlp.", averages=("encoder_k.",)),
-    Layout("OpenSelfSup MoCo", "encoder_q.0.", (), "encoder_q.1.mlp.", averages=("encoder_k.",)),
-    Layout("MoCo v2", "encoder_q.", ("encoder_q.fc.2.",), "encoder_q.fc.", averages=("encoder_k.",)),
-    Layout("MoCo v1", "encoder_q.", (), "encoder_q.fc.", averages=("encoder_k.",)),
-    Layout("MoCo v3", "base_encoder.", (), "base_encoder.fc.", "predictor.", ("momentum_encoder.",)),
+    Layout("OpenSelfSup BYOL", "online_net.0.", (), "online_net.1.", "head.predictor.", _openmmlab_averages()),
+    Layout(
+        "DenseCL",
+        "encoder_q.0.",
+        ("encoder_q.1.mlp2.",),
+        "encoder_q.1.mlp.",
+        averages=_openmmlab_averages("mlp."),
+    ),
+    Layout("OpenSelfSup MoCo", "encoder_q.0.", (), "encoder_q.1.", averages=_openmmlab_averages()),
+    Layout("MoCo v2", "encoder_q.", ("encoder_q.fc.2.",), "encoder_q.fc.", averages=_MOCO_AVERAGE),
+    Layout("MoCo v1", "encoder_q.", (), "encoder_q.fc.", averages=_MOCO_AVERAGE),
+    Layout(
+        "MoCo v3",
+        "base_encoder.",
+        (),
+        "base_encoder.fc.",
+        "predictor.",
+        (("momentum_encoder.", "momentum_encoder.fc."),),
+    ),
     Layout("SimSiam", "encoder.", ("encoder.fc.0.", "predictor."), "encoder.fc.", "predictor."),
     Layout("SwAV", "", ("projection_head.",), "projection_head."),
+    Layout("DINO", "backbone.", ("head.last_layer.",)),
     Layout(
         "lightly",
         "backbone.",
         ("projection_head.layers.", "backbone.4.0.conv1."),
         "projection_head.layers.",
         "prediction_head.layers.",
-        ("backbone_momentum.", "projection_head_momentum."),
+        _LIGHTLY_AVERAGE,
         from_sequential,
     ),
     Layout(
@@ -91,7 +128,7 @@ LAYOUTS = (
         ("projection_head.layers.",),
         "projection_head.layers.",
         "prediction_head.layers.",
-        ("backbone_momentum.", "projection_head_momentum."),
+        _LIGHTLY_AVERAGE,
     ),
     Layout(
         "solo-learn",
@@ -99,7 +136,7 @@ LAYOUTS = (
         ("classifier.", "projector."),
         "projector.",
         "predictor.",
-        ("momentum_",),
+        (("momentum_backbone.", "momentum_projector."),),
     ),
     Layout(
         "solo-learn (before 1.0.4)",
@@ -107,17 +144,16 @@ LAYOUTS = (
         ("classifier.", "projector."),
         "projector.",
         "predictor.",
-        ("momentum_",),
+        (("momentum_encoder.", "momentum_projector."),),
     ),
     Layout("Barlow Twins or VICReg", "backbone.", ("projector.",), "projector."),
     Layout("SimCLR", "backbone.", ("backbone.fc.0.",), "backbone.fc."),
     Layout("SimCLR or BYOL", "encoder.", ("projector.",), "projector.", "predictor."),
-    Layout(
-        "OpenSelfSup SimCLR", "backbone.", ("neck.fc0.",), "neck.", "head.predictor.", ("target_net.", "encoder_k.")
-    ),
-    Layout(
-        "OpenSelfSup", "backbone.", ("neck.mlp.",), "neck.mlp.", "head.predictor.mlp.", ("target_net.", "encoder_k.")
-    ),
+    # ODC has a ReLU after its projector, which no weight shows.
+    Layout("OpenSelfSup ODC", "backbone.", ("neck.fc0.", "head.fc_cls.")),
+    Layout("OpenSelfSup SimCLR", "backbone.", ("neck.fc0.",), "neck.", "head.predictor.", _openmmlab_averages()),
+    Layout("OpenSelfSup", "backbone.", ("neck.mlp.",), "neck.mlp.", "head.predictor.", _openmmlab_averages("mlp.")),
+    Layout("MMSelfSup SwAV", "backbone.", ("neck.projection_neck.",), "neck.projection_neck."),
     Layout("VISSL", "trunk._feature_blocks."),
     Layout("VISSL", "_feature_blocks."),
     Layout("Detectron2 detector", "backbone.bottom_up.", translate=from_detectron2),
@@ -143,19 +179,114 @@ class RecognisedWeights:
     predictor: Weights
     left_out: tuple[str, ...]
     """Names of weights that belong to no part."""
+    choice: str = ""
+    """Sentence that names the network taken and those left; empty if the file has one network."""
 
 
-def recognise(opened: OpenedFile) -> RecognisedWeights:
+@dataclass(frozen=True)
+class _Network:
+    """One ResNet of a file."""
+
+    container: str
+    prefix: str
+    translate: Callable[[str], str]
+
+    @property
+    def name(self) -> str:
+        return ".".join(filter(None, (self.container, self.prefix.rstrip("."))))
+
+
+def recognise(opened: OpenedFile, network: str | None = None) -> RecognisedWeights:
     """Recognise which program wrote a file, and sort its weights by part.
 
+    Args:
+        opened: content of the file.
+        network: name of one of several networks in the file, such as 'target_net', or its first parts; the trained
+            network if not given.
+
     Raises:
-        ValueError: if no layout fits; the message names the nearest one and the file's first names.
+        ValueError: if no layout fits (the message names the nearest one and the file's first names), or the file has
+            no network of that name.
     """
-    weights = strip_wrappers(opened.weights)
-    layout = next((layout for layout in LAYOUTS if _fits(layout, weights)), None) or _layout_by_prefix(opened, weights)
-    if layout is None:
-        raise ValueError(_nearest(weights))
-    return _sort(layout, weights)
+    containers = {name: strip_wrappers(weights) for name, weights in _all_containers(opened).items()}
+    networks = [each for container, weights in containers.items() for each in _networks(container, weights)]
+    if network is None:
+        layout = _layout(opened, containers[opened.container])
+        if layout is None:
+            raise ValueError(_nearest(containers[opened.container], networks))
+        taken = _Network(opened.container, layout.backbone, layout.translate)
+    else:
+        taken = _named(network, networks)
+        layout = _layout_of(taken, containers[taken.container])
+    others = [each for each in networks if each != taken]
+    below_others = [
+        each.prefix for each in others if each.container == taken.container and not taken.prefix.startswith(each.prefix)
+    ]
+    found = _sort(layout, containers[taken.container], tuple(below_others))
+    different = [each for each in others if not _equal(each, taken, containers)]
+    return replace(found, choice=_choice(taken, different)) if different else found
+
+
+def _choice(taken: _Network, left: list[_Network]) -> str:
+    names = " and ".join(each.name or "''" for each in left)
+    return (
+        f"the network {taken.name or repr('')} was taken, and {names} left; 'orl import --network NAME' takes another"
+    )
+
+
+def _all_containers(opened: OpenedFile) -> dict[str, Weights]:
+    return {opened.container: opened.weights, **opened.others}
+
+
+def _networks(container: str, weights: Weights) -> list[_Network]:
+    """List the ResNets in a container."""
+    return [
+        _Network(container, prefix, translate)
+        for translate, stem, block in NAMINGS
+        for prefix in (name.removesuffix(block) for name in weights if name.endswith(block))
+        if prefix + stem in weights and (not prefix or prefix.endswith("."))
+    ]
+
+
+def _named(name: str, networks: list[_Network]) -> _Network:
+    exact = [network for network in networks if network.name == name]
+    chosen = exact or [network for network in networks if f"{network.name}.".startswith(f"{name}.")]
+    if len(chosen) == 1:
+        return chosen[0]
+    known = ", ".join(network.name or "''" for network in networks) or "no ResNet"
+    raise ValueError(f"--network {name} names {len(chosen)} of its networks; it has {known}")
+
+
+def _equal(other: _Network, taken: _Network, containers: dict[str, Weights]) -> bool:
+    """Return whether two networks are one that a program registers twice."""
+    ours, theirs = (_resnet_weights(each, containers[each.container]) for each in (taken, other))
+    return ours.keys() == theirs.keys() and all(
+        value.dtype == theirs[name].dtype and torch.equal(value, theirs[name]) for name, value in ours.items()
+    )
+
+
+def _resnet_weights(network: _Network, weights: Weights) -> Weights:
+    layout = Layout("", network.prefix, translate=network.translate)
+    named = {_translated(layout, name): value for name, value in weights.items()}
+    return {name: value for name, value in named.items() if name and RESNET_NAME.fullmatch(name)}
+
+
+def _layout(opened: OpenedFile, weights: Weights) -> Layout | None:
+    return next((layout for layout in LAYOUTS if _fits(layout, weights)), None) or _layout_by_prefix(opened, weights)
+
+
+def _layout_of(network: _Network, weights: Weights) -> Layout:
+    """Return the layout of a chosen network: its own, or that of the network whose moving average it is."""
+    for layout in LAYOUTS:
+        if _fits(layout, weights):
+            if layout.backbone == network.prefix:
+                return layout
+            for backbone, projector in layout.averages:
+                if backbone == network.prefix:
+                    return replace(
+                        layout, backbone=backbone, required_prefixes=(), projector=projector, predictor="", averages=()
+                    )
+    return Layout(f"ResNet ({network.name})", network.prefix, translate=network.translate)
 
 
 def strip_wrappers(weights: Weights) -> Weights:
@@ -188,25 +319,23 @@ def _translated(layout: Layout, name: str) -> str | None:
 
 def _layout_by_prefix(opened: OpenedFile, weights: Weights) -> Layout | None:
     """Find a single ResNet under any prefix, as in a LightningModule with custom names."""
-    for translate, stem, block in NAMINGS:
-        ends = [name.removesuffix(block) for name in weights if name.endswith(block)]
-        prefixes = [prefix for prefix in ends if prefix.endswith(".") and prefix + stem in weights]
-        trained = [prefix for prefix in prefixes if not any(word in prefix for word in AVERAGES)]
-        chosen = trained if len(trained) == 1 else prefixes
-        if len(chosen) == 1:
-            program = "PyTorch Lightning" if "pytorch-lightning_version" in opened.entries else "ResNet"
-            others = tuple(prefix for prefix in prefixes if prefix != chosen[0])
-            return Layout(f"{program} ({chosen[0].rstrip('.')})", chosen[0], averages=others, translate=translate)
-    return None
+    networks = [network for network in _networks("", weights) if network.prefix]
+    trained = [network for network in networks if not any(word in network.prefix for word in AVERAGES)]
+    chosen = trained if len(trained) == 1 else networks
+    if len(chosen) != 1:
+        return None
+    program = "PyTorch Lightning" if "pytorch-lightning_version" in opened.entries else "ResNet"
+    return Layout(f"{program} ({chosen[0].name})", chosen[0].prefix, translate=chosen[0].translate)
 
 
-def _sort(layout: Layout, weights: Weights) -> RecognisedWeights:
+def _sort(layout: Layout, weights: Weights, below_others: tuple[str, ...]) -> RecognisedWeights:
+    """Sort the weights by part; those below the prefixes of other networks belong to none and are not listed."""
     projector = _below(weights, layout.projector) if layout.projector else {}
     predictor = _below(weights, layout.predictor) if layout.predictor else {}
     backbone: Weights = {}
     left_out: list[str] = []
     for name, value in weights.items():
-        if any(part and name.startswith(part) for part in (layout.projector, layout.predictor)):
+        if any(part and name.startswith(part) for part in (layout.projector, layout.predictor, *below_others)):
             continue
         ours = _translated(layout, name) or _untranslatable(layout, name)
         if ours is None or _is_other_part(layout, name, ours):
@@ -228,7 +357,6 @@ def _is_other_part(layout: Layout, name: str, ours: str) -> bool:
     """Return whether a name below the backbone's prefix belongs to another part."""
     others = (
         *layout.required_prefixes,
-        *layout.averages,
         *(f"{word}." for word in CLASSIFIERS),
         "prototypes.",
         "queue",
@@ -236,7 +364,10 @@ def _is_other_part(layout: Layout, name: str, ours: str) -> bool:
     return ours.startswith(others) if layout.backbone else name.startswith(others)
 
 
-def _nearest(weights: Weights) -> str:
+def _nearest(weights: Weights, networks: list[_Network]) -> str:
+    if len(networks) > 1:
+        names = ", ".join(each.name for each in networks)
+        return f"its layout is unknown, and it has the networks {names}; give one of them with 'orl import --network'"
     first = ", ".join(list(weights)[:4])
     counts = [(sum(_is_of(layout, name) for name in weights), layout) for layout in LAYOUTS]
     count, layout = max(counts, key=lambda pair: pair[0])
@@ -252,7 +383,9 @@ def _nearest(weights: Weights) -> str:
 
 def _is_of(layout: Layout, name: str) -> bool:
     ours = _translated(layout, name)
-    others = tuple(filter(None, (layout.projector, layout.predictor, *layout.required_prefixes, *layout.averages)))
+    others = tuple(
+        filter(None, (layout.projector, layout.predictor, *layout.required_prefixes, *sum(layout.averages, ())))
+    )
     return bool(ours and RESNET_NAME.fullmatch(ours)) or bool(others and name.startswith(others))
 
 
