@@ -23,6 +23,7 @@ from orl.config import ImageMethod, RunConfig, one_of
 from orl.evaluation.evaluations import default_result, find_evaluation, run_evaluation
 from orl.evaluation.output import EvaluationOutput
 from orl.networks.backbones import read_backbone_file, register_backbone
+from orl.networks.names import DeviceName
 from orl.pipeline.run import run_all, run_discover, run_pretrain
 from orl.recipes import METHODS, REQUIRED, start_config, with_changes, with_fields
 from orl.rundir import RunDir
@@ -68,16 +69,8 @@ def pretrain(
     if method != "orl" and method not in METHODS:
         raise ValueError(f"method must be {one_of([*METHODS, 'orl'], method)}")
     stage = "stage3" if method == "orl" else "stage1"
-    config = start_config(recipe, Path(out))
-    config = with_changes(
-        config,
-        method=None if method == "orl" else method,
-        backbone=_name(backbone),
-        epochs=epochs,
-        batch_size=batch_size,
-        stages=(stage,),
-    )
-    config = _with_paths(config, out, images, options)
+    changes = {"method": None if method == "orl" else method, "stages": (stage,)}
+    config = _config(recipe, out, images, options, backbone, epochs=epochs, batch_size=batch_size, **changes)
     run_pretrain(config, stage)
     return _trained(config, stage, backbone)
 
@@ -110,10 +103,9 @@ def discover(
         >>> orl.discover(out="runs/mine").name
         'correspondences'
     """
-    config = _with_paths(start_config(recipe, Path(out)), out, images, options)
     if feature_extractor is not None:
-        found = replace(config.discover, feature_extractor=Path(feature_extractor))
-        config = replace(config, discover=found)
+        options = {"discover.feature_extractor": feature_extractor, **(options or {})}
+    config = _config(recipe, out, images, options)
     run_discover(config)
     return RunDir(config.out).table("correspondences")
 
@@ -150,12 +142,9 @@ def run(
     Raises:
         ValueError: if a value is wrong, or the run in `out` has another config.
     """
-    config = with_changes(
-        start_config(recipe, Path(out)), method=method, backbone=_name(backbone), epochs=epochs, batch_size=batch_size
-    )
-    config = _with_paths(config, out, images, options)
     if eval_data is not None:
-        config = replace(config, eval_data=Path(eval_data))
+        options = {"eval_data": eval_data, **(options or {})}
+    config = _config(recipe, out, images, options, backbone, method=method, epochs=epochs, batch_size=batch_size)
     run_all(config)
     return _trained(config, "stage3", backbone)
 
@@ -169,7 +158,7 @@ def evaluate(
     out: AnyPath | None = None,
     seed: int = 0,
     workers: int = 2,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: DeviceName = "auto",
     overwrite: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
@@ -206,13 +195,17 @@ def evaluate(
     return run_evaluation(evaluation, source, architecture, labelled, config, output)
 
 
-def _name(backbone: str | nn.Module | None) -> str | None:
-    return register_backbone(backbone) if isinstance(backbone, nn.Module) else backbone
-
-
-def _with_paths(
-    config: RunConfig, out: AnyPath, images: AnyPath | None, options: Mapping[str, Any] | None
+def _config(
+    recipe: str | None,
+    out: AnyPath,
+    images: AnyPath | None,
+    options: Mapping[str, Any] | None,
+    backbone: str | nn.Module | None = None,
+    **changes: Any,
 ) -> RunConfig:
+    """Return the config of a call; `changes` are other arguments of `with_changes`."""
+    name = register_backbone(backbone) if isinstance(backbone, nn.Module) else backbone
+    config = with_changes(start_config(recipe, Path(out)), backbone=name, **changes)
     config = replace(config, out=Path(out), images=config.images if images is None else Path(images))
     if config.images == REQUIRED:
         raise ValueError(f"images must be given: there is no run in {out} yet")

@@ -238,6 +238,18 @@ def finished_fingerprint(folder: Path) -> str | None:
         return None
 
 
+def box_columns(images: slice, boxes: list[ndarray]) -> dict[str, ndarray]:
+    """Return the columns `image_id` and `box` of a shard of proposals or RoIs.
+
+    Args:
+        images: the images of the shard.
+        boxes: the boxes `xyxy` of each image, `(boxes, 4)`.
+    """
+    counts = [len(part) for part in boxes]
+    image_ids = np.repeat(np.arange(images.start, images.stop, dtype=np.int32), counts)
+    return {"image_id": image_ids, "box": np.concatenate(boxes).reshape(-1, 4).astype(np.float32)}
+
+
 def row_starts(image_ids: ndarray, num_images: int) -> ndarray:
     """Return the first row of each image: image `i` has the rows from `starts[i]` up to `starts[i + 1]`.
 

@@ -370,6 +370,6 @@ def test_each_name_needs_its_own_image(images: ImageTable, files: dict[str, Path
 
 def test_without_a_file_the_options_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give --proposals, --neighbours or --correspondences"):
-        PublishedFiles()
+        PublishedFiles().check()
     with pytest.raises(FileNotFoundError, match=r"no file at .*none\.json"):
-        PublishedFiles(proposals=tmp_path / "none.json")
+        PublishedFiles(proposals=tmp_path / "none.json").check()

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,18 +10,6 @@ import tyro
 from orl.cli.options import TRAINING_OPTIONS, RunVerb, Shortcuts, check_verb, finish, read_options
 from orl.config import ScanConfig, load_config
 from orl.rundir import RunDir
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishedTables:
-    """Published files to read; at least one of them."""
-
-    correspondences: Path | None = None
-    """Published correspondences; enough for stage 3."""
-    neighbours: Path | None = None
-    """Published neighbours."""
-    proposals: Path | None = None
-    """Published proposals."""
 
 
 def command_published_files(arguments: Sequence[str]) -> None:
@@ -61,23 +48,24 @@ def _write_published(arguments: Sequence[str]) -> None:
 
 
 def _read_published(arguments: Sequence[str]) -> None:
+    from orl.published_files.read import PublishedFiles, RunTables, read_published
+
     verb = RunVerb(
         name="published-files read",
         about="Read published files of stage 2 as the tables of a run on the same images.",
         sections=("scan",),
         without=(*TRAINING_OPTIONS, "device", "seed"),
     )
-    config, _, files = read_options(verb, arguments, Shortcuts, PublishedTables)
+    config, _, files = read_options(verb, arguments, Shortcuts, PublishedFiles)
     from orl.pipeline.preflight import preflight
     from orl.pipeline.record import record_stage
     from orl.pipeline.scan import scan
-    from orl.published_files.read import PublishedFiles, RunTables, read_published
 
-    published = PublishedFiles(**vars(files))  # checked before the scan, which may take long
+    files.check()  # before the scan, which may take long
     images = scan(preflight(config))
     run, started = RunDir(config.out), time.monotonic()
     target = RunTables(folder=run.table(""), shard_size=config.discover.shard_size, overwrite=config.overwrite)
-    found = read_published(published, images, config.images, target)
+    found = read_published(files, images, config.images, target)
     record_stage(run, "exchange", "done", time.monotonic() - started)
     for name in found:
         finish(name, run.table(name))

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from orl import files
+from orl import files, tables
 from orl.config import DiscoverConfig, RunConfig
 from orl.datasets.decode import load_image
 from orl.datasets.image_table import ImageTable, require_original_sizes
@@ -18,7 +18,7 @@ from orl.datasets.threads import map_in_threads
 from orl.discovery.baseline_boxes import grid_boxes, random_boxes
 from orl.discovery.opencv_search import opencv_selective_search
 from orl.discovery.selective_search import compile_search, selective_search
-from orl.pipeline.shards import Columns, Report, ShardMaker, box_columns
+from orl.pipeline.shards import Columns, Report, ShardMaker
 from orl.published_files.box_file import read_box_file
 
 SEARCH_VERSION = 1
@@ -55,13 +55,13 @@ def proposer(images: ImageTable, config: RunConfig, folder: Path) -> ShardMaker:
         def read(rows: slice, report: Report) -> Columns:
             found = lists(rows)
             report(rows.stop - rows.start)
-            return box_columns(rows, found)
+            return tables.box_columns(rows, found)
 
         return read
     find = _finder(images, config)
 
     def search(rows: slice, report: Report) -> Columns:
-        return box_columns(rows, _search_in_threads(find, range(rows.start, rows.stop), config.workers, report))
+        return tables.box_columns(rows, _search_in_threads(find, range(rows.start, rows.stop), config.workers, report))
 
     return search
 

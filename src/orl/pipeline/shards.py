@@ -73,7 +73,7 @@ def proposal_filter(
             kept.append(rois_of(image_id, boxes))
             report(1)
         proposals.release()
-        return box_columns(rows, kept)
+        return tables.box_columns(rows, kept)
 
     return make
 
@@ -196,15 +196,3 @@ def _embedding_columns(parts: list[Float[ndarray, "_ d"]]) -> Columns:
             "the embeddings of stage 1's network are not finite: it has diverged; train it again with a smaller base-lr"
         )
     return {"embedding": embeddings}
-
-
-def box_columns(images: slice, boxes: list[Float[ndarray, "_ 4"]]) -> Columns:
-    """Return the columns `image_id` and `box` of a shard of proposals or RoIs.
-
-    Args:
-        images: the images of the shard.
-        boxes: the boxes of each image.
-    """
-    counts = [len(part) for part in boxes]
-    image_ids = np.repeat(np.arange(images.start, images.stop, dtype=np.int32), counts)
-    return {"image_id": image_ids, "box": np.concatenate(boxes).reshape(-1, 4).astype(np.float32)}

@@ -29,21 +29,22 @@ NEEDED_BY_STAGE_3 = ("rois", "correspondences")
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedFiles:
-    """Published files to read, at least one; a correspondence file repeats the neighbours.
+    """Published files to read; at least one of them."""
 
-    Raises:
-        ValueError: if no file is given.
-        FileNotFoundError: if a file does not exist.
-    """
-
-    proposals: Path | None = None
-    """`*_selective_search_proposal.json`."""
-    neighbours: Path | None = None
-    """`*_knn_instance.json`."""
     correspondences: Path | None = None
-    """`*_correspondence.json`."""
+    """Published correspondences, *_correspondence.json, with the neighbours; enough for stage 3."""
+    neighbours: Path | None = None
+    """Published neighbours, *_knn_instance.json."""
+    proposals: Path | None = None
+    """Published proposals, *_selective_search_proposal.json."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check that a file is given and all exist.
+
+        Raises:
+            ValueError: if no file is given.
+            FileNotFoundError: if a file does not exist.
+        """
         given = [path for path in (self.proposals, self.neighbours, self.correspondences) if path is not None]
         if not given:
             raise ValueError("no file to read: give --proposals, --neighbours or --correspondences FILE")
@@ -84,6 +85,7 @@ def read_published(files: PublishedFiles, images: ImageTable, source: Path, targ
         ValueError: if a file has another format, is damaged or lists other images, or the run's images were resized.
         StaleResultError: if a table has other inputs and `overwrite` is off.
     """
+    files.check()
     _check_formats(files)
     if files.proposals or files.correspondences:
         require_original_sizes(images)
@@ -130,7 +132,7 @@ class _Reader:
                     _check_rois(found, self._where(path, index))
                 yield found
 
-        self._build(name, path, kind, {}, arrays, lambda: _box_columns)
+        self._build(name, path, kind, {}, arrays, lambda: tables.box_columns)
 
     def neighbours(self, files: PublishedFiles) -> None:
         path = files.neighbours or files.correspondences
@@ -269,12 +271,6 @@ def _check_rois(rois: Float32[ndarray, "n 4"], where: str) -> None:
         raise ValueError(
             f"{where} has the empty box {formats.boxes_to_json(rois[empty][:1])[0]}; a box needs at least one pixel"
         )
-
-
-def _box_columns(images: slice, found: list[Float32[ndarray, "_ 4"]]) -> TableColumns:
-    counts = [len(part) for part in found]
-    image_ids = np.repeat(np.arange(images.start, images.stop, dtype=np.int32), counts)
-    return {"image_id": image_ids, "box": np.concatenate(found)}
 
 
 def _neighbour_columns(images: slice, found: list[ndarray]) -> TableColumns:

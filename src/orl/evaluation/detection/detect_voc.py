@@ -1,7 +1,8 @@
 """Detection on VOC 07+12: Faster R-CNN with FPN, all weights trained."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,12 @@ class VocDetectionData:
     """Split to train on."""
     test_split: str = "test"
     """Split to score."""
-    _splits: list[tuple[DetectionDataset, DetectionDataset]] = field(
-        default_factory=list, init=False, repr=False, compare=False
-    )
 
+    @cached_property
     def splits(self) -> tuple[DetectionDataset, DetectionDataset]:
-        """Return the training images, difficult objects included, and the test images; annotations are read once."""
-        if not self._splits:
-            train = read_voc_detection((self.data, *self.more_train), self.train_split)
-            self._splits.append((with_difficult(train), read_voc_detection((self.data,), self.test_split)))
-        return self._splits[0]
+        """The training images, difficult objects included, and the test images."""
+        train = read_voc_detection((self.data, *self.more_train), self.train_split)
+        return with_difficult(train), read_voc_detection((self.data,), self.test_split)
 
 
 def with_difficult(train: DetectionDataset) -> DetectionDataset:
@@ -56,7 +53,7 @@ def with_difficult(train: DetectionDataset) -> DetectionDataset:
 
 def check(data: VocDetectionData, config: DetectionConfig) -> None:
     """Read the annotations and check that they allow the training and the scores."""
-    check_detection_splits(*data.splits(), replace(config, masks=False))
+    check_detection_splits(*data.splits, replace(config, masks=False))
 
 
 def run(
@@ -74,7 +71,7 @@ def run(
     Source:
         MoCo (arXiv 1911.05722), Section 4.2.1, for schedule and sizes.
     """
-    train, test = data.splits()
+    train, test = data.splits
     return evaluate_detector(VOC, backbone, train, test, replace(config, masks=False), output, processes)
 
 
