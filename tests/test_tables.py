@@ -202,6 +202,114 @@ def test_a_torn_shard_is_refused(tmp_path: Path) -> None:
             tables.load(folder)
 
 
+def test_a_flipped_bit_anywhere_in_a_shard_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "t"
+    words = np.array(["a", "bc", "def"], dtype=object)
+    tables.begin(folder, {}, 1)
+    tables.write_shard(folder, 0, columns(0, 3) | {"word": words, "number": np.arange(3, dtype=np.float64)})
+    names = ("image_id", "embedding", "word", "number")
+    complete = {name: tables.finish(folder).column(name).tolist() for name in names}
+    shard = folder / "00000.arrow"
+    intact = shard.read_bytes()
+    for position in range(0, 8 * len(intact), 31):
+        damaged = bytearray(intact)
+        damaged[position // 8] ^= 1 << position % 8
+        shard.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"00000\.arrow (was altered|cannot be read|is shard).* delete it and run"):
+            tables.load(folder).column("image_id")
+    shard.write_bytes(intact)
+    assert {name: tables.load(folder).column(name).tolist() for name in names} == complete
+
+
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_a_shard_of_another_table_or_another_place_is_refused(tmp_path: Path, is_finished: bool) -> None:
+    for name in ("one", "other"):
+        for index in tables.begin(tmp_path / name, {"made": name}, 2):
+            tables.write_shard(tmp_path / name, index, columns(2 * index, 2 * index + 2))
+        if is_finished:
+            tables.finish(tmp_path / name)
+    first, second = (tmp_path / "one" / f"0000{index}.arrow" for index in range(2))
+    intact = first.read_bytes()
+    for wrong in (tmp_path / "other" / first.name, second):
+        first.write_bytes(wrong.read_bytes())
+        with pytest.raises(ValueError, match=r"one/00000\.arrow is shard . of table .*copied from elsewhere; delete"):
+            tables.load(tmp_path / "one").column("image_id")
+    first.unlink()
+    assert tables.begin(tmp_path / "one", {"made": "one"}, 2) == [0]
+    first.write_bytes(intact)
+    assert tables.finish(tmp_path / "one").column("image_id").tolist() == [0, 1, 2, 3]
+
+
+def test_the_manifest_of_a_finished_table_lists_rows_bytes_and_checksum_of_each_shard(tmp_path: Path) -> None:
+    table = table_of(tmp_path / "t", [3, 0, 2])
+    assert tables.finish(tmp_path / "t").shards == table.shards
+    listed = json.loads((tmp_path / "t" / provenance.MANIFEST).read_text())["shards"]
+    assert [shard["rows"] for shard in listed] == [3, 0, 2]
+    sizes = [(tmp_path / "t" / f"0000{index}.arrow").stat().st_size for index in range(3)]
+    assert [shard["bytes"] for shard in listed] == sizes
+    assert len({shard["checksum"] for shard in listed}) == 3
+    assert tables.load(tmp_path / "t") == table
+
+
+def test_a_rewritten_shard_of_a_finished_table_is_refused(tmp_path: Path) -> None:
+    table_of(tmp_path / "t", [3])
+    tables.finish(tmp_path / "t")
+    tables.write_shard(tmp_path / "t", 0, columns(1, 4))
+    with pytest.raises(ValueError, match="was altered or damaged"):
+        tables.load(tmp_path / "t").column("image_id")
+
+
+def test_a_table_without_checksums_is_refused_in_one_line(tmp_path: Path) -> None:
+    table_of(tmp_path / "t", [3])
+    manifest = tmp_path / "t" / provenance.MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": 2}))
+    expected = r"t was written by another version of orl \(format 2, this version reads 3\); rebuild it with"
+    with pytest.raises(ValueError, match=expected):
+        tables.load(tmp_path / "t")
+    with pytest.raises(provenance.StaleResultError, match=expected):
+        tables.begin(tmp_path / "t", {}, 1)
+    assert tables.begin(tmp_path / "t", {}, 1, overwrite=True) == [0]
+
+
+def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"t has no column 'box' but image_id, embedding; rebuild it"):
+        table_of(tmp_path / "t", [3]).column("box")
+
+
+def test_values_are_checked_once_before_they_are_used(tmp_path: Path) -> None:
+    table_of(tmp_path / "t", [2, 3])
+    seen = []
+    table = tables.load(tmp_path / "t", lambda _, first, found: seen.append((first, found["image_id"].tolist())))
+    assert not seen
+    for _ in range(2):
+        assert [rows.tolist() for _, rows in table.parts("image_id")] == [[0, 1], [2, 3, 4]]
+    assert seen == [(0, [0, 1]), (2, [2, 3, 4])]
+
+
+MANIFESTS = ["[]", "null", "7", "{", '{"version": 1}', '{"version": "3", "fingerprint": "a"}', "{}"]
+
+
+@pytest.mark.parametrize("content", MANIFESTS)
+def test_a_damaged_manifest_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
+    table_of(tmp_path / "t", [2])
+    (tmp_path / "t" / provenance.MANIFEST).write_text(content)
+    for read in (tables.load, provenance.read_inputs, lambda folder: tables.begin(folder, {}, 1, overwrite=True)):
+        with pytest.raises(ValueError, match=r"^.*t/manifest\.json is not a manifest: .*$"):
+            read(tmp_path / "t")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"inputs": {"num_shards": 2}}, {"fingerprint": "0" * 16}, {"shards": []}, {"shards": [{"rows": 2}]}]
+)
+def test_an_altered_manifest_is_refused(tmp_path: Path, changes: dict) -> None:
+    table_of(tmp_path / "t", [2])
+    tables.finish(tmp_path / "t")
+    manifest = tmp_path / "t" / provenance.MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changes))
+    with pytest.raises(ValueError, match="was altered"):
+        tables.load(tmp_path / "t")
+
+
 def test_a_missing_table_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"orl discover"):
         tables.load(tmp_path / "nothing")

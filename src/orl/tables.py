@@ -1,7 +1,9 @@
 """Tables on disk that one stage writes for the next: Arrow shards, each written atomically, and a manifest.
 
-A table is a folder: `manifest.json` holds its inputs and the format's version, `00000.arrow`, `00001.arrow`, ... hold
-the rows. Columns of each table (images: `images.parquet`, all others: `discover/NAME/`):
+A table is a folder: `00000.arrow`, `00001.arrow`, ... hold the rows. `manifest.json` holds the inputs, the format's
+version, and rows, bytes and checksum of each shard. A shard repeats them in its header, with its number and the
+fingerprint of its table: an unfinished table is verified too, and a shard of another table is refused. Columns of each
+table (images: `images.parquet`, all others: `discover/NAME/`):
 
 | table | one row a | columns |
 | --- | --- | --- |
@@ -17,26 +19,55 @@ Boxes are xyxy, in pixels. Rows are in the order of the images, so the rows of o
 `roi` and `neighbour_roi` are row numbers of rois.
 
 A table may be larger than the memory. Its shards are memory-mapped when they are read, at most `MAX_OPEN_SHARDS` at a
-time. `Table.rows` and `Table.parts` return views of them, and `Table.release` frees the pages that were read.
+time. A shard is verified when it is mapped for the first time. `Table.rows` and `Table.parts` return views of shards,
+and `Table.release` frees the pages that were read.
 """
 
+import hashlib
+import json
 import mmap
+import re
+import stat
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy import ndarray
 
 from orl.files import write_atomically
-from orl.provenance import MANIFEST, VERSION, claim, fingerprint, read_manifest, version_error
+from orl.provenance import MANIFEST, RESTORE, claim, fingerprint, read_manifest, version_error
+
+TABLE_VERSION = 3
+"""Format of tables; 1 was that of orl 0.1, and tables of version 2 have no checksums."""
 
 MAX_OPEN_SHARDS = 256
 """Most shards of one table mapped at a time: each takes a file descriptor, of which a process often has 1,024."""
+
+
+class ShardRecord(NamedTuple):
+    """Size and checksum of a shard, as the manifest of a finished table has them."""
+
+    rows: int
+    bytes: int
+    """Size of the file."""
+    checksum: str
+
+
+DIGITS = 16
+HEADER = re.compile(
+    rb'\{"table": "(?P<table>\w{16})", "shard": (?P<shard>\d+), '
+    rb'"rows": (?P<rows>\d+), "checksum": "(?P<checksum>\w{16})"\}'
+)
+"""Header of a shard: JSON in the metadata of Arrow's schema; `checksum` is of all bytes of the file but its own."""
+MAX_HEADER_END = 2**16
+SHARD_FIELDS = ShardRecord.__annotations__
+Check = Callable[["Table", int, Mapping[str, ndarray]], None]
+"""Function of a table, the first row of a shard, and the shard's columns, which raises ValueError for a wrong value."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +76,10 @@ class Table:
 
     folder: Path
     inputs: Mapping[str, Any]
-    shard_rows: tuple[int, ...]
-    """Number of rows of each shard."""
+    shards: tuple[ShardRecord, ...]
+    check: Check | None = field(default=None, repr=False, compare=False)
+    """Check of the values of each shard."""
+    _verified: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
     _open: OrderedDict[int, "_Shard"] = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
 
     @property
@@ -61,7 +94,12 @@ class Table:
 
     @property
     def num_shards(self) -> int:
-        return len(self.shard_rows)
+        return len(self.shards)
+
+    @property
+    def shard_rows(self) -> tuple[int, ...]:
+        """Number of rows of each shard."""
+        return tuple(shard.rows for shard in self.shards)
 
     @property
     def column_names(self) -> list[str]:
@@ -97,8 +135,16 @@ class Table:
         return joined
 
     def shard_column(self, index: int, name: str) -> ndarray:
-        """Read one column of one shard, as a view of its file."""
-        return _to_numpy(self._shard(index).columns.column(name))
+        """Read one column of one shard, as a view of its file.
+
+        Raises:
+            ValueError: if there is no such column, or the shard is damaged or of another table.
+        """
+        columns = self._shard(index).columns
+        if name not in columns.column_names:
+            found = ", ".join(columns.column_names)
+            raise ValueError(f"table {self.folder} has no column {name!r} but {found}; rebuild it with --overwrite")
+        return _to_numpy(columns.column(name))
 
     def parts(self, name: str) -> Iterator[tuple[int, ndarray]]:
         """Yield one column shard by shard, as (first row, rows); each shard is unmapped before the next."""
@@ -106,6 +152,15 @@ class Table:
             yield start, self.shard_column(index, name)
             self.release()
             self._open.pop(index, None)
+
+    def verify(self) -> None:
+        """Verify all shards, which other methods do for the shards that they read.
+
+        Raises:
+            ValueError: if a shard is missing, damaged, of another table, or has a value that the check refuses.
+        """
+        for index in range(self.num_shards):
+            self._shard(index)
 
     def row_starts(self, num_images: int) -> ndarray:
         """Return the first row of each image, as the function `row_starts`, reading shard by shard.
@@ -131,9 +186,8 @@ class Table:
 
     def release(self) -> None:
         """Free the pages that were read: views stay valid, and read the file again when they are used."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            for shard in self._open.values():
-                shard.pages.madvise(mmap.MADV_DONTNEED)
+        for shard in self._open.values():
+            shard.release()
 
     def _shard(self, index: int) -> "_Shard":
         if index in self._open:
@@ -142,8 +196,29 @@ class Table:
         if len(self._open) >= MAX_OPEN_SHARDS:
             # The file is unmapped and closed as soon as the last view of it is gone.
             self._open.popitem(last=False)
-        self._open[index] = _open_shard(self.folder, index)
+        self._open[index] = self._open_shard(index)
         return self._open[index]
+
+    def _open_shard(self, index: int) -> "_Shard":
+        path = _shard_path(self.folder, index)
+        pages = _map(path)
+        if index in self._verified:
+            return _Shard(pages, _parse(path, pages))
+        header = _read_header(path, pages, index, self.fingerprint)
+        recorded, found = self.shards[index].checksum, _checksum(pages, header)
+        # Arrow may crash on damaged bytes, so they are verified first.
+        if not recorded == header["checksum"].decode() == found:
+            raise ValueError(
+                f"shard {path} was altered or damaged: its checksum is {found}, and {recorded} was recorded; delete "
+                "it and run again"
+            )
+        shard = _Shard(pages, _parse(path, pages))
+        if self.check is not None:
+            columns = {name: _to_numpy(shard.columns.column(name)) for name in shard.columns.column_names}
+            self.check(self, int(self.shard_starts[index]), columns)
+        self._verified.add(index)
+        shard.release()
+        return shard
 
 
 @dataclass(frozen=True)
@@ -153,43 +228,84 @@ class _Shard:
     pages: mmap.mmap
     columns: pa.Table
 
+    def release(self) -> None:
+        """Free the pages that were read."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.pages.madvise(mmap.MADV_DONTNEED)
+
 
 def begin(folder: Path, inputs: Mapping[str, Any], num_shards: int, overwrite: bool = False) -> list[int]:
-    """Claim a folder for a table and list its missing shards; an empty list if the table is finished.
+    """Claim a folder for a table and list its missing shards; an empty list if all are written.
 
     Raises:
         StaleResultError: if the folder holds a table of other inputs or of another version.
     """
-    claim(folder, {**inputs, "num_shards": num_shards}, overwrite)
+    claim(folder, {**inputs, "num_shards": num_shards}, overwrite, TABLE_VERSION)
     finished = {path.name for path in folder.iterdir()}
-    return [index for index in range(num_shards) if _shard_path(folder, index).name not in finished]
+    missing = [index for index in range(num_shards) if _shard_path(folder, index).name not in finished]
+    if missing:
+        delete_shards(folder, missing)
+    return missing
+
+
+def delete_shards(folder: Path, indices: Sequence[int]) -> None:
+    """Delete shards, if they exist, and make their table unfinished."""
+    manifest = _read_table_manifest(folder)
+    if manifest.pop("shards", None) is not None:
+        write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))
+    for index in indices:
+        _shard_path(folder, index).unlink(missing_ok=True)
 
 
 def write_shard(folder: Path, index: int, columns: Mapping[str, ndarray]) -> None:
     """Write one shard atomically: a killed process leaves it complete or not at all."""
     table = pa.table({name: _to_arrow(values) for name, values in columns.items()})
+    numbers = {"table": _read_table_manifest(folder)["fingerprint"], "shard": index, "rows": table.num_rows}
+    header = json.dumps({**numbers, "checksum": "0" * DIGITS}).encode()
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
+    with pa.ipc.new_file(sink, table.schema.with_metadata({"orl": header})) as writer:
         writer.write_table(table)
-    write_atomically(_shard_path(folder, index), memoryview(sink.getvalue()))
+    data = bytearray(sink.getvalue())
+    checksum = hashlib.sha256(data).hexdigest()[:DIGITS].encode()
+    for start in (data.find(header), data.rfind(header)):
+        data[start : start + len(header)] = header.replace(b"0" * DIGITS + b'"}', checksum + b'"}')
+    write_atomically(_shard_path(folder, index), memoryview(data))
 
 
-def load(folder: Path) -> Table:
-    """Open a finished table.
+def finish(folder: Path, check: Check | None = None) -> Table:
+    """Write size and checksum of each shard to the manifest of a table whose shards are all written, and open it.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    table, manifest = load(folder, check), _read_table_manifest(folder)
+    if "shards" not in manifest:
+        manifest["shards"] = [shard._asdict() for shard in table.shards]
+        write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))
+    return table
+
+
+def load(folder: Path, check: Check | None = None) -> Table:
+    """Open a finished table; its shards are verified when they are read.
+
+    Args:
+        folder: folder of the table.
+        check: check of the values of each shard, before they are used.
 
     Raises:
         FileNotFoundError: if there is no table.
         ValueError: if it is unfinished, damaged or of another version.
     """
-    path = folder / MANIFEST
-    if not path.exists():
+    if not (folder / MANIFEST).exists():
         raise FileNotFoundError(f"no table at {folder}; make it with 'orl discover'")
-    manifest = read_manifest(path)
-    if manifest.get("version") != VERSION:
-        raise ValueError(version_error(folder, manifest.get("version")))
-    num_shards = manifest["inputs"]["num_shards"]
-    rows = tuple(_open_shard(folder, index).columns.num_rows for index in range(num_shards))
-    return Table(folder, manifest["inputs"], rows)
+    manifest = _read_table_manifest(folder)
+    inputs, recorded = manifest["inputs"], manifest.get("shards")
+    if recorded is None:
+        shards = tuple(_record_of(folder, index, manifest["fingerprint"]) for index in range(inputs["num_shards"]))
+        return Table(folder, inputs, shards, check)
+    for index, shard in enumerate(recorded):
+        _require_size(_shard_path(folder, index), shard["bytes"])
+    return Table(folder, inputs, tuple(ShardRecord(**shard) for shard in recorded), check)
 
 
 def check_image_list(table: Table, images: str) -> None:
@@ -272,16 +388,94 @@ def _shard_path(folder: Path, index: int) -> Path:
     return folder / f"{index:05d}.arrow"
 
 
-def _open_shard(folder: Path, index: int) -> _Shard:
+def _read_table_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a table, whose inputs and shards are well formed.
+
+    Raises:
+        ValueError: if it is not a manifest of a table, or of another version.
+    """
+    path = folder / MANIFEST
+    manifest = read_manifest(path)
+    if manifest["version"] != TABLE_VERSION:
+        raise ValueError(version_error(folder, manifest["version"], TABLE_VERSION))
+    num_shards, shards = manifest["inputs"].get("num_shards"), manifest.get("shards")
+    if type(num_shards) is not int or num_shards < 1:
+        raise ValueError(f"{path} is not the manifest of a table: its num_shards is {num_shards!r}; {RESTORE}")
+    if shards is not None and not (
+        isinstance(shards, list) and list(map(_kinds, shards)) == [SHARD_FIELDS] * num_shards
+    ):
+        raise ValueError(f"{path} was altered: it does not list {num_shards} shards; {RESTORE}")
+    return manifest
+
+
+def _kinds(shard: object) -> dict[str, type] | None:
+    return {key: type(value) for key, value in shard.items()} if isinstance(shard, dict) else None
+
+
+def _require_size(path: Path, num_bytes: int) -> None:
+    try:
+        found = path.stat()
+    except FileNotFoundError as error:
+        raise ValueError(_missing(path)) from error
+    if not stat.S_ISREG(found.st_mode) or found.st_size != num_bytes:
+        raise ValueError(
+            f"shard {path} cannot be read (it has {found.st_size} bytes, not {num_bytes}); delete it and run again"
+        )
+
+
+def _missing(path: Path) -> str:
+    return f"table {path.parent} lacks shard {path.name}; run 'orl discover' again to finish it"
+
+
+def _record_of(folder: Path, index: int, table: str) -> ShardRecord:
+    """Read size and checksum of a shard from the shard itself, as long as its table is unfinished."""
     path = _shard_path(folder, index)
+    pages = _map(path)
+    header = _read_header(path, pages, index, table)
+    return ShardRecord(int(header["rows"]), len(pages), header["checksum"].decode())
+
+
+def _map(path: Path) -> mmap.mmap:
     try:
         with open(path, "rb") as file:
-            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return _Shard(pages, pa.ipc.open_file(pa.py_buffer(pages)).read_all())
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError as error:
-        raise ValueError(f"table {folder} lacks shard {path.name}; run 'orl discover' again to finish it") from error
-    # mmap raises ValueError for an empty file; Arrow's own errors are partly ValueErrors, partly OSErrors.
-    except (ValueError, OSError) as error:
+        raise ValueError(_missing(path)) from error
+    except (ValueError, OSError) as error:  # a ValueError if the file is empty
+        raise ValueError(f"shard {path} cannot be read ({error}); delete it and run again") from error
+
+
+def _read_header(path: Path, pages: mmap.mmap, index: int, table: str) -> re.Match[bytes]:
+    """Find the header of a shard without parsing Arrow, and refuse a shard of another table or place."""
+    header = HEADER.search(pages, 0, MAX_HEADER_END)
+    if header is None or len(pages) < 12 or pages[-6:] != b"ARROW1":
+        raise ValueError(f"shard {path} cannot be read (it is not a complete shard); delete it and run again")
+    found = header["table"].decode(), int(header["shard"])
+    if found != (table, index):
+        raise ValueError(
+            f"shard {path} is shard {found[1]} of table {found[0]}, not shard {index} of table {table}: it was copied "
+            "from elsewhere; delete it and run again"
+        )
+    return header
+
+
+def _checksum(pages: mmap.mmap, header: re.Match[bytes]) -> str:
+    """Compute the checksum of a file, in which its own digits count as zeros: Arrow repeats the header at the end."""
+    digest, start = hashlib.sha256(), 0
+    with memoryview(pages) as data:
+        for place in (header.start(), pages.rfind(header[0])):
+            end = place + header.start("checksum") - header.start()
+            digest.update(data[start:end])
+            digest.update(b"0" * DIGITS)
+            start = end + DIGITS
+        digest.update(data[start:])
+    return digest.hexdigest()[:DIGITS]
+
+
+def _parse(path: Path, pages: mmap.mmap) -> pa.Table:
+    try:
+        return pa.ipc.open_file(pa.py_buffer(pages)).read_all()
+    except (ValueError, OSError, pa.ArrowException) as error:  # Arrow raises errors of many kinds
         raise ValueError(f"shard {path} cannot be read ({error}); delete it and run again") from error
 
 

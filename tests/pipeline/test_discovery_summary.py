@@ -49,7 +49,7 @@ def test_seconds_and_images_add_up_over_calls_until_the_table_is_another(tmp_pat
     assert make_rois(run, clock, "b", 5, 1.0) == {"fingerprint": "b", "images": 5, "seconds": 1.0, "rows": 15}
 
 
-def test_a_failed_call_saves_its_seconds_and_a_killed_one_those_up_to_the_last_save(
+def test_a_failed_call_saves_its_seconds_and_a_killed_one_those_up_to_its_last_shard(
     tmp_path: Path, clock: Clock
 ) -> None:
     run = RunDir(tmp_path)
@@ -69,7 +69,7 @@ def test_a_failed_call_saves_its_seconds_and_a_killed_one_those_up_to_the_last_s
     clock.now += 9
     killed.update(4)
     found = json.loads(summary_path(run).read_text())["rois"]
-    assert (found["images"], found["seconds"]) == (5, 36.0)
+    assert (found["images"], found["seconds"]) == (7, 45.0)
 
 
 def test_processes_but_the_first_keep_no_times(tmp_path: Path, clock: Clock) -> None:

@@ -349,8 +349,8 @@ def test_tables_of_other_images_are_named(run):
     fewer = ImageTable(root=table.root, names=table.names[:4], sizes_wh=table.sizes_wh[:4], digests=table.digests[:4])
     save_image_table(fewer, run.images)
     _, reader = report_of(run)
-    assert "the neighbour table has 6 rows but the image list 4" in reader.text
-    assert "has rows of image 5, but there are 4 images" in reader.text
+    assert "neighbours has 6 rows, but there are 4 images" in reader.text
+    assert "image_id is not one of the 4 images" in reader.text
 
 
 def test_a_damaged_backbone_is_named(run):

@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from orl.figures.figure_files import FigureFile, save_figure
 from orl.figures.pair_selection import best_correspondences, extreme_pairs, first_pairs, random_pairs, ranked_neighbours
-from orl.figures.run_images import RunImages, boxes_of, find_image, load_run_images, load_run_table
+from orl.figures.run_images import RunImages, boxes_of, find_image, load_run_images, open_run_table
 from orl.figures.sheets import CaptionText, SheetImage, SheetOptions, draw_sheet
 from orl.rundir import RunDir
 from orl.tables import Table
@@ -65,7 +65,7 @@ def correspondence_figure(run: RunDir, options: CorrespondenceOptions, file: Fig
     """
     path = file.path(run.figures, "correspondences")
     images = load_run_images(run)
-    rois, correspondences = (load_run_table(run, name, images) for name in ("rois", "correspondences"))
+    rois, correspondences = (open_run_table(run, name, images) for name in ("rois", "correspondences"))
     query = None if options.image is None else find_image(images, options.image)
     pairs = _choose_pairs(correspondences, len(images), options, query)
     if not pairs:

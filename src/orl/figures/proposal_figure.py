@@ -14,7 +14,7 @@ from numpy import ndarray
 from orl import boxes as geometry
 from orl.figures.correspondence_figure import GAP_FRACTION, PAIR_COLOURS, caption_pair, side_by_side
 from orl.figures.figure_files import FigureFile, check_at_least, save_figure
-from orl.figures.run_images import REBUILD, RunImages, choose_image_ids, load_run_images, load_run_table, rows_of
+from orl.figures.run_images import REBUILD, RunImages, choose_image_ids, load_run_images, open_run_table, rows_of
 from orl.figures.sheets import CaptionText, SheetImage, SheetOptions, draw_sheet
 from orl.rundir import RunDir
 from orl.tables import Table
@@ -41,7 +41,7 @@ def proposal_figure(run: RunDir, options: ProposalOptions, file: FigureFile) -> 
     """
     path = file.path(run.figures, "proposals")
     images = load_run_images(run)
-    proposals, rois = (load_run_table(run, name, images) for name in ("proposals", "rois"))
+    proposals, rois = (open_run_table(run, name, images) for name in ("proposals", "rois"))
     if rois.inputs.get("proposals", proposals.fingerprint) != proposals.fingerprint:
         raise ValueError(f"{rois.folder} was made from other proposals; {REBUILD}")
     image_ids = choose_image_ids(images, options.image, options.rows * options.cols, options.seed)

@@ -24,7 +24,7 @@ from orl.datasets.sources import read_labels
 from orl.embed import embed_boxes
 from orl.figures.figure_files import FigureFile, check_at_least, save_figure
 from orl.figures.pictures import TITLE_COLOUR
-from orl.figures.run_images import REBUILD, RunImages, load_run_images, load_run_table
+from orl.figures.run_images import REBUILD, RunImages, load_run_images, open_run_table
 from orl.networks.backbones import pool
 from orl.networks.device import compute_device
 from orl.progress import progress_bar
@@ -94,7 +94,7 @@ def draw_run_roi_map(run: RunDir, options: RoiMapOptions, labels: LabelledSplit 
         ValueError: if a table was made from other RoIs or images, or an image cannot be read.
     """
     images, config = load_run_images(run), load_config(run.config)
-    rois = load_run_table(run, "rois", images)
+    rois = open_run_table(run, "rois", images)
     rows = np.sort(np.random.default_rng(options.seed).permutation(rois.num_rows)[: options.points])
     image_ids = np.array([rois.rows("image_id", row, row + 1)[0] for row in rows.tolist()], dtype=np.int64)
     boxes = np.array([rois.rows("box", row, row + 1)[0] for row in rows.tolist()], dtype=np.float32).reshape(-1, 4)

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
-from orl import tables
 from orl.datasets.decode import ImageError, load_image
+from orl.datasets.discovery_tables import open_discovery_table
 from orl.datasets.image_table import ImageTable, load_image_table
 from orl.figures.pair_selection import image_rows
 from orl.figures.sheets import shrink_to_cell
@@ -76,33 +76,19 @@ def load_run_images(run: RunDir) -> ImageTable:
 
 
 def open_run_table(run: RunDir, name: str, images: ImageTable) -> Table:
-    """Open a table of stage 2 that was made from these images.
+    """Open a table of stage 2 that was made from these images, and verify all of it.
 
     Raises:
         FileNotFoundError: if stage 2 has not written it yet.
-        ValueError: if it was made from other images.
+        ValueError: if it was made from other images, is damaged, or has a value out of range.
     """
     try:
-        table = tables.load(run.table(name))
+        table = open_discovery_table(run.table(name), images)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{run.root} has no table of {name} yet; make it with 'orl discover --out {run.root}'"
         ) from error
-    tables.check_image_list(table, images.fingerprint)
-    return table
-
-
-def load_run_table(run: RunDir, name: str, images: ImageTable) -> Table:
-    """Open a table of stage 2 that has a column `image_id`.
-
-    Raises:
-        FileNotFoundError: if stage 2 has not written it yet.
-        ValueError: if it was made from other images.
-    """
-    table = open_run_table(run, name, images)
-    last = int(table.rows("image_id", table.num_rows - 1, table.num_rows)[0]) if table.num_rows else 0
-    if last >= len(images):
-        raise ValueError(f"{table.folder} has rows of image {last}, but there are {len(images):,} images; {REBUILD}")
+    table.verify()
     return table
 
 

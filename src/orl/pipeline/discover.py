@@ -12,6 +12,7 @@ import torch
 
 from orl import files, provenance, tables
 from orl.config import DiscoverConfig, RunConfig
+from orl.datasets.discovery_tables import open_discovery_table
 from orl.datasets.image_table import ImageTable
 from orl.datasets.sources import read_labels
 from orl.evaluation.correspondences import score_correspondences
@@ -132,12 +133,12 @@ def _build(
     )
     if not missing:
         logger.info("%s: up to date", name)
-        return tables.load(folder)
     with StepRecord(run, name, provenance.fingerprint(inputs), quiet=not processes.is_first) as record:
-        _make_shards(folder, slices, missing, new_maker(), processes, record)
-        table = tables.load(folder)
-        record.num_rows = table.num_rows
-    return table
+        if missing:
+            _make_shards(folder, slices, missing, new_maker(), processes, record)
+        num_rows = processes.from_first(lambda: tables.finish(folder).num_rows, f"the manifest of {name}")
+        record.finish(len(images), num_rows)
+    return open_discovery_table(folder, images)
 
 
 def _make_shards(
@@ -158,12 +159,11 @@ def _make_shards(
     ) as bar:
         for place, index in processes.deal(missing):
             columns = make_shard(slices[index], bar.update if processes.count == 1 else _ignore)
+            record.update(done[place + 1])
             tables.write_shard(folder, index, columns)
             bar.update(before + done[place + 1] - bar.n)
-            record.update(done[place + 1])
         processes.wait(f"the rest of {folder.name}")
         bar.update(slices[-1].stop - bar.n)
-        record.update(done[-1])
 
 
 def _ignore(num_images: int) -> None:

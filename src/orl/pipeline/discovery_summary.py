@@ -21,7 +21,6 @@ STEPS = ("embeddings", "neighbours", "proposals", "rois", "roi_embeddings", "cor
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
 NUM_BINS = 200_000
 """Bins of cosines in [-1, 1]: quantiles are accurate to 1e-5."""
-SAVE_INTERVAL_S = 30.0
 
 
 class StepRecord:
@@ -40,23 +39,28 @@ class StepRecord:
         before = _read_json(self.path).get(name, {})
         self.before = before if before.get("fingerprint") == fingerprint else {}
         self.num_images = self.num_rows = 0
-        self.started = self.saved = time.monotonic()
+        self.num_in_table: int | None = None
+        self.started = time.monotonic()
 
     def update(self, num_images: int) -> None:
-        """Set the number of images done by this call; save it every `SAVE_INTERVAL_S` in case of a kill."""
+        """Save the number of images done by this call; called before their shard is written, in case of a kill."""
         self.num_images = num_images
-        if time.monotonic() - self.saved > SAVE_INTERVAL_S:
-            self.save()
+        self.save()
+
+    def finish(self, num_images: int, num_rows: int) -> None:
+        """Set the numbers of a finished table; a shard that a kill made necessary again counts once."""
+        self.num_in_table, self.num_rows = num_images, num_rows
 
     def save(self) -> None:
         """Write the record; a failure is logged, so that it does not hide an error of the computation."""
-        self.saved = time.monotonic()
-        if self.quiet:
+        is_known = self.num_in_table is not None and self.before.get("images") == self.num_in_table
+        if self.quiet or (is_known and self.num_images == 0):
             return
+        images = self.before.get("images", 0) + self.num_images if self.num_in_table is None else self.num_in_table
         record = {
             "fingerprint": self.fingerprint,
-            "images": self.before.get("images", 0) + self.num_images,
-            "seconds": round(self.before.get("seconds", 0.0) + self.saved - self.started, 3),
+            "images": images,
+            "seconds": round(self.before.get("seconds", 0.0) + time.monotonic() - self.started, 3),
             "rows": self.num_rows,
         }
         try:

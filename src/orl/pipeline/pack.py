@@ -63,15 +63,19 @@ def pack_images(options: PackOptions) -> Path:
     sizes_wh = [packed_size(size_wh, options.short_side) for size_wh in images.sizes_wh]
     slices = plan_shards(sizes_wh, options.shard_mb * MEGABYTE)
     inputs = {**format_options, "images": images.fingerprint}
-    missing = tables.begin(options.to / SHARDS, inputs, len(slices), options.overwrite)
+    folder = options.to / SHARDS
+    missing = tables.begin(folder, inputs, len(slices), options.overwrite)
     job = _Job(options=options, images=images, sizes_wh=sizes_wh, slices=slices)
     _write_shards(job, missing)
+    tables.finish(folder)
     open_pack.cache_clear()
     pack = open_pack(options.to)
     damaged = [index for index in range(pack.num_shards) if not pack.is_complete(index)]
     if damaged:
         logger.warning("%d shards of %s are missing or damaged and are made again", len(damaged), options.to)
+        tables.delete_shards(folder, damaged)
         _write_shards(job, damaged)
+        tables.finish(folder)
         open_pack.cache_clear()
     return options.to
 

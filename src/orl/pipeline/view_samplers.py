@@ -6,6 +6,7 @@ from numpy import ndarray
 
 from orl import tables
 from orl.config import RunConfig
+from orl.datasets.discovery_tables import open_discovery_table
 from orl.datasets.image_table import ImageTable
 from orl.pipeline.training_setup import view_distribution
 from orl.rundir import RunDir
@@ -22,9 +23,7 @@ def build_view_sampler(config: RunConfig, stage: str, images: ImageTable) -> Glo
     if stage == "stage1":
         return GlobalViewSampler(images, view_distribution(config.stage1.views), config.seed)
     run, objects = RunDir(config.out), config.objects
-    rois, correspondences = (tables.load(run.table(name)) for name in ("rois", "correspondences"))
-    for table in (rois, correspondences):
-        tables.check_image_list(table, images.fingerprint)
+    rois, correspondences = (open_discovery_table(run.table(name), images) for name in ("rois", "correspondences"))
     tables.check_inputs(correspondences)
     return ObjectViewSampler(
         images,
@@ -37,17 +36,33 @@ def build_view_sampler(config: RunConfig, stage: str, images: ImageTable) -> Glo
 
 
 def object_table(rois: tables.Table, correspondences: tables.Table, num_images: int) -> ObjectTable:
-    """Convert stage 2's tables to the form that the view sampler reads."""
+    """Convert stage 2's tables to the form that the view sampler reads.
+
+    Raises:
+        ValueError: if an image has no RoI or no correspondence, or the rows are not in the order of the images.
+    """
+    roi_starts, _ = (_starts_of_all(table, num_images) for table in (rois, correspondences))
     roi_image_ids = rois.column("image_id")
     image_ids = correspondences.column("image_id")
     neighbour_ids = correspondences.column("neighbour_id")
     return ObjectTable(
         rois=np.array(rois.column("box"), dtype=np.float32),
-        roi_starts=tables.row_starts(roi_image_ids, num_images),
+        roi_starts=roi_starts,
         roi_image_ids=roi_image_ids,
         correspondences=np.stack([correspondences.column("roi"), correspondences.column("neighbour_roi")], axis=1),
         neighbour_slices=_pair_groups(image_ids, neighbour_ids, num_images),
     )
+
+
+def _starts_of_all(table: tables.Table, num_images: int) -> Int[ndarray, "_"]:
+    starts = table.row_starts(num_images)
+    missing = np.flatnonzero(np.diff(starts) == 0)
+    if len(missing):
+        raise ValueError(
+            f"table {table.folder} has no row of {len(missing)} images, such as image {missing[0]}, and stage 3 needs "
+            "one of every image; make it again with 'orl discover --overwrite'"
+        )
+    return starts
 
 
 def _pair_groups(

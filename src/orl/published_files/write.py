@@ -12,6 +12,7 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from orl import files, provenance, tables
+from orl.datasets.discovery_tables import open_discovery_table
 from orl.datasets.image_table import ImageTable
 from orl.published_files import formats
 from orl.published_files.json_stream import garbage_collection_paused
@@ -143,11 +144,6 @@ def _box_lists(images: _Images, table: tables.Table) -> Iterator[list[Any]]:
 
 def _neighbour_lists(images: _Images, neighbours: tables.Table) -> Iterator[list[Any]]:
     """Yield the neighbours of a block of images at a time, as indices into the list of images."""
-    if neighbours.num_rows != images.num_images:
-        raise ValueError(
-            f"{neighbours.folder} has {neighbours.num_rows} rows and the run {images.num_images} images; rebuild it "
-            "with 'orl discover --overwrite'"
-        )
     index_of = np.argsort(images.row_of)
     for rows in images.blocks(IMAGES_AT_A_TIME, neighbours):
         yield index_of[take_rows(neighbours, "neighbour_ids", rows)].tolist()
@@ -163,8 +159,6 @@ def _pair_lists(
         image = np.repeat(np.arange(len(rows)), starts[rows + 1] - starts[rows])
         neighbour_ids = take_rows(neighbours, "neighbour_ids", rows)
         is_neighbour = neighbour_ids[image] == take_rows(pairs, "neighbour_id", wanted)[:, None]
-        if not is_neighbour.any(axis=1).all():
-            raise ValueError(f"{pairs.folder} has pairs of images that are no neighbours; rebuild it with --overwrite")
         boxes, neighbour_boxes = (
             formats.boxes_to_json(take_rows(rois, "box", take_rows(pairs, column, wanted)))
             for column in ("roi", "neighbour_roi")
@@ -202,7 +196,6 @@ def _table(folder: Path, name: str, images: ImageTable) -> tables.Table | None:
     """Load a finished table and check its inputs; return None if there is no table."""
     if not (folder / name / provenance.MANIFEST).exists():
         return None
-    table = tables.load(folder / name)
-    tables.check_image_list(table, images.fingerprint)
+    table = open_discovery_table(folder / name, images)
     tables.check_inputs(table)
     return table

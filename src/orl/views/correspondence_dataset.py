@@ -9,6 +9,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from orl import tables
+from orl.datasets.discovery_tables import open_discovery_table
 from orl.datasets.image_table import load_image_table
 from orl.rundir import RunDir
 from orl.views.crops import round_to_pixels
@@ -72,9 +73,9 @@ class CorrespondenceDataset(Dataset[Correspondence]):
         folder = RunDir(Path(run).expanduser())
         self.images = load_image_table(folder.images)
         self.transform, self.neighbour_transform = transform, neighbour_transform or transform
-        rois, correspondences = (tables.load(folder.table(name)) for name in ("rois", "correspondences"))
-        for table in (rois, correspondences):
-            tables.check_image_list(table, self.images.fingerprint)
+        rois, correspondences = (
+            open_discovery_table(folder.table(name), self.images) for name in ("rois", "correspondences")
+        )
         tables.check_inputs(correspondences)
         # Copies, because a table that is mapped from its file cannot be sent to loader workers.
         self._rois = np.array(rois.column("box"))

@@ -10,7 +10,7 @@ import numpy as np
 from orl.datasets.decode import ImageError
 from orl.figures.correspondence_figure import similarity_text
 from orl.figures.pair_selection import best_correspondences, ranked_neighbours
-from orl.figures.run_images import boxes_of, load_run_table
+from orl.figures.run_images import boxes_of, open_run_table
 from orl.report.content import Chip, Figure, Note, Panel, Section
 from orl.report.overlays import colour_class, overlay_pair
 from orl.report.runs import NOT_SHARED, ReportedRun, ReportInputs
@@ -165,7 +165,7 @@ def _compare_pairs(inputs: ReportInputs, notes: list[Note]) -> list[Figure]:
     for position, (run, thumbnails) in enumerate(inputs.runs_with_images):
         try:
             rois, correspondences = (
-                load_run_table(run.run, name, thumbnails.images) for name in ("rois", "correspondences")
+                open_run_table(run.run, name, thumbnails.images) for name in ("rois", "correspondences")
             )
         except (FileNotFoundError, ValueError):
             continue  # The explorer of the run has a note.

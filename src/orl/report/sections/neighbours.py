@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orl import tables
 from orl.datasets.decode import ImageError
 from orl.figures.correspondence_figure import similarity_text
+from orl.figures.run_images import open_run_table
 from orl.report.content import Figure, Note, Panel, Section
 from orl.report.overlays import overlay_boxes
 from orl.report.runs import NOT_SHARED, ReportedRun, ReportInputs
@@ -32,21 +32,12 @@ def neighbour_section(inputs: ReportInputs) -> Neighbours:
     for run in inputs.runs:
         try:
             thumbnails = run.required_thumbnails()
-            neighbours = _load_neighbours(run, thumbnails)
+            neighbours = open_run_table(run.run, "neighbours", thumbnails.images)
             queries = inputs.sample_images_of(run, NUM_QUERIES)
             by_run.append([_query_figure(run, thumbnails, neighbours, query) for query in queries])
         except (FileNotFoundError, ValueError) as error:
             notes.append(run.note("No neighbours have been found yet", error))
     return Neighbours(title="Neighbours", notes=notes, queries=[each for column in zip(*by_run) for each in column])
-
-
-def _load_neighbours(run: ReportedRun, thumbnails: Thumbnails) -> Table:
-    neighbours = tables.load(run.run.table("neighbours"))
-    tables.check_image_list(neighbours, thumbnails.images.fingerprint)
-    num_images = len(thumbnails.images)
-    if neighbours.num_rows != num_images:
-        raise ValueError(f"the neighbour table has {neighbours.num_rows} rows but the image list {num_images}")
-    return neighbours
 
 
 def _query_figure(run: ReportedRun, thumbnails: Thumbnails, neighbours: Table, query: int) -> Figure | Note:
@@ -56,8 +47,6 @@ def _query_figure(run: ReportedRun, thumbnails: Thumbnails, neighbours: Table, q
         for name in ("neighbour_ids", "similarities")
     )
     names = thumbnails.images.names
-    if max(ids, default=0) >= len(names):
-        raise ValueError(f"the neighbour table names image {max(ids)}, but there are {len(names)} images")
     try:
         shown = [overlay_boxes(each) for each in thumbnails.get_all([query, *ids])]
     except ImageError as error:

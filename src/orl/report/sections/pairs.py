@@ -10,7 +10,7 @@ from numpy import ndarray
 from orl.datasets.image_table import ImageTable
 from orl.datasets.labels import NO_OBJECT, LabelledSplit, covered_classes
 from orl.figures.pair_selection import best_correspondences, extreme_pairs, random_pairs, ranked_neighbours
-from orl.figures.run_images import REBUILD, boxes_of, load_run_table
+from orl.figures.run_images import REBUILD, boxes_of, open_run_table
 from orl.report.runs import sample_indices
 from orl.report.sections.neighbours import NUM_NEIGHBOURS, NUM_QUERIES
 from orl.rundir import RunDir
@@ -61,7 +61,7 @@ def choose_pairs(run: RunDir, images: ImageTable, seed: int, labels: LabelledSpl
         FileNotFoundError: if stage 2 has not written the tables.
         ValueError: if the tables were made from other images.
     """
-    rois, correspondences = (load_run_table(run, name, images) for name in ("rois", "correspondences"))
+    rois, correspondences = (open_run_table(run, name, images) for name in ("rois", "correspondences"))
     kinds: dict[tuple[int, int], list[str]] = {}
     for kind, pairs in _chosen(correspondences, len(images), seed).items():
         for pair in pairs:

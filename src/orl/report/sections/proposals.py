@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orl.datasets.decode import ImageError
-from orl.figures.run_images import load_run_table, rows_of
+from orl.figures.run_images import open_run_table, rows_of
 from orl.report.content import Figure, Note, Panel, Section, count_text
 from orl.report.overlays import overlay_boxes
 from orl.report.runs import NOT_SHARED, ReportedRun, ReportInputs
@@ -36,13 +36,13 @@ def proposal_section(inputs: ReportInputs) -> Proposals:
     for run in inputs.runs:
         try:
             thumbnails = run.required_thumbnails()
-            rois = load_run_table(run.run, "rois", thumbnails.images)
+            rois = open_run_table(run.run, "rois", thumbnails.images)
         except (FileNotFoundError, ValueError) as error:
             notes.append(run.note("No RoIs have been kept yet", error))
             continue
         proposals = None
         try:
-            proposals = load_run_table(run.run, "proposals", thumbnails.images)
+            proposals = open_run_table(run.run, "proposals", thumbnails.images)
         except (FileNotFoundError, ValueError) as error:
             notes.append(run.note("The proposals are missing, only the RoIs kept of them are there", error))
         averages.append(run.named(f"{rois.num_rows / max(1, len(thumbnails.images)):.1f} RoIs per image on average."))
