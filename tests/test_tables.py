@@ -208,7 +208,7 @@ def test_a_flipped_bit_anywhere_in_a_shard_is_refused(tmp_path: Path) -> None:
     tables.begin(folder, {}, 1)
     tables.write_shard(folder, 0, columns(0, 3) | {"word": words, "number": np.arange(3, dtype=np.float64)})
     names = ("image_id", "embedding", "word", "number")
-    complete = {name: tables.finish(folder).column(name).tolist() for name in names}
+    complete = {name: tables.finish_table(folder).column(name).tolist() for name in names}
     shard = folder / "00000.arrow"
     intact = shard.read_bytes()
     for position in range(0, 8 * len(intact), 31):
@@ -227,7 +227,7 @@ def test_a_shard_of_another_table_or_another_place_is_refused(tmp_path: Path, is
         for index in tables.begin(tmp_path / name, {"made": name}, 2):
             tables.write_shard(tmp_path / name, index, columns(2 * index, 2 * index + 2))
         if is_finished:
-            tables.finish(tmp_path / name)
+            tables.finish_table(tmp_path / name)
     first, second = (tmp_path / "one" / f"0000{index}.arrow" for index in range(2))
     intact = first.read_bytes()
     for wrong in (tmp_path / "other" / first.name, second):
@@ -237,12 +237,12 @@ def test_a_shard_of_another_table_or_another_place_is_refused(tmp_path: Path, is
     first.unlink()
     assert tables.begin(tmp_path / "one", {"made": "one"}, 2) == [0]
     first.write_bytes(intact)
-    assert tables.finish(tmp_path / "one").column("image_id").tolist() == [0, 1, 2, 3]
+    assert tables.finish_table(tmp_path / "one").column("image_id").tolist() == [0, 1, 2, 3]
 
 
 def test_the_manifest_of_a_finished_table_lists_rows_bytes_and_checksum_of_each_shard(tmp_path: Path) -> None:
     table = table_of(tmp_path / "t", [3, 0, 2])
-    assert tables.finish(tmp_path / "t").shards == table.shards
+    assert tables.finish_table(tmp_path / "t").shards == table.shards
     listed = json.loads((tmp_path / "t" / provenance.MANIFEST).read_text())["shards"]
     assert [shard["rows"] for shard in listed] == [3, 0, 2]
     sizes = [(tmp_path / "t" / f"0000{index}.arrow").stat().st_size for index in range(3)]
@@ -253,7 +253,7 @@ def test_the_manifest_of_a_finished_table_lists_rows_bytes_and_checksum_of_each_
 
 def test_a_rewritten_shard_of_a_finished_table_is_refused(tmp_path: Path) -> None:
     table_of(tmp_path / "t", [3])
-    tables.finish(tmp_path / "t")
+    tables.finish_table(tmp_path / "t")
     tables.write_shard(tmp_path / "t", 0, columns(1, 4))
     with pytest.raises(ValueError, match="was altered or damaged"):
         tables.load(tmp_path / "t").column("image_id")
@@ -303,7 +303,7 @@ def test_a_damaged_manifest_is_refused_in_one_line(tmp_path: Path, content: str)
 )
 def test_an_altered_manifest_is_refused(tmp_path: Path, changes: dict) -> None:
     table_of(tmp_path / "t", [2])
-    tables.finish(tmp_path / "t")
+    tables.finish_table(tmp_path / "t")
     manifest = tmp_path / "t" / provenance.MANIFEST
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changes))
     with pytest.raises(ValueError, match="was altered"):

@@ -272,7 +272,7 @@ def write_shard(folder: Path, index: int, columns: Mapping[str, ndarray]) -> Non
     write_atomically(_shard_path(folder, index), memoryview(data))
 
 
-def finish(folder: Path, check: Check | None = None) -> Table:
+def finish_table(folder: Path, check: Check | None = None) -> Table:
     """Write size and checksum of each shard to the manifest of a table whose shards are all written, and open it.
 
     Raises:

@@ -34,7 +34,7 @@ def write(folder: Path, name: str, columns: dict[str, np.ndarray]) -> None:
     for index in tables.begin(folder / name, {"images": IMAGES.fingerprint}, 2):
         part = slice(middle, None) if index else slice(middle)
         tables.write_shard(folder / name, index, {key: values[part] for key, values in columns.items()})
-    tables.finish(folder / name)
+    tables.finish_table(folder / name)
 
 
 def changed(columns: dict[str, np.ndarray], name: str, row: int, value: object) -> dict[str, np.ndarray]:

@@ -113,7 +113,7 @@ def _cached(
     folder = cache.folder / images.split
     if tables.begin(folder, inputs, 1, cache.overwrite):
         tables.write_shard(folder, 0, {"feature": embed(images)})
-    return np.array(tables.finish(folder).column("feature"))
+    return np.array(tables.finish_table(folder).column("feature"))
 
 
 def result_inputs(backbone: EvaluatedBackbone, data: VocDataset, config: Any, seed: int | None = None) -> Result:

@@ -136,7 +136,7 @@ def _build(
     with StepRecord(run, name, provenance.fingerprint(inputs), quiet=not processes.is_first) as record:
         if missing:
             _make_shards(folder, slices, missing, new_maker(), processes, record)
-        num_rows = processes.from_first(lambda: tables.finish(folder).num_rows, f"the manifest of {name}")
+        num_rows = processes.from_first(lambda: tables.finish_table(folder).num_rows, f"the manifest of {name}")
         record.finish(len(images), num_rows)
     return open_discovery_table(folder, images)
 

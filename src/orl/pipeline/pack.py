@@ -67,7 +67,7 @@ def pack_images(options: PackOptions) -> Path:
     missing = tables.begin(folder, inputs, len(slices), options.overwrite)
     job = _Job(options=options, images=images, sizes_wh=sizes_wh, slices=slices)
     _write_shards(job, missing)
-    tables.finish(folder)
+    tables.finish_table(folder)
     open_pack.cache_clear()
     pack = open_pack(options.to)
     damaged = [index for index in range(pack.num_shards) if not pack.is_complete(index)]
@@ -75,7 +75,7 @@ def pack_images(options: PackOptions) -> Path:
         logger.warning("%d shards of %s are missing or damaged and are made again", len(damaged), options.to)
         tables.delete_shards(folder, damaged)
         _write_shards(job, damaged)
-        tables.finish(folder)
+        tables.finish_table(folder)
         open_pack.cache_clear()
     return options.to
 

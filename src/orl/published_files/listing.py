@@ -142,7 +142,7 @@ def save_listing(
             "published_id": np.array([json.dumps(each) for each in listing.ids], dtype=object)[positions],
         }
         tables.write_shard(folder / TABLE, index, columns)
-    tables.finish(folder / TABLE)
+    tables.finish_table(folder / TABLE)
 
 
 def load_listing(images: ImageTable, folder: Path) -> Listing | None:

@@ -200,7 +200,7 @@ class _Reader:
             make_columns = columns()
             for index in missing:
                 tables.write_shard(folder, index, make_columns(slices[index], in_rows(slices[index])))
-        tables.finish(folder)
+        tables.finish_table(folder)
 
     def _digest(self, path: Path) -> str:
         if path not in self._digests:

@@ -67,7 +67,7 @@ def cache_features(
             crops = _Crops(images.paths[slices[index]], size_px)
             features, reasons = _embed(encode, crops, device, workers, bar.update)
             tables.write_shard(folder, index, {"feature": features, "reason": np.array(reasons, dtype=object)})
-    table = tables.finish(folder)
+    table = tables.finish_table(folder)
     _check_unreadable(images, table)
     return table
 
