@@ -288,8 +288,12 @@ def test_other_images_are_refused(images: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_ours_is_refused(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds files without a manifest.json, which orl did not write"):
+    with pytest.raises(ValueError, match=r"the folder of the images, where figures would become images"):
         pack(images, images)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds files without a manifest.json, which orl did not write"):
+        pack(images, tmp_path / "mine")
     folder = pack(images, tmp_path / "pack")
     with pytest.raises(ValueError, match="is already a pack; pack the images that it was made from"):
         pack(folder, tmp_path / "again")
