@@ -173,6 +173,7 @@ def test_damaged_lists_are_refused(tmp_path: Path, lines: list[str], message: st
         ),
         (["a/abbey/x.jpg 0", "a/abbey/y.jpg 1"], r"line 2: 'a/abbey' is class 1 here, but 0 in an earlier line"),
         (["a/abbey/x.jpg 0", "b/basement/y.jpg 2"], r"no image of 1 classes, such as 1 of 3"),
+        (["a/abbey/x.jpg 0", "b/basement/y.jpg 999999999999"], r"no image of 999999999998 classes, such as 1 of"),
     ],
 )
 def test_lists_with_contradicting_classes_are_refused(tmp_path: Path, lines: list[str], message: str) -> None:

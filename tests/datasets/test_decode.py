@@ -172,7 +172,9 @@ def test_a_huge_file_that_begins_as_an_image_is_refused_unread(tmp_path: Path) -
     assert load_image(tmp_path / "a.png", max_pixels=400_000_000).shape == (24, 40, 3), "8 bytes for each allowed pixel"
 
 
-def test_a_jpeg_with_much_data_behind_it_is_not_read_completely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jpeg_with_much_data_behind_it_is_not_read_completely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asymmetric().save(tmp_path / "a.jpg")
     expected = load_image(tmp_path / "a.jpg")
     os.truncate(tmp_path / "a.jpg", 70 * 10**6)

@@ -65,6 +65,7 @@ def test_labels_and_quotes_in_a_list_are_recognised_and_named(
 def test_thumbnails_runs_and_unread_kinds_are_left_out_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     image(tmp_path / "a.png")
     # The layouts of a Synology share, of GNOME's and of QNAP's thumbnails.
     for name in ("@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", ".thumbnails/large/x.png", "deep/.@__thumb/default_x.jpg"):

@@ -83,9 +83,12 @@ def folder_classes(entries: Sequence[Entry], path: Path) -> tuple[str, ...]:
             raise ValueError(
                 f"{path}, {where}: {folder!r} is class {label} here, but {numbers[folder]} in an earlier line"
             )
-    missing = sorted(set(range(max(folders, default=-1) + 1)) - set(folders))
-    if missing:
-        raise ValueError(f"{path} has no image of {len(missing)} classes, such as {missing[0]} of {max(folders) + 1}")
+    num_classes = max(folders, default=-1) + 1
+    if len(folders) < num_classes:
+        missing = next(number for number in range(num_classes) if number not in folders)
+        raise ValueError(
+            f"{path} has no image of {num_classes - len(folders)} classes, such as {missing} of {num_classes}"
+        )
     return tuple(folders[label] for label in range(len(folders)))
 
 

@@ -135,7 +135,7 @@ def _walk(source: Path, out: Path | None) -> list[str]:
             + (f". Left out: {left_out}" if left_out else "")
         )
     if left_out:
-        logger.warning("%s: %d images; left out: %s", source, len(names), left_out)
+        logger.info("%s: %d images; left out: %s", source, len(names), left_out)
     return sorted(names)
 
 
