@@ -3,7 +3,7 @@
 The published way takes the images as queries one after another. It opens the query and its K neighbours, crops every
 RoI of them, passes the RoIs of one image through the network as one batch, and compares the query with each neighbour:
 every image is embedded again for each image whose neighbour it is. We embed the RoIs of all images once, then compare.
-Both take the same images, RoIs, neighbours and network, run in one process, and resize by antialiased bicubic
+Both take the same images, RoIs, neighbours and network, run in one process, and resize by antialiased bilinear
 interpolation, rows before columns; the RoIs are drawn at random and filtered, so that no search of proposals is part of
 it. A second claim says what is left when the other side, too, embeds once: the gain by the way of cutting and
 computing.
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
         "size_px": task.size_px,
         "backbone": backbone.name,
         "weights": "trained" if given.backbone.endswith(WEIGHTS) else "random",
-        "interpolation": "bicubic, antialiased, rows first",
+        "interpolation": "bilinear, antialiased, rows first",
         "rois_embedded_by_us": num_rois,
     }
     results = []
@@ -178,8 +178,8 @@ def embed_image(task: Task, image_id: int, backbone: Backbone) -> Float[Tensor, 
 
 def squeeze(crop: Image.Image, size_px: int) -> Image.Image:
     """Resize rows before columns as Pillow does up to version 12; Pillow 13 reverses the order for some high crops."""
-    rows = crop.resize((size_px, crop.height), Image.Resampling.BICUBIC)
-    return rows.resize((size_px, size_px), Image.Resampling.BICUBIC)
+    rows = crop.resize((size_px, crop.height), Image.Resampling.BILINEAR)
+    return rows.resize((size_px, size_px), Image.Resampling.BILINEAR)
 
 
 def best_pairs(similarities: Float[Tensor, "b c"]) -> tuple[Int[Tensor, "p 2"], Float[Tensor, "p"]]:

@@ -185,14 +185,11 @@ def published_colours(colours: ColourDistribution) -> list[Any]:
     ]
 
 
-BICUBIC = transforms.InterpolationMode.BICUBIC
 PUBLISHED_VIEWS = [
-    transforms.Compose([transforms.RandomResizedCrop(224, interpolation=BICUBIC), *published_colours(colours)])
-    for colours in COLOURS
+    transforms.Compose([transforms.RandomResizedCrop(224), *published_colours(colours)]) for colours in COLOURS
 ]
 PUBLISHED_ROIS = [
-    transforms.Compose([transforms.Resize((ROI_PX, ROI_PX), interpolation=BICUBIC), *published_colours(colours)])
-    for colours in COLOURS
+    transforms.Compose([transforms.Resize((ROI_PX, ROI_PX)), *published_colours(colours)]) for colours in COLOURS
 ]
 
 
@@ -238,7 +235,7 @@ def by_pillow(image: Image.Image, view_box: ViewBox) -> Tensor:
     """Compute a view with given parameters by Pillow."""
     colours = view_box.colours
     box = tuple(view_box.box.astype(int).tolist())
-    view = image.crop(box).resize((view_box.size_px, view_box.size_px), Image.Resampling.BICUBIC)
+    view = image.crop(box).resize((view_box.size_px, view_box.size_px), Image.Resampling.BILINEAR)
     view = TF.hflip(view) if colours.flip else view
     jitters = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
     factors = (colours.brightness, colours.contrast, colours.saturation, colours.hue)

@@ -121,12 +121,12 @@ def cutting(images: Sequence[np.ndarray], view_boxes_of_images: Sequence[Sequenc
 
     def floats(crop: np.ndarray) -> Tensor:
         image = torch.from_numpy(crop)[None].permute(0, 3, 1, 2).float()
-        return F.interpolate(image, (SIZE_PX, SIZE_PX), mode="bicubic", antialias=True)
+        return F.interpolate(image, (SIZE_PX, SIZE_PX), mode="bilinear", antialias=True)
 
     ways = {
-        "Pillow": each(lambda crop: Image.fromarray(crop).resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC)),
+        "Pillow": each(lambda crop: Image.fromarray(crop).resize((SIZE_PX, SIZE_PX), Image.Resampling.BILINEAR)),
         "OpenCV, not antialiased": each(
-            lambda crop: cv2.resize(crop, (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_CUBIC)
+            lambda crop: cv2.resize(crop, (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_LINEAR)
         ),
         "torch, floats": each(floats),
         "**`cut_boxes`: torch, bytes**": lambda: [cut_boxes(pixels, box[None], SIZE_PX) for pixels, box in pairs],

@@ -1,6 +1,7 @@
 import gc
 import multiprocessing
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,10 @@ import torch
 from PIL import Image
 
 from orl.datasets.decode import ImageError
-from orl.embed import CropWorkers, Encode, at_precision, centre_crop_boxes, embed_boxes, embed_images
+from orl.embed import CropWorkers, Encode, at_precision, embed_boxes, embed_images
 from orl.networks.backbones import build_backbone, pool
 from orl.views.augment import normalise
-from orl.views.crops import cut_boxes
+from orl.views.crops import cut_boxes, resize_to_square
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def some_boxes() -> list[np.ndarray]:
 
 def embed(
     paths: Sequence[Path],
-    boxes: Sequence[np.ndarray | None],
+    boxes: Sequence[np.ndarray],
     workers: int | CropWorkers = 0,
     encode: Encode = lambda views: views.flatten(1),
 ) -> np.ndarray:
@@ -102,7 +103,7 @@ def test_complete_images_are_resized_and_pooled(paths: list[Path]) -> None:
     assert found.shape == (5, 512)
     assert not backbone.training
     assert list(backbone.state_dict()) == names
-    complete = crops_of(paths[2], np.array([[0, 0, 40, 32]], dtype=np.float32), 32)
+    complete = resize_to_square(np.asarray(Image.open(paths[2])), 32)
     with torch.no_grad():
         expected = backbone(normalise(complete)).mean(dim=(2, 3))[0]
     np.testing.assert_allclose(found[2], expected.numpy(), atol=1e-5, rtol=1e-4)
@@ -129,7 +130,7 @@ def test_workers_are_the_same_processes_in_every_call(paths: list[Path]) -> None
     embed(paths, some_boxes(), workers)
     first = running() - before
     assert len(first) == 2
-    embed(paths[:1], [None], workers)
+    embed(paths[:1], some_boxes()[:1], workers)
     assert running() - before == first
     del workers
     gc.collect()
@@ -139,13 +140,13 @@ def test_workers_are_the_same_processes_in_every_call(paths: list[Path]) -> None
 @pytest.mark.parametrize("count", [0, 2])
 def test_workers_continue_after_an_unfinished_or_failed_call(paths: list[Path], tmp_path: Path, count: int) -> None:
     workers = CropWorkers(count)
-    left = workers.crops(paths, some_boxes(), 8)
+    left = workers.crops(paths, [partial(cut_boxes, boxes=boxes, size_px=8) for boxes in some_boxes()])
     next(left)
     with pytest.raises(RuntimeError, match="still read the images of an earlier call"):
         embed(paths, some_boxes(), workers)
     left.close()
     with pytest.raises(ImageError, match=r"missing.jpg: missing"):
-        embed([paths[0], tmp_path / "missing.jpg", *paths[:3]], [None] * 5, workers)
+        embed([paths[0], tmp_path / "missing.jpg", *paths[:3]], some_boxes(), workers)
     np.testing.assert_array_equal(embed(paths, some_boxes(), workers), embed(paths, some_boxes()))
 
 
@@ -176,12 +177,6 @@ def test_half_precision_is_close_to_full_precision(paths: list[Path]) -> None:
 
 def test_no_images_give_no_features() -> None:
     assert embed_images(build_backbone("resnet10"), [], size_px=32, quiet=True).shape == (0, 512)
-
-
-def test_the_centre_crop_takes_224_of_256_of_the_short_side() -> None:
-    wide, high = centre_crop_boxes([(640, 256), (256, 512)])
-    np.testing.assert_allclose(wide, [[208, 16, 432, 240]])
-    np.testing.assert_allclose(high, [[16, 144, 240, 368]])
 
 
 @pytest.mark.parametrize("workers", [0, 1])

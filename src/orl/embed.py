@@ -1,6 +1,7 @@
 """Embeddings of images and RoIs by a frozen network; batches reach across images, so that each is full."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -18,15 +19,15 @@ from orl.networks.backbones import Backbone, pool
 from orl.networks.fuse_batch_norm import fuse_batch_norm
 from orl.progress import progress_bar
 from orl.views.augment import normalise
-from orl.views.crops import centre_box, cut_boxes
+from orl.views.crops import cut_boxes, resize_to_square
 
 BATCH_SIZE = 64
 CPU_BATCH_SIZE = 16
 """A smaller batch fits the CPU's caches: ResNet-50 needs a tenth less time per crop at 16 than at 64."""
-CENTRE_FRACTION = 224 / 256
-"""Short side of the centre crop over the short side of the image: resize to 256, crop 224."""
 
 Encode = Callable[[Float[Tensor, "n 3 h w"]], Float[Tensor, "n d"]]
+Cut = Callable[[UInt8[ndarray, "h w 3"]], UInt8[Tensor, "b 3 s s"]]
+"""Function from an image to its crops; workers receive it, so it must be picklable."""
 
 
 def embed_images(
@@ -39,7 +40,7 @@ def embed_images(
     title: str = "embed images",
     quiet: bool = False,
 ) -> Float[ndarray, "n d"]:
-    """Compute pooled features of complete images resized to a square, for the evaluation protocols.
+    """Compute pooled features of complete images, by `resize_to_square`, for the evaluation protocols.
 
     Args:
         backbone: maps normalised images to feature maps of `num_channels`; set to evaluation mode.
@@ -61,11 +62,10 @@ def embed_images(
     fused = fused.to(memory_format=torch.channels_last).to(device)
     with progress_bar(total=len(paths), title=title, unit="images", quiet=quiet) as bar:
         parts = list(
-            embed_boxes(
+            embed_crops(
                 lambda views: pool(fused(views)),
                 paths,
-                [None] * len(paths),
-                size_px=size_px,
+                [partial(resize_to_square, size_px=size_px)] * len(paths),
                 device=torch.device(device),
                 workers=workers,
                 report=bar.update,
@@ -78,31 +78,44 @@ def embed_images(
 def embed_boxes(
     encode: Encode,
     paths: Sequence[Path | PackedImage],
-    image_boxes: Sequence[Float[ndarray, "_ 4"] | None],
+    image_boxes: Sequence[Float[ndarray, "_ 4"]],
     *,
     size_px: int,
     device: torch.device,
     workers: "int | CropWorkers",
     report: Callable[[int], object],
 ) -> Iterator[Float[ndarray, "n d"]]:
-    """Embed boxes of images; each image is read once, and its boxes may fall into two batches.
+    """Embed boxes of images, each resized to a square of `size_px`; see `embed_crops`."""
+    cuts = [partial(cut_boxes, boxes=boxes, size_px=size_px) for boxes in image_boxes]
+    return embed_crops(encode, paths, cuts, device=device, workers=workers, report=report)
+
+
+def embed_crops(
+    encode: Encode,
+    paths: Sequence[Path | PackedImage],
+    cuts: Sequence[Cut],
+    *,
+    device: torch.device,
+    workers: "int | CropWorkers",
+    report: Callable[[int], object],
+) -> Iterator[Float[ndarray, "n d"]]:
+    """Embed crops of images; each image is read once, and its crops may fall into two batches.
 
     In evaluation mode an embedding depends on its batch only by float rounding: a library may add in another order for
-    another batch size. Batches depend on the boxes alone, so the same call on the same machine gives the same bits
+    another batch size. Batches depend on the crops alone, so the same call on the same machine gives the same bits
     with any number of workers.
 
     Args:
         encode: the frozen network on the device, from normalised crops to embeddings; fastest after
             `fuse_batch_norm`.
         paths: the images.
-        image_boxes: the boxes of each image; None is one box of the complete image.
-        size_px: side that every box is resized to.
+        cuts: the function that cuts the crops of each image, all of one size.
         device: device to compute on.
         workers: number of processes that read and crop, or the `CropWorkers` of an earlier call.
         report: called with the number of images just finished.
 
     Yields:
-        float32 embeddings, in the order of the images and of their boxes, a batch at a time.
+        float32 embeddings, in the order of the images and of their crops, a batch at a time.
 
     Raises:
         ImageError: if an image cannot be read.
@@ -110,7 +123,7 @@ def embed_boxes(
     if isinstance(workers, int):
         workers = CropWorkers(workers)
     batch_size = CPU_BATCH_SIZE if device.type == "cpu" else BATCH_SIZE
-    for batch in _full_batches(workers.crops(paths, image_boxes, size_px), batch_size, report):
+    for batch in _full_batches(workers.crops(paths, cuts), batch_size, report):
         with torch.inference_mode():
             views = normalise(batch.to(device)).contiguous(memory_format=torch.channels_last)
             embeddings = encode(views).float().cpu().numpy()
@@ -158,10 +171,8 @@ class CropWorkers:
             worker_init_fn=ignore_interrupts,
         )
 
-    def crops(
-        self, paths: Sequence[Path | PackedImage], image_boxes: Sequence[Float[ndarray, "_ 4"] | None], size_px: int
-    ) -> Iterator[UInt8[Tensor, "b 3 s s"]]:
-        """Crop the boxes of each image, resized to squares; yield one image at a time, in order.
+    def crops(self, paths: Sequence[Path | PackedImage], cuts: Sequence[Cut]) -> Iterator[UInt8[Tensor, "b 3 s s"]]:
+        """Cut the crops of each image; yield one image at a time, in order.
 
         Raises:
             RuntimeError: if an earlier call has not finished.
@@ -171,7 +182,7 @@ class CropWorkers:
             raise RuntimeError("these CropWorkers still read the images of an earlier call; finish or close it first")
         self._busy = True
         try:
-            self._jobs[:] = [(path, boxes, size_px) for path, boxes in zip(paths, image_boxes, strict=True)]
+            self._jobs[:] = zip(paths, cuts, strict=True)
             for found in self._loader:
                 if isinstance(found, ImageError):
                     raise found
@@ -180,26 +191,17 @@ class CropWorkers:
             self._busy = False
 
 
-def centre_crop_boxes(sizes_wh: Sequence[tuple[int, int]]) -> list[Float[ndarray, "1 4"]]:
-    """Return the box of 'short side to 256, centre crop 224' in every image, to be resized to 224."""
-    sides = [min(size_wh) * CENTRE_FRACTION for size_wh in sizes_wh]
-    return [centre_box(size_wh, side, side)[None] for size_wh, side in zip(sizes_wh, sides)]
-
-
-_Job = tuple[Path | PackedImage, Float[ndarray, "_ 4"] | None, int]
-"""Image, its boxes, and the side of the crops in pixels."""
+_Job = tuple[Path | PackedImage, Cut]
 
 
 class _Crops(Dataset[UInt8[Tensor, "b 3 s s"] | ImageError]):
     def __getitem__(self, job: _Job) -> UInt8[Tensor, "b 3 s s"] | ImageError:
-        path, boxes, size_px = job
+        path, cut = job
         try:
             image = load_image(path, None)
         except ImageError as error:
             return error  # an error raised in a worker arrives as a RuntimeError with two tracebacks as its text
-        if boxes is None:
-            boxes = np.array([[0, 0, image.shape[1], image.shape[0]]], dtype=np.float32)
-        return cut_boxes(image, boxes, size_px)
+        return cut(image)
 
 
 def _full_batches(

@@ -22,7 +22,7 @@ from orl.pipeline.discover import discover
 from orl.pipeline.preflight import preflight
 from orl.rundir import RunDir
 from orl.views.augment import normalise
-from orl.views.crops import cut_boxes
+from orl.views.crops import centre_crop, cut_boxes
 
 NUM_IMAGES = 7
 TABLES = ("embeddings", "neighbours", "proposals", "rois", "roi_embeddings", "correspondences")
@@ -120,9 +120,8 @@ def test_embeddings_are_the_networks_of_each_crop_alone(images: ImageTable, comp
 
     with torch.no_grad():
         alone = [pool(backbone(view(image, box))) for image, box in zip(rois.column("image_id"), rois.column("box"))]
-        # Short side 72, of which the centre crop of 224 after a resize to 256 takes 63.
-        centre = np.array([16.5, 4.5, 79.5, 67.5], dtype=np.float32)
-        rows = [projector(pool(backbone(view(image, centre)))) for image in range(NUM_IMAGES)]
+        centres = [normalise(centre_crop(load_image(images.path(image)), 32)) for image in range(NUM_IMAGES)]
+        rows = [projector(pool(backbone(centre))) for centre in centres]
     for name, expected in (("roi_embeddings", alone), ("embeddings", rows)):
         found = torch.from_numpy(tables.load(run.table(name)).column("embedding").astype(np.float32))
         # Stored in half precision: values up to 1 in steps of 2^-11.

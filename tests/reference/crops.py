@@ -11,4 +11,4 @@ def cut(image: np.ndarray, box: np.ndarray, size_px: int) -> np.ndarray:
     right = min(max(round(float(box[2])), left + 1), width)
     bottom = min(max(round(float(box[3])), top + 1), height)
     crop = Image.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
-    return np.asarray(crop.resize((size_px, size_px), Image.Resampling.BICUBIC))
+    return np.asarray(crop.resize((size_px, size_px), Image.Resampling.BILINEAR))

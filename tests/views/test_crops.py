@@ -7,7 +7,7 @@ from tests.reference.crops import cut
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as TF
 
-from orl.views.crops import centre_box, cut_boxes, random_resized_crop
+from orl.views.crops import centre_crop, cut_boxes, random_resized_crop, resize, resize_to_square
 
 RATIOS = (3 / 4, 4 / 3)
 
@@ -29,7 +29,7 @@ def test_cutting_at_the_same_size_copies_the_pixels() -> None:
 def test_the_reference_equals_torchvisions_crop_and_resize() -> None:
     full = image(90, 70)
     ours = cut(full, box(13, 7, 76, 59), 24)
-    theirs = TF.resized_crop(Image.fromarray(full), 7, 13, 52, 63, [24, 24], TF.InterpolationMode.BICUBIC)
+    theirs = TF.resized_crop(Image.fromarray(full), 7, 13, 52, 63, [24, 24])
     np.testing.assert_array_equal(ours, np.asarray(theirs))
 
 
@@ -42,9 +42,9 @@ SHAPES_WH = [(60, 50), (50, 60), (24, 24), (24, 60), (90, 24), (10, 7), (2, 3), 
 
 
 def rows_then_columns(crop: np.ndarray, size_px: int) -> np.ndarray:
-    """Pillow's antialiased bicubic in the order that its versions share."""
-    rows = Image.fromarray(crop).resize((size_px, crop.shape[0]), Image.Resampling.BICUBIC)
-    return np.asarray(rows.resize((size_px, size_px), Image.Resampling.BICUBIC))
+    """Pillow's antialiased bilinear filter in the order that its versions share."""
+    rows = Image.fromarray(crop).resize((size_px, crop.shape[0]), Image.Resampling.BILINEAR)
+    return np.asarray(rows.resize((size_px, size_px), Image.Resampling.BILINEAR))
 
 
 @pytest.mark.parametrize("size_px", [24, 64])
@@ -106,8 +106,54 @@ def test_one_of_several_boxes_outside_the_image_is_refused() -> None:
         cut_boxes(image(40, 30), np.stack([box(0, 0, 5, 5), box(0, 30, 5, 40)]), 8)
 
 
-def test_the_centre_box_of_known_sizes() -> None:
-    np.testing.assert_array_equal(centre_box((100, 60), 40, 20), [30, 20, 70, 40])
+SIZES_WH = [(320, 200), (200, 321), (223, 223), (64, 900), (1203, 641)]
+
+
+def smooth(width: int, height: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    waves = [128 + 90 * np.sin(x / 40 + phase) * np.cos(y / 25 - phase) for phase in range(3)]
+    return np.stack(waves, axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size_wh", SIZES_WH)
+def test_the_centre_crop_is_torchvisions_resize_and_centre_crop(size_wh: tuple[int, int]) -> None:
+    full = smooth(*size_wh)
+    theirs = TF.center_crop(TF.resize(Image.fromarray(full), [256]), [224, 224])
+    (found,) = centre_crop(full, 224).permute(0, 2, 3, 1).numpy()
+    # Pillow 13 resizes some images by columns first.
+    assert abs(found - np.asarray(theirs).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("size_wh", SIZES_WH)
+def test_a_square_is_torchvisions_two_resizes(size_wh: tuple[int, int]) -> None:
+    full = smooth(*size_wh)
+    theirs = TF.resize(TF.resize(Image.fromarray(full), [256]), [224, 224])
+    (found,) = resize_to_square(full, 224).permute(0, 2, 3, 1).numpy()
+    assert abs(found - np.asarray(theirs).astype(int)).max() <= 2
+
+
+def test_a_centre_crop_keeps_the_fraction_at_other_sizes() -> None:
+    # A ramp whose value is the column: the crop of 28 of 32 px shows 28/32 of the short side, 2 px from each edge.
+    ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[None, :, None] * 4, (64, 64, 3))
+    (found,) = centre_crop(ramp, 28).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(found[0, :, 0], (2 + np.arange(28) + 0.5) * 8 - 2, atol=1)
+
+
+def test_only_the_middle_of_a_strip_is_resized(monkeypatch: pytest.MonkeyPatch) -> None:
+    strip = np.zeros((32, 30_000, 3), np.uint8)
+    strip[:, 14_984:15_016] = 255
+    (found,) = centre_crop(strip, 224).permute(0, 2, 3, 1)
+    assert found.shape == (224, 224, 3)
+    assert found.float().mean() > 250
+
+
+def test_resizing_a_step_gives_the_weights_of_a_triangle() -> None:
+    # Each output pixel covers 4 of the input; the triangle spans 8 around its centre.
+    step = np.zeros((1, 16, 3), np.uint8)
+    step[:, 8:] = 255
+    triangle = 1 - abs(np.arange(16) + 0.5 - 6) / 4
+    expected = triangle[8:].clip(0).sum() / triangle.clip(0).sum() * 255
+    assert resize(step, (1, 4))[0, 0].tolist() == [0, round(expected), 255 - round(expected), 255]
 
 
 @pytest.mark.parametrize("size_wh", [(320, 200), (200, 320), (700, 100)])

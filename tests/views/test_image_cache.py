@@ -125,10 +125,9 @@ def test_crops_cut_in_a_batch_equal_single_crops_up_to_a_few_grey_levels(
         monkeypatch.setattr(image_cache, "MAX_CUT_BYTES", num_bytes)
         found = cache.cut_batch(torch.tensor(image_ids), torch.tensor(boxes), size_px)
         difference = (found.int() - expected.int()).abs()
-        # torch resizes bytes with weights of 15 bits, and rounds ties of the first pass differently.
-        assert difference.max() <= 2
-        assert (difference > 0).float().mean() < 0.01
-        assert (difference > 1).float().mean() < 1e-4
+        # Both round weights alike; sums of float32 are exact up to 24 bits, and a few need more.
+        assert difference.max() <= 1
+        assert (difference > 0).float().mean() < 1e-3
 
 
 def test_noise_that_overshoots_is_cut_alike_in_a_batch_and_alone(tmp_path: Path) -> None:
@@ -153,23 +152,22 @@ def test_noise_that_overshoots_is_cut_alike_in_a_batch_and_alone(tmp_path: Path)
 @given(st.integers(1, 60), st.integers(0, 30), st.integers(1, 50))
 def test_resize_weights_are_those_of_torchs_resizing(side: int, further: int, size_px: int) -> None:
     weights = resize_weights(torch.tensor([side]), side + further, size_px)[0]
-    torch.testing.assert_close(weights.sum(dim=1), torch.ones(size_px))
+    # Weights are rounded to 15 bits of the largest.
+    unit = float(weights.max()) * 2**-14
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(size_px), atol=unit * (side + 1) / 2, rtol=0)
     assert not weights[:, side:].any()
     # Each pixel alone, as one row: its contribution to every output pixel.
     rows = torch.eye(side)[None, None]
-    resized = torch.nn.functional.interpolate(rows, (side, size_px), mode="bicubic", antialias=True)[0, 0].T
-    # torch computes its weights in float32, from rounded positions.
-    torch.testing.assert_close(weights[:, :side], resized, atol=2e-5, rtol=1e-4)
+    resized = torch.nn.functional.interpolate(rows, (side, size_px), mode="bilinear", antialias=True)[0, 0].T
+    # torch computes the weights of floats in float32, from rounded positions.
+    torch.testing.assert_close(weights[:, :side], resized, atol=unit / 2 + 2e-5, rtol=1e-4)
 
 
 def test_resize_weights_for_half_the_size_are_those_computed_by_hand() -> None:
     # Pixel 0 of 2 lies at 1 of 4: distances 0.25, 0.25, 0.75 and 1.25 of a pixel of the result.
-    near, middle, far = (1.5 * d**3 - 2.5 * d**2 + 1 for d in (0.25, 0.75, 0.0))
-    beyond = -0.5 * (1.25**3 - 5 * 1.25**2 + 8 * 1.25 - 4)
-    total = 2 * near + middle + beyond
-    expected = torch.tensor([near, near, middle, beyond]) / total
-    assert far == 1
-    torch.testing.assert_close(resize_weights(torch.tensor([4]), 4, 2)[0, 0], expected)
+    expected = torch.tensor([0.75, 0.75, 0.25, 0]) / 1.75
+    # The largest, 3/7, is below 2^15 in units of 2^-16.
+    torch.testing.assert_close(resize_weights(torch.tensor([4]), 4, 2)[0, 0], (expected * 2**16).round() / 2**16)
 
 
 def test_images_that_do_not_fit_are_refused_with_both_numbers(

@@ -20,6 +20,7 @@ from orl.evaluation.output import EvaluationOutput
 from orl.evaluation.protocol import Config, Datasets, Result, SuiteEntry
 from orl.evaluation.voc_dataset import LabelledImages, VocDataset, VocOptions, check_splits
 from orl.networks.device import compute_device
+from orl.views.crops import RESAMPLING
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,12 @@ def _cached(
 ) -> Float[ndarray, "_ d"]:
     # A broken image that is repaired changes the readable images, and so the rows.
     readable = [images.fingerprint, *images.names]
-    inputs = {"backbone": cache.digest, "images": provenance.fingerprint({"readable": readable}), "size_px": size_px}
+    inputs = {
+        "backbone": cache.digest,
+        "images": provenance.fingerprint({"readable": readable}),
+        "size_px": size_px,
+        "resampling": RESAMPLING,
+    }
     folder = cache.folder / images.split
     if tables.begin(folder, inputs, 1, cache.overwrite):
         tables.write_shard(folder, 0, {"feature": embed(images)})
@@ -122,6 +128,7 @@ def result_inputs(backbone: EvaluatedBackbone, data: VocDataset, config: Any, se
         "backbone": backbone.digest,
         "images": [each.fingerprint for each in data.listed],
         "size_px": data.size_px,
+        "resampling": RESAMPLING,
         **asdict(config),
         **({} if seed is None else {"seed": seed}),
     }

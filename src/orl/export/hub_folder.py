@@ -8,7 +8,7 @@ from orl.export.model_card import HUB_HEADER, Origin, write_card
 from orl.export.timm import TIMM_MODELS
 from orl.networks.backbones import Backbone, cpu_weights
 from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
-from orl.weights.transform import CROP_PX, RESIZE_PX
+from orl.views.crops import CROP_PX, RESIZE_PX
 
 
 def hub_folder(backbone: Backbone, origin: Origin) -> dict[str, bytes]:

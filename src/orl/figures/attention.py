@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from numpy import ndarray
-from PIL import Image
 from torch import Tensor, nn
 
 from orl.networks.backbones import pool
 from orl.views.augment import normalise
+from orl.views.crops import resize
 
 Reduction = Literal["magnitude", "component", "similarity"]
 REDUCTIONS: dict[Reduction, str] = {
@@ -61,8 +61,7 @@ def attention_map(
         raise ValueError(f"attention_map got {name} in training mode; call backbone.eval() first")
     if long_side_px < STRIDE_PX:
         raise ValueError(f"attention_map needs a long_side_px of at least {STRIDE_PX}, got {long_side_px}")
-    resized = Image.fromarray(image).resize(_network_size_wh(image, long_side_px), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].to(device)
+    pixels = resize(image, _network_size_hw(image, long_side_px))[None].to(device)
     with torch.inference_mode():
         reduced = reduce_feature_map(backbone.to(device)(normalise(pixels))[0].float(), reduction)
         upsampled = F.interpolate(reduced[None, None], size=image.shape[:2], mode="bicubic", align_corners=False)
@@ -109,10 +108,10 @@ def _first_component(feature_map: Float[Tensor, "c h w"]) -> Float[Tensor, "h w"
     return (along if rises >= 0 else -along).float().reshape(feature_map.shape[1:])
 
 
-def _network_size_wh(image: ndarray, long_side_px: int) -> tuple[int, int]:
+def _network_size_hw(image: ndarray, long_side_px: int) -> tuple[int, int]:
     height, width = image.shape[:2]
     scale = long_side_px / max(height, width)
-    positions = [max(1, round(side * scale / STRIDE_PX)) for side in (width, height)]
+    positions = [max(1, round(side * scale / STRIDE_PX)) for side in (height, width)]
     return positions[0] * STRIDE_PX, positions[1] * STRIDE_PX
 
 

@@ -27,11 +27,9 @@ from orl.pipeline.run_report import optional_annotations
 from orl.processes import Processes, local_device
 from orl.progress import progress_bar
 from orl.rundir import RunDir
+from orl.views.crops import RESAMPLING
 
 logger = logging.getLogger(__name__)
-
-CROPS = "bicubic by torch"
-"""Version of the crops that the network sees; embeddings of other crops are stale."""
 
 
 def discover(inputs: RunInputs, images: ImageTable, processes: Processes | None = None) -> bool:
@@ -74,7 +72,7 @@ def _build_tables(inputs: RunInputs, images: ImageTable, processes: Processes) -
             "backbone": extractor.backbone_digest,
             "projector": extractor.projector_digest,
             "embed_px": options.embed_px,
-            "crops": CROPS,
+            "resampling": RESAMPLING,
         },
         lambda: shards.image_embedder(images, encoder, options.embed_px, device, config.workers),
     )
@@ -99,7 +97,7 @@ def _build_tables(inputs: RunInputs, images: ImageTable, processes: Processes) -
             "rois": rois.fingerprint,
             "backbone": extractor.backbone_digest,
             "roi_embed_px": options.roi_embed_px,
-            "crops": CROPS,
+            "resampling": RESAMPLING,
         },
         lambda: shards.roi_embedder(images, rois, encoder, options.roi_embed_px, device, config.workers),
     )

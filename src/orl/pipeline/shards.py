@@ -5,6 +5,7 @@ images.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,9 +18,10 @@ from orl.datasets.image_table import ImageTable
 from orl.discovery.matching import match_neighbours
 from orl.discovery.nearest_neighbours import unit_vectors
 from orl.discovery.proposal_filter import filter_proposals
-from orl.embed import CropWorkers, centre_crop_boxes, embed_boxes
+from orl.embed import CropWorkers, embed_boxes, embed_crops
 from orl.networks.backbones import pool
 from orl.networks.online_target import Encoder
+from orl.views.crops import centre_crop
 
 Columns = dict[str, ndarray]
 Report = Callable[[int], object]
@@ -38,8 +40,8 @@ def image_embedder(
 
     def make(rows: slice, report: Report) -> Columns:
         paths = [images.path(index) for index in range(rows.start, rows.stop)]
-        crops = centre_crop_boxes(images.sizes_wh[rows])
-        parts = embed_boxes(encoder, paths, crops, size_px=size_px, device=device, workers=crop_workers, report=report)
+        cuts = [partial(centre_crop, size_px=size_px)] * len(paths)
+        parts = embed_crops(encoder, paths, cuts, device=device, workers=crop_workers, report=report)
         return _embedding_columns(list(parts))
 
     return make

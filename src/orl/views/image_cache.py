@@ -23,8 +23,8 @@ from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler, Sample
 
 MAX_CUT_BYTES = 2**27
 """Bytes of the pixels, as floats, that are resized in one step."""
-CUBIC_SHARPNESS = -0.5
-"""Free parameter of bicubic interpolation: the value of Pillow and of torch's antialiased resizing."""
+WEIGHT_LIMIT = 2**15 - 0.5
+"""Limit of the largest weight in torch's resizing of bytes, in the unit that it rounds weights to."""
 
 
 class PixelViewBox(NamedTuple):
@@ -93,10 +93,10 @@ class ImageCache:
         return LoadedViews(self.cut(batch), [self.images.names[image_id] for image_id in image_ids.tolist()], [])
 
     def cut(self, batch: dict[str, PixelViewBox]) -> Sample:
-        """Cut the views of a batch by antialiased bicubic interpolation.
+        """Cut the views of a batch, resized as `crops.resize` does.
 
-        On a CPU the views equal those that workers cut, bit for bit. On a GPU they are rounded from float32 after the
-        same two passes: one value in a few hundred differs by one grey level or, rarely, by two.
+        On a CPU the views equal those that workers cut, bit for bit. On a GPU they come from the same weights and
+        passes in float32: where a box is reduced several times, one value in some thousands differs by a grey level.
         """
         cut = self._cut_one_by_one if self._pixels.device.type == "cpu" else self.cut_batch
         sample: Sample = {}
@@ -151,7 +151,7 @@ class ImageCache:
 
 
 def resize_weights(sides_px: Int[Tensor, "n"], width_px: int, size_px: int) -> Float[Tensor, "n s w"]:
-    """Compute the weights of antialiased bicubic interpolation along one axis.
+    """Compute the weights of antialiased bilinear interpolation along one axis.
 
     Args:
         sides_px: sides of several boxes along the axis.
@@ -159,18 +159,18 @@ def resize_weights(sides_px: Int[Tensor, "n"], width_px: int, size_px: int) -> F
         size_px: size that all sides are resized to.
 
     Returns:
-        Weight of each input pixel for each output pixel; the weights of an output pixel sum to 1.
+        Weight of each input pixel for each output pixel; the weights of an output pixel sum to about 1.
     """
     positions = torch.arange(width_px, device=sides_px.device)
     scale = (sides_px.double() / size_px)[:, None, None]
     stretch = scale.clamp(min=1)
     centre = (torch.arange(size_px, device=sides_px.device) + 0.5)[None, :, None] * scale
     distance = ((positions + 0.5 - centre) / stretch).abs()
-    near = (CUBIC_SHARPNESS + 2) * distance**3 - (CUBIC_SHARPNESS + 3) * distance**2 + 1
-    far = CUBIC_SHARPNESS * (distance**3 - 5 * distance**2 + 8 * distance - 4)
-    weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
-    weights = weights * (positions < sides_px[:, None, None])
-    return (weights / weights.sum(dim=2, keepdim=True)).float()
+    weights = (1 - distance).clamp(min=0) * (positions < sides_px[:, None, None])
+    weights = weights / weights.sum(dim=2, keepdim=True)
+    # torch resizes bytes with weights of at most 15 bits, so that their largest is just below 2^15.
+    unit = torch.exp2((WEIGHT_LIMIT / weights.amax(dim=(1, 2), keepdim=True)).log2().floor())
+    return ((weights * unit + 0.5).floor() / unit).float()
 
 
 def require_pack(images: ImageTable) -> None:

@@ -9,8 +9,7 @@ from torch import Tensor
 from torchvision.transforms import functional as tv
 
 from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
-
-RESIZE_PX, CROP_PX = 256, 224
+from orl.views.crops import CROP_PX, RESIZE_PX
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The fast estimate of the linear score on synthetic images."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from orl import provenance, tables
 from orl.datasets.class_folders import read_train_val
-from orl.embed import centre_crop_boxes, embed_boxes
+from orl.embed import embed_crops
 from orl.evaluation.classification import feature_cache
 from orl.evaluation.classification.class_data import ClassData
 from orl.evaluation.classification.linear_estimate import LINEAR_ESTIMATE, EstimateConfig
@@ -18,6 +19,7 @@ from orl.evaluation.evaluated_backbone import EvaluatedBackbone, load_evaluated_
 from orl.evaluation.output import EvaluationOutput
 from orl.networks.backbones import build_backbone, pool
 from orl.processes import Processes
+from orl.views.crops import centre_crop
 
 COLOURS = ((200, 60, 60), (60, 200, 60), (60, 60, 200))
 
@@ -104,11 +106,10 @@ def test_cached_features_are_those_of_the_centre_crop(backbone: EvaluatedBackbon
     kept = tables.load(tmp_path / "estimate" / "val").column("feature")
     network = build_backbone("resnet18").eval()
     network.load_state_dict(backbone.network.state_dict())
-    expected = embed_boxes(
+    expected = embed_crops(
         lambda views: pool(network(views)),
         val.paths,
-        centre_crop_boxes([(48, 40)] * len(val)),
-        size_px=32,
+        [partial(centre_crop, size_px=32)] * len(val),
         device=torch.device("cpu"),
         workers=0,
         report=lambda _: None,

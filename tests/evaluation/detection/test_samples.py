@@ -17,11 +17,11 @@ from orl.evaluation.detection.samples import (
     ResizedImages,
     collate_detection,
     read_image,
-    resize_image,
     resized_size,
     transform_boxes,
     transform_masks,
 )
+from orl.views.crops import resize
 
 RESIZE = ResizeConfig(short_sides_px=(64, 72, 80), longest_px=120, masks=True)
 
@@ -73,7 +73,7 @@ def test_image_box_and_mask_stay_aligned() -> None:
     old = np.array([[6, 8, 30, 20]] * 2, dtype=np.float32)
     for mirrored in (False, True):
         moved, masks = transform_boxes(old, (40, 60), (80, 120), mirrored), transform_masks(mask, (80, 120), mirrored)
-        seen = resize_image(image, (80, 120))
+        seen = resize(image, (80, 120))
         seen = seen.flip(-1) if mirrored else seen
         left, top, right, bottom = (int(side) for side in moved[1])
         expected = np.zeros((80, 120), dtype=np.uint8)
@@ -90,7 +90,7 @@ def test_resizing_equals_pillows(images: DetectionDataset) -> None:
     image = read_image(images, 0)
     for size_hw in ((51, 67), (130, 171)):
         pillow = np.array(Image.fromarray(image).resize(size_hw[::-1], Image.Resampling.BILINEAR)).astype(int)
-        ours = resize_image(image, size_hw).permute(1, 2, 0).numpy().astype(int)
+        ours = resize(image, size_hw).permute(1, 2, 0).numpy().astype(int)
         assert np.abs(ours - pillow).max() <= 1  # both round, at different places
 
 
@@ -176,4 +176,4 @@ def test_test_images_are_resized_and_not_mirrored(images: DetectionDataset) -> N
     resized = ResizedImages(images, [3, 1], 36, 100)
     row, image = resized[1]
     assert (len(resized), row, tuple(image.shape)) == (2, 1, (3, 36, 48))
-    assert torch.equal(image, resize_image(read_image(images, 1), (36, 48)))
+    assert torch.equal(image, resize(read_image(images, 1), (36, 48)))

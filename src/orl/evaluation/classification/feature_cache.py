@@ -15,10 +15,10 @@ from orl import tables
 from orl.datasets.classified import ClassifiedImages
 from orl.datasets.decode import ImageError, load_image
 from orl.datasets.loader_workers import ignore_interrupts
-from orl.embed import BATCH_SIZE, CPU_BATCH_SIZE, Encode, centre_crop_boxes
+from orl.embed import BATCH_SIZE, CPU_BATCH_SIZE, Encode
 from orl.progress import progress_bar
 from orl.views.augment import normalise
-from orl.views.crops import cut_boxes
+from orl.views.crops import RESAMPLING, centre_crop
 
 SHARD_SIZE = 2048
 MAX_UNREADABLE_CACHED_FRACTION = 0.1
@@ -58,7 +58,7 @@ def cache_features(
         ValueError: if more than a tenth of the images cannot be read.
     """
     slices = tables.shard_slices(len(images), SHARD_SIZE)
-    inputs = {**inputs, "images": images.fingerprint, "size_px": size_px}
+    inputs = {**inputs, "images": images.fingerprint, "size_px": size_px, "resampling": RESAMPLING}
     missing = tables.begin(folder, inputs, len(slices), overwrite)
     done = len(images) - sum(slices[index].stop - slices[index].start for index in missing)
     title = f"embed {images.split}"
@@ -101,8 +101,7 @@ class _Crops(Dataset[tuple[UInt8[Tensor, "3 s s"], str]]):
             image = load_image(self.paths[index])
         except ImageError as error:
             return torch.zeros((3, self.size_px, self.size_px), dtype=torch.uint8), error.reason
-        (box,) = centre_crop_boxes([(image.shape[1], image.shape[0])])
-        return cut_boxes(image, box, self.size_px)[0], ""
+        return centre_crop(image, self.size_px)[0], ""
 
 
 def _embed(

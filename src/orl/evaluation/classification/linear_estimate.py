@@ -36,6 +36,7 @@ from orl.networks.device import compute_device
 from orl.networks.fuse_batch_norm import fuse_batch_norm
 from orl.processes import Processes
 from orl.progress import progress_bar
+from orl.views.crops import RESAMPLING
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ def run(
     inputs = {
         "task": LINEAR_ESTIMATE.name,
         "backbone": backbone.digest,
+        "resampling": RESAMPLING,
         "images": [train.fingerprint, val.fingerprint],
         "dataset": config.dataset,
         "size_px": config.size_px,

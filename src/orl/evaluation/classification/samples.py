@@ -11,9 +11,8 @@ from torch.utils.data import Dataset
 
 from orl.datasets.classified import ClassifiedImages
 from orl.datasets.decode import ImageError, load_image
-from orl.embed import CENTRE_FRACTION
 from orl.views.colour import ColourDistribution, sample_colours
-from orl.views.crops import centre_box, cut_boxes, random_resized_crop
+from orl.views.crops import centre_crop, cut_boxes, random_resized_crop
 from orl.views.cut import View
 from orl.views.view_dataset import LoadedViews, load_or_replace
 from orl.views.view_samplers import SampleKey
@@ -88,10 +87,7 @@ class TestImages(Dataset["tuple[UInt8[Tensor, '3 s s'], int] | tuple[str, str]"]
             image = load_image(self.images.root / self.images.names[row])
         except ImageError as error:
             return self.images.names[row], error.reason
-        height, width, _ = image.shape
-        side = min(width, height) * CENTRE_FRACTION
-        crop = cut_boxes(image, centre_box((width, height), side, side)[None], self.size_px)[0]
-        return crop, int(self.images.labels[row])
+        return centre_crop(image, self.size_px)[0], int(self.images.labels[row])
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from orl.training.loader import BatchSource
 from orl.training.loop import Schedules, train
 from orl.training.supervised import SupervisedStep
 from orl.training.unreadable import UNREADABLE, UnreadableImages
+from orl.views.crops import RESAMPLING
 from orl.views.view_dataset import collate_views
 
 PROTOCOL_BATCH_SIZE = 256
@@ -94,6 +95,7 @@ def train_and_score(
     check_train_val(train_images, val_images)
     inputs = {
         **task.inputs,
+        "resampling": RESAMPLING,
         "schedule": {**vars(schedule), "milestones": list(schedule.milestones)},
         # Only the first process compares and writes the inputs, so only it reads the sizes of all files.
         "images": [train_images.fingerprint, val_images.fingerprint] if processes.is_first else [],

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from orl import boxes
 from orl.datasets.decode import ImageError, image_size, load_image
 from orl.evaluation.detection.datasets import DetectionDataset
+from orl.views.crops import resize
 from orl.views.view_dataset import LoadedViews, load_or_replace
 from orl.views.view_samplers import SampleKey
 
@@ -38,8 +39,8 @@ class ResizeConfig:
 class DetectionTrainingImages(Dataset[LoadedViews]):
     """Training images with their targets; another image replaces an unreadable one."""
 
-    def __init__(self, images: DetectionDataset, resize: ResizeConfig, seed: int) -> None:
-        self.images, self.resize, self.seed = images, resize, seed
+    def __init__(self, images: DetectionDataset, sizes: ResizeConfig, seed: int) -> None:
+        self.images, self.sizes, self.seed = images, sizes, seed
 
     def __len__(self) -> int:
         return len(self.images)
@@ -49,19 +50,19 @@ class DetectionTrainingImages(Dataset[LoadedViews]):
         return load_or_replace(key, self.seed, self.images.names, lambda row: self._sample(key[0], row))
 
     def _sample(self, epoch: int, row: int) -> dict[str, Any]:
-        images, resize = self.images, self.resize
+        images, sizes = self.images, self.sizes
         generator = np.random.default_rng([self.seed, epoch, row])
-        short_side, mirrored = generator.choice(resize.short_sides_px), bool(generator.random() < 0.5)
+        short_side, mirrored = generator.choice(sizes.short_sides_px), bool(generator.random() < 0.5)
         image = read_image(images, row)
-        size_hw = resized_size(image.shape[:2], int(short_side), resize.longest_px)
+        size_hw = resized_size(image.shape[:2], int(short_side), sizes.longest_px)
         kept = ~images.ignored[row]
         target = {
             "boxes": torch.from_numpy(transform_boxes(images.boxes[row][kept], image.shape[:2], size_hw, mirrored)),
             "labels": torch.from_numpy(images.box_classes[row][kept] + 1),
         }
-        if resize.masks:
+        if sizes.masks:
             target["masks"] = torch.from_numpy(transform_masks(images.masks(row)[kept], size_hw, mirrored))
-        resized = resize_image(image, size_hw)
+        resized = resize(image, size_hw).contiguous()
         return {"image": resized.flip(-1) if mirrored else resized, "target": target}
 
 
@@ -82,7 +83,7 @@ class ResizedImages(Dataset["tuple[int, UInt8[Tensor, '3 h w'] | str]"]):
             image = read_image(self.images, row)
         except ImageError as error:
             return row, error.reason
-        return row, resize_image(image, resized_size(image.shape[:2], self.short_side_px, self.longest_px))
+        return row, resize(image, resized_size(image.shape[:2], self.short_side_px, self.longest_px)).contiguous()
 
 
 def collate_detection(loaded: Sequence[LoadedViews]) -> LoadedViews:
@@ -147,12 +148,6 @@ def resized_size(size_hw: tuple[int, int], short_side_px: int, longest_px: int) 
         scale = longest_px / max(height, width)
         height, width = height * scale, width * scale
     return int(height + 0.5), int(width + 0.5)
-
-
-def resize_image(image: UInt8[ndarray, "h w 3"], size_hw: tuple[int, int]) -> UInt8[Tensor, "3 i j"]:
-    """Resize an image by antialiased bilinear interpolation, as Pillow does."""
-    tensor = torch.from_numpy(np.require(image, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
-    return F.interpolate(tensor, size_hw, mode="bilinear", antialias=True)[0].contiguous()
 
 
 def transform_boxes(
