@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,43 @@ def test_an_error_that_is_no_killed_worker_is_raised(images: ImageTable) -> None
 
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         list(BatchReader(read_from_files(Broken(view_sampler(images))), batches(), 1))
+
+
+MANY_WORKERS = """
+import resource, sys, time
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), int(sys.argv[2])))
+import torch
+from tests.training.small import NUM_IMAGES, small_images, view_sampler
+from orl.training.batches import epoch_batches
+from orl.training.loader import BatchReader, read_from_files
+from orl.views.view_dataset import ViewDataset
+torch.set_num_threads(1)
+source = read_from_files(ViewDataset(view_sampler(small_images(Path(sys.argv[1])))))
+data = epoch_batches(NUM_IMAGES, 2, 20, seed=0)
+kept = []
+for batch, expected in zip(BatchReader(source, data, int(sys.argv[3])), BatchReader(source, data, 0), strict=True):
+    if not kept:
+        time.sleep(2)  # every worker fills its queue
+    kept.append(batch)
+    for name, view in expected.views.items():
+        assert torch.equal(batch.views[name].crop, view.crop)
+        assert all(map(torch.equal, batch.views[name].colours, view.colours))
+print(len(kept), "batches")
+"""
+
+
+@pytest.mark.parametrize(
+    ("workers", "limit"), [pytest.param(4, 110, id="4"), pytest.param(32, 1024, id="32", marks=pytest.mark.slow)]
+)
+def test_many_workers_need_few_open_files(tmp_path: Path, workers: int, limit: int) -> None:
+    command = [sys.executable, "-c", MANY_WORKERS, str(tmp_path), str(limit), str(workers)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert ended.stdout == "80 batches\n", ended.stderr
+
+
+def test_too_few_open_files_are_named_with_the_way_out(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MANY_WORKERS, str(tmp_path), "40", "8"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert ended.returncode == 1
+    assert "8 workers need more open files than this process may have: use fewer --workers, or" in ended.stderr

@@ -5,12 +5,14 @@ import signal
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from orl.datasets.loader_workers import ignore_interrupts
+from orl.datasets.loader_workers import ignore_interrupts, worker_limit
 from orl.training.batches import TrainingBatches
+from orl.training.joined_tensors import JoinedTensors, join_tensors, split_tensors
 from orl.views.image_cache import ImageCache, ViewBoxDataset, collate_view_boxes
 from orl.views.view_dataset import LoadedViews, ViewDataset, collate_views
 from orl.views.view_samplers import SampleKey
@@ -23,6 +25,8 @@ CALM_STEPS = 100
 """Steps without a killed worker after which the count restarts at 0."""
 KILLED_WORKER = "DataLoader worker"
 """Beginning of torch's message about a worker that has ended."""
+LOST_CONNECTION = (ConnectionError, EOFError, FileNotFoundError)
+"""Errors when a tensor is fetched from a worker that has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +75,8 @@ class BatchReader:
         """Yield batch after batch.
 
         Raises:
-            RuntimeError: if workers are killed more than `MAX_KILLED` times.
+            RuntimeError: if workers are killed more than `MAX_KILLED` times, or if the machine's limit of open files or
+                shared memory is too low for them.
         """
         step, num_killed, killed_at = self.first_step, 0, 0
         while step < self.batches.num_steps:
@@ -90,15 +95,19 @@ class BatchReader:
                 logger.warning(
                     "a process that reads images was killed (%s); new ones resume at step %d", error, step + 1
                 )
+            except (RuntimeError, OSError) as error:
+                if limit := worker_limit(error, self.num_workers):
+                    raise RuntimeError(limit) from error
+                raise
 
     def _timed(self, keys: Iterable[list[SampleKey]]) -> Iterator[LoadedViews]:
         started = time.monotonic()
         with _DeferredWorkerErrors(self._loader(keys)) as loaded:
             while True:
-                batch = _next_batch(loaded)
+                batch = self._next_batch(loaded)
                 if batch is None:
                     return
-                finished = self.source.finish(batch)
+                finished = self.source.finish(split_tensors(batch) if isinstance(batch, JoinedTensors) else batch)
                 self.waited_s = time.monotonic() - started
                 yield finished
                 started = time.monotonic()
@@ -108,23 +117,29 @@ class BatchReader:
             self.source.dataset,
             batch_sampler=keys,
             num_workers=self.num_workers,
-            collate_fn=self.source.collate,
+            collate_fn=partial(_collate_joined, self.source.collate) if self.num_workers else self.source.collate,
             worker_init_fn=ignore_interrupts,
             pin_memory=self.pin_memory,
         )
 
+    def _next_batch(self, loaded: Iterator[Any]) -> Any:
+        try:
+            return next(loaded, None)
+        except (RuntimeError, OSError, EOFError) as error:
+            message = str(error)
+            # A batch of a worker that has ended since cannot be fetched. A worker's own error begins with "Caught".
+            is_gone = isinstance(error, LOST_CONNECTION) and not message.startswith("Caught")
+            if is_gone or message.startswith(KILLED_WORKER):
+                raise _WorkerKilledError(next(iter(message.splitlines()), "its connection ended")) from error
+            raise
+
+
+def _collate_joined(collate: Callable[[Sequence[Any]], Any], samples: Sequence[Any]) -> JoinedTensors:
+    return join_tensors(collate(samples))
+
 
 class _WorkerKilledError(RuntimeError):
     pass
-
-
-def _next_batch(loaded: Iterator[Any]) -> Any:
-    try:
-        return next(loaded, None)
-    except RuntimeError as error:
-        if str(error).startswith(KILLED_WORKER):
-            raise _WorkerKilledError(str(error).splitlines()[0]) from error
-        raise
 
 
 class _DeferredWorkerErrors:
