@@ -1,4 +1,5 @@
 import csv
+import errno
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from orl.datasets import decode
 from orl.datasets import validation as scan
 from orl.datasets.image_table import ImageTable
 from orl.datasets.validation import Rejected, check_scan, save_rejected, scan_images
@@ -62,6 +64,78 @@ def test_a_killed_process_is_reported(images: tuple[Path, list[str]], monkeypatc
     monkeypatch.setattr(scan, "_begin_worker", _die)
     with pytest.raises(RuntimeError, match=r"a worker process of the scan died after 0 of 44 images"):
         scan_images(*images, workers=2, **LIMITS)
+
+
+LARGE_SCAN = """
+import sys
+from pathlib import Path
+from orl.datasets.validation import scan_images
+if __name__ == "__main__":
+    names = ["0.png"] * 1_000_000
+    print("ready", flush=True)
+    scan_images(Path(sys.argv[1]), names, workers=2, min_side_px=8, max_pixels=10**6, quiet=True)
+"""
+
+
+def scan_workers(process_id: int) -> list[int]:
+    children = Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()
+    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def status(process_id: int) -> list[str]:
+    return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+
+
+def cpu_ticks(process_id: int) -> int:
+    return int(status(process_id)[11])
+
+
+def is_alive(process_id: int) -> bool:
+    try:
+        return status(process_id)[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers by /proc")
+def test_workers_of_a_killed_scan_end(tmp_path: Path) -> None:
+    Image.new("RGB", (900, 900)).save(tmp_path / "0.png")
+    (tmp_path / "scan.py").write_text(LARGE_SCAN)
+    command = [sys.executable, str(tmp_path / "scan.py"), str(tmp_path)]
+    process = subprocess.Popen(command, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(workers := scan_workers(process.pid)) < 2 or cpu_ticks(workers[-1]) < 200:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while any(map(is_alive, workers)):
+        assert time.monotonic() < deadline, "the workers go on without their parent"
+        time.sleep(0.05)
+
+
+def test_a_script_without_a_main_guard_is_refused_before_its_workers_start(tmp_path: Path) -> None:
+    script = LARGE_SCAN.replace('if __name__ == "__main__":', "if True:")
+    (tmp_path / "scan.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "scan.py"), str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert 'put its calls below `if __name__ == "__main__":`' in ended.stderr
+    assert ended.stdout.count("ready") == 1
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "no memory"), OSError(errno.EMFILE, "files")])
+def test_a_machine_short_of_memory_or_files_rejects_no_image(
+    images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    for where in ("open", "fromarray"):
+        monkeypatch.setattr(decode.Image, where, fail)
+    with pytest.raises(type(error)):
+        scan_images(*images, workers=1, **LIMITS)
 
 
 def test_ctrl_c_while_a_large_scan_begins_leaves_at_once_with_one_traceback(tmp_path: Path) -> None:

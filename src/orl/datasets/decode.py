@@ -1,5 +1,6 @@
 """Decoding of image files: upright RGB bytes, or an error with the reason."""
 
+import errno
 import stat
 import threading
 import warnings
@@ -36,6 +37,8 @@ UPRIGHT: dict[int, Callable[[ndarray], ndarray]] = {
 FIRST_TRANSPOSED = 5
 """EXIF orientation from which on width and height are exchanged."""
 WHITE = (255, 255, 255, 255)
+MACHINE_FAULTS = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""Error numbers that say that memory or open files have run out."""
 
 _pillow_lock = threading.Lock()
 _guards = ExitStack()
@@ -112,7 +115,14 @@ def opened_image(path: Path, max_pixels: int | None = MAX_PIXELS) -> Iterator[Im
             raise ImageError(path, f"not an image: begins with {_first_bytes(path)!r}") from error
         # Pillow raises OSError, SyntaxError, struct.error, ValueError, zlib.error and more for damaged files.
         except Exception as error:
+            if is_machine_fault(error):
+                raise
             raise ImageError(path, _damage(error)) from error
+
+
+def is_machine_fault(error: BaseException) -> bool:
+    """Return True if memory or open files have run out, which says nothing about the image that was read."""
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) in MACHINE_FAULTS
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -137,6 +147,8 @@ def _load_packed(image: PackedImage, reduction: int) -> UInt8[ndarray, "h w 3"]:
     try:
         stored = image.stored()
     except (OSError, ValueError) as error:
+        if is_machine_fault(error):
+            raise
         raise ImageError(image, f"cannot be read: {error}") from error
     if stored.format == "pixels":
         pixels = np.frombuffer(stored.data, np.uint8).reshape(stored.size_wh[1], stored.size_wh[0], 3)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orl import files, tables
-from orl.datasets.decode import ImageError, load_image
+from orl.datasets.decode import ImageError, is_machine_fault, load_image
 from orl.datasets.image_table import ImageTable
+from orl.datasets.loader_workers import end_with_parent, require_main_guard
 from orl.datasets.packs import PackFormat, check_pack, is_pack, open_pack
 from orl.progress import progress_bar
 
@@ -140,6 +141,8 @@ def _scan_image(root: Path, name: str, min_side_px: int, max_pixels: int) -> Acc
     except ImageError as error:
         return Rejected(name, error.reason)
     except OSError as error:
+        if is_machine_fault(error):
+            raise
         return Rejected(name, f"cannot be read: {error}")
     if min(width, height) < min_side_px:
         return _too_small(name, (width, height), min_side_px)
@@ -197,6 +200,7 @@ def _scan_in_processes(
     workers: int,
     report: Callable[[int], object],
 ) -> list[list[Accepted | Rejected]]:
+    require_main_guard()
     # Spawned, because a fork would copy the threads of torch in an undefined state.
     context = multiprocessing.get_context("spawn")
     # No lock: a worker killed while it owns a lock would block this process for ever.
@@ -245,6 +249,7 @@ def _begin_worker(leave: ctypes.c_bool) -> None:
     global _leave
     _leave = leave
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 def _scan_chunk(root: Path, names: Sequence[str], min_side_px: int, max_pixels: int) -> list[Accepted | Rejected]:

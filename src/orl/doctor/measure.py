@@ -23,6 +23,7 @@ from numpy import ndarray
 from orl import tables
 from orl.config import DenseCLConfig, MoCoV2Config, RunConfig
 from orl.datasets.image_table import ImageTable
+from orl.datasets.loader_workers import end_with_parent
 from orl.datasets.sources import find_images
 from orl.datasets.validation import scan_images
 from orl.doctor.estimates import LinearCost, line_through
@@ -136,7 +137,7 @@ def in_own_process(measure: Callable[..., Made], *arguments: Any) -> Made:
     Raises:
         MemoryError: if the process was killed or out of memory.
     """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool:
         try:
             return pool.submit(measure, *arguments).result()
         except BrokenProcessPool as error:
