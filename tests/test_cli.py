@@ -177,6 +177,40 @@ def test_ctrl_c_ends_with_130_and_the_same_command_finishes_the_same_weights(
         assert RunDir(out).backbone(stage).read_bytes() == RunDir(finished).backbone(stage).read_bytes()
 
 
+def test_sigterm_during_the_scan_stops_with_143_and_one_line(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (2000, 2000)).save(images / "0.png")
+    for index in range(1, 3000):
+        os.link(images / "0.png", images / f"{index}.png")
+    command = [sys.executable, "-m", "orl", *run_arguments(images, tmp_path / "run"), "--workers=1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    first = process.stderr.readline()  # the scan's progress or the log's first line
+    process.send_signal(signal.SIGTERM)
+    complaints = first + process.communicate(timeout=60)[1]
+    assert process.returncode == 143, complaints
+    assert complaints.strip().splitlines()[-1].endswith("orl: stopped; the same command resumes")
+    assert "Traceback" not in complaints
+
+
+def test_a_notebooks_plot_backend_does_not_stop_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MPLBACKEND", "module://backend_that_is_not_there")
+    assert main(["--version"]) == 0
+    assert os.environ["MPLBACKEND"] == "agg"
+
+
+def test_a_lack_of_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(arguments: object) -> None:
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    monkeypatch.setitem(COMMANDS, "recipes", fail)
+    complaints = refused(["recipes"], capsys)
+    assert complaints == "orl: out of memory: use fewer --workers or smaller batches (Unable to allocate 9 TiB)\n"
+
+
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """Return the message of a command that must fail."""
     assert main(arguments) not in (0, None)

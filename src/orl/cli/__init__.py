@@ -4,10 +4,14 @@ import difflib
 import logging
 import os
 import select
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
+from types import FrameType
 
 from orl.cli.ablations import command_ablate, command_results
 from orl.cli.evaluate import command_evaluate
@@ -24,10 +28,12 @@ from orl.cli.jobs import (
 from orl.cli.options import types
 from orl.cli.results import command_report
 from orl.cli.weights import command_export, command_import
+from orl.datasets.loader_workers import raise_open_file_limit
 
 logger = logging.getLogger("orl")
 
 INTERRUPTED = 130
+TERMINATED = 128 + signal.SIGTERM
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "demo": command_demo,
@@ -54,13 +60,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0 done, 1 an error with its message in one line, 2 a wrong verb or option, 130 Ctrl-C.
+        The exit code: 0 done, 1 an error with its message in one line, 2 a wrong verb or option, 130 after Ctrl-C and
+        143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _wait_briefly_for_threads()
+    # Figures need Agg only. A notebook's backend, which `!orl` inherits, may be missing where `orl` is installed.
+    os.environ["MPLBACKEND"] = "agg"
+    raise_open_file_limit()
     _log_to_terminal()
     try:
-        with types:
+        with types, _stop_on_sigterm():
             code = _run_command(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -92,8 +102,10 @@ def _run_command(arguments: list[str]) -> int:
         return 2
     try:
         COMMANDS[verb](rest)
-    except KeyboardInterrupt:
-        return _fail("stopped; the same command resumes", INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        return _fail("stopped; the same command resumes", TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED)
+    except MemoryError as error:
+        return _fail(f"out of memory: use fewer --workers or smaller batches ({_one_line(error)})", 1)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 2
     except (ValueError, OSError, RuntimeError, ImportError) as error:
@@ -117,6 +129,30 @@ def _usage() -> str:
             "'orl help COMMAND' shows its options with meaning, unit and default; 'orl --version' the version.",
         ]
     )
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which stops a command as Ctrl-C does."""
+
+
+@contextmanager
+def _stop_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM stop the command in order, outside training too, which has its own handler."""
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread only
+        yield
+        return
+    main_process = os.getpid()
+
+    def stop(signal_number: int, frame: FrameType | None) -> None:
+        if os.getpid() != main_process:  # a forked worker
+            os._exit(TERMINATED)
+        raise _Terminated
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _reader_is_gone() -> bool:
