@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from orl.networks.backbones import build_backbone, read_backbone_file, save_backbone
 from orl.networks.mlp import (
     build_mlp,
     byol_mlp,
@@ -29,6 +30,25 @@ def test_a_projector_is_rebuilt_from_its_weights(form: Callable[..., nn.Sequenti
     again = load_projector(tmp_path / "projector.safetensors")
     assert [type(layer) for layer in again] == [type(layer) for layer in projector]
     assert torch.equal(again(inputs), projector.eval()(inputs))
+
+
+VALUES = [("weight", torch.nan, "NaN or infinity"), ("running_var", -0.5, r"the negative variance -0\.5")]
+
+
+@pytest.mark.parametrize(("entry", "value", "message"), VALUES)
+def test_a_saved_network_with_values_that_cannot_be_is_refused(
+    entry: str, value: float, message: str, tmp_path: Path
+) -> None:
+    projector, backbone = byol_mlp(6, 5, 4), build_backbone("resnet10")
+    with torch.no_grad():
+        projector[1].state_dict()[entry][0] = value
+        backbone.bn1.state_dict()[entry][0] = value
+    save_projector(projector, tmp_path / "projector.safetensors")
+    with pytest.raises(ValueError, match=rf"projector\.safetensors: 1\.{entry} holds {message}"):
+        load_projector(tmp_path / "projector.safetensors")
+    save_backbone(backbone, tmp_path / "backbone.safetensors")
+    with pytest.raises(ValueError, match=rf"backbone\.safetensors: bn1\.{entry} holds {message}"):
+        read_backbone_file(tmp_path / "backbone.safetensors")
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -1,9 +1,12 @@
 import argparse
 import os
 import pickle
+import resource
 import sys
 import types
+import zipfile
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +190,94 @@ def test_a_truncated_file_is_refused_at_any_length(name: str, tmp_path: Path) ->
         path.write_bytes(complete[:length])
         with pytest.raises(ValueError, match="cannot be read; fetch the complete file again"):
             open_weights(path)
+
+
+def repeated(depth: int = 60) -> dict[str, Any]:
+    """Dictionaries that each name the one before twice: 2 to the power of `depth` tensors in a few kB."""
+    content: dict[str, Any] = {"weight": torch.zeros(1)}
+    for _ in range(depth):
+        content = {"a": content, "b": content}
+    return content
+
+
+def nested_containers(depth: int = 60) -> dict[str, Any]:
+    content: dict[str, Any] = {"weight": torch.zeros(1)}
+    for _ in range(depth):
+        content = {"model": content, "net": content}
+    return content
+
+
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda: {"a": torch.zeros(1).expand(10**9)}, r"describes 4,000 MB of tensors in a file of 0\.00"),
+        (lambda: {"model": {"a": torch.zeros(1).expand(10**9)}}, "describes 4,000 MB of tensors"),
+        # One tensor under many names: each is small, and all together are copied.
+        (
+            lambda: dict.fromkeys(map(str, range(9000)), torch.zeros(1000, dtype=torch.float16)),
+            "describes [0-9]+ MB of tensors",
+        ),
+        (repeated, "has more than 100,000 dictionaries or names"),
+        (nested_containers, "has more than 16 dictionaries or names"),
+        (lambda: {"a": torch.zeros(3, device="meta")}, "a has no values; save it as an ordinary tensor"),
+        (lambda: {"a": torch.zeros(10**6).to_sparse()}, "a is sparse; save it as an ordinary tensor"),
+    ],
+)
+@pytest.mark.parametrize("name", ["zip.pth", "legacy.pth"])
+def test_a_small_file_that_describes_large_tensors_is_refused(
+    content: Callable[[], Any], message: str, name: str, tmp_path: Path
+) -> None:
+    WRITERS[name](content(), tmp_path / name)
+    with pytest.raises(ValueError, match=message):
+        open_weights(tmp_path / name)
+
+
+def rewritten(source: Path, target: Path, compression: int, change: Callable[[str, bytes], bytes]) -> None:
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression) as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, change(entry.filename, old.read(entry.filename)))
+
+
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"a": torch.zeros(10**7)}, tmp_path / "a.pth")
+    rewritten(tmp_path / "a.pth", tmp_path / "bomb.pth", zipfile.ZIP_DEFLATED, lambda _, data: data)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpacked"))
+    with pytest.raises(ValueError, match=r"bomb\.pth describes 40 MB of tensors in a file of 0\.0"):
+        open_weights(tmp_path / "bomb.pth")
+
+
+@pytest.mark.parametrize("name", ["zip.pth", "legacy.pth"])
+def test_a_size_that_the_file_does_not_have_is_refused(name: str, tmp_path: Path) -> None:
+    WRITERS[name]({"a": torch.zeros(1000)}, tmp_path / "a.pth")
+    claim = b"J" + (2 * 10**9).to_bytes(4, "little")  # in place of 1000, as pickle writes it
+    if name == "zip.pth":
+        rewritten(
+            tmp_path / "a.pth",
+            tmp_path / "b.pth",
+            zipfile.ZIP_STORED,
+            lambda _, data: data.replace(b"M\xe8\x03", claim),
+        )
+    else:
+        (tmp_path / "b.pth").write_bytes((tmp_path / "a.pth").read_bytes().replace(b"M\xe8\x03", claim))
+    with pytest.raises(ValueError, match="cannot be read; fetch the complete file again"):
+        open_weights(tmp_path / "b.pth")
+
+
+def test_a_pickle_that_asks_for_memory_is_refused_without_it(tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Nine bytes: store in place 2**28 of the memo, for which the unpickler in C reserves and clears 4 GB.
+    (tmp_path / "memo.pkl").write_bytes(b"\x80\x02}r\xff\xff\xff\x0f.")
+    with pytest.raises(ValueError, match="contains no tensors"):
+        open_weights(tmp_path / "memo.pkl")
+    # An array of 10**9 numbers without its numbers, and one of objects.
+    (tmp_path / "array.pkl").write_bytes(b"\x80\x02cnumpy\nndarray\n(J\x00\xca\x9a;X\x02\x00\x00\x00f4tR.")
+    with pytest.raises(ValueError, match=r"would run numpy\.ndarray"):
+        open_weights(tmp_path / "array.pkl")
+    (tmp_path / "objects.pkl").write_bytes(pickle.dumps({"a": np.array([None, 1])}))
+    with pytest.raises(ValueError, match="an array of Python objects"):
+        open_weights(tmp_path / "objects.pkl")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
 def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:

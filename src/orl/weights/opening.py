@@ -1,12 +1,14 @@
 """Safe reading of weights files: no code from a file is run."""
 
 import collections
+import mmap
 import pickle
 import re
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +20,8 @@ from orl import files
 
 Weights = dict[str, Tensor]
 """Tensors by name."""
+
+Item = TypeVar("Item")
 
 TORCH_MAGIC = bytes.fromhex("80028a0a6cfc9c46f920")
 """First bytes of a file that torch wrote before 1.6: the pickled number 0x1950a86a20f9469cfc6c."""
@@ -66,6 +70,13 @@ IGNORED_TYPES = (
     "omegaconf.nodes.AnyNode",
 )
 """Types that training programs store beside the weights; `_Placeholder` replaces them."""
+MAX_CONTAINERS, MAX_ENTRIES = 16, 100_000
+"""Most containers, and most names in one, of a file; published checkpoints have 2 and some thousands."""
+MAX_EXPANSION, FREE_BYTES = 8, 1 << 20
+"""Most bytes of tensors for each byte of the file, and the size up to which they are not counted.
+
+A network that a program registers twice counts twice.
+"""
 DICT_TYPES = (
     "collections.defaultdict",
     "pytorch_lightning.utilities.parsing.AttributeDict",
@@ -118,7 +129,7 @@ def open_weights(path: Path) -> OpenedFile:
     Raises:
         FileNotFoundError: if the file is missing.
         ValueError: if the path is a folder, or the file is empty, damaged, of another format, needs code to be run, is
-            quantised, or contains no tensor.
+            quantised, contains no tensor, or describes far more than it contains.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the file of weights inside it")
@@ -132,8 +143,8 @@ def open_weights(path: Path) -> OpenedFile:
             f"{path} contains a {type(content).__name__}; give a file with a state dict (names and tensors)"
         )
     try:
-        containers = _containers(content)
-        found = {name: weights for name, inner in containers.items() if (weights := _tensors(inner))}
+        containers = dict(_at_most(MAX_CONTAINERS, _containers(content), path))
+        found = {name: weights for name, inner in containers.items() if (weights := _tensors(inner, path))}
     except RecursionError as error:
         raise ValueError(f"{path} has a container that contains itself; give a file of names and tensors") from error
     for inner in containers.values():
@@ -177,6 +188,7 @@ def _describe_other_format(start: bytes) -> str:
 
 
 def _read_torch(path: Path) -> Any:
+    _check_zip_size(path)
     stand_ins: list[Any] = [(_Placeholder, name) for name in IGNORED_TYPES] + [
         (_PlainDict, name) for name in DICT_TYPES
     ]
@@ -201,25 +213,28 @@ def _read_safetensors(path: Path) -> Any:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        with open(path, "rb") as file:
-            return _ArraysOnly(file, encoding="latin1").load()
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return _ArraysOnly(content, encoding="latin1").load()
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, error)) from error
     except Exception as error:  # a damaged file raises many kinds of errors
         raise ValueError(_damaged(path, error)) from error
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """An unpickler of plain containers and numpy arrays; any other name in the file is refused without an import."""
+class _ArraysOnly(pickle._Unpickler):
+    """An unpickler of plain containers and numpy arrays; any other name in the file is refused without an import.
+
+    It is Python's own in Python, not in C: the one in C reserves the memory that a file of nine bytes may ask for.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy._core.", "numpy.core.")
         # New functions for each name, so that a file cannot change them for the next.
         allowed: dict[str, Callable[..., Any]] = {
             "collections.OrderedDict": collections.OrderedDict,
-            "numpy.ndarray": ndarray,
-            "numpy.dtype": np.dtype,
-            "numpy.core.multiarray._reconstruct": lambda kind, shape, code: ndarray.__new__(ndarray, (0,), code),
+            "numpy.ndarray": _refuse_array,
+            "numpy.dtype": _plain_dtype,
+            "numpy.core.multiarray._reconstruct": lambda kind, shape, code: ndarray.__new__(ndarray, (0,), "b"),
             "numpy.core.multiarray.scalar": lambda dtype, data=b"": np.frombuffer(data, dtype)[0],
             "numpy.core.numeric._frombuffer": lambda data, dtype, shape, order: np.frombuffer(data, dtype).reshape(
                 shape, order=order
@@ -229,6 +244,37 @@ class _ArraysOnly(pickle.Unpickler):
         if f"{module}.{name}" not in allowed:
             raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
         return allowed[f"{module}.{name}"]
+
+
+def _refuse_array(*_: Any) -> None:
+    """Stand in for numpy's class of arrays: pickles only name it, and a call would reserve memory of any size."""
+    raise pickle.UnpicklingError("GLOBAL numpy.ndarray")
+
+
+def _plain_dtype(*arguments: Any) -> np.dtype[Any]:
+    dtype = np.dtype(*arguments)
+    if dtype.hasobject:
+        raise pickle.UnpicklingError("an array of Python objects")
+    return dtype
+
+
+def _check_zip_size(path: Path) -> None:
+    """Refuse a compressed archive before it is unpacked; torch stores tensors as they are."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return  # not an archive, or a damaged one: torch says which
+    _check_expansion(path, unpacked)
+
+
+def _check_expansion(path: Path, num_bytes: int) -> None:
+    size = path.stat().st_size
+    if num_bytes > MAX_EXPANSION * size + FREE_BYTES:
+        raise ValueError(
+            f"{path} describes {num_bytes / 1e6:,.0f} MB of tensors in a file of {size / 1e6:,.3f} MB, so it does not "
+            "contain them; fetch the complete file again"
+        )
 
 
 def _refusal(path: Path, error: Exception) -> str:
@@ -250,12 +296,21 @@ def _damaged(path: Path, error: Exception) -> str:
     return f"{path} cannot be read; fetch the complete file again ({type(error).__name__}: {first_line[:120]})"
 
 
-def _containers(content: Mapping[Any, Any], path: str = "") -> dict[str, Mapping[Any, Any]]:
-    """Return the innermost containers of weights by their path in the file."""
+def _containers(content: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Yield the innermost containers of weights with their path in the file."""
     names = [name for name in CONTAINERS if isinstance(content.get(name), Mapping)]
     if not names:
-        return {path.removesuffix("."): content}
-    return {key: inner for name in names for key, inner in _containers(content[name], f"{path}{name}.").items()}
+        yield path.removesuffix("."), content
+    for name in names:
+        yield from _containers(content[name], f"{path}{name}.")
+
+
+def _at_most(limit: int, items: Iterable[Item], path: Path) -> Iterator[Item]:
+    """Yield the items up to a limit: dictionaries that repeat each other have billions of entries in a few bytes."""
+    for number, item in enumerate(items):
+        if number == limit:
+            raise ValueError(f"{path} has more than {limit:,} dictionaries or names; give a file of names and tensors")
+        yield item
 
 
 def _check_not_quantised(path: Path, content: Mapping[Any, Any]) -> None:
@@ -264,14 +319,30 @@ def _check_not_quantised(path: Path, content: Mapping[Any, Any]) -> None:
             raise ValueError(f"{path} is quantised ({name}); give the weights from before the quantisation")
 
 
-def _tensors(content: Mapping[Any, Any], prefix: str = "") -> Weights:
+def _tensors(content: Mapping[Any, Any], path: Path) -> Weights:
     found: Weights = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            found |= _tensors(value, f"{prefix}{key}.")
-        elif isinstance(value, Tensor):
-            found[f"{prefix}{key}"] = value.detach()
+    num_bytes = 0
+    for name, value in _at_most(MAX_ENTRIES, _entries(content), path):
+        if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.is_meta:
+                kind = "has no values" if value.is_meta else "is sparse"
+                raise ValueError(f"{path}: {name} {kind}; save it as an ordinary tensor")
+            num_bytes += value.numel() * value.element_size()
         elif isinstance(value, ndarray) and value.dtype.kind in "biufc":
+            num_bytes += value.nbytes
+        else:
+            continue
+        _check_expansion(path, num_bytes)
+        if isinstance(value, ndarray):
             # torch needs native byte order; the copy owns its memory.
-            found[f"{prefix}{key}"] = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
+            value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
+        found[name] = value.detach()
     return found
+
+
+def _entries(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield all keys and values at any depth."""
+    for key, value in content.items():
+        yield f"{prefix}{key}", value
+        if isinstance(value, Mapping):
+            yield from _entries(value, f"{prefix}{key}.")
