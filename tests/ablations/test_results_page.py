@@ -79,7 +79,8 @@ def test_benchmarks_are_listed_with_their_ratios(folder: Path, tmp_path: Path) -
         ("{", r"bad\.json is not JSON"),
         ('{"kind": "diary"}', r"its kind is 'diary', and known kinds are 'ablation' and 'recorded'"),
         ('{"kind": "recorded", "tables": []}', r"bad\.json lacks title"),
-        ("[]", r"its kind is None"),
+        ("{}", r"its kind is None"),
+        ("[]", r"bad\.json contains a list, not an object"),
     ],
 )
 def test_a_file_that_is_no_result_is_refused(folder: Path, content: str, complaint: str) -> None:

@@ -100,7 +100,7 @@ def test_images_that_were_moved_or_changed_are_named(
     images = load_image_table(discovered.images)
     Image.new("RGB", (WIDTH + 1, HEIGHT)).save(images.path(3))
     options = replace(options, image="image_3.png")
-    with pytest.raises(ValueError, match=r"image_3\.png has 97x64 pixels, but had 96x64 when it was scanned; rebuild"):
+    with pytest.raises(ValueError, match=r"image_3\.png: has 97x64 px, and had 96x64 when the images were scanned"):
         draw(discovered, options, SMALL)
     images.root.rename(images.root.with_name("elsewhere"))
     with pytest.raises(ValueError, match=r"missing: .* at .*images\. If they have been moved, 'orl discover --images"):

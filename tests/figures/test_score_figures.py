@@ -147,7 +147,7 @@ def test_results_that_are_missing_or_of_another_evaluation_are_refused(evaluated
     torn.write_text("{")
     with pytest.raises(ValueError, match=r"torn\.json is not JSON"):
         class_figure([torn], ClassOptions(), FigureFile())
-    torn.write_text("[1]")
+    torn.write_text("{}")
     with pytest.raises(ValueError, match=r"torn\.json holds no 'per_class_ap' \(its task: none\)"):
         class_figure([torn], ClassOptions(), FigureFile())
 

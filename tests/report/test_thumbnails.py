@@ -49,5 +49,5 @@ def test_an_image_has_one_thumbnail_however_often_it_is_shown(tmp_path):
 def test_an_image_whose_size_has_changed_is_refused(tmp_path):
     thumbnails = thumbnails_of(tmp_path, np.zeros((60, 90, 3), np.uint8))
     Image.new("RGB", (91, 60)).save(tmp_path / "0.png")
-    with pytest.raises(ImageError, match=r"0\.png: has another size than when it was scanned"):
+    with pytest.raises(ImageError, match=r"0\.png: has 91x60 px, and had 90x60 when the images were scanned"):
         thumbnails.get(0)

@@ -151,7 +151,7 @@ def _discovery(run: RunDir) -> dict[str, Any] | None:
 
 def _scores(run: RunDir, backbone: str) -> dict[str, Any]:
     paths = {evaluation.name: run.evaluation(evaluation.name, backbone) for evaluation in RUN_EVALUATIONS}
-    return {name: json.loads(path.read_text())["mean_ap"] for name, path in paths.items() if path.exists()}
+    return {name: files.read_json(path)["mean_ap"] for name, path in paths.items() if path.exists()}
 
 
 def _evaluation_data(config: RunConfig) -> Mapping[str, Any] | None:
@@ -193,11 +193,8 @@ def read_result(path: Path) -> dict[str, Any]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not JSON, or of another kind.
     """
-    try:
-        result = files.parse_json(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    kind = result.get("kind") if isinstance(result, dict) else None
+    result = files.read_json(path)
+    kind = result.get("kind")
     if kind not in (ABLATION, RECORDED):
         raise ValueError(
             f"{path} is not a result: its kind is {kind!r}, and known kinds are {ABLATION!r} and {RECORDED!r}"

@@ -24,8 +24,9 @@ LINE_COLOURS = ("#2563c9", "#d9480f", "#0b7a4b", "#8a3ffc", "#b8860b", "#c2255c"
 
 DEFAULT_SERIES = ("loss", "probe_knn_map", "feature_std", "lr")
 SERIES_NAMES = {
-    "probe_knn_map": "mean AP by kNN",
+    "probe_knn_map": "mean AP by kNN while training",
     "feature_std": "feature std",
+    "alignment": "alignment of the two views",
     "lr": "learning rate",
     "ema_momentum": "momentum of the target",
     "gradient_norm": "norm of the gradient",

@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy import ndarray
 
-from orl.datasets.image_table import ImageTable
 from orl.figures.correspondence_figure import similarity_text
 from orl.figures.figure_files import FigureFile, check_at_least, save_figure
 from orl.figures.pictures import TITLE_COLOUR, image_axes
-from orl.figures.run_images import REBUILD, RunImages, choose_image_ids, load_run_images, open_run_table
+from orl.figures.run_images import RunImages, choose_image_ids, load_run_images, open_run_table
 from orl.figures.sheets import shorten_to_fit
 from orl.rundir import RunDir
 
@@ -62,7 +61,8 @@ def neighbour_figure(run: RunDir, options: NeighbourOptions, file: FigureFile) -
     """
     path = file.path(run.figures, "neighbours")
     images = load_run_images(run)
-    neighbour_ids, similarities = _load_neighbours(run, images)
+    table = open_run_table(run, "neighbours", images)
+    neighbour_ids, similarities = table.column("neighbour_ids"), table.column("similarities")
     run_images = RunImages(run, images, file.dpi)
     rows = []
     for query in choose_image_ids(images, options.image, options.images, options.seed):
@@ -113,10 +113,3 @@ def draw_neighbour_rows(rows: Sequence[NeighbourRow], dpi: int = 110) -> Figure:
                 figure.text(left_in / width_in, (bottom_in - (line + 0.85) * LINE_IN) / height_in, text, **style)
     figure.text(GAP_IN / width_in, 0.4 * LINE_IN / height_in, NOTE, **style)
     return figure
-
-
-def _load_neighbours(run: RunDir, images: ImageTable) -> tuple[Int[ndarray, "n k"], Float[ndarray, "n k"]]:
-    table = open_run_table(run, "neighbours", images)
-    if table.num_rows != len(images):
-        raise ValueError(f"{table.folder} has {table.num_rows:,} rows, but there are {len(images):,} images; {REBUILD}")
-    return table.column("neighbour_ids"), table.column("similarities")

@@ -15,7 +15,7 @@ from orl import boxes as geometry
 from orl.figures.correspondence_figure import GAP_FRACTION, PAIR_COLOURS, caption_pair, side_by_side
 from orl.figures.figure_files import FigureFile, check_at_least, save_figure
 from orl.figures.run_images import REBUILD, RunImages, choose_image_ids, load_run_images, open_run_table, rows_of
-from orl.figures.sheets import CaptionText, SheetImage, SheetOptions, draw_sheet
+from orl.figures.sheets import CaptionText, SheetImage, SheetOptions, count_text, draw_sheet
 from orl.rundir import RunDir
 from orl.tables import Table
 
@@ -54,6 +54,11 @@ def proposal_figure(run: RunDir, options: ProposalOptions, file: FigureFile) -> 
     return path
 
 
+def sample_boxes(boxes: Float[ndarray, "n 4"], most: int, seed: tuple[int, int]) -> Float[ndarray, "m 4"]:
+    """Sample some of an image's boxes, in their order; the seed is that of the figure, and the image."""
+    return boxes[np.sort(np.random.default_rng(seed).permutation(len(boxes))[:most])]
+
+
 def draw_found_and_kept(
     axes: Axes, image: UInt8[ndarray, "h w 3"], proposals: Float[ndarray, "n 4"], rois: Float[ndarray, "b 4"]
 ) -> None:
@@ -88,10 +93,9 @@ def _box_image(images: RunImages, proposals: Table, rois: Table, image_id: int, 
     """Return an image with proposals, and again with its RoIs; below them its name and the numbers of boxes."""
     image, scale = images.load_thumbnail(image_id)
     found, kept = (rows_of(table, image_id) for table in (proposals, rois))
-    generator = np.random.default_rng([options.seed, image_id])
-    shown = found[np.sort(generator.permutation(len(found))[: options.boxes])]
+    shown = sample_boxes(found, options.boxes, (options.seed, image_id))
     aspect_ratio, second = side_by_side(image, image)
-    num_found, num_kept = _count(len(found), "proposal"), _count(len(kept), "RoI")
+    num_found, num_kept = count_text(len(found), "proposal"), count_text(len(kept), "RoI")
     return SheetImage(
         aspect_ratio=aspect_ratio,
         draw=lambda axes: draw_found_and_kept(axes, image, shown * scale, kept * scale),
@@ -100,7 +104,3 @@ def _box_image(images: RunImages, proposals: Table, rois: Table, image_id: int, 
             caption_pair(f"{len(shown):,} of {num_found}", f"{num_kept} kept", second),
         ),
     )
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number:,} {name}{'' if number == 1 else 's'}"

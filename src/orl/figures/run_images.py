@@ -8,13 +8,14 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
-from orl.datasets.decode import ImageError, load_image
+from orl.datasets.decode import ImageError
 from orl.datasets.discovery_tables import open_discovery_table
 from orl.datasets.image_table import ImageTable, load_image_table
 from orl.figures.pair_selection import image_rows
 from orl.figures.sheets import shrink_to_cell
 from orl.rundir import RunDir
 from orl.tables import Table
+from orl.views.cut import read_listed_image
 
 REBUILD = "rebuild it with 'orl discover --overwrite'"
 MAX_NEAR_CANDIDATES = 2000
@@ -35,19 +36,12 @@ class RunImages:
             ValueError: if it cannot be read, or its size has changed since the scan.
         """
         try:
-            image = load_image(self.images.path(image_id), None)
+            return read_listed_image(self.images, image_id)
         except ImageError as error:
             raise ValueError(
                 f"{error}; the images of this run were at {self.images.root}. If they have been moved, "
                 f"'orl discover --images IMAGES --out {self.run.root}' finds them again"
             ) from error
-        width, height = self.images.sizes_wh[image_id]
-        if image.shape[:2] != (height, width):
-            raise ValueError(
-                f"image {self.images.path(image_id)} has {image.shape[1]}x{image.shape[0]} pixels, but had "
-                f"{width}x{height} when it was scanned; {REBUILD}"
-            )
-        return image
 
     def load_thumbnail(self, image_id: int) -> tuple[UInt8[ndarray, "h w 3"], Float[ndarray, "4"]]:
         """Decode an image at the size that a sheet shows.

@@ -183,12 +183,9 @@ def _run_results(run: Path, task: str, several: bool) -> dict[Path, str]:
 
 
 def _read_result(path: Path, key: str) -> dict[str, Any]:
-    try:
-        content = files.parse_json(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict) or not content.get(key):
-        task = content.get("task", "none") if isinstance(content, dict) else "none"
+    content = files.read_json(path)
+    if not content.get(key):
+        task = content.get("task", "none")
         raise ValueError(f"{path} holds no {key!r} (its task: {task}); give the result of an evaluation that has it")
     return content
 

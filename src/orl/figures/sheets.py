@@ -105,6 +105,11 @@ def draw_sheet(title: str, source: str, images: Sequence[SheetImage], cols: int,
     return figure
 
 
+def count_text(number: int, noun: str) -> str:
+    """Return a number and its noun, in the plural if it is not 1."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def shorten_to_fit(text: str, width_in: float, size_pt: float) -> str:
     """Cut the start of a text that is too wide: file names differ at their ends.
 

@@ -133,11 +133,6 @@ def chart_figure(chart: Chart, caption: str) -> Figure:
     return picture_figure(as_svg(chart), f"Chart: {caption}", caption)
 
 
-def count_text(number: int, noun: str) -> str:
-    """Return a number and its noun, in the plural if it is not 1."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def _column_class(cells: Sequence[Cell]) -> str:
     if all(isinstance(cell, Fraction) or (isinstance(cell, str) and _is_number(cell)) for cell in cells):
         return "number"

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from orl.datasets.decode import REDUCTIONS, ImageError, load_image, reduced_size
+from orl.datasets.decode import REDUCTIONS
 from orl.datasets.image_table import ImageTable
 from orl.figures.pictures import data_uri, encode_jpeg
+from orl.views.cut import read_listed_image
 
 LONG_SIDE_PX = 480
 MAX_BYTES = 40_000
@@ -52,11 +53,9 @@ class Thumbnails:
         return [self.get(image_id) for image_id in image_ids]
 
     def _make(self, image_id: int) -> Thumbnail:
-        path, size_wh = self.images.path(image_id), self.images.sizes_wh[image_id]
+        size_wh = self.images.sizes_wh[image_id]
         reduction = max(each for each in REDUCTIONS if each == 1 or max(size_wh) >= each * LONG_SIDE_PX)
-        image = load_image(path, None, reduction)
-        if (image.shape[1], image.shape[0]) != reduced_size(size_wh, reduction):
-            raise ImageError(path, "has another size than when it was scanned")
+        image = read_listed_image(self.images, image_id, reduction)
         scale = min(1.0, LONG_SIDE_PX / max(size_wh))
         small_wh = (max(1, round(size_wh[0] * scale)), max(1, round(size_wh[1] * scale)))
         small = np.asarray(Image.fromarray(image).resize(small_wh, Image.Resampling.LANCZOS))

@@ -58,9 +58,9 @@ class TrainingBatches:
     def keys(self, step: int) -> list[SampleKey]:
         """Return epoch and image of each sample that this process takes at a step, counted from 0."""
         first = step * self.batch_size
-        positions = range(first + self.rank, first + self.batch_size, self.num_processes)
-        places = [divmod(position, self.images_per_epoch) for position in positions]
-        return [(epoch, int(_order(self.num_images, self.seed, epoch)[place])) for epoch, place in places]
+        samples = range(first + self.rank, first + self.batch_size, self.num_processes)
+        positions = [divmod(sample, self.images_per_epoch) for sample in samples]
+        return [(epoch, int(_order(self.num_images, self.seed, epoch)[position])) for epoch, position in positions]
 
     def from_step(self, first_step: int = 0) -> Iterator[list[SampleKey]]:
         """Return the keys of one step after the other, to the end of training."""

@@ -6,19 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
-from orl.figures.curve_figure import chart_label, draw_curves, loss_terms, read_metrics
+from orl.figures.curve_figure import SERIES_NAMES, chart_label, draw_curves, loss_terms, read_metrics
 from orl.report.content import Figure, Note, Section, chart_figure
 from orl.report.runs import ReportedRun, ReportInputs
 from orl.rundir import TRAINED_STAGES
 
-SERIES = {
-    "probe_knn_map": "mean AP by kNN while training",
-    "feature_std": "standard deviation of the features",
-    "alignment": "alignment of the two views",
-    "gradient_norm": "norm of the gradient",
-    "lr": "learning rate",
-    "images_per_s": "images per second",
-}
+SHOWN = ("probe_knn_map", "feature_std", "alignment", "gradient_norm", "lr", "images_per_s")
 """Series of every step that are shown beside the losses."""
 
 Metrics = Mapping[str, ndarray]
@@ -51,14 +44,13 @@ def curve_section(inputs: ReportInputs) -> Curves:
     if inputs.is_comparison:
         for stage, of_runs in metrics.items():
             name = TRAINED_STAGES[stage]
-            series_names = {"loss": "loss", **SERIES}
             groups[name.capitalize()] = [
-                chart for key, text in series_names.items() for chart in _charts(key, text, of_runs, f" of {name}")
+                chart for key in ("loss", *SHOWN) for chart in _charts(key, of_runs, f" of {name}")
             ]
     else:
         of_stages = {TRAINED_STAGES[stage]: each for stage, runs in metrics.items() for each in runs.values()}
         losses = [_loss_chart(name, series) for name, series in of_stages.items() if "loss" in series]
-        others = [chart for key, text in SERIES.items() for chart in _charts(key, text, of_stages, "")]
+        others = [chart for key in SHOWN for chart in _charts(key, of_stages, "")]
         groups[""] = losses + others
     return Curves(title="Training curves", notes=notes, groups=groups)
 
@@ -77,10 +69,11 @@ def _loss_chart(stage: str, series: Metrics) -> Figure:
     )
 
 
-def _charts(key: str, text: str, metrics: Mapping[str, Metrics], stage: str) -> list[Figure]:
+def _charts(key: str, metrics: Mapping[str, Metrics], stage: str) -> list[Figure]:
     """Return the chart of one series, with a line for each label; nothing if no label has it."""
     known = {label: _known_values(series, key) for label, series in metrics.items() if key in series}
     curves = {label: curve for label, curve in known.items() if len(curve[1])}
+    text = SERIES_NAMES.get(key, key)
     if not curves:
         return []
     ends = "; ".join(f"{label} from {values[0]:.3g} to {values[-1]:.3g}" for label, (_, values) in curves.items())

@@ -7,7 +7,8 @@ from typing import Any
 from orl.evaluation.low_shot import LOW_SHOT
 from orl.figures.curve_figure import chart_label
 from orl.figures.score_figures import LowShotLine, draw_low_shot
-from orl.report.content import Figure, Note, ScoreTable, Section, chart_figure, count_text
+from orl.figures.sheets import count_text
+from orl.report.content import Figure, Note, ScoreTable, Section, chart_figure
 from orl.report.runs import ReportInputs
 from orl.report.scores import BACKBONE_TITLES, read_scores
 

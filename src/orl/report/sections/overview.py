@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orl.config import flat, to_plain
-from orl.report.content import Cell, Code, Note, ScoreTable, Section, count_text
+from orl.figures.sheets import count_text
+from orl.report.content import Cell, Code, Note, ScoreTable, Section
 from orl.report.runs import ReportedRun, ReportInputs
 
 STAGES = {

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from orl.datasets.decode import ImageError
+from orl.figures.proposal_figure import sample_boxes
 from orl.figures.run_images import open_run_table, rows_of
-from orl.report.content import Figure, Note, Panel, Section, count_text
+from orl.figures.sheets import count_text
+from orl.report.content import Figure, Note, Panel, Section
 from orl.report.overlays import overlay_boxes
 from orl.report.runs import NOT_SHARED, ReportedRun, ReportInputs
 from orl.report.thumbnails import Thumbnails
@@ -66,8 +66,7 @@ def _boxes_figure(
     if proposals is None:
         return Figure(panels=[right], caption=f"{name}: {num_kept}", layout="row halves")
     found = rows_of(proposals, image_id)
-    generator = np.random.default_rng([seed, image_id])
-    sampled = found[np.sort(generator.permutation(len(found))[:MAX_PROPOSALS])]
+    sampled = sample_boxes(found, MAX_PROPOSALS, (seed, image_id))
     is_part = len(sampled) < len(found)
     num_found = f"{len(sampled):,} of {len(found):,} proposals" if is_part else count_text(len(found), "proposal")
     left = Panel(picture=overlay_boxes(image, sampled, thin=True), alt=f"{name} with {num_found}", label="proposals")
