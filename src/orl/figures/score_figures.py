@@ -91,15 +91,20 @@ def low_shot_figure(sources: Sequence[Path], options: LowShotOptions, file: Figu
     path = _chart_path(sources, "low_shot", file)
     suffix = "_best_cost_on_test" if options.best_cost_on_test else ""
     lines = {
-        label: LowShotLine(
-            shots=tuple(result["shots"]),
-            mean_ap=tuple(result["mean_ap" + suffix][str(k)] for k in result["shots"]),
-            std=tuple(result["std" + suffix][str(k)] for k in result["shots"]),
-        )
+        label: low_shot_line(result, suffix)
         for label, result in _read_results(sources, LOW_SHOT.name, "shots", options.labels).items()
     }
     save_figure(draw_low_shot(lines, file.dpi), path)
     return path
+
+
+def low_shot_line(result: Mapping[str, Any], suffix: str = "") -> LowShotLine:
+    """Return the scores of a result of low-shot; the suffix chooses those at another cost."""
+    means, stds = (result[f"{name}{suffix}"] for name in ("mean_ap", "std"))
+    shots = result["shots"]
+    return LowShotLine(
+        shots=tuple(shots), mean_ap=tuple(means[str(k)] for k in shots), std=tuple(stds[str(k)] for k in shots)
+    )
 
 
 def draw_class_bars(per_class: Mapping[str, Mapping[str, float]], dpi: int = 110) -> Figure:

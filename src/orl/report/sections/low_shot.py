@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from orl.evaluation.low_shot import LOW_SHOT
 from orl.figures.curve_figure import chart_label
-from orl.figures.score_figures import LowShotLine, draw_low_shot
+from orl.figures.score_figures import LowShotLine, draw_low_shot, low_shot_line
 from orl.figures.sheets import count_text
 from orl.report.content import Figure, Note, ScoreTable, Section, chart_figure
 from orl.report.runs import ReportInputs
@@ -28,21 +27,12 @@ def low_shot_section(inputs: ReportInputs) -> LowShot:
         for score in read_scores(run.run):
             if score.evaluation is LOW_SHOT:
                 lines = datasets.setdefault(score.dataset, {})
-                lines.setdefault(run.named(BACKBONE_TITLES[score.backbone]), _line(score.result))
+                lines.setdefault(run.named(BACKBONE_TITLES[score.backbone]), low_shot_line(score.result))
     command = f"orl evaluate low-shot --backbone {inputs.runs[0].run.root} --data VOC2007"
     return LowShot(
         title="Few labelled images",
         notes=[] if datasets else [Note("No backbone has been scored with few labelled images. To do it:", command)],
         datasets=[_dataset_scores(name, lines) for name, lines in datasets.items()],
-    )
-
-
-def _line(result: Mapping[str, Any]) -> LowShotLine:
-    shots = [str(k) for k in result["shots"]]
-    return LowShotLine(
-        shots=tuple(result["shots"]),
-        mean_ap=tuple(result["mean_ap"][k] for k in shots),
-        std=tuple(result["std"][k] for k in shots),
     )
 
 
