@@ -79,7 +79,7 @@ def test_a_table_of_other_images_and_a_missing_one_are_refused(discovered: RunDi
         neighbour_figure(discovered, NeighbourOptions(), FigureFile())
     columns = {"neighbour_ids": np.zeros((2, 1), np.int32), "similarities": np.zeros((2, 1), np.float32)}
     write_table(discovered, "neighbours", columns)
-    with pytest.raises(ValueError, match="neighbours has 2 rows, but there are 6 images; rebuild it with"):
+    with pytest.raises(ValueError, match="neighbours has 2 rows, but there are 6 images; delete"):
         neighbour_figure(discovered, NeighbourOptions(), FigureFile())
 
 
