@@ -73,6 +73,12 @@ def test_benchmarks_are_listed_with_their_ratios(folder: Path, tmp_path: Path) -
     assert "other.py" not in text
 
 
+def test_hidden_files_of_macos_are_no_results(folder: Path) -> None:
+    (folder / "._bad.json").write_bytes(b"\x00\x05\x16\x07")
+    write_page(folder, folder.parent / "results.md")
+    assert (folder.parent / "results.md").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [

@@ -39,6 +39,12 @@ def test_a_hub_folder_with_pytorch_model_bin_stands_for_it(tmp_path: Path) -> No
     assert find_weights_file(tmp_path) == tmp_path / "pytorch_model.bin"
 
 
+def test_a_hidden_file_of_macos_is_no_exported_backbone(tmp_path: Path) -> None:
+    exported = write_backbone(tmp_path).rename(tmp_path / "mine.pth")
+    (tmp_path / "._mine.pth").write_bytes(b"\x00\x05\x16\x07")
+    assert find_weights_file(tmp_path) == exported
+
+
 def test_a_stage_is_refused_for_anything_but_a_run(tmp_path: Path) -> None:
     path = write_backbone(tmp_path / "from")
     with pytest.raises(

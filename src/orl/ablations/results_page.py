@@ -48,7 +48,7 @@ def write_page(folder: Path, to: Path, *, benchmarks: Path | None = None, readme
         FileNotFoundError: if there are no result files.
         ValueError: if one is damaged, or the README has no such part.
     """
-    paths = sorted(folder.glob("*.json"))
+    paths = sorted(folder.glob("[!.]*.json"))
     if not paths:
         raise FileNotFoundError(f"{folder} holds no result files; 'orl ablate' writes them")
     results = {path: read_result(path) for path in paths}
@@ -127,7 +127,7 @@ def _benchmarks(folder: Path) -> list[str]:
         "All comparisons of times in `benchmarks/results/`. A ratio above 1 means that `orl` is faster.",
         "",
     ]
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("[!.]*.json")):
         found = json.loads(path.read_text())
         rows = [_benchmark_row(each) for each in found if isinstance(each, dict) and "ratio_median" in each]
         if rows:

@@ -176,7 +176,7 @@ def _image_names(json_path: Path, content: dict[str, Any]) -> tuple[Path, dict[A
         raise ValueError(f"{json_path} lists no image: 'images' is empty")
     listed = with_slashes([str(entry["file_name"]) for entry in entries], json_path)
     folder = _image_folder(json_path, [name for name in listed if not os.path.isabs(name)] or listed)
-    root, names = below_one_root(folder, listed)
+    root, names = below_one_root(folder, listed) if any(map(os.path.isabs, listed)) else (folder, listed)
     if len(set(names)) < len(entries):
         raise ValueError(f"{json_path} lists an image twice: {len(entries)} entries, {len(set(names))} file names")
     return root, {entry["id"]: name for entry, name in zip(entries, names)}

@@ -71,7 +71,7 @@ def _result_files(run: RunDir) -> Iterator[tuple[Evaluation[Any, Any], str, Path
     by_name = {evaluation.name: evaluation for evaluation in EVALUATIONS}
     for backbone in BACKBONE_TITLES:
         if run.backbone(backbone).exists():
-            for path in sorted(results_folder(run.backbone(backbone)).glob("*.json")):
+            for path in sorted(results_folder(run.backbone(backbone)).glob("[!.]*.json")):
                 task = files.read_json(path).get("task")
                 if task in by_name:
                     yield by_name[task], backbone, path

@@ -54,5 +54,5 @@ def _single_file(source: Path) -> Path | None:
         return hub_files[0]
     if (source / "backbone.safetensors").exists():
         return source / "backbone.safetensors"
-    exported = [path for path in source.glob("*.*") if path.suffix in EXPORT_SUFFIXES]
+    exported = [path for path in source.glob("[!.]*.*") if path.suffix in EXPORT_SUFFIXES]
     return exported[0] if len(exported) == 1 else None
