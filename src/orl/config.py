@@ -3,6 +3,8 @@
 import dataclasses
 import difflib
 import functools
+import math
+import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -365,7 +367,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _require(self, "0 or more", lambda value: value >= 0, "workers")
+        _require(self, "0 or more", lambda value: value >= 0, "workers", "seed")
         if self.stage1.join_views and self.method.name in ("mocov2", "densecl"):
             raise ValueError(
                 f"stage1.join_views has no effect on method {self.method.name}: online and target network see "
@@ -415,6 +417,10 @@ RENAMED_FIELDS = {
     "discover.pair_share": "discover.top_fraction",
 }
 """Fields of version 0.1 and their names now."""
+LARGEST = {"_px": 2**14, "_features": 2**20, "workers": 2**12, "seed": 2**63 - 1}
+"""Largest value of a field, by the end of its name; torch takes seeds of 63 bits."""
+LARGEST_NUMBER = 10**9
+"""Largest value of any other field."""
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
@@ -547,6 +553,22 @@ def _check_types(config: Any) -> None:
     """Convert every field of a config to its annotated type, or refuse it."""
     for name, kind in _field_kinds(config.__class__).items():
         object.__setattr__(config, name, _convert(kind, getattr(config, name), name))
+    check_numbers(config)
+
+
+def check_numbers(config: Any) -> None:
+    """Check that the numbers of a config are finite, and that none is larger than any use of it.
+
+    Raises:
+        ValueError: with the name of the field and its value.
+    """
+    for name, value in vars(config).items():
+        largest = next((limit for ending, limit in LARGEST.items() if name.endswith(ending)), LARGEST_NUMBER)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{name} must be a finite number, not {number}")
+            if isinstance(number, int | float) and number > largest:
+                raise ValueError(f"{name} must be at most {largest}, not {number}")
 
 
 @functools.cache
@@ -593,9 +615,20 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
         parts = [arguments[0]] * len(value) if length is None else arguments
         return tuple(_convert(part, item, name) for part, item in zip(parts, value))
     if kind is Path and isinstance(value, str | Path):
-        return Path(value).expanduser()
+        return Path(_encodable(str(value), name)).expanduser()
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
+    if kind is str and isinstance(value, str):
+        return _encodable(value, name)
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     raise ValueError(f"{name} must be {TYPE_NAMES.get(kind, kind.__name__)}, not {value!r}")
+
+
+def _encodable(text: str, name: str) -> str:
+    """Refuse text that a config file cannot hold; Python represents bytes that are not UTF-8 by surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} must be UTF-8, not {os.fsencode(text)!r}; rename the file or folder") from error
+    return text

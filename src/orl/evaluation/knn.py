@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from orl.config import EvaluationConfig
+from orl.config import EvaluationConfig, check_numbers
 from orl.evaluation.arrays import unit_rows
 from orl.evaluation.average_precision import average_precision, classes_without_positives, mean_average_precision
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
@@ -31,6 +31,9 @@ class KnnConfig:
     """Neighbours that vote."""
     temperature: float = 0.07
     """Temperature of a vote's weight, exp(cosine / temperature)."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from orl.config import EvaluationConfig
+from orl.config import EvaluationConfig, check_numbers
 from orl.evaluation.arrays import unit_rows
 from orl.evaluation.average_precision import average_precision, classes_without_positives
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
@@ -37,6 +37,9 @@ class LowShotConfig:
     """Images of each class to train on."""
     num_samples: int = 5
     """Independent random samples of those images; scores are means over them."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from orl.evaluation.classification.logistic import (
     find_moments,
     fit_logistic,
 )
+from orl.evaluation.classification.training import check_training_config
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.output import EvaluationOutput, finished, write_result
 from orl.evaluation.protocol import Evaluation, Result, Tables
@@ -56,6 +57,9 @@ class EstimateConfig:
     """Layout of the folder; 'folder' for train/CLASS and val/CLASS."""
     size_px: int = 224
     """Side of the centre crop, pixels."""
+
+    def __post_init__(self) -> None:
+        check_training_config(self)
 
 
 def check(data: ClassData, config: EstimateConfig) -> None:

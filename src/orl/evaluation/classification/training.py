@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from orl import provenance
+from orl.config import check_numbers
 from orl.datasets.classified import ClassifiedImages, check_train_val
 from orl.evaluation.classification.accuracy import Accuracy
 from orl.evaluation.classification.classifier import Classifier, classification_losses, score_images
@@ -160,6 +161,7 @@ def check_training_config(config: object) -> None:
     Raises:
         ValueError: if a number is out of its range.
     """
+    check_numbers(config)
     least = {"epochs": 1, "batch_size": 1, "size_px": 32, "sgd_momentum": 0, "weight_decay": 0, "jitter": 0}
     for name, limit in least.items():
         value = getattr(config, name, None)

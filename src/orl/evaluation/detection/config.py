@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from orl.config import check_numbers
+
 DETECTOR_BATCH_SIZE = 16
 """Images per step for which the protocol gives numbers of steps and the learning rate."""
 DECAY_FACTOR = 0.1
@@ -120,6 +122,7 @@ def check_detection_config(config: DetectionConfig) -> None:
     Raises:
         ValueError: if a number is out of its range.
     """
+    check_numbers(config)
     smallest = {
         "batch_size": 1,
         "num_channels": 1,
