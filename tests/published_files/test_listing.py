@@ -86,6 +86,12 @@ def test_files_without_names_are_in_the_order_of_the_coco_json_or_of_the_run(wri
     assert source_listing(Path("folder"), images) == Listing(names=images.names, ids=(0, 1, 2))
 
 
+def test_backslashes_and_absolute_names_of_the_coco_json_are_those_of_the_run(write: Write) -> None:
+    images = replace(new_images("x/a.jpg", "b.jpg"), root=Path("/data"))
+    source = write("mixed", {"images": [{"id": 7, "file_name": "/data/b.jpg"}, {"id": 3, "file_name": "x\\a.jpg"}]})
+    assert source_listing(source, images) == Listing(names=("b.jpg", "x/a.jpg"), ids=(7, 3))
+
+
 @pytest.mark.parametrize("entry", [3, {"id": 1}, {"file_name": "a"}, {"id": 1, "file_name": 2}])
 def test_an_image_without_id_or_name_is_refused(write: Write, entry: object) -> None:
     with pytest.raises(ValueError, match="is not a COCO JSON: 'images' needs id and file_name, got"):

@@ -1,6 +1,7 @@
 """Image lists of published files, and their match with the images of a run by name or by order."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,8 +67,15 @@ def source_listing(source: Path, images: ImageTable) -> Listing:
     if source.suffix.lower() != ".json":
         return Listing(names=images.names, ids=tuple(range(len(images))))
     known = set(images.names)
-    entries = [(name, image_id) for image_id, name in coco_images(source.expanduser()) if name in known]
+    named = [(_name_in_run(name, images), image_id) for image_id, name in coco_images(source.expanduser())]
+    entries = [(name, image_id) for name, image_id in named if name in known]
     return Listing(names=tuple(name for name, _ in entries), ids=tuple(image_id for _, image_id in entries))
+
+
+def _name_in_run(name: str, images: ImageTable) -> str:
+    """Return a name of a COCO JSON as `orl.datasets.coco` reads it: with slashes, and relative to the run's root."""
+    name = name.replace("\\", "/")
+    return os.path.relpath(name, images.root) if os.path.isabs(name) else name
 
 
 def coco_images(path: Path) -> list[tuple[Any, str]]:
