@@ -424,6 +424,13 @@ def timm_with_average(resnet: ResNet, width: int) -> Foreign:
     return Foreign("torchvision or timm", content | {"optimizer": {"state": {}}})
 
 
+def torchvision_with_average(resnet: ResNet, width: int) -> Foreign:
+    """torchvision's `references/classification/train.py` with --model-ema, whose average is torch's AveragedModel."""
+    weights = dict(resnet.state_dict())
+    average = below("module.", scaled(weights, 0.5)) | {"n_averaged": torch.tensor(3)}
+    return Foreign("torchvision or timm", {"model": weights, "optimizer": {"state": {}}, "model_ema": average})
+
+
 def student_and_teacher(resnet: ResNet, width: int) -> Foreign:
     """No program's: two networks in one state dict."""
     weights = below("teacher.", scaled(trunk(resnet), 0.5)) | below("student.", trunk(resnet))
@@ -504,6 +511,7 @@ LAYOUTS: dict[str, Callable[[ResNet, int], Foreign]] = {
         mmselfsup_swav,
         dino,
         timm_with_average,
+        torchvision_with_average,
         openselfsup_simclr,
         openselfsup_moco,
         densecl,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.weights.foreign import dino, known_resnet
+from torchvision.models import mobilenet_v3_small
 
 from orl import load_backbone
 from orl.cli import main
@@ -75,6 +76,11 @@ def test_a_network_chosen_without_asking_is_named_when_it_is_loaded(
     with caplog.at_level(logging.INFO, "orl"):
         load_backbone(tmp_path / "dino.pth")
     assert "dino.pth: the network student.backbone was taken, and teacher.backbone left" in caplog.text
+    weights = mobilenet_v3_small().state_dict()
+    torch.save({"state_dict_ema": weights, "state_dict": weights}, tmp_path / "mobile.pth")
+    with caplog.at_level(logging.INFO, "orl"):
+        load_backbone(tmp_path / "mobile.pth", architecture="mobilenet_v3_small")
+    assert "mobile.pth: the weights state_dict were taken, and state_dict_ema left" in caplog.text
 
 
 def test_a_file_without_weights_is_one_line_of_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,6 +124,7 @@ AVERAGES = [
     ("orl_checkpoint", "online.backbone", "target.backbone", "target", True),
     ("dino", "student.backbone", "teacher.backbone", "teacher", False),
     ("timm_with_average", "state_dict", "state_dict_ema", "state_dict_ema", False),
+    ("torchvision_with_average", "model", "model_ema.module", "model_ema", False),
     ("student_and_teacher", "student", "teacher", "teacher", False),
 ]
 

@@ -140,8 +140,9 @@ def read_coco_json(json_path: Path) -> dict[str, Any]:
     Raises:
         ValueError: if the file has another content.
     """
+    files.regular_file(json_path)
     try:
-        content = files.parse_json(files.regular_file(json_path).read_bytes())
+        content = files.parse_json(json_path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{json_path} is not JSON: {error}") from error
     if not isinstance(content, dict) or "images" not in content:

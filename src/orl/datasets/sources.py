@@ -157,8 +157,9 @@ def _extension(name: str) -> str:
 
 def _read_list(path: Path) -> tuple[Path, list[str]]:
     """Read a list file; the root is its folder, or the lowest common folder of all images."""
+    regular_file(path)
     try:
-        lines = [line.strip() for line in regular_file(path).read_text(encoding="utf-8-sig").split("\n")]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except ValueError as error:
         raise ValueError(f"{path} is not a list of images in UTF-8: {error}; save it as UTF-8 text") from error
     listed = [split_line(line) for line in lines if line and not line.startswith("#")]

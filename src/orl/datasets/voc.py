@@ -281,8 +281,9 @@ def _text(element: ET.Element, path: str) -> str:
 
 
 def _read_lines(path: Path) -> list[str]:
+    regular_file(path)
     try:
-        lines = regular_file(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except ValueError as error:
         raise ValueError(f"{path} is not a text file: {error}") from error
     return [line.strip() for line in lines if line.strip()]

@@ -122,6 +122,8 @@ def load_network(
         network = _load_foreign(opened, file, architecture)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+    if isinstance(network, ExternalBackbone) and opened.others:
+        logger.info("%s: the weights %s were taken, and %s left", file, opened.container, " and ".join(opened.others))
     config = _config_beside(file).get("pretrained_cfg")
     if isinstance(network, ExternalBackbone) and isinstance(config, dict) and {"mean", "std"} <= set(config):
         # Weights of one architecture may differ in how their images were normalised.
