@@ -70,6 +70,16 @@ def read_inputs(folder: Path) -> dict[str, Any] | None:
     return read_manifest(path)["inputs"] if path.exists() else None
 
 
+def read_fingerprint(folder: Path) -> str | None:
+    """Return the fingerprint of the inputs of the result in a folder, finished or not; None if there is none.
+
+    Raises:
+        ValueError: if its manifest cannot be read.
+    """
+    path = folder / MANIFEST
+    return read_manifest(path)["fingerprint"] if path.exists() else None
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """Read a manifest: its version, the fingerprint and, since version 2, the inputs that it is made of.
 

@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tests.training.small import (
     view_sampler,
 )
 
+from orl import provenance
 from orl.datasets.image_table import ImageTable
 from orl.methods.byol import BYOL
 from orl.processes import Processes
@@ -293,3 +295,16 @@ def test_processes_that_see_different_checkpoints_are_refused(images: ImageTable
             options(tmp_path),
             Apart(),
         )
+
+
+def test_a_checkpoint_of_another_run_is_not_resumed_from(
+    images: ImageTable, tmp_path: Path, uninterrupted: tuple[BYOL, Path]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for seed, folder in enumerate((first, second)):
+        provenance.claim(folder, {"images": images.fingerprint, "seed": seed})
+    dataset = ViewDataset(view_sampler(images))
+    assert equal_weights(run(new_method(), dataset, first), uninterrupted[0])
+    shutil.copytree(first / "checkpoints", second / "checkpoints")
+    with pytest.raises(provenance.StaleResultError, match=r"second/checkpoints/step_.* belongs to another training"):
+        run(new_method(), dataset, second)

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from orl import files
+from orl import files, provenance
 from orl.processes import Processes
 from orl.training.batches import TrainingBatches
 from orl.training.checkpoints import Checkpoints
@@ -94,6 +94,7 @@ def train(
     checkpoints = Checkpoints(
         options.folder / "checkpoints",
         training_step,
+        fingerprint=provenance.read_fingerprint(options.folder),
         minutes=options.checkpoint_minutes,
         num_kept=options.num_checkpoints,
         is_writer=is_first,
