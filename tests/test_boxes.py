@@ -3,9 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from tests.reference.boxes import iou_by_pixels
+from tests.reference.boxes import iou_by_pixels, jittered_copy
 
 from orl import boxes
+from orl.views.crops import round_to_pixels
 
 corners = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(1, 30), st.integers(1, 30))
 integer_boxes = corners.map(lambda c: [c[0], c[1], min(63, c[0] + c[2]), min(63, c[1] + c[3])])
@@ -90,6 +91,37 @@ def test_jittered_copies_reach_down_to_the_lowest_overlap(min_iou: float) -> Non
     overlaps = boxes.iou(copies, box[None])[:, 0]
     assert overlaps.min() > min_iou
     assert overlaps.min() < min_iou + 0.1
+
+
+def random_box(generator: np.random.Generator, size_wh: tuple[int, int], least: int, most: int) -> np.ndarray:
+    """A random box inside an image, with edges between pixels and sides of `least` to `most`."""
+    sides = generator.uniform(least, most, size=2)
+    corner = generator.uniform(0, size_wh - sides)
+    return np.array([*corner, *(corner + sides)], dtype=np.float32)
+
+
+def test_a_jittered_copy_is_that_of_the_published_rule() -> None:
+    generator = np.random.default_rng(0)
+    for seed in range(100):
+        left, top, right, bottom = np.rint(random_box(generator, (200, 150), 8, 140)).astype(int).tolist()
+        found = boxes.jitter(as_boxes([left, top, right, bottom])[0], (200, 150), np.random.default_rng(seed))
+        expected = jittered_copy((left, top, right - left, bottom - top), (200, 150), np.random.default_rng(seed))
+        assert boxes.to_xywh(found).tolist() == list(expected)
+
+
+@pytest.mark.parametrize("min_iou", [0.2, 0.5])
+def test_the_pixels_cut_along_a_jittered_copy_overlap_enough(min_iou: float) -> None:
+    generator, size_wh, num_copies = np.random.default_rng(0), (120, 90), 0
+    for _ in range(300):
+        box = random_box(generator, size_wh, 6, 40)
+        copy = boxes.jitter(box, size_wh, generator, min_iou)
+        if np.array_equal(copy, box):
+            continue
+        num_copies += 1
+        cut = as_boxes(*(round_to_pixels(each, size_wh) for each in (copy, box)))
+        np.testing.assert_array_equal(cut[0], copy)
+        assert boxes.iou(cut[:1], cut[1:])[0, 0] > min_iou
+    assert num_copies > 200
 
 
 def test_full_overlap_returns_the_box_itself_and_samples_nothing() -> None:

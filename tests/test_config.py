@@ -28,11 +28,13 @@ def test_the_coco_recipe_has_the_numbers_of_the_paper() -> None:
     config = RECIPES["coco"](Path("images"), Path("runs/x"))
     for stage in (config.stage1, config.stage3):
         assert (stage.epochs, stage.batch_size, stage.base_lr * stage.batch_size / 256) == (800, 512, 0.4)
+        assert (stage.lr_schedule, stage.drop_last) == ("per-epoch", False)
         assert (stage.warmup_epochs, stage.sgd_momentum, stage.weight_decay, stage.ema_momentum) == (4, 0.9, 1e-4, 0.99)
         assert (stage.hidden_features, stage.projection_features, stage.join_views) == (4096, 256, False)
         assert (stage.views.size_px, stage.views.area_range) == (224, (0.08, 1.0))
         assert (stage.views.blur_probabilities, stage.views.solarise_probabilities) == ((1.0, 0.1), (0.0, 0.2))
-    assert (config.network.backbone, config.objects.roi_size_px) == ("resnet50", 96)
+    assert (config.network.backbone, config.network.initial_weights) == ("resnet50", "fan-in")
+    assert config.objects.roi_size_px == 96
     found = config.discover
     assert (found.num_neighbours, found.top_fraction, found.min_side, found.max_rois) == (10, 0.1, 96, 100)
     assert (found.max_aspect_ratio, found.max_iou, found.embed_px, found.roi_embed_px) == (3, 0.5, 224, 224)
@@ -127,10 +129,17 @@ def test_gradient_accumulation_is_free_except_for_simclr_whose_negatives_it_chan
 
 def test_differences_between_two_methods_name_the_fields_of_both() -> None:
     config = demo("images", "run")
+    assert config.stage1.drop_last
     changed = differences(config, replace(config, method=DenseCLConfig()))
     assert "method.name: was byol, now densecl" in changed
     assert "method.queue_size: was None, now 65536" in changed
     assert "method.queue_size: was 65536, now None" in differences(replace(config, method=DenseCLConfig()), config)
+
+
+def test_a_queue_needs_complete_batches() -> None:
+    config = with_method(RECIPES["coco"]("images", "run"), "mocov2")
+    with pytest.raises(ValueError, match=r"stage1\.drop_last must be true for method mocov2"):
+        replace(config, stage1=replace(config.stage1, drop_last=False))
 
 
 UNCHECKED = """

@@ -61,36 +61,36 @@ def jitter(
     """Move, scale and stretch a box at random, so that it still covers the same object.
 
     The area is multiplied by U(0.5, 2). The aspect ratio of the new box is log-uniform in (0.5, 2). The centre moves
-    by U(-0.5, 0.5) of width and height. The first of at most 200 samples that lies in the image and overlaps enough
-    is taken.
+    by U(-0.5, 0.5) of width and height. The sides, then the corner are rounded to whole pixels. The first of at most
+    200 samples that then lies in the image and overlaps enough is taken.
 
     Args:
-        box: the RoI.
+        box: the RoI; its overlap is that of the pixels it is cut along, so it is rounded too.
         size_wh: width and height of its image in pixels.
         generator: source of the random numbers.
         min_iou: lower bound of the IoU of box and copy; at 1 the copy is the box itself.
 
     Returns:
-        The copy, or the box itself if no sample was accepted.
+        The copy, in whole pixels, or the box itself if no sample was accepted.
 
     Source:
-        ORL (NeurIPS 2021), Section 3.3, intra-RoI pairs; limits of the published configuration.
+        ORL (NeurIPS 2021), Section 3.3, intra-RoI pairs; limits and rounding of the published code.
     """
     if min_iou >= 1:
         return box
-    width, height = box[2] - box[0], box[3] - box[1]
-    centre_x, centre_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    cut = np.rint(box)
+    left, top, right, bottom = (float(edge) for edge in cut)
+    width, height = right - left, bottom - top
     for _ in range(MAX_JITTER_ATTEMPTS):
-        new_area = float(width * height) * generator.uniform(0.5, 2)
+        new_area = width * height * generator.uniform(0.5, 2)
         aspect_ratio = math.exp(generator.uniform(math.log(0.5), math.log(2)))
-        new_width, new_height = math.sqrt(new_area * aspect_ratio), math.sqrt(new_area / aspect_ratio)
-        new_x = centre_x + width * generator.uniform(-0.5, 0.5)
-        new_y = centre_y + height * generator.uniform(-0.5, 0.5)
-        new_box = np.array(
-            [new_x - new_width / 2, new_y - new_height / 2, new_x + new_width / 2, new_y + new_height / 2],
-            dtype=np.float32,
-        )
-        inside = new_box[0] >= 0 and new_box[1] >= 0 and new_box[2] <= size_wh[0] and new_box[3] <= size_wh[1]
-        if inside and iou(new_box[None], box[None])[0, 0] > min_iou:
+        new_width, new_height = round(math.sqrt(new_area * aspect_ratio)), round(math.sqrt(new_area / aspect_ratio))
+        new_left = round((left + right) / 2 + width * generator.uniform(-0.5, 0.5) - new_width / 2)
+        new_top = round((top + bottom) / 2 + height * generator.uniform(-0.5, 0.5) - new_height / 2)
+        new_right, new_bottom = new_left + new_width, new_top + new_height
+        if min(new_left, new_top) < 0 or new_right > size_wh[0] or new_bottom > size_wh[1]:
+            continue
+        new_box = np.array([new_left, new_top, new_right, new_bottom], dtype=np.float32)
+        if iou(new_box[None], cut[None])[0, 0] > min_iou:
             return new_box
     return box

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from orl import files
-from orl.networks.names import OWN_MODULE, BackboneName, DeviceName, Precision
+from orl.networks.names import OWN_MODULE, BackboneName, DeviceName, InitialWeights, Precision
 
 ImageMethod = Literal["byol", "mocov2", "simclr", "densecl", "selfemd"]
 """Methods of stage 1."""
@@ -29,6 +29,11 @@ class NetworkConfig:
 
     backbone: str = "resnet50"
     """Backbone, trained from random weights: a `BackboneName`, or a module given from Python ('module/...')."""
+    initial_weights: InitialWeights = "fan-in"
+    """Random weights: normal with variance 2 / fan-in and zero biases, as published ('fan-in'), or torchvision's.
+
+    The backbone and the MLPs follow it; a module given from Python keeps its own weights.
+    """
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -155,10 +160,14 @@ class TrainConfig:
     """Passes over the images."""
     batch_size: int = 512
     """Images per step, over all processes."""
+    drop_last: bool = False
+    """Leave out the last, smaller batch of an epoch; MoCo v2 and DenseCL do, and need it for their queues."""
     base_lr: float = 0.2
     """Learning rate for a batch of 256 images; scaled with the batch size."""
+    lr_schedule: Literal["per-epoch", "per-step"] = "per-epoch"
+    """Cosine decay: one value per epoch, from the first epoch, as published; or per step, after the warm-up."""
     warmup_epochs: float = 4.0
-    """Epochs of linear warm-up of the learning rate, before its cosine decay to 0."""
+    """Epochs of linear warm-up of the learning rate."""
     optimiser: Literal["sgd", "lars"] = "sgd"
     """SGD with momentum, or LARS; LARS leaves biases and batch norm out of weight decay."""
     sgd_momentum: float = 0.9
@@ -372,6 +381,10 @@ class RunConfig:
             raise ValueError(
                 f"stage1.join_views has no effect on method {self.method.name}: online and target network see "
                 "different views"
+            )
+        if not self.stage1.drop_last and self.method.name in ("mocov2", "densecl"):
+            raise ValueError(
+                f"stage1.drop_last must be true for method {self.method.name}: its queue takes complete batches only"
             )
         if not self.objects.warm_start:
             return

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orl.config import (
+    FREE_TRAIN_FIELDS,
     WARM_START_METHODS,
     ByolConfig,
     DenseCLConfig,
@@ -27,7 +28,8 @@ from orl.config import (
     one_of,
     to_plain,
 )
-from orl.rundir import RunDir
+from orl.networks.names import Precision
+from orl.rundir import TRAINED_STAGES, RunDir
 
 LONG_EPOCHS = 100
 """Epochs of stage 1 from which the published numbers of MoCo v2 and SimCLR are used.
@@ -57,7 +59,7 @@ def quick(images: Path | str, out: Path | str) -> RunConfig:
         images=Path(images),
         out=Path(out),
         recipe="quick",
-        network=NetworkConfig(backbone="resnet18"),
+        network=NetworkConfig(backbone="resnet18", initial_weights="torchvision"),
         stage1=_short_training(epochs=20, batch_size=64, size_px=96, hidden_features=1024),
         stage3=_short_training(epochs=20, batch_size=64, size_px=96, hidden_features=1024),
         discover=DiscoverConfig(embed_px=128, roi_embed_px=96, min_side=0.2),
@@ -81,7 +83,7 @@ def small(images: Path | str, out: Path | str) -> RunConfig:
         images=Path(images),
         out=Path(out),
         recipe="small",
-        network=NetworkConfig(backbone="resnet10"),
+        network=NetworkConfig(backbone="resnet10", initial_weights="torchvision"),
         stage1=training,
         stage3=replace(training, epochs=15),
         discover=DiscoverConfig(embed_px=128, roi_embed_px=64, min_side=0.2),
@@ -99,7 +101,7 @@ def demo(images: Path | str, out: Path | str) -> RunConfig:
         images=Path(images),
         out=Path(out),
         recipe="demo",
-        network=NetworkConfig(backbone="resnet10"),
+        network=NetworkConfig(backbone="resnet10", initial_weights="torchvision"),
         stage1=_short_training(epochs=20, batch_size=32, size_px=64, hidden_features=512),
         stage3=_short_training(epochs=20, batch_size=32, size_px=64, hidden_features=512),
         discover=DiscoverConfig(embed_px=96, roi_embed_px=64, min_side=0.2, shard_size=64),
@@ -112,7 +114,9 @@ def _short_training(epochs: int, batch_size: int, size_px: int, hidden_features:
     return TrainConfig(
         epochs=epochs,
         batch_size=batch_size,
+        drop_last=True,
         base_lr=0.4,
+        lr_schedule="per-step",
         warmup_epochs=2.0,
         checkpoint_minutes=5.0,
         hidden_features=hidden_features,
@@ -198,6 +202,7 @@ def _moco_training(config: RunConfig) -> tuple[TrainConfig, dict[str, int]]:
     stage1 = replace(
         stage1,
         batch_size=batch_size,
+        drop_last=True,
         base_lr=0.3 if is_long else stage1.base_lr,
         warmup_epochs=0.0,
         ema_momentum=0.999 if is_long else 0.99,
@@ -295,10 +300,57 @@ def with_changes(
     if method is not None:
         config = with_method(config, method)
     if backbone is not None:
-        config = replace(config, network=NetworkConfig(backbone=backbone))
+        config = replace(config, network=replace(config.network, backbone=backbone))
     changes: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size}
     changes = {name: value for name, value in changes.items() if value is not None}
     return replace(config, **{stage: replace(getattr(config, stage), **changes) for stage in stages})
+
+
+PUBLISHED_PRECISION: Precision = "16-mixed"
+"""Precision of the published training; `coco` takes bf16, which needs no scaling of the loss."""
+UNLISTED_FIELDS = frozenset(
+    {
+        *(
+            "network.backbone",
+            "discover.shard_size",
+            "discover.feature_extractor",
+            "discover.architecture",
+            "discover.proposals_file",
+        ),
+        *(f"{stage}.{name}" for stage in ("stage1", "stage3") for name in FREE_TRAIN_FIELDS - {"accumulation_steps"}),
+    }
+)
+"""Fields, by dotted names, that change no result or are named by other lines of a result."""
+
+
+def training_deviations(config: RunConfig, stage: str) -> list[str]:
+    """List the differences between a backbone's training and the published one of its method.
+
+    Args:
+        config: the run.
+        stage: 'stage1' or 'stage3', whose backbone it is; stage 3 depends on stages 1 and 2 too.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> config = coco("images", "runs/x")
+        >>> training_deviations(replace(config, stage1=replace(config.stage1, epochs=100)), "stage1")
+        ['stage1 epochs 100, not 800', 'precision bf16-mixed, not 16-mixed']
+    """
+    published = replace(with_method(coco(REQUIRED, REQUIRED), config.method.name), precision=PUBLISHED_PRECISION)
+    sections = ["network", "stage1", "method"] if stage == "stage1" or config.needs_stage1 else ["network"]
+    sections += ["discover", "stage3", "objects"] if stage == "stage3" else []
+    now, was = flat(to_plain(config)), flat(to_plain(published))
+    found: dict[str, list[str]] = {}
+    for name in (*(key for key in now if key.partition(".")[0] in sections), "precision"):
+        if name not in UNLISTED_FIELDS and now[name] != was[name]:
+            section, _, field = name.partition(".")
+            is_trained = section in TRAINED_STAGES
+            line = f"{field if is_trained else name} {now[name]}, not {was[name]}"
+            found.setdefault(line, []).extend([section] if is_trained else [])
+    lines = [" ".join([" and ".join(stages), line]).strip() for line, stages in found.items()]
+    lines += ["stage1 by another method than byol"] if stage == "stage3" and config.method.name != "byol" else []
+    lines += ["stage2 embeds with given weights"] if stage == "stage3" and config.discover.feature_extractor else []
+    return lines + (["starts from given weights"] if config.init_from else [])
 
 
 def with_fields(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:

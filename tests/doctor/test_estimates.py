@@ -82,8 +82,9 @@ def test_reading_slows_a_network_on_the_same_cores() -> None:
 
 def test_hours_count_full_batches_only() -> None:
     # 10 images at batch 4 are 8 an epoch: 8 x 900 x 0.5 s is an hour.
-    assert training_hours(10, 4, 900, 0.5) == pytest.approx(1.0)
-    assert training_hours(3, 4, 900, 0.5) == 0
+    assert training_hours(10, 4, 900, 0.5, drop_last=True) == pytest.approx(1.0)
+    assert training_hours(3, 4, 900, 0.5, drop_last=True) == 0
+    assert training_hours(10, 4, 900, 0.5, drop_last=False) == pytest.approx(1.25)
 
 
 def test_each_worker_has_two_batches_ready() -> None:

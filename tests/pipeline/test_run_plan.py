@@ -10,7 +10,7 @@ from orl.config import RunConfig
 from orl.pipeline import run_plan
 from orl.pipeline.preflight import RunInputs, preflight
 from orl.pipeline.run_plan import expected_time_logger, format_duration, plan_lines, step_warnings
-from orl.recipes import demo
+from orl.recipes import coco, demo
 from orl.synthetic.scenes import draw_scenes
 
 
@@ -37,6 +37,14 @@ def test_the_plan_names_every_stage_and_its_number_of_steps(inputs: RunInputs) -
     assert lines[5] == "  expected time: follows after the first steps of stage 1"
     one = plan_lines(replace(inputs, stages=("stage3",)), 120)
     assert [line[:14] for line in one[1:-1]] == ["  stage 3 of 4"]
+
+
+def test_the_plan_counts_the_last_smaller_batch_of_the_published_run(inputs: RunInputs) -> None:
+    lines = plan_lines(with_config(inputs, coco("images", "run")), 118_287)
+    assert "185,600 steps (800 x 232 at batch 512)" in lines[1]
+    assert "185,600 steps (800 x 232 at batch 512)" in lines[3]
+    short = replace(coco("images", "run"), stage1=replace(coco("images", "run").stage1, epochs=1))
+    assert "stage 1 has only 3 steps (1 x 3)" in step_warnings(with_config(inputs, short), 1025)[0]
 
 
 @pytest.mark.parametrize(("num_images", "num_warnings"), [(120, 2), (319, 2), (320, 0)])

@@ -1,5 +1,7 @@
 """Boxes by loops over pixels and pairs, from the definitions."""
 
+import math
+
 import numpy as np
 
 
@@ -42,3 +44,25 @@ def filter_by_loops(
         if len(kept) == most:
             break
     return np.stack(kept) if kept else proposals[:1]
+
+
+def jittered_copy(
+    box: tuple[int, int, int, int], size_wh: tuple[int, int], generator: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """The published code's jitter of a box (left, top, width, height), `aug_bbox`: integers before the tests."""
+    left, top, width, height = box
+    for _ in range(200):
+        area = width * height * generator.uniform(0.5, 2)
+        ratio = math.exp(generator.uniform(math.log(0.5), math.log(2)))
+        new_width, new_height = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        centre_x = left + width / 2 + width * generator.uniform(-0.5, 0.5)
+        centre_y = top + height / 2 + height * generator.uniform(-0.5, 0.5)
+        new_left, new_top = round(centre_x - new_width / 2), round(centre_y - new_height / 2)
+        if min(new_left, new_top) < 0 or new_left + new_width > size_wh[0] or new_top + new_height > size_wh[1]:
+            continue
+        common_width = min(left + width, new_left + new_width) - max(left, new_left)
+        common_height = min(top + height, new_top + new_height) - max(top, new_top)
+        common = max(common_width, 0) * max(common_height, 0)
+        if common / (width * height + new_width * new_height - common) > 0.5:
+            return new_left, new_top, new_width, new_height
+    return box

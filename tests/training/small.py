@@ -66,11 +66,12 @@ def options(folder: Path, **others: Any) -> TrainOptions:
     return TrainOptions(**{"folder": folder, "title": "stage1", "workers": 0, "checkpoint_minutes": 60.0, **others})
 
 
-def run(method: BYOL, dataset: ViewDataset, folder: Path, *, lr: float = 0.05, **others: Any) -> BYOL:
+def run(
+    method: BYOL, dataset: ViewDataset, folder: Path, *, lr: float = 0.05, batch_size: int = BATCH_SIZE, **others: Any
+) -> BYOL:
     """Train, with the options of the loop that are named."""
-    train(
-        new_ssl_step(method), read_from_files(dataset), batches(), schedules(lr), options(folder, **others), Processes()
-    )
+    source, data = read_from_files(dataset), batches(batch_size)
+    train(new_ssl_step(method), source, data, schedules(lr), options(folder, **others), Processes())
     return method
 
 

@@ -74,6 +74,20 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
     assert without_times(steps(tmp_path)) == without_times(steps(uninterrupted[1]))
 
 
+def test_a_run_resumes_equally_after_the_last_smaller_batch_of_an_epoch(images: ImageTable, tmp_path: Path) -> None:
+    complete = run(new_method(), ViewDataset(view_sampler(images)), tmp_path / "complete", batch_size=3)
+    data = Interrupting(view_sampler(images))
+    # Eight images are batches of 3, 3 and 2.
+    data.interrupt_at = batches(3).keys(2)[1]
+    with pytest.raises(Stopped, match="after step 3 of 9 and saved"):
+        run(new_method(), data, tmp_path / "stopped", batch_size=3)
+    resumed = run(new_method(), ViewDataset(view_sampler(images)), tmp_path / "stopped", batch_size=3)
+    assert equal_weights(resumed, complete)
+    rows = steps(tmp_path / "stopped")
+    assert without_times(rows) == without_times(steps(tmp_path / "complete"))
+    assert [row["epoch"] for row in rows[:4]] == [0.375, 0.75, 1, 1.375]
+
+
 def test_a_finished_run_does_nothing_more(images: ImageTable, uninterrupted: tuple[BYOL, Path]) -> None:
     before = (uninterrupted[1] / "metrics.jsonl").read_bytes()
     assert equal_weights(run(new_method(), ViewDataset(view_sampler(images)), uninterrupted[1]), uninterrupted[0])

@@ -164,33 +164,39 @@ def as_torchrun(rank: int, port: int) -> None:
     torch.set_num_threads(1)
 
 
-def one_of_two(rank: int, port: int, images: ImageTable, folder: Path, accumulation_steps: int) -> None:
+def one_of_two(
+    rank: int, port: int, images: ImageTable, folder: Path, batch_size: int, accumulation_steps: int
+) -> None:
     as_torchrun(rank, port)
     with joined_processes(CPU) as processes:
         fabric = launch_fabric(CPU, "64-true", processes)
         ssl_step = new_ssl_step(new_method(), fabric, accumulation_steps=accumulation_steps)
-        data = batches(BATCH_SIZE * accumulation_steps, rank=rank, num_processes=2)
+        data = batches(batch_size, rank=rank, num_processes=2)
         train(
             ssl_step, read_from_files(ViewDataset(view_sampler(images))), data, schedules(), options(folder), processes
         )
         torch.save(ssl_step.method.state_dict(), folder / f"{rank}.pt")
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_two_processes_give_the_losses_and_weights_of_one(images: ImageTable, tmp_path: Path, parts: int) -> None:
+@pytest.mark.parametrize(("batch_size", "parts"), [(BATCH_SIZE, 1), (2 * BATCH_SIZE, 2), (6, 1)])
+def test_two_processes_give_the_losses_and_weights_of_one(
+    images: ImageTable, tmp_path: Path, batch_size: int, parts: int
+) -> None:
     together, alone = tmp_path / "two", tmp_path / "one"
     together.mkdir()
     alone.mkdir()
-    multiprocessing.spawn(one_of_two, (free_port(), images, together, parts), nprocs=2)
+    multiprocessing.spawn(one_of_two, (free_port(), images, together, batch_size, parts), nprocs=2)
     method = new_method()
     ssl_step = new_ssl_step(method, double(), accumulation_steps=parts)
-    data = batches(BATCH_SIZE * parts)
+    # Two processes fill the last batch to four images, as two parts of one process would.
+    data = batches(batch_size, accumulation_steps=2)
     train(ssl_step, read_from_files(ViewDataset(view_sampler(images))), data, schedules(), options(alone))
     rows = [
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (together, alone)
     ]
-    assert len(rows[0]) == len(rows[1]) == NUM_STEPS // parts
+    # Eight images: batches of 4 and 4, of 8, or of 6 and 4, with two images again.
+    assert len(rows[0]) == len(rows[1]) == (NUM_STEPS // 2 if batch_size == 2 * BATCH_SIZE else NUM_STEPS)
     for ours, expected in zip(*rows):
         # The log keeps six decimals.
         for name in ("loss", "gradient_norm", "alignment", "lr", "ema_momentum", "epoch"):

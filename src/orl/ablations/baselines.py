@@ -38,7 +38,8 @@ def random_feature_extractor(config: RunConfig) -> Path:
     path = config.out.parent / "random" / "backbone.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        save_backbone(build_backbone(config.network.backbone), path, {"seed": str(config.seed)})
+        new = build_backbone(config.network.backbone, config.network.initial_weights)
+        save_backbone(new, path, {"seed": str(config.seed)})
     return path
 
 

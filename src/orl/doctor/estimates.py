@@ -71,9 +71,10 @@ def seconds_per_image(step_s: float, sample_s: float, workers: int, cores: float
     return max(reading_s, step_s + sample_s / cores) if shares_cores else max(reading_s, step_s)
 
 
-def training_hours(num_images: int, batch_size: int, epochs: int, image_s: float) -> float:
-    """Return the hours of a training stage, without the last, smaller batch of each epoch."""
-    return num_images // batch_size * batch_size * epochs * image_s / 3600
+def training_hours(num_images: int, batch_size: int, epochs: int, image_s: float, *, drop_last: bool) -> float:
+    """Return the hours of a training stage, with or without the last, smaller batch of each epoch."""
+    used = num_images // batch_size * batch_size if drop_last else num_images
+    return used * epochs * image_s / 3600
 
 
 def queue_bytes(workers: int, batch_size: int, sample_bytes: int) -> int:

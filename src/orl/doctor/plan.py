@@ -75,7 +75,8 @@ def estimate_stage(plan: Plan, stage: str) -> StageEstimate:
     step_s = cost.step.at(per_pass) / per_pass
     shares_cores = not plan.computes_on_gpu
     image_s = seconds_per_image(step_s, cost.sample_s, config.workers, plan.machine.cores, shares_cores)
-    hours = training_hours(plan.num_images, train.batch_size, train.epochs, image_s / plan.num_processes)
+    process_s = image_s / plan.num_processes
+    hours = training_hours(plan.num_images, train.batch_size, train.epochs, process_s, drop_last=train.drop_last)
     return StageEstimate(
         largest_batch=largest,
         accumulation_steps=steps,

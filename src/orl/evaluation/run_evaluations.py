@@ -60,7 +60,8 @@ def evaluate_backbone(config: RunConfig, label: str, data: VocDataset) -> None:
     logger.info("evaluate %s", BACKBONES[label])
     run = RunDir(config.out)
     if label == "random":
-        backbone = load_evaluated_backbone(RANDOM, config.network.backbone, config.seed)
+        network = config.network
+        backbone = load_evaluated_backbone(RANDOM, network.backbone, config.seed, network.initial_weights)
     else:
         backbone = load_evaluated_backbone(run.backbone(label))
     for evaluation, own in _evaluations(config):

@@ -207,7 +207,7 @@ def _load(source: str, config: RunConfig, seed: int) -> nn.Module:
         return load_eval_network(Path(source))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_backbone(config.network.backbone).eval()
+        return build_backbone(config.network.backbone, config.network.initial_weights).eval()
 
 
 def _draw_run(images: RunImages, maps_of: Maps, options: AttentionOptions, side_px: int) -> Figure:

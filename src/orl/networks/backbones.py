@@ -24,7 +24,8 @@ from torchvision.models.resnet import (
 )
 
 from orl import files, provenance
-from orl.networks.names import OWN_MODULE
+from orl.networks.initial_weights import initialise
+from orl.networks.names import OWN_MODULE, InitialWeights
 
 
 def resnet10() -> ResNet:
@@ -51,11 +52,12 @@ class Backbone(nn.Sequential):
         self.num_channels = num_channels
 
 
-def build_backbone(name: str) -> Backbone:
+def build_backbone(name: str, initial_weights: InitialWeights = "torchvision") -> Backbone:
     """Build a backbone with random weights from torch's global generator.
 
     Args:
-        name: one of `BUILDERS`, or the name that `register_backbone` returned.
+        name: one of `BUILDERS`, or the name that `register_backbone` returned: that module keeps its own weights.
+        initial_weights: rule of `orl.networks.initial_weights`.
 
     Raises:
         ValueError: if there is no such backbone.
@@ -66,7 +68,7 @@ def build_backbone(name: str) -> Backbone:
         raise ValueError(f"no backbone is called {name!r}; choose one of {', '.join(BUILDERS)}")
     network = BUILDERS[name]()
     parts = OrderedDict((key, part) for key, part in network.named_children() if key not in ("avgpool", "fc"))
-    return Backbone(parts, name, network.fc.in_features)
+    return initialise(Backbone(parts, name, network.fc.in_features), initial_weights)
 
 
 _own_modules: dict[str, Backbone] = {}
@@ -135,7 +137,7 @@ def check_weights(weights: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name} holds the negative variance {float(value.min()):.3g}; the file is damaged")
 
 
-def save_backbone(backbone: Backbone, path: Path, notes: Mapping[str, str] | None = None) -> None:
+def save_backbone(backbone: Backbone, path: Path, notes: Mapping[str, Any] | None = None) -> None:
     """Write the weights under torchvision's names, and the backbone's name, as safetensors."""
     about = {"kind": "backbone", "backbone": backbone.name, **(notes or {})}
     # One entry only: safetensors writes several in random order, and equal weights must give equal files.

@@ -24,6 +24,7 @@ from orl.pipeline.training_setup import (
 )
 from orl.pipeline.view_samplers import build_view_sampler
 from orl.processes import Processes, local_device
+from orl.recipes import training_deviations
 from orl.training.batches import epoch_batches
 from orl.training.fabric import launch_fabric
 from orl.training.loader import BatchSource, cut_on_device, read_from_files
@@ -78,6 +79,8 @@ def _train_stage(inputs: RunInputs, images: ImageTable, stage: str, processes: P
         train_config.batch_size,
         train_config.epochs,
         config.seed,
+        drop_last=train_config.drop_last,
+        accumulation_steps=train_config.accumulation_steps,
         rank=processes.rank,
         num_processes=processes.count,
     )
@@ -103,7 +106,8 @@ def _train_stage(inputs: RunInputs, images: ImageTable, stage: str, processes: P
     train(ssl_step, source, batches, build_schedules(train_config, batches.steps_per_epoch), options, processes)
     if processes.is_first:
         save_projector(ssl_step.method.online.projector, run.projector(stage))
-        notes = {"stage": stage, "epochs": str(train_config.epochs)}
+        deviations = training_deviations(config, stage)
+        notes = {"stage": stage, "epochs": str(train_config.epochs), "deviations": deviations}
         save_backbone(ssl_step.method.online.backbone, run.backbone(stage), notes)
     processes.wait(f"the weights of {stage}")
     return True

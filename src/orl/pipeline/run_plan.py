@@ -4,11 +4,12 @@ import logging
 import time
 from collections.abc import Callable
 
-from orl.config import RunConfig
+from orl.config import RunConfig, TrainConfig
 from orl.pipeline.preflight import RunInputs
 from orl.pipeline.training_setup import stage_config
 from orl.processes import Processes
 from orl.rundir import TRAINED_STAGES
+from orl.training.batches import num_steps_per_epoch
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +45,11 @@ def plan_lines(inputs: RunInputs, num_images: int) -> list[str]:
             extractor = config.discover.feature_extractor or "stage 1's backbone"
             lines.append(f"{title}: discover correspondences of objects, embedding images and boxes with {extractor}")
             continue
-        train, num_steps = stage_config(config, stage), _num_steps(config, stage, num_images)
+        train = stage_config(config, stage)
+        steps = _steps_per_epoch(train, num_images)
         lines.append(
-            f"{title}: pretrain {config.network.backbone} with {method}: {num_steps:,} steps "
-            f"({train.epochs} x {num_images // train.batch_size:,} at batch {train.batch_size})"
+            f"{title}: pretrain {config.network.backbone} with {method}: {train.epochs * steps:,} steps "
+            f"({train.epochs} x {steps:,} at batch {train.batch_size})"
         )
     if inputs.stages == run_stages(config):
         last = f"evaluate on {config.eval_data} and write the report"
@@ -65,10 +67,11 @@ def step_warnings(inputs: RunInputs, num_images: int) -> list[str]:
     """Name each training stage with fewer than `FEW_STEPS` steps, and the ways out."""
     found = []
     for stage, label in TRAINED_STAGES.items():
-        train, num_steps = stage_config(inputs.config, stage), _num_steps(inputs.config, stage, num_images)
-        if stage in inputs.stages and num_steps < FEW_STEPS:
+        train = stage_config(inputs.config, stage)
+        steps = _steps_per_epoch(train, num_images)
+        if stage in inputs.stages and train.epochs * steps < FEW_STEPS:
             found.append(
-                f"WARNING: {label} has only {num_steps} steps ({train.epochs} x {num_images // train.batch_size}), too "
+                f"WARNING: {label} has only {train.epochs * steps} steps ({train.epochs} x {steps}), too "
                 f"few to learn anything useful: use more images, a smaller --{stage}.batch-size or more "
                 f"--{stage}.epochs, for at least {FEW_STEPS} steps"
             )
@@ -117,7 +120,11 @@ def format_duration(seconds: float) -> str:
 
 def _num_steps(config: RunConfig, stage: str, num_images: int) -> int:
     train = stage_config(config, stage)
-    return num_images // train.batch_size * train.epochs
+    return _steps_per_epoch(train, num_images) * train.epochs
+
+
+def _steps_per_epoch(train: TrainConfig, num_images: int) -> int:
+    return num_steps_per_epoch(num_images, train.batch_size, drop_last=train.drop_last)
 
 
 def _pixel_ratio(config: RunConfig) -> float:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -23,16 +24,21 @@ from orl.methods.orl import ORL, TERMS
 from orl.methods.selfemd import SelfEMD
 from orl.methods.simclr import SimCLR
 from orl.networks.backbones import Backbone, build_backbone, read_backbone_file
+from orl.networks.initial_weights import initialise
 from orl.networks.mlp import byol_mlp, conv1x1, load_projector, moco_mlp, simclr_mlp
+from orl.networks.names import InitialWeights
 from orl.networks.online_target import Encoder
 from orl.rundir import RunDir
-from orl.schedules import ema_momentum, warmup_cosine
+from orl.schedules import ema_momentum, epoch_cosine, warmup_cosine
 from orl.training.lars import LARS, lars_groups
 from orl.training.loop import Schedules
 from orl.views.colour import ColourDistribution
 from orl.views.view_samplers import ViewDistribution
 
 Method = BYOL | MoCoV2 | SimCLR | DenseCL | SelfEMD | ORL
+
+MlpForm = Callable[[int, int, int], nn.Sequential]
+"""A function of `orl.networks.mlp`: sizes of input, hidden layer and output -> layers."""
 
 ASPECT_RATIO_RANGE = (3 / 4, 4 / 3)
 
@@ -49,18 +55,19 @@ def build_image_method(config: RunConfig, start: Backbone | None = None) -> Meth
         config: the run.
         start: backbone that training starts from; it is copied. Random weights if not given.
     """
-    backbone, train = _copy_or_build(start, config), config.stage1
+    parts, train = _new_parts(config, config.stage1, start), config.stage1
     match config.method:
         case MoCoV2Config() as method:
-            return _mocov2(backbone, train, method)
+            return _mocov2(parts, method)
         case SimCLRConfig() as method:
-            return _simclr(backbone, train, method)
+            encoder = parts.encoder(simclr_mlp)
+            return SimCLR(encoder, temperature=method.temperature, join_views=train.join_views)
         case DenseCLConfig() as method:
-            return _densecl(backbone, train, method)
+            return _densecl(parts, method)
         case SelfEMDConfig() as method:
-            return _selfemd(backbone, train, method)
+            return _selfemd(parts, method)
         case ByolConfig():
-            return BYOL(_encoder(backbone, train, byol_mlp), _predictor(train), join_views=train.join_views)
+            return BYOL(parts.encoder(byol_mlp), parts.predictor(), join_views=train.join_views)
 
 
 def build_orl(config: RunConfig, start: Backbone | None = None) -> ORL:
@@ -74,11 +81,12 @@ def build_orl(config: RunConfig, start: Backbone | None = None) -> ORL:
         ValueError: if the projector of a warm start has another size.
     """
     run, train, objects = RunDir(config.out), config.stage3, config.objects
-    encoder = _encoder(_copy_or_build(start, config), train, byol_mlp)
+    parts = _new_parts(config, train, start)
+    encoder = parts.encoder(byol_mlp)
     if objects.warm_start:
         encoder = Encoder(read_backbone_file(run.backbone("stage1")), load_projector(run.projector("stage1")))
     weights = {"global": objects.global_weight, "intra": objects.intra_weight, "inter": objects.inter_weight}
-    predictors: dict[str, nn.Module] = {term: _predictor(train) for term in TERMS}
+    predictors: dict[str, nn.Module] = {term: parts.predictor() for term in TERMS}
     return ORL(encoder, predictors, weights, join_views=train.join_views)
 
 
@@ -109,10 +117,15 @@ def build_schedules(train: TrainConfig, steps_per_epoch: int) -> Schedules:
     num_steps = steps_per_epoch * train.epochs
     num_warmup_steps = round(train.warmup_epochs * steps_per_epoch)
 
+    def lr(step: int) -> float:
+        if train.lr_schedule == "per-epoch":
+            return epoch_cosine(step, steps_per_epoch, train.epochs, train.warmup_epochs, peak_lr(train))
+        return warmup_cosine(step, num_steps, num_warmup_steps, peak_lr(train))
+
     def values_at(step: int) -> dict[str, float]:
         rises = train.ema_rises
         return {
-            "lr": warmup_cosine(step, num_steps, num_warmup_steps, peak_lr(train)),
+            "lr": lr(step),
             "ema_momentum": ema_momentum(step, num_steps, train.ema_momentum) if rises else train.ema_momentum,
         }
 
@@ -142,28 +155,48 @@ def view_distribution(views: ViewConfig) -> ViewDistribution:
     )
 
 
-def _copy_or_build(start: Backbone | None, config: RunConfig) -> Backbone:
-    return build_backbone(config.network.backbone) if start is None else copy.deepcopy(start)
+@dataclass(frozen=True, kw_only=True)
+class _NewParts:
+    """The backbone of a method, and its projectors and predictors with random weights."""
+
+    backbone: Backbone
+    train: TrainConfig
+    initial_weights: InitialWeights
+
+    def encoder(self, form: MlpForm) -> Encoder:
+        return Encoder(self.backbone, self._mlp(form, self.backbone.num_channels))
+
+    def dense_projector(self, form: MlpForm) -> nn.Module:
+        return self._mlp(lambda *sizes: conv1x1(form(*sizes)), self.backbone.num_channels)
+
+    def predictor(self, *, dense: bool = False) -> nn.Module:
+        form = (lambda *sizes: conv1x1(byol_mlp(*sizes))) if dense else byol_mlp
+        return self._mlp(form, self.train.projection_features)
+
+    def _mlp(self, form: MlpForm, num_inputs: int) -> nn.Module:
+        layers = form(num_inputs, self.train.hidden_features, self.train.projection_features)
+        return initialise(layers, self.initial_weights)
 
 
-def _mocov2(backbone: Backbone, train: TrainConfig, method: MoCoV2Config) -> MoCoV2:
+def _new_parts(config: RunConfig, train: TrainConfig, start: Backbone | None) -> _NewParts:
+    network = config.network
+    backbone = build_backbone(network.backbone, network.initial_weights) if start is None else copy.deepcopy(start)
+    return _NewParts(backbone=backbone, train=train, initial_weights=network.initial_weights)
+
+
+def _mocov2(parts: _NewParts, method: MoCoV2Config) -> MoCoV2:
     return MoCoV2(
-        _encoder(backbone, train, moco_mlp),
+        parts.encoder(moco_mlp),
         queue_size=method.queue_size,
         temperature=method.temperature,
         num_groups=method.num_groups,
     )
 
 
-def _simclr(backbone: Backbone, train: TrainConfig, method: SimCLRConfig) -> SimCLR:
-    encoder = _encoder(backbone, train, simclr_mlp)
-    return SimCLR(encoder, temperature=method.temperature, join_views=train.join_views)
-
-
-def _densecl(backbone: Backbone, train: TrainConfig, method: DenseCLConfig) -> DenseCL:
+def _densecl(parts: _NewParts, method: DenseCLConfig) -> DenseCL:
     return DenseCL(
-        _encoder(backbone, train, moco_mlp),
-        conv1x1(moco_mlp(backbone.num_channels, train.hidden_features, train.projection_features)),
+        parts.encoder(moco_mlp),
+        parts.dense_projector(moco_mlp),
         queue_size=method.queue_size,
         temperature=method.temperature,
         num_groups=method.num_groups,
@@ -171,23 +204,14 @@ def _densecl(backbone: Backbone, train: TrainConfig, method: DenseCLConfig) -> D
     )
 
 
-def _selfemd(backbone: Backbone, train: TrainConfig, method: SelfEMDConfig) -> SelfEMD:
+def _selfemd(parts: _NewParts, method: SelfEMDConfig) -> SelfEMD:
     return SelfEMD(
-        _encoder(backbone, train, byol_mlp),
-        conv1x1(byol_mlp(backbone.num_channels, train.hidden_features, train.projection_features)),
-        _predictor(train),
-        conv1x1(_predictor(train)),
+        parts.encoder(byol_mlp),
+        parts.dense_projector(byol_mlp),
+        parts.predictor(),
+        parts.predictor(dense=True),
         dense_weight=method.dense_weight,
         regularisation=method.regularisation,
         num_iterations=method.num_iterations,
-        join_views=train.join_views,
+        join_views=parts.train.join_views,
     )
-
-
-def _encoder(backbone: Backbone, train: TrainConfig, projector: Callable[[int, int, int], nn.Sequential]) -> Encoder:
-    sizes = backbone.num_channels, train.hidden_features, train.projection_features
-    return Encoder(backbone, projector(*sizes))
-
-
-def _predictor(train: TrainConfig) -> nn.Sequential:
-    return byol_mlp(train.projection_features, train.hidden_features, train.projection_features)

@@ -109,7 +109,7 @@ def train(
     )
     log = MetricsLog(options.folder, step, wandb_mode=options.wandb, quiet=not is_first)
     progress_log = ProgressLog(log, CollapseWatch(schedules.num_warmup_steps), is_first=is_first)
-    progress_log.begin(options.title, step, num_steps, batches.batch_size)
+    progress_log.begin(options.title, done=batches.images_before(step), total=batches.images_before(num_steps))
     with (
         StopRequest() as stop,
         progress_log,
@@ -125,7 +125,7 @@ def train(
             metrics = {"epoch": batches.epoch(step), **metrics, **schedule}
             if is_first and options.probe is not None and step % options.probe_steps == 0:
                 metrics |= options.probe()
-            progress_log.add(step, metrics, reader.waited_s)
+            progress_log.add(step, metrics, reader.waited_s, done=batches.images_before(step))
             if is_first and options.after_step is not None:
                 options.after_step(step)
             signals = [number for (number,) in processes.gather(stop.signal_number or 0) if number]

@@ -24,34 +24,34 @@ class ProgressLog:
     def __init__(self, log: MetricsLog, watch: CollapseWatch, *, is_first: bool) -> None:
         self._log, self._watch, self._is_first = log, watch, is_first
 
-    def begin(self, title: str, step: int, num_steps: int, batch_size: int) -> None:
+    def begin(self, title: str, *, done: int, total: int) -> None:
         """Show the progress bar.
 
         Args:
             title: title of the bar.
-            step: steps done before.
-            num_steps: steps in all.
-            batch_size: images of a step, over all processes.
+            done: images of the steps done before.
+            total: images of all steps.
         """
-        self._batch_size, self._started_s = batch_size, time.monotonic()
-        self._times: deque[tuple[float, float]] = deque([(self._started_s, 0.0)], maxlen=RATE_STEPS + 1)
+        self._started_s = time.monotonic()
+        self._times: deque[tuple[float, float, int]] = deque([(self._started_s, 0.0, done)], maxlen=RATE_STEPS + 1)
         self._bar = progress_bar(
-            total=num_steps * batch_size,
-            done=step * batch_size,
+            total=total,
+            done=done,
             title=title,
             unit="images",
             quiet=not self._is_first,
         )
 
-    def add(self, step: int, metrics: dict[str, float], waited_s: float) -> None:
+    def add(self, step: int, metrics: dict[str, float], waited_s: float, *, done: int) -> None:
         """Log the metrics of a step and advance the bar.
 
         Args:
             step: number of the step.
             metrics: at least `loss`; with `feature_std` a warning follows a collapse.
             waited_s: seconds spent waiting for the images of the step.
+            done: images of all steps done, over all processes.
         """
-        self._times.append((time.monotonic(), waited_s))
+        self._times.append((time.monotonic(), waited_s, done))
         metrics = {"step": step, **metrics, **self._rates(), "memory_gib": peak_memory_gib()}
         self._log.write(metrics)
         parts = [f"loss {metrics['loss']:.3f}"]
@@ -62,7 +62,7 @@ class ProgressLog:
                 logger.warning(warning)
         parts.append(f"waiting {metrics['data_wait']:.0%}")
         self._bar.set_postfix_str(", ".join(parts), refresh=False)
-        self._bar.update(self._batch_size)
+        self._bar.update(done - self._times[-2][2])
 
     def __enter__(self) -> "ProgressLog":
         self._bar.__enter__()
@@ -76,11 +76,11 @@ class ProgressLog:
         self._log.__exit__(kind, error, trace)
 
     def _rates(self) -> dict[str, float]:
-        (first_s, _), (last_s, _) = self._times[0], self._times[-1]
+        (first_s, _, first_done), (last_s, _, last_done) = self._times[0], self._times[-1]
         passed_s = max(last_s - first_s, 1e-9)
-        waited_s = sum(waited for _, waited in list(self._times)[1:])
+        waited_s = sum(waited for _, waited, _ in list(self._times)[1:])
         return {
-            "images_per_s": (len(self._times) - 1) * self._batch_size / passed_s,
+            "images_per_s": (last_done - first_done) / passed_s,
             "data_wait": min(1.0, waited_s / passed_s),
             "elapsed_s": last_s - self._started_s,
         }
