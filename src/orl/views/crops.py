@@ -57,7 +57,7 @@ def random_resized_crop(
 def resize(image: UInt8[ndarray, "h w 3"], size_hw: tuple[int, int]) -> UInt8[Tensor, "3 i j"]:
     """Resize an image by antialiased bilinear interpolation, the filter of the published pre-processing.
 
-    Takes a sixth of the time of Pillow's filter. Rows are resized before columns. Pillow does the same up to version
+    Takes a third of the time of Pillow's filter. Rows are resized before columns. Pillow does the same up to version
     12; version 13 reverses the order for some sizes. In the same order one value in 300 differs, by one grey level or,
     rarely, by two.
 
