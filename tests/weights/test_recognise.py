@@ -7,8 +7,9 @@ from torch import nn
 from torchvision.models import resnet152, resnext50_32x4d
 
 from orl.weights.convert import ImportedWeights, convert, infer_architecture, numbered_layers, shapes_of
+from orl.weights.layouts import from_sequential
 from orl.weights.opening import OpenedFile
-from orl.weights.recognise import from_sequential, recognise
+from orl.weights.recognise import recognise
 
 
 def imported(weights: Weights, expected: str | None = None) -> ImportedWeights:
