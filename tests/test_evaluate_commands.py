@@ -33,15 +33,15 @@ def data_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("task", "data", "options", "text"),
     [
-        ("svm", "scenes", ["--size-px", "32"], "VOC07 SVM: mAP "),
+        ("svm", "scenes", ["--size-px", "32"], "VOC07 SVM, feat5: mAP "),
         ("low-shot", "scenes", ["--size-px", "32", "--shots", "1", "--num-samples", "2"], "test labels: k=1 "),
-        ("knn", "scenes", ["--size-px", "32", "--k", "3"], "VOC07 kNN, k = 3: mAP "),
-        ("linear", "classes", ["--dataset", "folder", *LINEAR], "own classes linear: top-1 "),
+        ("knn", "scenes", ["--size-px", "32", "--k", "3"], "VOC07 kNN, pooled, k = 3: mAP "),
+        ("linear", "classes", ["--dataset", "folder", *LINEAR], "own classes linear, feat5: top-1 "),
         (
             "linear",
             "classes",
             ["--dataset", "folder", "--size-px", "32", "--cached-features"],
-            "own classes, fast estimate by cached features (not the linear protocol): top-1 ",
+            "own classes, fast estimate by cached feat5 features (not the linear protocol): top-1 ",
         ),
         ("semi", "classes", ["--dataset", "folder", "--fraction", "0.5", *LINEAR], "50% of the labels: top-1 "),
         ("detect", "scenes", ["--train-split", "trainval", "--val-split", "test", *DETECT], "own options, 2 steps"),
@@ -80,7 +80,12 @@ def test_the_suite_writes_one_comparison(data_sets: Path, tmp_path: Path, capsys
     assert f"comparison: {tmp_path / 'comparison.md'}" in capsys.readouterr().out
     text = (tmp_path / "comparison.md").read_text()
     assert len(list(tmp_path.glob("random_resnet10__seed_0_*/*.json"))) == 4
-    for name in ("VOC07 SVM", "VOC07 kNN, k = 3", "VOC07 low-shot, cost by test labels", "own classes linear"):
+    for name in (
+        "VOC07 SVM, feat5",
+        "VOC07 kNN, pooled, k = 3",
+        "VOC07 low-shot, feat5, cost by test labels",
+        "own classes linear, feat5",
+    ):
         assert f"## {name}\n" in text
     assert "32 px, not 224" in text
 

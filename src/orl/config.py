@@ -19,6 +19,8 @@ from orl.networks.names import OWN_MODULE, BackboneName, DeviceName, InitialWeig
 
 ImageMethod = Literal["byol", "mocov2", "simclr", "densecl", "selfemd"]
 """Methods of stage 1."""
+FeatureKind = Literal["feat5", "pooled"]
+"""Features for linear classifiers: averages of windows of the last feature map (feat5), or of the complete map."""
 WARM_START_METHODS: tuple[ImageMethod, ...] = ("byol", "selfemd")
 """Methods of stage 1 whose projector has the form of stage 3's, so that stage 3 can start from its weights."""
 
@@ -300,6 +302,8 @@ class EvaluationConfig:
     """Split to score."""
     size_px: int = 224
     """Side that an image is resized to, pixels; its aspect ratio is not kept."""
+    features: FeatureKind = "feat5"
+    """Features for the linear SVMs: feat5 as published, or pooled; the kNN always has pooled ones."""
     knn_neighbours: int = 20
     """Neighbours that vote (k of the weighted kNN)."""
     knn_temperature: float = 0.07

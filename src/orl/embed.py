@@ -35,17 +35,19 @@ def embed_images(
     paths: Sequence[Path | PackedImage],
     *,
     size_px: int,
+    pooling: Callable[[Float[Tensor, "n c i j"]], Float[Tensor, "n d"]] = pool,
     device: torch.device | str = "cpu",
     workers: int = 0,
     title: str = "embed images",
     quiet: bool = False,
 ) -> Float[ndarray, "n d"]:
-    """Compute pooled features of complete images, by `resize_to_square`, for the evaluation protocols.
+    """Compute features of complete images, by `resize_to_square`, for the evaluation protocols.
 
     Args:
         backbone: maps normalised images to feature maps of `num_channels`; set to evaluation mode.
         paths: the images.
         size_px: side of the square.
+        pooling: function from feature maps to features; by default the mean over all positions.
         device: device to compute on.
         workers: processes that read images.
         title: title of the progress bar.
@@ -63,7 +65,7 @@ def embed_images(
     with progress_bar(total=len(paths), title=title, unit="images", quiet=quiet) as bar:
         parts = list(
             embed_crops(
-                lambda views: pool(fused(views)),
+                lambda views: pooling(fused(views)),
                 paths,
                 [partial(resize_to_square, size_px=size_px)] * len(paths),
                 device=torch.device(device),

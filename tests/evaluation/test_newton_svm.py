@@ -43,14 +43,14 @@ def test_two_opposite_images_have_the_weights_of_the_closed_form(tight):
     features = np.array([[2.0], [-2.0]])
     eigenbasis = fit_eigenbasis(features)
     y = torch.tensor([[1.0], [-1.0]]).double()
-    fits = fit_tightly(eigenbasis.project(features), y, torch.full((2, 1), 1.5).double())
+    fits = fit_tightly(eigenbasis.train, y, torch.full((2, 1), 1.5).double())
     assert_close((eigenbasis.basis @ fits.coef)[:, 0], torch.tensor([12 / 25, 0.0]).double())
 
 
 @pytest.mark.parametrize("num_features", [12, 200])
 def test_the_gradient_vanishes_at_the_solution(tight, num_features):
     features, y, C, _ = problems(num_features=num_features)
-    projected = fit_eigenbasis(features).project(features)
+    projected = fit_eigenbasis(features).train
     fits = fit_tightly(projected, y, C)
     assert fits.converged.all()
     found = gradients(projected.X, y, C, fits.coef.clone().requires_grad_())
@@ -62,7 +62,7 @@ def test_the_gradient_vanishes_at_the_solution(tight, num_features):
 def test_weights_and_bias_equal_those_of_liblinear(tight, num_features):
     features, y, C, costs = problems(num_features=num_features)
     eigenbasis = fit_eigenbasis(features)
-    weights = eigenbasis.basis @ fit_tightly(eigenbasis.project(features), y, C).coef
+    weights = eigenbasis.basis @ fit_tightly(eigenbasis.train, y, C).coef
     for index, cost in enumerate(costs):
         kept = (C[:, index] > 0).numpy()
         svm = LinearSVC(C=cost, class_weight={1: 2, -1: 1}, tol=1e-10, max_iter=1_000_000, dual=True, random_state=0)
@@ -73,7 +73,7 @@ def test_weights_and_bias_equal_those_of_liblinear(tight, num_features):
 
 def test_scores_are_near_those_of_a_tight_fit():
     features, y, C, _ = problems()
-    projected = fit_eigenbasis(features).project(features)
+    projected = fit_eigenbasis(features).train
     scores = projected.X @ fit_svms(projected, y, C).coef
     exact = projected.X @ fit_tightly(projected, y, C).coef
     error = (scores - exact).std(dim=0) / exact.std(dim=0)
@@ -89,7 +89,7 @@ def test_few_images_and_large_costs_are_solved_as_well(seed):
     """In the hard case a small gradient leaves scores a fifth of their standard deviation from the optimum."""
     features, y, C, costs = problems(num_images=30, num_problems=3, seed=seed)
     assert costs.max() == 100
-    projected = fit_eigenbasis(features).project(features)
+    projected = fit_eigenbasis(features).train
     scores = fit_svms(projected, y, C).scores
     exact = fit_tightly(projected, y, C).scores
     assert ((scores - exact).std(dim=0) <= 1e-4 * exact.std(dim=0)).all()
@@ -99,7 +99,7 @@ def test_few_images_and_large_costs_are_solved_as_well(seed):
 def test_both_ways_to_solve_a_newton_step_solve_its_equation(monkeypatch, num_features):
     monkeypatch.setattr(newton_svm, "CG_TOL", 1e-12)
     features, y, C, _ = problems(num_features=num_features)
-    projected = fit_eigenbasis(features).project(features, dtype=torch.float64)
+    projected = fit_eigenbasis(features, dtype=torch.float64).train
     gradient = torch.from_numpy(np.random.default_rng(1).normal(size=(projected.X.shape[1], y.shape[1])))
     diagonal = 1 + projected.X32_squared.T @ C
     for index in range(y.shape[1]):
@@ -117,7 +117,7 @@ def test_both_ways_to_solve_a_newton_step_solve_its_equation(monkeypatch, num_fe
 def test_equal_images_at_costs_beyond_float32_are_solved():
     # In float32 the system of twenty equal images is singular: 1 / cost is lost beside 1.
     features = np.repeat(np.eye(2, 3), 10, axis=0)
-    projected = fit_eigenbasis(features).project(features)
+    projected = fit_eigenbasis(features).train
     y = torch.tensor([1.0] * 10 + [-1.0] * 10).double()[:, None]
     gradient = projected.X.T @ -y
     step, _ = newton_svm._solve_by_images(projected, torch.full((20, 1), 1e9), gradient.float())
@@ -129,7 +129,7 @@ def test_equal_images_at_costs_beyond_float32_are_solved():
 
 def test_columns_of_few_and_of_many_images_are_solved_side_by_side(monkeypatch):
     features, y, C, _ = problems(num_images=200, num_features=40)
-    projected = fit_eigenbasis(features).project(features)
+    projected = fit_eigenbasis(features).train
     y[:20, 2:] = -y[:20, 2:]
     seen = []
     by_images = newton_svm._solve_by_images
@@ -148,7 +148,7 @@ def test_columns_of_few_and_of_many_images_are_solved_side_by_side(monkeypatch):
 def test_images_with_a_cost_of_zero_do_not_matter(tight):
     features, y, C, _ = problems()
     kept = torch.arange(80) % 3 > 0
-    projected = fit_eigenbasis(features).project(features)
+    projected = fit_eigenbasis(features).train
     masked = fit_tightly(projected, torch.where(kept[:, None], y, 0), C * kept[:, None])
     alone = fit_tightly(projected[kept.nonzero()[:, 0]], y[kept], C[kept])
     assert len(projected[kept.nonzero()[:, 0]]) == int(kept.sum())
@@ -159,7 +159,7 @@ def test_images_with_a_cost_of_zero_do_not_matter(tight):
 @given(st.integers(0, 2**16), st.integers(1, 5))
 def test_one_batch_equals_one_problem_at_a_time(seed, num_problems):
     features, y, C, _ = problems(num_images=30, num_problems=num_problems, seed=seed)
-    projected = fit_eigenbasis(features).project(features)
+    projected = fit_eigenbasis(features).train
     with pytest.MonkeyPatch.context() as patch:
         # Where images are few and the cost is 100, fits that stop early differ by much more.
         patch.setattr(newton_svm, "CG_TOL", 1e-3)
@@ -173,7 +173,7 @@ def test_one_batch_equals_one_problem_at_a_time(seed, num_problems):
 
 def test_the_start_does_not_change_the_solution(tight):
     features, y, C, _ = problems()
-    projected = fit_eigenbasis(features).project(features)
+    projected = fit_eigenbasis(features).train
     cold = fit_tightly(projected, y, C)
     start = fit_tightly(projected, y, C / 2)
     unchanged = Fits(coef=start.coef.clone(), scores=start.scores.clone(), converged=start.converged)
@@ -185,7 +185,7 @@ def test_the_start_does_not_change_the_solution(tight):
 
 def test_from_the_solution_one_step_is_enough(tight):
     features, y, C, _ = problems()
-    projected = fit_eigenbasis(features).project(features)
+    projected = fit_eigenbasis(features).train
     solved = fit_tightly(projected, y, C)
     assert fit_tightly(projected, y, C, solved, max_iter=1).converged.all()
     assert not fit_tightly(projected, y, C, max_iter=1).converged.any()
@@ -193,7 +193,7 @@ def test_from_the_solution_one_step_is_enough(tight):
 
 def test_only_fits_that_reach_the_limit_are_not_converged():
     features, y, C, _ = problems()
-    projected = fit_eigenbasis(features).project(features)
+    projected = fit_eigenbasis(features).train
     converged = fit_svms(projected, y, C, max_iter=3).converged.tolist()
     assert converged[0]
     assert not converged[-1]
@@ -209,6 +209,10 @@ def test_the_eigenbasis_keeps_inner_products_and_makes_directions_uncorrelated(s
     assert_allclose(projected @ projected.T, constant @ constant.T, atol=1e-10)
     products = projected.T @ projected
     assert_allclose(products, torch.diag(products.diagonal()), atol=1e-10)
+    coef = torch.from_numpy(np.random.default_rng(1).normal(size=(projected.shape[1], 2)))
+    assert_allclose(eigenbasis.train.X @ coef, projected @ coef, atol=1e-10)
+    assert_allclose(eigenbasis.scores(features, coef), projected @ coef, atol=1e-10)
+    assert_allclose(constant @ eigenbasis.weights(coef).numpy(), projected @ coef, atol=1e-10)
 
 
 def test_a_step_that_overshoots_is_halved():

@@ -87,7 +87,7 @@ def test_three_evaluations_embed_the_images_once_and_score_those_features(
     low_shot = run(LOW_SHOT, backbone, data, shots, tmp_path / "low-shot.json")
     assert embedded == ["embed trainval", "embed test"]
     train, test = data.readable()
-    features = voc07.embed_labelled(backbone.network, train, test, size_px=SMALL_PX, quiet=True)
+    features = voc07.embed_labelled(backbone.network, train, test, kind="pooled", size_px=SMALL_PX, quiet=True)
     own = (*features.arrays, train.classes)
     assert_array_equal(features.test_features, embed_images(backbone.network, test.paths, size_px=SMALL_PX, quiet=True))
     assert svm["mean_ap"] == score_svm(*own, quiet=True).mean_ap < 1
@@ -103,6 +103,32 @@ def test_three_evaluations_embed_the_images_once_and_score_those_features(
             "12 training images and 12 test images, not VOC07's 5,011 and 4,952",
             *(["num_samples 2, not 5"] if task == "low-shot" else []),
         ]
+
+
+def test_feat5_and_pooled_features_are_embedded_once_and_scored_apart(
+    devkit: Path, backbone: EvaluatedBackbone, embedded: list[str], tmp_path: Path
+) -> None:
+    data = dataset(devkit, size_px=64)
+    train, test = data.readable()
+    for kind, num_features, deviations in (("feat5", 2048, []), ("pooled", 512, ["pooled features, not feat5"])):
+        svm = run(SVM, backbone, data, SvmConfig(features=kind), tmp_path / f"svm_{kind}.json")
+        config = LowShotConfig(shots=(1,), features=kind)
+        low_shot = run(LOW_SHOT, backbone, data, config, tmp_path / f"low-shot_{kind}.json")
+        own = voc07.embed_labelled(backbone.network, train, test, kind=kind, size_px=64, quiet=True)
+        scores = score_low_shot(*own.arrays, train.classes, shots=(1,), quiet=True)
+        assert low_shot["per_class_ap"] == scores.per_class_ap
+        assert own.train_features.shape == (12, num_features)
+        for evaluation, result in ((SVM, svm), (LOW_SHOT, low_shot)):
+            assert (result["features"], result["num_features"]) == (kind, num_features)
+            assert result["protocol_deviations"][4:] == deviations
+            assert all(kind in title for title in evaluation.tables(result))
+            stem = evaluation.name if kind == "feat5" else f"{evaluation.name}-pooled"
+            assert evaluation.result_stem(SvmConfig(features=kind)) == stem
+    assert run(KNN, backbone, data, KnnConfig(k=3), tmp_path / "knn.json")["num_features"] == 512
+    with pytest.raises(StaleResultError, match=r"\(features\)"):
+        run(SVM, backbone, data, SvmConfig(features="pooled"), tmp_path / "svm_feat5.json")
+    # One embedding for all results, and one for each call of embed_labelled above.
+    assert len(embedded) == 2 + 4
 
 
 def test_a_result_is_kept_and_another_size_has_features_of_its_own(

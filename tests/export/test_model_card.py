@@ -53,8 +53,8 @@ def test_scores_stand_beside_those_of_random_weights(tmp_path: Path) -> None:
     card = card_of(write_run(tmp_path / "run").root, tmp_path / "to")
     rows = rows_of(card)
     assert rows["evaluation"] == "data | random weights | stage 1 | stage 3"
-    assert rows["linear SVM, mAP in %"] == "VOC2007, test | 15.1 | 20.3 | 22.9"
-    assert "weighted kNN, mAP in %" not in rows
+    assert rows["linear SVM, pooled, mAP in %"] == "VOC2007, test | 15.1 | 20.3 | 22.9"
+    assert "weighted kNN, pooled, mAP in %" not in rows
     assert "on any task are unknown" not in card
 
 
@@ -62,7 +62,7 @@ def test_a_score_of_other_weights_is_left_out(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     write_score(run, "svm", "stage3", 0.99, "another digest")
     card = card_of(run.root, tmp_path / "to")
-    assert rows_of(card)["linear SVM, mAP in %"] == "VOC2007, test | 15.1 | 20.3 | unknown"
+    assert rows_of(card)["linear SVM, pooled, mAP in %"] == "VOC2007, test | 15.1 | 20.3 | unknown"
     assert "Its scores on any task are unknown" in card
 
 

@@ -90,6 +90,17 @@ def test_a_layer_without_running_statistics_is_refused() -> None:
         sync_batch_norm(nn.Sequential(nn.BatchNorm1d(6, track_running_stats=False)), CPU)
 
 
+def test_a_layer_without_scale_and_shift_is_that_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synchronised, "sum_over_processes", lambda values: values)
+    plain, inputs = nn.Sequential(nn.BatchNorm2d(6, affine=False)).train(), torch.randn(4, 6, 5, 5)
+    changed = sync_batch_norm(copy.deepcopy(plain), CPU)
+    assert isinstance(changed[0], ProcessBatchNorm)
+    assert list(changed.parameters()) == []
+    for is_training in (True, False):
+        torch.testing.assert_close(*(each.train(is_training)(inputs) for each in (changed, plain)))
+    torch.testing.assert_close(changed.state_dict(), plain.state_dict())
+
+
 def test_a_normalisation_of_timm_keeps_its_activation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synchronised, "sum_over_processes", lambda values: values)
     layers = pytest.importorskip("timm.layers")

@@ -364,8 +364,8 @@ def test_a_sentence_compares_stage_3_with_stage_1(run):
         run.evaluation("svm", label).write_text(json.dumps({"mean_ap": mean_ap}))
         run.evaluation("knn", label).write_text(json.dumps({"mean_ap": 0.5, "k": 20}))
     _, reader = report_of(run)
-    assert "Linear SVM mAP: stage 3 is 10.0 points below stage 1." in reader.text
-    assert "Weighted kNN mAP: stage 3 is level with stage 1." in reader.text
+    assert "Linear SVM (pooled) mAP: stage 3 is 10.0 points below stage 1." in reader.text
+    assert "Weighted kNN (pooled) mAP: stage 3 is level with stage 1." in reader.text
 
 
 def test_the_curve_of_a_probe_has_only_the_steps_with_a_value(run):

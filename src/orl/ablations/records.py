@@ -163,6 +163,7 @@ def _evaluation_data(config: RunConfig) -> Mapping[str, Any] | None:
         "train_split": own.train_split,
         "test_split": own.test_split,
         "size_px": own.size_px,
+        "features": own.features,
     }
 
 

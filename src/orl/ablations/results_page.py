@@ -18,6 +18,7 @@ from orl.ablations.markdown import (
 )
 from orl.ablations.records import ABLATION, read_result
 from orl.ablations.seed_statistics import SeedStatistics
+from orl.evaluation.pooling import feature_kind
 from orl.figures.figure_files import save_figure
 
 HEADLINE = "stages"
@@ -90,8 +91,8 @@ def _setup(result: Mapping[str, Any]) -> list[str]:
     ]
     if data and is_evaluated(result):
         sentences.append(
-            f"Evaluated on {data['data']} at {data['size_px']} px: fitted on {data['train_split']}, scored on "
-            f"{data['test_split']}."
+            f"Evaluated on {data['data']} at {data['size_px']} px, SVMs on {feature_kind(data)} features: fitted on "
+            f"{data['train_split']}, scored on {data['test_split']}."
         )
     return [" ".join(sentences), ""]
 

@@ -1,4 +1,4 @@
-"""VOC07 by a weighted kNN: an evaluation of features without training."""
+"""VOC07 by a weighted kNN: an evaluation of pooled features without training."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -14,6 +14,7 @@ from orl.evaluation.arrays import unit_rows
 from orl.evaluation.average_precision import average_precision, classes_without_positives, mean_average_precision
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.output import EvaluationOutput, finished, write_result
+from orl.evaluation.pooling import feature_kind
 from orl.evaluation.protocol import Evaluation, Result, Tables, config_deviations
 from orl.evaluation.voc07 import describe_result, embed_voc07, result_inputs, voc07_entries
 from orl.evaluation.voc_dataset import LabelledImages, VocDataset
@@ -72,7 +73,7 @@ def run(
     inputs = result_inputs(backbone, data, config)
     if (result := finished(output, inputs)) is not None:
         return result
-    features = embed_voc07(backbone, data, output, partial(_unscored_classes, config=config))
+    features = embed_voc07(backbone, data, output, "pooled", partial(_unscored_classes, config=config))
     score = score_knn(
         *features.arrays, features.train.classes, k=config.k, temperature=config.temperature, quiet=output.quiet
     )
@@ -196,7 +197,7 @@ def score_knn(
 
 
 def _tables(result: Result) -> Tables:
-    return {f"VOC07 kNN, k = {result['k']}": {"mAP": result["mean_ap"]}}
+    return {f"VOC07 kNN, {feature_kind(result)}, k = {result['k']}": {"mAP": result["mean_ap"]}}
 
 
 def _run_config(config: EvaluationConfig) -> KnnConfig:

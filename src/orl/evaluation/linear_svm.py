@@ -79,8 +79,8 @@ class LinearSVM:
         eigenbasis = fit_eigenbasis(features)
         signs = torch.from_numpy(labels).double()
         cost = self.C * class_weights(signs, self.positive_weight)
-        fits = fit_svms(eigenbasis.project(features), signs, cost, tol=self.tol, max_iter=self.max_iter)
-        weights = (eigenbasis.basis @ fits.coef).numpy()
+        fits = fit_svms(eigenbasis.train, signs, cost, tol=self.tol, max_iter=self.max_iter)
+        weights = eigenbasis.weights(fits.coef).numpy()
         self.coef_, self.intercept_, self.converged_ = weights[:-1].T, weights[-1], fits.converged.numpy()
         return self
 

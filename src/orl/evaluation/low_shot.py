@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from orl.config import EvaluationConfig, check_numbers
+from orl.config import EvaluationConfig, FeatureKind, check_numbers
 from orl.evaluation.arrays import unit_rows
 from orl.evaluation.average_precision import average_precision, classes_without_positives
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.newton_svm import Projected, class_weights, fit_eigenbasis, fit_svms
 from orl.evaluation.output import EvaluationOutput, finished, write_result
+from orl.evaluation.pooling import feature_deviations, feature_kind, file_stem
 from orl.evaluation.protocol import Evaluation, Result, Tables, config_deviations
 from orl.evaluation.svm import COSTS, EPSILON, NUM_FOLDS, assign_folds, mean_fold_ap
 from orl.evaluation.voc07 import describe_result, embed_voc07, result_inputs, voc07_entries
@@ -37,6 +38,8 @@ class LowShotConfig:
     """Images of each class to train on."""
     num_samples: int = 5
     """Independent random samples of those images; scores are means over them."""
+    features: FeatureKind = "feat5"
+    """Features: feat5, 2 x 2 averages of the last feature map of ResNet-50 as published, or pooled, its mean."""
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -91,7 +94,7 @@ def run(
     inputs = result_inputs(backbone, data, config, seed=output.seed)
     if (result := finished(output, inputs)) is not None:
         return result
-    features = embed_voc07(backbone, data, output, partial(_unscored_classes, config=config))
+    features = embed_voc07(backbone, data, output, config.features, partial(_unscored_classes, config=config))
     score = score_low_shot(
         *features.arrays,
         features.train.classes,
@@ -101,7 +104,10 @@ def run(
         quiet=output.quiet,
     )
     # Other shots are other columns.
-    deviations = config_deviations(config, ignored=("shots",))
+    deviations = [
+        *config_deviations(config, ignored=("shots", "features")),
+        *feature_deviations(config.features),
+    ]
     return write_result(output, describe_result(score.to_json(), backbone, features, deviations), inputs)
 
 
@@ -154,7 +160,7 @@ def score_low_shot(
     scored = [index for index, name in enumerate(classes) if name not in skipped]
     train_features, test_features = unit_rows(train_features, EPSILON), unit_rows(test_features, EPSILON)
     eigenbasis = fit_eigenbasis(train_features)
-    train, test = eigenbasis.project(train_features), eigenbasis.project(test_features)
+    train, test = eigenbasis.train, eigenbasis.project(test_features)
     num_fits = sum(num_samples * len(scored) * len(costs) * (NUM_FOLDS if k >= NUM_FOLDS else 0) for k in shots)
     num_fits += len(shots) * num_samples * len(scored) * len(costs)
     scores = []
@@ -302,9 +308,10 @@ def _summarise(
 
 
 def _tables(result: Result) -> Tables:
+    title = f"VOC07 low-shot, {feature_kind(result)}"
     return {
-        "VOC07 low-shot, cost by test labels": _by_shots(result["mean_ap_best_cost_on_test"]),
-        "VOC07 low-shot, cost without test labels": _by_shots(result["mean_ap"]),
+        f"{title}, cost by test labels": _by_shots(result["mean_ap_best_cost_on_test"]),
+        f"{title}, cost without test labels": _by_shots(result["mean_ap"]),
     }
 
 
@@ -313,7 +320,7 @@ def _by_shots(scores: dict[str, float]) -> dict[str, float | None]:
 
 
 def _run_config(config: EvaluationConfig) -> LowShotConfig | None:
-    return LowShotConfig(shots=config.shots) if config.shots else None
+    return LowShotConfig(shots=config.shots, features=config.features) if config.shots else None
 
 
 LOW_SHOT = Evaluation(
@@ -326,6 +333,7 @@ LOW_SHOT = Evaluation(
     run=run,
     tables=_tables,
     one_process=True,
+    file_stem=lambda config: file_stem("low-shot", config.features),
     suite_entries=partial(voc07_entries, "low-shot"),
     run_config=_run_config,
 )

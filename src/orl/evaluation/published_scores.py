@@ -25,7 +25,7 @@ def _detection(backbone: str, source: str, box: float, mask: float | None = None
 
 
 def _linear(backbone: str, top_1: float) -> PublishedRow:
-    return PublishedRow("ImageNet linear", backbone, {"top-1": top_1}, ORL_PAPER)
+    return PublishedRow("ImageNet linear, feat5", backbone, {"top-1": top_1}, ORL_PAPER)
 
 
 PUBLISHED = (
@@ -44,11 +44,11 @@ PUBLISHED = (
     _linear("BYOL on COCO", 57.8),
     _linear("ORL on COCO", 59.0),
     PublishedRow(
-        "VOC07 low-shot, cost by test labels",
+        "VOC07 low-shot, feat5, cost by test labels",
         "ORL on COCO",
         {f"k={shots}": score for shots, score in zip(LOW_SHOT_SHOTS, LOW_SHOT_ORL)},
         "ORL's published weights",
     ),
-    PublishedRow("VOC07 SVM", "supervised on ImageNet", {"mAP": 87.17}, "torchvision's ResNet-50 weights"),
+    PublishedRow("VOC07 SVM, feat5", "supervised on ImageNet", {"mAP": 87.17}, "torchvision's ResNet-50 weights"),
 )
 """Scores of ResNet-50; "on COCO" means 800 epochs of train2017."""

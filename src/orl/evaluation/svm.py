@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from orl.config import EvaluationConfig
+from orl.config import EvaluationConfig, FeatureKind
 from orl.evaluation.arrays import Array, check_same_length, feature_matrix, label_columns, unit_rows
 from orl.evaluation.average_precision import average_precision, mean_average_precision, step_average_precision
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.liblinear import liblinear_fold_aps, liblinear_scores
 from orl.evaluation.newton_svm import class_weights, fit_eigenbasis, fit_svms
 from orl.evaluation.output import EvaluationOutput, finished, write_result
+from orl.evaluation.pooling import feature_deviations, feature_kind, file_stem
 from orl.evaluation.protocol import Evaluation, Result, Tables
 from orl.evaluation.voc07 import describe_result, embed_voc07, result_inputs, voc07_entries
 from orl.evaluation.voc_dataset import LabelledImages, VocDataset
@@ -39,6 +40,8 @@ class SvmConfig:
 
     solver: Solver = "batched"
     """Solver: our Newton method, which fits all classes, folds and costs at once, or LIBLINEAR, the reference."""
+    features: FeatureKind = "feat5"
+    """Features: feat5, 2 x 2 averages of the last feature map of ResNet-50 as published, or pooled, its mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +89,7 @@ def run(
     inputs = result_inputs(backbone, data, config, seed=output.seed if config.solver == "liblinear" else None)
     if (result := finished(output, inputs)) is not None:
         return result
-    features = embed_voc07(backbone, data, output, _unscored_classes)
+    features = embed_voc07(backbone, data, output, config.features, _unscored_classes)
     score = score_svm(
         *features.arrays,
         features.train.classes,
@@ -95,7 +98,8 @@ def run(
         seed=output.seed,
         quiet=output.quiet,
     )
-    return write_result(output, describe_result(score.to_json(), backbone, features, []), inputs)
+    deviations = feature_deviations(config.features)
+    return write_result(output, describe_result(score.to_json(), backbone, features, deviations), inputs)
 
 
 def _unscored_classes(train: LabelledImages, test: LabelledImages) -> dict[str, str]:
@@ -279,7 +283,7 @@ def _fit_batched(
     known = (labels != 0).any(axis=1)
     train, labels = train[known], labels[known]
     eigenbasis = fit_eigenbasis(train)
-    projected, y = eigenbasis.project(train), torch.from_numpy(labels).double()
+    y = torch.from_numpy(labels).double()
     folds = assign_folds(labels)
     is_trained = torch.from_numpy(np.concatenate([folds != fold for fold in range(NUM_FOLDS)], axis=1)).double()
     fold_y = y.repeat(1, NUM_FOLDS)
@@ -288,26 +292,26 @@ def _fit_batched(
     fits, num_unconverged = None, 0
     # From small to large costs, each fit starts where the one before ended.
     for cost_id in np.argsort(costs, kind="stable"):
-        fits = fit_svms(projected, fold_y, fold_weights * costs[cost_id], fits)
+        fits = fit_svms(eigenbasis.train, fold_y, fold_weights * costs[cost_id], fits)
         num_unconverged += int((~fits.converged).sum())
         fold_ap[:, cost_id] = mean_fold_ap(fits.scores.numpy(), labels, folds)
         advance(fold_y.shape[1])
     chosen = torch.tensor([costs[choice] for choice in _choose_costs(fold_ap)], dtype=torch.float64)
-    fits = fit_svms(projected, y, class_weights(y) * chosen)
+    fits = fit_svms(eigenbasis.train, y, class_weights(y) * chosen)
     advance(len(chosen))
     return _Fitted(
         fold_ap=fold_ap,
-        test_scores=(eigenbasis.project(test).X @ fits.coef).numpy(),
+        test_scores=eigenbasis.scores(test, fits.coef).numpy(),
         num_unconverged=num_unconverged + int((~fits.converged).sum()),
     )
 
 
 def _tables(result: Result) -> Tables:
-    return {"VOC07 SVM": {"mAP": result["mean_ap"]}}
+    return {f"VOC07 SVM, {feature_kind(result)}": {"mAP": result["mean_ap"]}}
 
 
 def _run_config(config: EvaluationConfig) -> SvmConfig:
-    return SvmConfig()
+    return SvmConfig(features=config.features)
 
 
 SVM = Evaluation(
@@ -320,6 +324,7 @@ SVM = Evaluation(
     run=run,
     tables=_tables,
     one_process=True,
+    file_stem=lambda config: file_stem("svm", config.features),
     suite_entries=partial(voc07_entries, "svm"),
     run_config=_run_config,
 )

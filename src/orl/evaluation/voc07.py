@@ -1,22 +1,25 @@
 """Features of a frozen backbone on VOC07 and the common parts of the results of svm, low-shot and knn."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
-from torch import nn
+from torch import Tensor, nn
 
 from orl import provenance, tables
+from orl.config import FeatureKind
 from orl.embed import embed_images
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.output import EvaluationOutput
+from orl.evaluation.pooling import POOLINGS, pool_all_kinds, warn_if_one_position
 from orl.evaluation.protocol import Config, Datasets, Result, SuiteEntry
 from orl.evaluation.voc_dataset import LabelledImages, VocDataset, VocOptions, check_splits
 from orl.networks.device import compute_device
@@ -36,6 +39,7 @@ class Features:
     test: LabelledImages
     train_features: Float[ndarray, "n d"]
     test_features: Float[ndarray, "m d"]
+    kind: FeatureKind
     size_px: int
     """Side that every image was resized to."""
     elapsed_s: float
@@ -61,6 +65,7 @@ def embed_labelled(
     train: LabelledImages,
     test: LabelledImages,
     *,
+    kind: FeatureKind,
     size_px: int = 224,
     device: torch.device | str = "cpu",
     workers: int = 0,
@@ -73,11 +78,12 @@ def embed_labelled(
         backbone: a network, which is put into evaluation mode.
         train: images to train on.
         test: images to score.
+        kind: kind of the features.
         size_px: side that every image is resized to.
         device: device to compute on.
         workers: processes that read images.
         quiet: show no progress bar.
-        cache: folder of features for the next evaluation; None for no cache.
+        cache: folder of the features of all kinds for the next evaluation; None for no cache.
 
     Raises:
         ValueError: if `check_splits` refuses the splits.
@@ -86,27 +92,39 @@ def embed_labelled(
     check_splits(train, test)
     started = time.perf_counter()
 
-    def embed(images: LabelledImages) -> Float[ndarray, "_ d"]:
-        title = f"embed {images.split}"
+    def embed(images: LabelledImages, pooling: Callable[[Tensor], Tensor]) -> Float[ndarray, "_ d"]:
+        title, paths = f"embed {images.split}", images.paths
         return embed_images(
-            backbone, images.paths, size_px=size_px, device=device, workers=workers, title=title, quiet=quiet
+            backbone, paths, size_px=size_px, pooling=pooling, device=device, workers=workers, title=title, quiet=quiet
         )
 
-    train_features, test_features = (
-        embed(images) if cache is None else _cached(cache, images, size_px, embed) for images in (train, test)
-    )
+    num_channels = cast(int, backbone.num_channels)
+
+    def features(images: LabelledImages) -> Float[ndarray, "_ d"]:
+        if cache is None:
+            return embed(images, lambda feature_map: POOLINGS[kind](feature_map).flatten(1))
+        return _cached(cache, images, size_px, kind, num_channels, lambda: embed(images, pool_all_kinds))
+
+    train_features, test_features = features(train), features(test)
+    warn_if_one_position(kind, math.isqrt(train_features.shape[1] // num_channels), size_px)
     return Features(
         train=train,
         test=test,
         train_features=train_features,
         test_features=test_features,
+        kind=kind,
         size_px=size_px,
         elapsed_s=time.perf_counter() - started,
     )
 
 
 def _cached(
-    cache: FeatureCache, images: LabelledImages, size_px: int, embed: Callable[[LabelledImages], ndarray]
+    cache: FeatureCache,
+    images: LabelledImages,
+    size_px: int,
+    kind: FeatureKind,
+    num_channels: int,
+    embed: Callable[[], Float[ndarray, "_ d"]],
 ) -> Float[ndarray, "_ d"]:
     # A broken image that is repaired changes the readable images, and so the rows.
     readable = [images.fingerprint, *images.names]
@@ -115,11 +133,14 @@ def _cached(
         "images": provenance.fingerprint({"readable": readable}),
         "size_px": size_px,
         "resampling": RESAMPLING,
+        "kinds": list(POOLINGS),
     }
     folder = cache.folder / images.split
     if tables.begin(folder, inputs, 1, cache.overwrite):
-        tables.write_shard(folder, 0, {"feature": embed(images)})
-    return np.array(tables.finish_table(folder).column("feature"))
+        # All kinds come from one pass of the network; the pooled features have one value a channel.
+        feat5, pooled = np.split(embed(), [-num_channels], axis=1)
+        tables.write_shard(folder, 0, {"feat5": feat5, "pooled": pooled})
+    return np.array(tables.finish_table(folder).column(kind))
 
 
 def result_inputs(backbone: EvaluatedBackbone, data: VocDataset, config: Any, seed: int | None = None) -> Result:
@@ -138,6 +159,7 @@ def embed_voc07(
     backbone: EvaluatedBackbone,
     data: VocDataset,
     output: EvaluationOutput,
+    kind: FeatureKind,
     unscored_classes: Callable[[LabelledImages, LabelledImages], Mapping[str, str]],
 ) -> Features:
     """Embed the readable images of both splits; features of the same inputs are kept beside the result.
@@ -146,6 +168,7 @@ def embed_voc07(
         backbone: the network and its digest.
         data: the devkit.
         output: file of the result, device and workers.
+        kind: kind of the features.
         unscored_classes: the evaluation's own function from both splits to classes it must leave out, with the reason;
             it raises ValueError if the readable images are too few.
     """
@@ -157,6 +180,7 @@ def embed_voc07(
         backbone.network,
         train,
         test,
+        kind=kind,
         size_px=data.size_px,
         device=compute_device(output.device),
         workers=output.workers,
@@ -191,6 +215,7 @@ def describe_result(
         "train_split": train.split,
         "test_split": test.split,
         "size_px": features.size_px,
+        "features": features.kind,
         "num_features": features.train_features.shape[1],
         "embed_elapsed_s": features.elapsed_s,
         "num_rejected": len(rejected),

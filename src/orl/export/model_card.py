@@ -160,7 +160,8 @@ def _scores(origin: Origin) -> str:
             first = next(iter(results.values()))
             on = f"{Path(first.get('data', UNKNOWN)).name}, {first.get('test_split', UNKNOWN)}"
             numbers = [f"{100 * results[label]['mean_ap']:.1f}" if label in results else UNKNOWN for label in BACKBONES]
-            rows.append(f"| {name}, mAP in % | {on} | {' | '.join(numbers)} |")
+            # Results of version 0.1 do not name their features, which were pooled.
+            rows.append(f"| {name}, {first.get('features', 'pooled')}, mAP in % | {on} | {' | '.join(numbers)} |")
     return "\n".join(rows)
 
 

@@ -46,8 +46,10 @@ class ProcessBatchNorm(_BatchNorm):
         # A second pass, since the difference of two large sums would round small variances away.
         variance = sum_over_processes(centred.square().sum(others)) / count
         self._update_statistics(mean.detach(), variance.detach() * count / (count - 1))
-        scale = (self.weight * torch.rsqrt(variance + self.eps)).view(shape)
-        return (centred * scale + self.bias.view(shape)).to(input.dtype)
+        scale = torch.rsqrt(variance + self.eps)
+        if not self.affine:
+            return (centred * scale.view(shape)).to(input.dtype)
+        return (centred * (self.weight * scale).view(shape) + self.bias.view(shape)).to(input.dtype)
 
     @torch.no_grad()
     def _update_statistics(self, mean: Tensor, variance: Tensor) -> None:
@@ -87,9 +89,9 @@ def sync_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _sync_layer(part: _BatchNorm) -> ProcessBatchNorm:
-    if part.momentum is None or not part.affine or not part.track_running_stats:
-        raise ValueError(f"{part} cannot be synchronised: it needs a momentum, weights and running statistics")
-    new = ProcessBatchNorm(part.num_features, part.eps, part.momentum)
+    if part.momentum is None or not part.track_running_stats:
+        raise ValueError(f"{part} cannot be synchronised: it needs a momentum and running statistics")
+    new = ProcessBatchNorm(part.num_features, part.eps, part.momentum, part.affine)
     new._parameters, new._buffers, new.training = part._parameters, part._buffers, part.training
     for name, after in part.named_children():
         if name not in TIMM_PARTS:

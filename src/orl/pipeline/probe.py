@@ -30,6 +30,7 @@ def build_probe(inputs: RunInputs, stage: str, backbone: Backbone) -> Callable[[
                 copy.deepcopy(backbone).float(),  # embed_labelled switches it to evaluation mode
                 train,
                 test,
+                kind="pooled",
                 size_px=config.evaluation.size_px,
                 device=compute_device(config.device),
                 workers=config.workers,

@@ -8,6 +8,7 @@ from typing import Any
 from orl import files
 from orl.evaluation.evaluations import EVALUATIONS, RUN_EVALUATIONS
 from orl.evaluation.output import results_folder
+from orl.evaluation.pooling import feature_kind
 from orl.evaluation.protocol import Evaluation
 from orl.rundir import RunDir
 
@@ -30,6 +31,11 @@ class Score:
     result: Mapping[str, Any]
     columns: Mapping[str, float | None]
     """Name of a column of the report -> score in [0, 1]."""
+
+    @property
+    def label(self) -> str:
+        """Short name of the evaluation, with its features."""
+        return _label(self.evaluation, self.result)
 
 
 def read_scores(run: RunDir) -> list[Score]:
@@ -77,6 +83,10 @@ def _result_files(run: RunDir) -> Iterator[tuple[Evaluation[Any, Any], str, Path
                     yield by_name[task], backbone, path
 
 
+def _label(evaluation: Evaluation[Any, Any], result: Mapping[str, Any]) -> str:
+    return f"{evaluation.label} ({feature_kind(result)})" if evaluation in RUN_EVALUATIONS else evaluation.label
+
+
 def _columns(evaluation: Evaluation[Any, Any], result: Mapping[str, Any], path: Path) -> dict[str, float | None]:
     """Return the scores by column; evaluations of a run are named by label, others by protocol and data set."""
     try:
@@ -86,5 +96,6 @@ def _columns(evaluation: Evaluation[Any, Any], result: Mapping[str, Any], path: 
             f"{path} is not a result of {evaluation.name}: it lacks {error}; delete it and evaluate again"
         ) from error
     if evaluation in RUN_EVALUATIONS:
-        return {f"{evaluation.label} {name}": score for scores in tables.values() for name, score in scores.items()}
+        label = _label(evaluation, result)
+        return {f"{label} {name}": score for scores in tables.values() for name, score in scores.items()}
     return {f"{title}, {name}": score for title, scores in tables.items() for name, score in scores.items()}

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torchvision.models import resnet50
 
-from orl.evaluation.classification.classifier import level_heads
-from orl.evaluation.classification.levels import LevelHead, feature_levels, level_channels, pool_level
+from orl.evaluation.classification.classifier import features_of_heads, normalised_heads
+from orl.evaluation.classification.levels import FEATURE_LEVELS, feature_levels
+from orl.evaluation.pooling import pool_level
 from orl.networks.backbones import build_backbone
 from orl.weights.architectures import ImageNetInputBackbone, build_architecture
 
@@ -47,14 +48,31 @@ def test_a_published_window_averages_its_pixels() -> None:
 
 
 def test_other_sizes_are_pooled_to_about_9000_values_and_not_enlarged() -> None:
-    for name, (channels, side) in level_channels(build_backbone("resnet18"), 96).items():
-        shape = pool_level(torch.zeros(1, channels, side, side)).shape
-        assert shape[2] <= side
-        assert shape[1] * shape[2] ** 2 <= 10_000, name
-        assert LevelHead(channels, side, 3)(torch.zeros(2, channels, side, side)).shape == (2, 3)
+    backbone = build_backbone("resnet18").eval()
+    images = torch.rand(2, 3, 96, 96)
+    with torch.no_grad():
+        features = features_of_heads(backbone, images, FEATURE_LEVELS)
+    # 9,216 numbers or fewer: 48x48x64, 24x24x64, 12x12x128, 6x6x256 and 3x3x512 positions and channels.
+    assert {name: tuple(found.shape[1:]) for name, found in features.items()} == {
+        "conv1": (64, 12, 12),
+        "res2": (64, 12, 12),
+        "res3": (128, 8, 8),
+        "res4": (256, 6, 6),
+        "res5": (512, 3, 3),
+    }
+    heads = normalised_heads(backbone, FEATURE_LEVELS, 3, 96)
+    assert all(heads[name](found).shape == (2, 3) for name, found in features.items())
+
+
+def test_every_level_is_normalised_without_scale_and_shift() -> None:
+    """OpenSelfSup's MultiClsHead in ORL's configs: norm_cfg=dict(type='SyncBN', momentum=0.1, affine=False)."""
+    for normalise, _, linear in normalised_heads(build_backbone("resnet10"), FEATURE_LEVELS, 3, 64).values():
+        assert (normalise.affine, normalise.momentum, normalise.eps) == (False, 0.1, 1e-5)
+        assert list(normalise.parameters()) == []
+        assert linear.bias.eq(0).all()
 
 
 def test_levels_need_a_resnet() -> None:
     network = ImageNetInputBackbone(build_architecture("mobilenet_v3_small"))
     with pytest.raises(ValueError, match=r"--levels needs a ResNet of orl, got torchvision/mobilenet_v3_small"):
-        level_heads(network, 3, 64)
+        normalised_heads(network, FEATURE_LEVELS, 3, 64)

@@ -18,18 +18,39 @@ from tests.ports import free_port
 from orl.datasets.classified import ClassifiedImages
 from orl.evaluation.classification import training
 from orl.evaluation.classification.class_data import class_count_deviations
-from orl.evaluation.classification.classifier import Classifier, freeze_unused_parameters
-from orl.evaluation.classification.linear import LINEAR, LinearConfig, build_linear_optimiser, linear_schedule
-from orl.evaluation.classification.samples import CROP_AREA_RANGE, CROP_ASPECT_RATIO_RANGE, TestImages, training_colours
+from orl.evaluation.classification.classifier import (
+    Classifier,
+    features_of_heads,
+    freeze_unused_parameters,
+    normalised_heads,
+    pooled_head,
+)
+from orl.evaluation.classification.linear import (
+    LINEAR,
+    LinearConfig,
+    build_linear_optimiser,
+    linear_deviations,
+    linear_schedule,
+)
+from orl.evaluation.classification.samples import (
+    CROP_AREA_RANGE,
+    CROP_ASPECT_RATIO_RANGE,
+    TestImages,
+    add_lighting,
+    sample_lighting,
+    training_colours,
+)
 from orl.evaluation.classification.semi import SEMI, SemiConfig, build_semi_optimiser, semi_schedule, weight_decay
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone, load_evaluated_backbone
 from orl.evaluation.evaluations import find_evaluation
 from orl.evaluation.output import EvaluationOutput
+from orl.networks.backbones import build_backbone
 from orl.networks.sync_bn import ProcessBatchNorm
 from orl.processes import Processes, joined_processes
 from orl.provenance import StaleResultError
 from orl.training.interrupts import Stopped
 from orl.training.supervised import SupervisedStep
+from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
 
 LINEAR_CONFIG = LinearConfig(dataset="folder", epochs=6, batch_size=6, base_lr=2.0, size_px=32, jitter=0.0)
 SEMI_CONFIG = SemiConfig(
@@ -79,7 +100,7 @@ def test_semi_has_the_published_learning_rates(backbone: EvaluatedBackbone) -> N
         epoch = step // steps_per_epoch
         expected = 0.01 if epoch < 12 else 0.002 if epoch < 16 else 0.0004
         assert at(step)["lr"] == pytest.approx(expected), step
-    network = Classifier(backbone.network, torch.nn.ModuleDict({"pooled": torch.nn.Linear(512, 3)}), is_frozen=False)
+    network = Classifier(backbone.network, pooled_head(512, 3), is_frozen=False)
     backbone, head = build_semi_optimiser(network, config).param_groups
     assert backbone.get("lr_scale", 1.0) == 1.0
     assert head["lr_scale"] == pytest.approx(100.0)  # 1 where the backbone has 0.01
@@ -87,7 +108,7 @@ def test_semi_has_the_published_learning_rates(backbone: EvaluatedBackbone) -> N
 
 
 def test_linear_has_the_published_optimiser(backbone: EvaluatedBackbone) -> None:
-    heads = torch.nn.ModuleDict({"pooled": torch.nn.Linear(512, 3)})
+    heads = pooled_head(512, 3)
     frozen = Classifier(copy.deepcopy(backbone.network), heads, is_frozen=True)
     optimiser = build_linear_optimiser(frozen, LinearConfig())
     (group,) = optimiser.param_groups
@@ -98,11 +119,67 @@ def test_linear_has_the_published_optimiser(backbone: EvaluatedBackbone) -> None
 def test_training_crops_have_the_published_augmentation() -> None:
     """RandomResizedCrop of 8% to 100% and 3:4 to 4:3, mirrored in half of the cases, jitter of 0.4 without hue."""
     assert (CROP_AREA_RANGE, CROP_ASPECT_RATIO_RANGE) == ((0.08, 1.0), (3 / 4, 4 / 3))
-    colours = training_colours(LinearConfig().jitter)
+    colours = training_colours(linear_schedule(LinearConfig()).jitter)
     assert (colours.brightness, colours.contrast, colours.saturation, colours.hue) == (0.4, 0.4, 0.4, 0.0)
     assert (colours.flip_probability, colours.jitter_probability) == (0.5, 1.0)
     assert (colours.gray_probability, colours.blur_probability, colours.solarise_probability) == (0, 0, 0)
     assert training_colours(0.0).jitter_probability == 0
+
+
+@pytest.mark.parametrize(
+    ("dataset", "jitter", "lighting"), [("imagenet", 0.4, 0.1), ("places205", 0, 0), ("inat18", 0, 0)]
+)
+def test_colours_change_on_imagenet_only(dataset: Any, jitter: float, lighting: float) -> None:
+    """ColorJitter and Lighting are in ORL's imagenet/r50_multihead_28ep.py, and not in the configs of the other two."""
+    schedule = linear_schedule(LinearConfig(dataset=dataset))
+    assert (schedule.jitter, schedule.lighting) == (jitter, lighting)
+    given = linear_schedule(LinearConfig(dataset=dataset, jitter=0.2, lighting=0.3))
+    assert (given.jitter, given.lighting) == (0.2, 0.3)
+    assert linear_deviations(LinearConfig(dataset=dataset)) == []
+    assert linear_deviations(LinearConfig(dataset=dataset, lighting=0.3)) == [f"lighting 0.3, not {lighting:g}"]
+
+
+def test_lighting_is_noise_along_the_principal_components_of_the_colours() -> None:
+    """OpenSelfSup's Lighting: (eigvec * alpha * eigval).sum(1), alpha from N(0, 0.1), added before normalisation."""
+    alpha = 0.1 * np.random.default_rng(0).standard_normal(3)
+    vectors = [(-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203)]
+    values = (0.2175, 0.0188, 0.0045)
+    expected = [sum(row[k] * alpha[k] * values[k] for k in range(3)) for row in vectors]
+    shift = sample_lighting(0.1, np.random.default_rng(0))
+    np.testing.assert_allclose(shift, expected, rtol=1e-6)
+    image = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(each)[:, None, None] for each in (IMAGENET_MEAN, IMAGENET_STD))
+    found = add_lighting((image - mean) / std, torch.from_numpy(shift)[None])
+    torch.testing.assert_close(found, (image + torch.from_numpy(shift)[:, None, None] - mean) / std)
+    assert not sample_lighting(0.0, np.random.default_rng(0)).any()
+
+
+def test_the_head_of_linear_is_the_published_one() -> None:
+    """ORL's configs: MultiClsHead with SyncBN, affine=False, of the 8,192 numbers that MultiPooling gives for feat5."""
+    network = build_backbone("resnet50")
+    heads = normalised_heads(network, ["feat5"], 3, 224)
+    normalise, _, linear = heads["feat5"]
+    assert (normalise.affine, normalise.num_features, linear.in_features) == (False, 2048, 8192)
+    torch.manual_seed(0)
+    features = torch.rand(6, 2048, 2, 2)
+    mean, variance = features.mean(dim=(0, 2, 3)), features.var(dim=(0, 2, 3), correction=0)
+    expected = (features - mean[:, None, None]) / (variance + 1e-5).sqrt()[:, None, None]
+    torch.testing.assert_close(heads["feat5"](features), linear(expected.flatten(1)))
+
+
+def test_the_head_of_semi_is_a_linear_layer_on_pooled_features(backbone: EvaluatedBackbone) -> None:
+    """ORL's configs: ClsHead with with_avg_pool=True."""
+    views = torch.rand(2, 3, 64, 64)
+    _, linear = pooled_head(512, 3)["pooled"]
+    with torch.no_grad():
+        features = features_of_heads(backbone.network, views, ["pooled"])["pooled"]
+        torch.testing.assert_close(features.flatten(1), backbone.network(views).mean(dim=(2, 3)))
+    assert linear.in_features == 512
+
+
+def test_features_without_effect_are_refused() -> None:
+    with pytest.raises(ValueError, match="--features pooled has no effect with --levels"):
+        LinearConfig(levels=True, features="pooled")
 
 
 def test_test_crops_equal_resize_and_centre_crop(tmp_path: Path) -> None:
@@ -357,7 +434,7 @@ def test_images_to_score_can_be_repaired_after_training(
 
 
 def test_synchronising_keeps_frozen_parameters_and_a_frozen_backbone(backbone: EvaluatedBackbone) -> None:
-    heads = torch.nn.ModuleDict({"pooled": torch.nn.Sequential(torch.nn.BatchNorm1d(512), torch.nn.Linear(512, 3))})
+    heads = normalised_heads(backbone.network, ["pooled"], 3, 32)
     for is_frozen in (False, True):
         trunk = copy.deepcopy(backbone.network)
         trunk.conv1.requires_grad_(False)

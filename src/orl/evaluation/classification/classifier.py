@@ -1,6 +1,6 @@
 """A backbone with linear classifiers on its features, its loss, and its accuracy on a split."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,17 +13,16 @@ from torch.utils.data import DataLoader
 from orl.datasets.classified import ClassifiedImages
 from orl.datasets.loader_workers import ignore_interrupts
 from orl.evaluation.classification.accuracy import Accuracy
-from orl.evaluation.classification.levels import FEATURE_LEVELS, LevelHead, feature_levels, level_channels
-from orl.evaluation.classification.samples import TestImages, collate_test
-from orl.networks.backbones import Backbone, pool
+from orl.evaluation.classification.levels import FEATURE_LEVELS, feature_levels
+from orl.evaluation.classification.samples import TestImages, add_lighting, collate_test
+from orl.evaluation.pooling import POOLINGS, pool_level, warn_if_one_position
+from orl.networks.backbones import Backbone
 from orl.networks.sync_bn import sync_batch_norm
 from orl.processes import Processes
 from orl.progress import progress_bar
 from orl.views.augment import augment, normalise
 from orl.weights.architectures import ImageNetInputBackbone
 
-POOLED_HEAD = "pooled"
-"""Name of the classifier on pooled features."""
 TEST_BATCH_SIZE = 64
 
 
@@ -35,7 +34,8 @@ class Classifier(nn.Module):
 
         Args:
             backbone: trained in place where its parameters take gradients, unless it is frozen.
-            heads: one named `POOLED_HEAD` on pooled features, or one for each of `FEATURE_LEVELS`.
+            heads: one for each of `FEATURE_LEVELS`, or one for a `FeatureKind`, under their names; each takes features
+                `(N, C, s, s)`.
             is_frozen: whether the backbone gets no gradients and stays in evaluation mode.
         """
         super().__init__()
@@ -56,31 +56,65 @@ class Classifier(nn.Module):
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> dict[str, Tensor]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
-            features = self._features(images)
+            features = features_of_heads(self.backbone, images, self.heads)
         return {name: head(features[name]) for name, head in self.heads.items()}
 
-    def _features(self, images: Float[Tensor, "n 3 h w"]) -> dict[str, Tensor]:
-        if POOLED_HEAD in self.heads:
-            return {POOLED_HEAD: pool(self.backbone(images))}
-        assert isinstance(self.backbone, Backbone)
-        return feature_levels(self.backbone, images)
+
+def features_of_heads(
+    backbone: Backbone | ImageNetInputBackbone, images: Float[Tensor, "n 3 h w"], names: Iterable[str]
+) -> dict[str, Tensor]:
+    """Compute the features `(N, C, s, s)` of each head.
+
+    Args:
+        backbone: the network.
+        images: normalised images.
+        names: all of `FEATURE_LEVELS`, or kinds of features.
+
+    Raises:
+        ValueError: if levels are named and the backbone is not an orl ResNet; the levels of other networks are unknown.
+    """
+    if not set(names) <= set(FEATURE_LEVELS):
+        feature_map = backbone(images)
+        return {name: pooling(feature_map) for name, pooling in POOLINGS.items() if name in names}
+    if not isinstance(backbone, Backbone):
+        raise ValueError(f"--levels needs a ResNet of orl, got {backbone.name}; leave it out")
+    return {name: pool_level(feature_map) for name, feature_map in feature_levels(backbone, images).items()}
 
 
 def pooled_head(num_channels: int, num_classes: int) -> nn.ModuleDict:
     """Build a linear layer on pooled features, with random weights from torch's global generator."""
-    return nn.ModuleDict({POOLED_HEAD: linear_layer(num_channels, num_classes)})
+    return nn.ModuleDict({"pooled": nn.Sequential(nn.Flatten(), linear_layer(num_channels, num_classes))})
 
 
-def level_heads(backbone: Backbone | ImageNetInputBackbone, num_classes: int, size_px: int) -> nn.ModuleDict:
-    """Build a head for each feature level.
+def normalised_heads(
+    backbone: Backbone | ImageNetInputBackbone, names: Iterable[str], num_classes: int, size_px: int
+) -> nn.ModuleDict:
+    """Build published heads: batch normalisation of each channel without scale and shift, then a linear layer.
+
+    Args:
+        backbone: the network.
+        names: all of `FEATURE_LEVELS`, or kinds of features.
+        num_classes: outputs of each head.
+        size_px: side of the images.
 
     Raises:
-        ValueError: if the backbone is not an orl ResNet; the levels of other networks are unknown.
+        ValueError: if `features_of_heads` refuses the backbone.
+
+    Source:
+        `MultiClsHead` of OpenSelfSup, with `norm_cfg=dict(type="SyncBN", momentum=0.1, affine=False)` as in the configs
+        of ORL.
     """
-    if not isinstance(backbone, Backbone):
-        raise ValueError(f"--levels needs a ResNet of orl, got {backbone.name}; leave it out")
-    channels = level_channels(backbone, size_px)
-    return nn.ModuleDict({name: LevelHead(*channels[name], num_classes) for name in FEATURE_LEVELS})
+    was_training = backbone.training
+    with torch.no_grad():
+        image = next(backbone.parameters()).new_zeros(1, 3, size_px, size_px)
+        features = features_of_heads(backbone.eval(), image, names)
+    backbone.train(was_training)
+    heads = nn.ModuleDict()
+    for name, (_, channels, side, _) in {name: found.shape for name, found in features.items()}.items():
+        warn_if_one_position(name, side, size_px)
+        normalise_channels = nn.BatchNorm2d(channels, affine=False)
+        heads[name] = nn.Sequential(normalise_channels, nn.Flatten(), linear_layer(channels * side**2, num_classes))
+    return heads
 
 
 def linear_layer(num_inputs: int, num_classes: int) -> nn.Linear:
@@ -95,7 +129,7 @@ def classification_losses(model: Any, batch: Mapping[str, Any]) -> tuple[dict[st
     """Compute the cross-entropy and the training accuracy of each head."""
     labels = batch["label"].to(next(model.parameters()).device)
     crops, colours = batch["image"]
-    logits = model(augment(crops, colours, labels.device))
+    logits = model(add_lighting(augment(crops, colours, labels.device), batch["lighting"]))
     terms = {f"{name}_loss": F.cross_entropy(scores, labels) for name, scores in logits.items()}
     metrics = {
         f"{name}_top1": (scores.argmax(dim=1) == labels).float().mean().detach() for name, scores in logits.items()

@@ -1,4 +1,4 @@
-"""Linear classification: a linear layer trained on frozen features."""
+"""Linear classification: batch normalisation and a linear layer trained on frozen features."""
 
 import copy
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from orl.config import FeatureKind
 from orl.datasets.class_folders import ClassifiedDataset
 from orl.evaluation.classification.class_data import (
     DATASET_NAMES,
@@ -14,7 +15,8 @@ from orl.evaluation.classification.class_data import (
     class_count_deviations,
     class_datasets,
 )
-from orl.evaluation.classification.classifier import Classifier, level_heads, pooled_head
+from orl.evaluation.classification.classifier import Classifier, normalised_heads
+from orl.evaluation.classification.levels import FEATURE_LEVELS
 from orl.evaluation.classification.training import (
     PROTOCOL_BATCH_SIZE,
     PROTOCOL_SIZE_PX,
@@ -27,6 +29,7 @@ from orl.evaluation.classification.training import (
 )
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.output import EvaluationOutput
+from orl.evaluation.pooling import feature_deviations, feature_kind, file_stem
 from orl.evaluation.protocol import Datasets, Evaluation, Result, SuiteEntry, Tables
 from orl.processes import Processes
 
@@ -35,11 +38,18 @@ LINEAR_EPOCHS: dict[str, int] = {"imagenet": 28, "places205": 14, "inat18": 84, 
 LINEAR_MILESTONES = (2 / 7, 4 / 7, 6 / 7)
 """Fractions of the epochs after which the learning rate falls: 8, 16, 24 of 28."""
 LINEAR_DECAY_FACTOR = 0.1
+COLOUR_CHANGES: dict[str, tuple[float, float]] = {
+    "imagenet": (0.4, 0.1),
+    "places205": (0.0, 0.0),
+    "inat18": (0.0, 0.0),
+    "folder": (0.4, 0.1),
+}
+"""Jitter and lighting of each data set; own class folders have ImageNet's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearConfig:
-    """A linear layer on frozen features, trained by SGD."""
+    """Batch normalisation and a linear layer on frozen features, trained by SGD."""
 
     dataset: ClassifiedDataset = "imagenet"
     """Layout of the folder, and data set whose epochs are trained; 'folder' for train/CLASS and val/CLASS."""
@@ -53,8 +63,14 @@ class LinearConfig:
     """Nesterov momentum of SGD."""
     weight_decay: float = 1e-4
     """Weight decay of the linear layer."""
-    jitter: float = 0.4
-    """Strength of the jitter of brightness, contrast and saturation; 0 for none."""
+    jitter: float | None = None
+    """Strength of the jitter of brightness, contrast and saturation; if not given, 0.4 on ImageNet, 0 on Places205 and
+    iNaturalist 2018."""
+    lighting: float | None = None
+    """Standard deviation of noise along the principal components of ImageNet's colours; if not given, 0.1 on ImageNet,
+    0 on Places205 and iNaturalist 2018."""
+    features: FeatureKind = "feat5"
+    """Features: feat5, 2 x 2 averages of the last feature map of ResNet-50 as published, or pooled, its mean."""
     size_px: int = PROTOCOL_SIZE_PX
     """Side of the views, pixels; test images are resized to 256/224 of it and cropped."""
     levels: bool = False
@@ -62,6 +78,17 @@ class LinearConfig:
 
     def __post_init__(self) -> None:
         check_training_config(self)
+        if self.levels and self.features != "feat5":
+            raise ValueError(f"--features {self.features} has no effect with --levels; leave one of them out")
+
+    @property
+    def colour_changes(self) -> tuple[float, float]:
+        """Jitter and lighting: those of the config, otherwise the published ones of the data set."""
+        jitter, lighting = COLOUR_CHANGES[self.dataset]
+        return (
+            jitter if self.jitter is None else self.jitter,
+            lighting if self.lighting is None else self.lighting,
+        )
 
 
 def check(data: ClassData, config: LinearConfig) -> None:
@@ -72,7 +99,7 @@ def check(data: ClassData, config: LinearConfig) -> None:
 def run(
     backbone: EvaluatedBackbone, data: ClassData, config: LinearConfig, output: EvaluationOutput, processes: Processes
 ) -> Result | None:
-    """Train a linear layer on the features of a frozen backbone and score it on centre crops.
+    """Train batch normalisation and a linear layer on the features of a frozen backbone; score it on centre crops.
 
     Returns:
         The result: `top1` and `top5`, or those of each level in `levels`; None in all processes but the first.
@@ -88,11 +115,8 @@ def run(
 
     def build() -> Classifier:
         network = copy.deepcopy(backbone.network)
-        if config.levels:
-            heads = level_heads(network, num_classes, config.size_px)
-        else:
-            heads = pooled_head(network.num_channels, num_classes)
-        return Classifier(network, heads, is_frozen=True)
+        names = FEATURE_LEVELS if config.levels else [config.features]
+        return Classifier(network, normalised_heads(network, names, num_classes, config.size_px), is_frozen=True)
 
     deviations = [
         *backbone.protocol_deviations,
@@ -116,6 +140,7 @@ def run(
 
 def linear_schedule(config: LinearConfig) -> TrainingSchedule:
     """Return the schedule: the learning rate is divided by ten at three equally spaced epochs."""
+    jitter, lighting = config.colour_changes
     return TrainingSchedule(
         task="linear",
         epochs=LINEAR_EPOCHS[config.dataset] if config.epochs is None else config.epochs,
@@ -123,7 +148,8 @@ def linear_schedule(config: LinearConfig) -> TrainingSchedule:
         lr=config.base_lr * config.batch_size / PROTOCOL_BATCH_SIZE,
         milestones=LINEAR_MILESTONES,
         factor=LINEAR_DECAY_FACTOR,
-        jitter=config.jitter,
+        jitter=jitter,
+        lighting=lighting,
         size_px=config.size_px,
     )
 
@@ -146,8 +172,11 @@ def linear_deviations(config: LinearConfig) -> list[str]:
     if config.epochs not in (None, LINEAR_EPOCHS[config.dataset]):
         found.append(f"{config.epochs} epochs, not {LINEAR_EPOCHS[config.dataset]}")
     found += size_deviations(config.size_px)
-    for name in ("batch_size", "base_lr", "sgd_momentum", "weight_decay", "jitter"):
-        value, published = getattr(config, name), getattr(protocol, name)
+    found += feature_deviations(config.features)
+    names = ("batch_size", "base_lr", "sgd_momentum", "weight_decay")
+    values = [(name, getattr(config, name), getattr(protocol, name)) for name in names]
+    values += list(zip(("jitter", "lighting"), config.colour_changes, protocol.colour_changes))
+    for name, value, published in values:
         if value != published:
             found.append(f"{name} {value:g}, not {published:g}")
     return found
@@ -159,7 +188,7 @@ def tables(result: Result) -> Tables:
     if result.get("levels"):
         levels = {level: scores["top1"] for level, scores in result["levels"].items()}
         return {f"{name} linear, top-1 of each level": levels}
-    return {f"{name} linear": accuracy_columns(result)}
+    return {f"{name} linear, {feature_kind(result)}": accuracy_columns(result)}
 
 
 def suite_entries(datasets: Datasets, config: LinearConfig) -> Sequence[SuiteEntry[ClassData, LinearConfig]]:
@@ -174,8 +203,8 @@ LINEAR = Evaluation(
     name="linear",
     label="Linear classifier",
     help=(
-        "A linear layer trained on frozen features: ImageNet, Places205, iNaturalist 2018 or own class folders. "
-        "With --cached-features it is linear-estimate."
+        "Batch normalisation and a linear layer trained on frozen features: ImageNet, Places205, iNaturalist 2018 or "
+        "own class folders. With --cached-features it is linear-estimate."
     ),
     data=ClassData,
     config=LinearConfig,
@@ -183,6 +212,6 @@ LINEAR = Evaluation(
     run=run,
     tables=tables,
     trains=True,
-    file_stem=lambda config: "linear-levels" if config.levels else "linear",
+    file_stem=lambda config: "linear-levels" if config.levels else file_stem("linear", config.features),
     suite_entries=suite_entries,
 )

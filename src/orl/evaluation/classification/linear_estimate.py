@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from orl import tables as arrow_tables
+from orl.config import FeatureKind
 from orl.datasets.class_folders import ClassifiedDataset
 from orl.datasets.classified import ClassifiedImages, check_train_val
 from orl.embed import at_precision
@@ -31,8 +32,9 @@ from orl.evaluation.classification.logistic import (
 from orl.evaluation.classification.training import check_training_config
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.output import EvaluationOutput, finished, write_result
+from orl.evaluation.pooling import POOLINGS, feature_kind, file_stem
 from orl.evaluation.protocol import Evaluation, Result, Tables
-from orl.networks.backbones import Backbone, pool
+from orl.networks.backbones import Backbone
 from orl.networks.device import compute_device
 from orl.networks.fuse_batch_norm import fuse_batch_norm
 from orl.processes import Processes
@@ -57,6 +59,8 @@ class EstimateConfig:
     """Layout of the folder; 'folder' for train/CLASS and val/CLASS."""
     size_px: int = 224
     """Side of the centre crop, pixels."""
+    features: FeatureKind = "feat5"
+    """Features, stored in 2 bytes a number: feat5, 8,192 numbers of ResNet-50 as `linear`, or pooled, 2,048 numbers."""
 
     def __post_init__(self) -> None:
         check_training_config(self)
@@ -102,6 +106,7 @@ def run(
         "images": [train.fingerprint, val.fingerprint],
         "dataset": config.dataset,
         "size_px": config.size_px,
+        "features": config.features,
         "strengths": list(STRENGTHS),
         "seed": output.seed,
         "precision": output.precision,
@@ -109,8 +114,9 @@ def run(
     if (result := finished(output, inputs)) is not None:
         return result
     started = time.perf_counter()
-    train_table, val_table = (_features(backbone, images, output, config.size_px) for images in (train, val))
+    train_table, val_table = (_features(backbone, images, output, config) for images in (train, val))
     embedded = time.perf_counter()
+    num_positions = train_table.rows("feature", 0, 1).shape[1] // backbone.network.num_channels
     device = compute_device(output.device)
     rejected = {
         f"{split}/{name}": reason
@@ -121,12 +127,13 @@ def run(
         "task": LINEAR_ESTIMATE.name,
         "protocol": DESCRIPTION,
         "dataset": config.dataset,
-        **_fit_and_score(_Split(train, train_table, device), _Split(val, val_table, device), output),
+        **_fit_and_score(_Split(train, train_table, device), _Split(val, val_table, device), num_positions, output),
         "backbone": backbone.label,
         "data": str(train.root),
         "train_split": train.split,
         "test_split": val.split,
         "size_px": config.size_px,
+        "features": config.features,
         "precision": output.precision,
         "num_classes": len(train.classes),
         "num_rejected": len(rejected),
@@ -139,18 +146,18 @@ def run(
 
 
 def _features(
-    backbone: EvaluatedBackbone, images: ClassifiedImages, output: EvaluationOutput, size_px: int
+    backbone: EvaluatedBackbone, images: ClassifiedImages, output: EvaluationOutput, config: EstimateConfig
 ) -> arrow_tables.Table:
     device = compute_device(output.device)
     network = backbone.network.eval()
     fused = fuse_batch_norm(network) if isinstance(network, Backbone) else network
     fused = fused.to(memory_format=torch.channels_last).to(device)
     return cache_features(
-        at_precision(lambda views: pool(fused(views)), DTYPES[output.precision]),
+        at_precision(lambda views: POOLINGS[config.features](fused(views)).flatten(1), DTYPES[output.precision]),
         images,
         output.folder / ("val" if images.split == "val" else "train"),
-        {"backbone": backbone.digest, "precision": output.precision},
-        size_px=size_px,
+        {"backbone": backbone.digest, "precision": output.precision, "features": config.features},
+        size_px=config.size_px,
         device=device,
         workers=output.workers,
         overwrite=output.overwrite,
@@ -158,14 +165,14 @@ def _features(
     )
 
 
-def _fit_and_score(train: "_Split", val: "_Split", output: EvaluationOutput) -> dict[str, Any]:
+def _fit_and_score(train: "_Split", val: "_Split", num_positions: int, output: EvaluationOutput) -> dict[str, Any]:
     validation = train.readable & _one_in(VALIDATION_RATIO, len(train.images), output.seed)
     fitted = train.readable & ~validation
     num_classes = len(train.images.classes)
     accuracies: dict[float, float] = {}
     fits: dict[float, LogisticFit] = {}
     with progress_bar(total=len(STRENGTHS) + 1, title="logistic regression", unit="fits", quiet=output.quiet) as bar:
-        moments = find_moments(train.shards(fitted))
+        moments = find_moments(train.shards(fitted), num_positions)
         fit: LogisticFit | None = None
         for l2 in STRENGTHS:
             fit = fit_logistic(train.shards(fitted, moments), num_classes, l2, start=fit)
@@ -174,7 +181,7 @@ def _fit_and_score(train: "_Split", val: "_Split", output: EvaluationOutput) -> 
             bar.update()
         # Among equal accuracies the first counts, which has the stronger penalty.
         chosen = max(accuracies, key=lambda l2: accuracies[l2])
-        moments = find_moments(train.shards(train.readable))
+        moments = find_moments(train.shards(train.readable), num_positions)
         last = fit_logistic(train.shards(train.readable, moments), num_classes, chosen, start=fits[chosen])
         bar.update()
     unconverged = [l2 for l2, fit in fits.items() if not fit.converged]
@@ -232,7 +239,8 @@ def _one_in(number: int, num_images: int, seed: int) -> Bool[ndarray, "n"]:
 
 def tables(result: Result) -> Tables:
     """Return the accuracies."""
-    title = f"{DATASET_NAMES[result['dataset']]}, fast estimate by cached features (not the linear protocol)"
+    name, features = DATASET_NAMES[result["dataset"]], feature_kind(result)
+    title = f"{name}, fast estimate by cached {features} features (not the linear protocol)"
     return {title: accuracy_columns(result)}
 
 
@@ -250,4 +258,5 @@ LINEAR_ESTIMATE = Evaluation(
     tables=tables,
     one_process=True,
     trains=True,
+    file_stem=lambda config: file_stem("linear-estimate", config.features),
 )

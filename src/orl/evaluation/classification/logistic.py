@@ -22,7 +22,7 @@ Shards = Callable[[], Iterable[Shard]]
 """Function that reads all shards from the start."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Moments:
     """Mean and standard deviation of each feature."""
 
@@ -44,22 +44,29 @@ class LogisticFit:
     """Whether the gradient or the step became small within the limit on iterations."""
 
 
-def find_moments(shards: Shards) -> Moments:
-    """Compute mean and standard deviation of each feature; a constant feature gets a std of 1.
+def find_moments(shards: Shards, num_positions: int = 1) -> Moments:
+    """Compute mean and standard deviation of each channel, as batch normalisation; a constant channel gets a std of 1.
+
+    Args:
+        shards: reader of the features.
+        num_positions: number of values of a channel in a row of features, one after another.
 
     Raises:
         ValueError: if there are no images.
     """
     count, total = 0, torch.zeros((), dtype=torch.float64)
     for features, _ in shards():
-        count, total = count + len(features), total + features.double().sum(dim=0)
+        count += len(features) * num_positions
+        total = total + features.double().unflatten(1, (-1, num_positions)).sum(dim=(0, 2))
     if count == 0:
         raise ValueError("logistic regression needs at least one image, got 0")
     mean, squares = total / count, torch.zeros((), dtype=torch.float64)
     for features, _ in shards():
-        squares = squares + (features.double() - mean).square().sum(dim=0)
+        centred = features.double().unflatten(1, (-1, num_positions)) - mean[:, None]
+        squares = squares + centred.square().sum(dim=(0, 2))
     std = (squares / count).sqrt()
-    return Moments(mean=mean.float(), std=torch.where(std > 1e-7 * mean.abs().clamp(min=1), std, 1.0).float())
+    std = torch.where(std > 1e-7 * mean.abs().clamp(min=1), std, 1.0)
+    return Moments(*(each.float().repeat_interleave(num_positions) for each in (mean, std)))
 
 
 def fit_logistic(

@@ -153,6 +153,7 @@ def semi_schedule(config: SemiConfig) -> TrainingSchedule:
         milestones=SEMI_MILESTONES,
         factor=SEMI_DECAY_FACTOR,
         jitter=0.0,
+        lighting=0.0,
         size_px=config.size_px,
     )
 

@@ -45,6 +45,7 @@ class TrainingSchedule:
     factor: float
     """Factor of the learning rate at each milestone."""
     jitter: float
+    lighting: float
     size_px: int
 
     def schedules(self, steps_per_epoch: int) -> Schedules:
@@ -127,7 +128,7 @@ def train_and_score(
     training_step = SupervisedStep(
         fabric, network, task.build_optimiser(network), classification_losses, seed=output.seed
     )
-    crops = CropConfig(size_px=schedule.size_px, colours=training_colours(schedule.jitter))
+    crops = CropConfig(size_px=schedule.size_px, colours=training_colours(schedule.jitter), lighting=schedule.lighting)
     dataset = TrainingImages(train_images, crops, output.seed)
     source = BatchSource(dataset=dataset, collate=collate_views, finish=lambda batch: batch)
     hint = "Use a smaller --batch-size or --size-px, or more processes"
@@ -162,7 +163,15 @@ def check_training_config(config: object) -> None:
         ValueError: if a number is out of its range.
     """
     check_numbers(config)
-    least = {"epochs": 1, "batch_size": 1, "size_px": 32, "sgd_momentum": 0, "weight_decay": 0, "jitter": 0}
+    least = {
+        "epochs": 1,
+        "batch_size": 1,
+        "size_px": 32,
+        "sgd_momentum": 0,
+        "weight_decay": 0,
+        "jitter": 0,
+        "lighting": 0,
+    }
     for name, limit in least.items():
         value = getattr(config, name, None)
         if value is not None and not value >= limit:

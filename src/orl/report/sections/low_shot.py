@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orl.evaluation.low_shot import LOW_SHOT
+from orl.evaluation.pooling import feature_kind
 from orl.figures.curve_figure import chart_label
 from orl.figures.score_figures import LowShotLine, draw_low_shot, low_shot_line
 from orl.figures.sheets import count_text
@@ -26,7 +27,7 @@ def low_shot_section(inputs: ReportInputs) -> LowShot:
     for run in inputs.runs:
         for score in read_scores(run.run):
             if score.evaluation is LOW_SHOT:
-                lines = datasets.setdefault(score.dataset, {})
+                lines = datasets.setdefault(f"{score.dataset}, {feature_kind(score.result)}", {})
                 lines.setdefault(run.named(BACKBONE_TITLES[score.backbone]), low_shot_line(score.result))
     command = f"orl evaluate low-shot --backbone {inputs.runs[0].run.root} --data VOC2007"
     return LowShot(

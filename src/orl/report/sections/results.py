@@ -117,7 +117,7 @@ def _by_class(inputs: ReportInputs, scores: Sequence[RunScore]) -> dict[str, dic
     for run, score in scores:
         per_class = score.result.get("per_class_ap")
         if per_class and (not inputs.is_comparison or score.backbone == run.last_stage):
-            lines = found.setdefault(score.evaluation.label, {})
+            lines = found.setdefault(score.label, {})
             lines.setdefault(run.named(BACKBONE_TITLES[score.backbone]), per_class)
     return found
 
