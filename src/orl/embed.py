@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from orl.datasets.decode import ImageError, load_image
-from orl.datasets.loader_workers import ignore_interrupts
+from orl.datasets.loader_workers import ignore_interrupts, in_shared_memory, named_limits
 from orl.datasets.packs import PackedImage
 from orl.networks.backbones import Backbone, pool
 from orl.networks.fuse_batch_norm import fuse_batch_norm
@@ -185,10 +185,11 @@ class CropWorkers:
         self._busy = True
         try:
             self._jobs[:] = zip(paths, cuts, strict=True)
-            for found in self._loader:
-                if isinstance(found, ImageError):
-                    raise found
-                yield found
+            with named_limits(self._loader.num_workers):
+                for found in self._loader:
+                    if isinstance(found, ImageError):
+                        raise found
+                    yield found
         finally:
             self._busy = False
 
@@ -203,7 +204,7 @@ class _Crops(Dataset[UInt8[Tensor, "b 3 s s"] | ImageError]):
             image = load_image(path, None)
         except ImageError as error:
             return error  # an error raised in a worker arrives as a RuntimeError with two tracebacks as its text
-        return cut(image)
+        return in_shared_memory(cut(image))
 
 
 def _full_batches(

@@ -119,4 +119,4 @@ def test_too_few_open_files_are_named_with_the_way_out(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MANY_WORKERS, str(tmp_path), "40", "8"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert ended.returncode == 1
-    assert "8 workers need more open files than this process may have: use fewer --workers, or" in ended.stderr
+    assert "the 8 worker processes need more open files than the system allows: use fewer --workers, or" in ended.stderr

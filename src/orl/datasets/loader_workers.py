@@ -7,7 +7,12 @@ import shutil
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from torch import Tensor
+from torch.utils.data import get_worker_info
 
 SHARED_MEMORY = Path("/dev/shm")
 """Folder of the memory through which workers send batches."""
@@ -62,26 +67,43 @@ def raise_open_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
-def worker_limit(error: Exception, num_workers: int) -> str | None:
-    """Describe the limit of the machine that an error of loader workers comes from, with the way out.
+def in_shared_memory(tensor: Tensor) -> Tensor:
+    """Move a tensor that a worker returns into shared memory, at once and where an error is reported.
+
+    A worker's queue would do it in another thread, which loses the error: the main process would wait for ever.
+    """
+    return tensor if get_worker_info() is None else tensor.share_memory_()
+
+
+@contextmanager
+def named_limits(num_workers: int) -> Iterator[None]:
+    """Name the limit of the machine that stops loader workers, with the way out.
 
     Args:
-        error: error raised by a `DataLoader`.
-        num_workers: number of its workers.
+        num_workers: number of workers.
 
-    Returns:
-        The message, or None for any other error.
+    Raises:
+        RuntimeError: if open files or shared memory have run out.
     """
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        limit = _limit(error)
+        if limit is None:
+            raise
+        raise RuntimeError(f"the {num_workers} worker processes {limit}, and give the same command again") from error
+
+
+def _limit(error: Exception) -> str | None:
     text = str(error)
     if getattr(error, "errno", None) == errno.EMFILE or "ancdata" in text or "Too many open files" in text:
-        return (
-            f"{num_workers} workers need more open files than this process may have: use fewer --workers, or raise the "
-            "limit (ulimit -n 4096) and give the same command again"
-        )
-    if "shared memory" in text or "/torch_" in text:
+        return "need more open files than the system allows: use fewer --workers, or raise the limit (ulimit -n 4096)"
+    if "/torch_" in text and "File too large" in text:
+        return "may not write batches of their size: use smaller batches, or raise the limit of file sizes (ulimit -f)"
+    if "/torch_" in text or "shared memory" in text:
         size = f", {shutil.disk_usage(SHARED_MEMORY).total / 2**20:.0f} MiB," if SHARED_MEMORY.is_dir() else ""
         return (
-            f"{SHARED_MEMORY}{size} is too small for the batches of {num_workers} workers: use fewer --workers (0 "
-            "needs none of it), or give the container more (docker run --shm-size=8g)"
+            f"find {SHARED_MEMORY}{size} too small for their batches: use fewer --workers (0 needs none of it), or "
+            "give the container more (docker run --shm-size=8g)"
         )
     return None

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from orl.datasets.loader_workers import ignore_interrupts, worker_limit
+from orl.datasets.loader_workers import ignore_interrupts, in_shared_memory, named_limits
 from orl.training.batches import TrainingBatches
 from orl.training.joined_tensors import JoinedTensors, join_tensors, split_tensors
 from orl.views.image_cache import ImageCache, ViewBoxDataset, collate_view_boxes
@@ -81,9 +81,10 @@ class BatchReader:
         step, num_killed, killed_at = self.first_step, 0, 0
         while step < self.batches.num_steps:
             try:
-                for batch in self._timed(self.batches.from_step(step)):
-                    step += 1
-                    yield batch
+                with named_limits(self.num_workers):
+                    for batch in self._timed(self.batches.from_step(step)):
+                        step += 1
+                        yield batch
             except _WorkerKilledError as error:
                 num_killed = 1 if step - killed_at > CALM_STEPS else num_killed + 1
                 killed_at = step
@@ -95,10 +96,6 @@ class BatchReader:
                 logger.warning(
                     "a process that reads images was killed (%s); new ones resume at step %d", error, step + 1
                 )
-            except (RuntimeError, OSError) as error:
-                if limit := worker_limit(error, self.num_workers):
-                    raise RuntimeError(limit) from error
-                raise
 
     def _timed(self, keys: Iterable[list[SampleKey]]) -> Iterator[LoadedViews]:
         started = time.monotonic()
@@ -135,7 +132,8 @@ class BatchReader:
 
 
 def _collate_joined(collate: Callable[[Sequence[Any]], Any], samples: Sequence[Any]) -> JoinedTensors:
-    return join_tensors(collate(samples))
+    joined = join_tensors(collate(samples))
+    return joined._replace(data=in_shared_memory(joined.data))
 
 
 class _WorkerKilledError(RuntimeError):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from orl.datasets.classified import ClassifiedImages
-from orl.datasets.loader_workers import ignore_interrupts
+from orl.datasets.loader_workers import ignore_interrupts, named_limits
 from orl.evaluation.classification.accuracy import Accuracy
 from orl.evaluation.classification.levels import FEATURE_LEVELS, feature_levels
 from orl.evaluation.classification.samples import TestImages, add_lighting, collate_test
@@ -180,7 +180,10 @@ def score_images(
     was_training, precision = classifier.training, fabric.strategy.precision
     classifier.eval()
     hidden = quiet or not processes.is_first
-    with progress_bar(total=len(rows), title=f"score {images.split}", unit="images", quiet=hidden) as bar:
+    with (
+        progress_bar(total=len(rows), title=f"score {images.split}", unit="images", quiet=hidden) as bar,
+        named_limits(workers),
+    ):
         for batch in loader:
             unreadable += batch.unreadable
             if len(batch.labels):

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from orl import tables
 from orl.datasets.classified import ClassifiedImages
 from orl.datasets.decode import ImageError, load_image
-from orl.datasets.loader_workers import ignore_interrupts
+from orl.datasets.loader_workers import ignore_interrupts, named_limits
 from orl.embed import BATCH_SIZE, CPU_BATCH_SIZE, Encode
 from orl.progress import progress_bar
 from orl.views.augment import normalise
@@ -132,5 +132,6 @@ def _batches(crops: _Crops, device: torch.device, workers: int) -> Iterator[tupl
         num_workers=workers,
         worker_init_fn=ignore_interrupts,
     )
-    for batch, reasons in loader:
-        yield batch, cast(list[str], list(reasons))
+    with named_limits(workers):
+        for batch, reasons in loader:
+            yield batch, cast(list[str], list(reasons))

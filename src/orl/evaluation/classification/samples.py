@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from orl.datasets.classified import ClassifiedImages
 from orl.datasets.decode import ImageError, load_image
+from orl.datasets.loader_workers import in_shared_memory
 from orl.views.colour import IMAGENET_STD, ColourDistribution, sample_colours
 from orl.views.crops import centre_crop, cut_boxes, random_resized_crop
 from orl.views.cut import View
@@ -138,4 +139,4 @@ def collate_test(loaded: Sequence[tuple[Tensor, int] | tuple[str, str]]) -> Test
     labels = [one[1] for one in loaded if isinstance(one[0], Tensor)]
     unreadable = [(str(name), str(reason)) for name, reason in loaded if isinstance(name, str)]
     joined = torch.stack(crops) if crops else torch.zeros((0, 3, 1, 1), dtype=torch.uint8)
-    return TestBatch(joined, torch.tensor(labels, dtype=torch.int64), unreadable)
+    return TestBatch(in_shared_memory(joined), torch.tensor(labels, dtype=torch.int64), unreadable)

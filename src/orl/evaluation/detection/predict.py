@@ -12,7 +12,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.transform import resize_boxes
 
-from orl.datasets.loader_workers import ignore_interrupts
+from orl.datasets.loader_workers import ignore_interrupts, named_limits
 from orl.datasets.masks import encode_masks
 from orl.evaluation.detection.config import DetectionConfig
 from orl.evaluation.detection.datasets import DetectionDataset
@@ -60,11 +60,12 @@ def predict(
     bar = progress_bar(loader, total=len(rows), title="detect", unit="images", quiet=hidden)
     parts: list[Detections] = []
     unreadable: list[tuple[str, str]] = []
-    for row, image in bar:
-        if isinstance(image, str):
-            unreadable.append((images.names[row], image))
-        elif len((found := _detect_in_row(detector, images, row, image)).scores):
-            parts.append(found)
+    with named_limits(workers):
+        for row, image in bar:
+            if isinstance(image, str):
+                unreadable.append((images.names[row], image))
+            elif len((found := _detect_in_row(detector, images, row, image)).scores):
+                parts.append(found)
     unreadable = processes.gather_lists(unreadable)
     if unreadable:
         name, reason = unreadable[0]

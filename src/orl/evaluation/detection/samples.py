@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from orl import boxes
 from orl.datasets.decode import ImageError, image_size, load_image
+from orl.datasets.loader_workers import in_shared_memory
 from orl.evaluation.detection.datasets import DetectionDataset
 from orl.views.crops import resize
 from orl.views.view_dataset import LoadedViews, load_or_replace
@@ -83,7 +84,8 @@ class ResizedImages(Dataset["tuple[int, UInt8[Tensor, '3 h w'] | str]"]):
             image = read_image(self.images, row)
         except ImageError as error:
             return row, error.reason
-        return row, resize(image, resized_size(image.shape[:2], self.short_side_px, self.longest_px)).contiguous()
+        resized = resize(image, resized_size(image.shape[:2], self.short_side_px, self.longest_px))
+        return row, in_shared_memory(resized.contiguous())
 
 
 def collate_detection(loaded: Sequence[LoadedViews]) -> LoadedViews:
