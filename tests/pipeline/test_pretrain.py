@@ -188,6 +188,14 @@ def test_other_changes_of_a_finished_stage_have_no_such_command(trained: RunConf
         preflight(replace(trained, stage1=replace(SHORT, **changes)), ["stage1"])
 
 
+def test_weights_trained_on_pixels_of_another_filter_are_stale(
+    trained: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orl.pipeline.pretrain.RESAMPLING", "bicubic")
+    with pytest.raises(provenance.StaleResultError, match="resampling"):
+        run_pretrain(trained, "stage1")
+
+
 def test_stage_1_alone_needs_fewer_images_than_an_image_has_neighbours(scenes: Path, tmp_path: Path) -> None:
     config = small(scenes, tmp_path / "run", discover=DiscoverConfig(num_neighbours=50))
     assert run_pretrain(config, "stage1") is not None

@@ -30,6 +30,7 @@ from orl.training.fabric import launch_fabric
 from orl.training.loader import BatchSource, cut_on_device, read_from_files
 from orl.training.loop import TrainOptions, train
 from orl.training.training_step import SSLStep
+from orl.views.crops import RESAMPLING
 from orl.views.image_cache import ImageCache, ViewBoxDataset, load_into_memory
 from orl.views.view_dataset import ViewDataset
 from orl.views.view_samplers import GlobalViewSampler, ObjectViewSampler
@@ -118,6 +119,7 @@ def _provenance(inputs: RunInputs, images: ImageTable, stage: str) -> dict[str, 
     config, run, train_config = inputs.config, inputs.run, to_plain(stage_config(inputs.config, stage))
     found: dict[str, Any] = {
         "images": images.fingerprint,
+        "resampling": RESAMPLING,
         "network": to_plain(config.network),
         "train": {key: value for key, value in train_config.items() if key not in FREE_TRAIN_FIELDS},
         "seed": config.seed,
