@@ -257,7 +257,7 @@ def test_low_shot_scores_of_the_run_and_beside_its_weights_are_shown(run):
     other = {**result, "mean_ap": {"1": 0.2, "16": 0.6}}
     write_json(run.stage("stage3") / "backbone_evaluation" / "low-shot_VOC2007.json", other)
     _, reader = report_of(run)
-    assert "mAP on VOC2007, with the standard deviation over samples" in reader.text
+    assert "mAP on VOC2007, pooled, with the standard deviation over samples" in reader.text
     for sentence in (
         "Stage 1, image level from 12.3 ± 1.1 to 50.0 ± 2.0",
         "Stage 3, object level from 20.0 ± 1.1 to 60.0 ± 2.0",
