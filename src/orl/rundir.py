@@ -78,9 +78,14 @@ def read_record(run: RunDir) -> dict[str, Any]:
     """Read `run.json`; return an empty dict if there is none yet.
 
     Raises:
-        ValueError: if the file is not JSON.
+        ValueError: if the file is not JSON, or its `stages` are not states and seconds.
     """
-    return files.read_json(run.record) if run.record.exists() else {}
+    record = files.read_json(run.record) if run.record.exists() else {}
+    stages = record.get("stages", {})
+    for stage in stages.values() if isinstance(stages, dict) else [None]:
+        if not isinstance(stage, dict) or not isinstance(stage.get("elapsed_s"), int | float):
+            raise ValueError(f"{run.record} has damaged stages ({stages!r:.80}); delete it and run again")
+    return record
 
 
 def read_discovery_score(run: RunDir) -> dict[str, Any] | None:

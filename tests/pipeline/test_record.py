@@ -1,9 +1,12 @@
 """The record of a run: states and seconds of stages."""
 
+import logging
 from pathlib import Path
 
+import pytest
+
 from orl import files
-from orl.pipeline.record import forget_stage, record_run, record_stage
+from orl.pipeline.record import LogFile, forget_stage, record_run, record_stage
 from orl.rundir import RunDir, read_record
 
 
@@ -39,3 +42,26 @@ def test_a_stage_from_scratch_has_no_time_and_no_scores(tmp_path: Path) -> None:
     assert read_record(run)["stages"] == {"stage1": {"state": "done", "elapsed_s": 4.0}}
     assert [path.name for path in (tmp_path / "evaluation").iterdir()] == ["svm_stage1.json"]
     forget_stage(run, "stage3")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_log_that_cannot_be_written_is_named_once_and_the_run_goes_on(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = logging.getLogger("orl")
+    monkeypatch.setattr(package, "propagate", True)
+    handler = LogFile("/dev/full")
+    package.addHandler(handler)
+    for _ in range(2):
+        package.warning("a line")
+    assert [record.message for record in caplog.records].count("a line") == 2
+    assert sum("the log is not written to /dev/full any more" in record.message for record in caplog.records) == 1
+    assert "Logging error" not in capsys.readouterr().err
+    assert handler not in package.handlers
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{", '{"stages": []}', '{"stages": {"scan": 3}}'])
+def test_a_damaged_record_is_refused(tmp_path: Path, content: str) -> None:
+    RunDir(tmp_path).record.write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json"):
+        read_record(RunDir(tmp_path))

@@ -8,10 +8,11 @@ import pytest
 from tests.datasets.packs import draw_images, pack
 
 from orl import provenance
-from orl.config import DiscoverConfig, RunConfig
+from orl.config import DiscoverConfig, RunConfig, ScanConfig
 from orl.datasets import validation as images_scan
-from orl.datasets.image_table import ImageTable, load_image_table
+from orl.datasets.image_table import ImageTable, load_image_table, require_unchanged
 from orl.datasets.packs import PackedImage, open_pack, shard_path
+from orl.pipeline.check_source import check_source
 from orl.pipeline.preflight import preflight
 from orl.pipeline.scan import scan as scan_inputs
 from orl.provenance import StaleResultError
@@ -120,3 +121,47 @@ def test_a_replaced_image_with_an_old_time_is_noticed(images: Path, tmp_path: Pa
     os.replace(tmp_path / "other", root / table.names[1])
     with pytest.raises(StaleResultError):
         scan(run_config)
+
+
+def test_an_image_of_the_same_size_and_time_is_noticed_and_a_touched_one_is_not(images: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(images, tmp_path / "own"))
+    run_config = config(root, tmp_path / "run")
+    table = scan(run_config)
+    path = root / table.names[1]
+    before = path.stat()
+    path.touch()
+    assert scan(run_config) == table
+    require_unchanged(table)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    # The table is newer than the change, as after a copy of the run.
+    (tmp_path / "run" / "images.parquet").touch()
+    assert path.stat().st_size == before.st_size
+    with pytest.raises(StaleResultError, match=f"1 images of .* were replaced since they were scanned.*{path.name}"):
+        require_unchanged(table)
+    with pytest.raises(StaleResultError, match="have changed"):
+        scan(run_config)
+
+
+def test_a_link_to_an_older_image_is_noticed(images: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(images, tmp_path / "own"))
+    first, second = (tmp_path / f"{name}.png" for name in ("old", "new"))
+    for path, name in ((first, 0), (second, 1)):
+        shutil.copy(sorted(root.iterdir())[name], path)
+    link = root / "link.png"
+    link.symlink_to(second)
+    run_config = config(root, tmp_path / "run")
+    assert "link.png" in scan(run_config).names
+    link.unlink()
+    link.symlink_to(first)
+    (tmp_path / "run" / "images.parquet").touch()
+    with pytest.raises(StaleResultError, match="have changed"):
+        scan(run_config)
+
+
+def test_a_source_without_a_usable_image_fails_the_check(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"0 of 1 images of .* can be used \(1 not an image; the first is a.jpg"):
+        check_source(tmp_path, None, ScanConfig(), 1)

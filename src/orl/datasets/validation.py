@@ -15,7 +15,7 @@ from pathlib import Path
 
 from orl import files, tables
 from orl.datasets.decode import ImageError, is_machine_fault, load_image
-from orl.datasets.image_table import ImageTable
+from orl.datasets.image_table import ImageTable, file_signature
 from orl.datasets.loader_workers import end_with_parent, require_main_guard
 from orl.datasets.packs import PackFormat, check_pack, is_pack, open_pack
 from orl.progress import progress_bar
@@ -39,6 +39,7 @@ class Accepted:
 
     size_wh: tuple[int, int]
     digest: str
+    signature: str = ""
 
 
 def scan_images(
@@ -136,6 +137,7 @@ def _scan_image(root: Path, name: str, min_side_px: int, max_pixels: int) -> Acc
     if not _is_unicode(name):
         return Rejected(name, f"name is not Unicode: {name!r}; rename the file")
     try:
+        signature = file_signature(root / name)  # before the content: a later change shows
         height, width, _ = load_image(root / name, max_pixels).shape
         digest = files.file_digest(root / name)
     except ImageError as error:
@@ -146,7 +148,7 @@ def _scan_image(root: Path, name: str, min_side_px: int, max_pixels: int) -> Acc
         return Rejected(name, f"cannot be read: {error}")
     if min(width, height) < min_side_px:
         return _too_small(name, (width, height), min_side_px)
-    return Accepted((width, height), digest)
+    return Accepted((width, height), digest, signature)
 
 
 def _too_small(name: str, size_wh: tuple[int, int], min_side_px: int) -> Rejected:
@@ -183,6 +185,7 @@ def _separate(
         sizes_wh=tuple(image.size_wh for _, image in accepted),
         digests=tuple(image.digest for _, image in accepted),
         packed=packed,
+        signatures=() if packed else tuple(image.signature for _, image in accepted),
     )
     return images, [image for image in scanned if isinstance(image, Rejected)]
 

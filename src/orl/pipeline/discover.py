@@ -13,7 +13,7 @@ import torch
 from orl import files, provenance, tables
 from orl.config import DiscoverConfig, RunConfig
 from orl.datasets.discovery_tables import open_discovery_table
-from orl.datasets.image_table import ImageTable
+from orl.datasets.image_table import ImageTable, require_unchanged
 from orl.datasets.sources import read_labels
 from orl.evaluation.correspondences import score_correspondences
 from orl.pipeline import shards
@@ -52,6 +52,8 @@ def discover(inputs: RunInputs, images: ImageTable, processes: Processes | None 
     """
     processes = processes or Processes()
     with recorded_stage(inputs.run, "discover", processes):
+        if processes.is_first:
+            require_unchanged(images)
         is_new = _build_tables(inputs, images, processes)
         if processes.is_first:
             score_discovery(inputs.config, images)

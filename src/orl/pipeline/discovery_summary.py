@@ -36,7 +36,7 @@ class StepRecord:
             quiet: write nothing, as all processes but the first.
         """
         self.path, self.name, self.fingerprint, self.quiet = summary_path(run), name, fingerprint, quiet
-        before = _read_json(self.path).get(name, {})
+        before = _read_records(self.path).get(name, {})
         self.before = before if before.get("fingerprint") == fingerprint else {}
         self.num_images = self.num_rows = 0
         self.num_in_table: int | None = None
@@ -64,7 +64,7 @@ class StepRecord:
             "rows": self.num_rows,
         }
         try:
-            files.write_atomically(self.path, json.dumps({**_read_json(self.path), self.name: record}, indent=1))
+            files.write_atomically(self.path, json.dumps({**_read_records(self.path), self.name: record}, indent=1))
         except OSError as error:
             logger.warning("the times of %s are not saved: %s", self.name, error)
 
@@ -96,7 +96,7 @@ def discover_summary(run: RunDir) -> dict[str, Any]:
     """
     found = {name: tables.load(run.table(name)) for name in STEPS}
     images, rois = found["embeddings"].num_rows, found["rois"].num_rows
-    records = _read_json(summary_path(run))
+    records = _read_records(summary_path(run))
     steps = {
         name: _rate(records[name])
         for name in STEPS
@@ -104,7 +104,7 @@ def discover_summary(run: RunDir) -> dict[str, Any]:
     }
     recall = _read_json(run.table("neighbours") / RECALL)
     return {
-        **({"neighbour_recall": recall} if recall else {}),
+        **({"neighbour_recall": recall} if _has_numbers(recall, "recall", "images") else {}),
         "images": images,
         "proposals": found["proposals"].num_rows,
         "rois": rois,
@@ -155,10 +155,20 @@ def format_summary(summary: Mapping[str, Any]) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    """Read an object; a damaged file counts as an empty one."""
     try:
-        return json.loads(path.read_text())
+        return files.read_json(path)
     except (OSError, ValueError):
         return {}
+
+
+def _read_records(path: Path) -> dict[str, Any]:
+    """Read the times of the tables; damaged ones are left out."""
+    return {name: record for name, record in _read_json(path).items() if _has_numbers(record, "images", "seconds")}
+
+
+def _has_numbers(record: object, *names: str) -> bool:
+    return isinstance(record, dict) and all(type(record.get(name)) in (int, float) for name in names)
 
 
 def _rate(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 
 from orl import files, provenance, tables
 from orl.config import FREE_TRAIN_FIELDS, RunConfig, to_plain
-from orl.datasets.image_table import ImageTable
+from orl.datasets.image_table import ImageTable, require_unchanged
 from orl.memory import keep_freed_memory
 from orl.networks.backbones import save_backbone
 from orl.networks.mlp import save_projector
@@ -65,6 +65,8 @@ def pretrain(inputs: RunInputs, images: ImageTable, stage: str, processes: Proce
 
 def _train_stage(inputs: RunInputs, images: ImageTable, stage: str, processes: Processes) -> bool:
     config, run, train_config = inputs.config, inputs.run, stage_config(inputs.config, stage)
+    if processes.is_first:
+        require_unchanged(images)
     view_sampler = build_view_sampler(config, stage, images)
     if processes.is_first and provenance.claim(run.stage(stage), _provenance(inputs, images, stage), config.overwrite):
         forget_stage(run, stage)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,21 @@ def forget_stage(run: RunDir, stage: str) -> None:
         files.write_atomically(run.record, json.dumps(record, indent=1))
 
 
+class LogFile(logging.FileHandler):
+    """Log of a run; when it cannot be written, one line on the terminal says so, and the run goes on without it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Stop writing to the file; called for an error of the latest write."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        logging.getLogger("orl").removeHandler(self)
+        with suppress(OSError):
+            self.close()
+        logger.warning("the log is not written to %s any more: %s", self.baseFilename, error)
+
+
 def log_to_file(run: RunDir) -> None:
     """Append the package's log to this run's `log.txt`, and no longer to that of an earlier run."""
     package = logging.getLogger("orl")
@@ -96,7 +111,7 @@ def log_to_file(run: RunDir) -> None:
     for handler in earlier:
         package.removeHandler(handler)
         handler.close()
-    handler = logging.FileHandler(path)
+    handler = LogFile(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     package.addHandler(handler)
 

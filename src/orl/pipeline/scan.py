@@ -2,12 +2,12 @@
 
 import csv
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from orl.config import ScanConfig, save_config
-from orl.datasets.image_table import ImageTable, load_image_table, save_image_table
+from orl.datasets.image_table import ImageTable, changed_images, load_image_table, save_image_table
 from orl.datasets.packs import SHARDS
 from orl.datasets.validation import check_scan, save_rejected, scan_images
 from orl.pipeline.preflight import RunInputs, with_absolute_paths
@@ -135,16 +135,12 @@ def _is_unchanged(run: RunDir, earlier: ImageTable, names: Sequence[str]) -> boo
         rejected = {row["name"] for row in csv.DictReader(file)}
     if set(earlier.names) | rejected != set(names):
         return False
-    scanned_at = run.images.stat().st_mtime
-    return all(_modified_at(path) <= scanned_at for path in _files(earlier))
-
-
-def _files(images: ImageTable) -> Iterator[Path]:
-    """List the files of the images; for a pack its shards and their folder, whose time shows a deleted shard."""
-    if images.packed:
-        shards = images.root / SHARDS
-        return iter([shards, *shards.iterdir()])
-    return (images.root / name for name in images.names)
+    if earlier.packed:
+        # The time of the folder shows a deleted shard.
+        shards = earlier.root / SHARDS
+        return all(_modified_at(path) <= run.images.stat().st_mtime for path in (shards, *shards.iterdir()))
+    are_there = all((earlier.root / name).exists() for name in earlier.names)
+    return bool(earlier.signatures) and are_there and not changed_images(earlier)
 
 
 def _modified_at(path: Path) -> float:

@@ -35,7 +35,7 @@ class MetricsLog:
         if wandb_mode != "off":
             self._wandb = _begin_wandb(folder, wandb_mode)
         path = folder / "metrics.jsonl"
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= first_step]
+        kept = [line for line in _lines(path) if _step_of(line, path) <= first_step]
         files.write_atomically(path, "".join(line + "\n" for line in kept))
         self._file = open(path, "a", buffering=1)  # noqa: SIM115 - closed in __exit__
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
@@ -84,3 +84,10 @@ def _lines(path: Path) -> list[str]:
         return []
     # A killed process may leave an incomplete last line.
     return [line for line in path.read_text().splitlines() if line.endswith("}")]
+
+
+def _step_of(line: str, path: Path) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{path} has the line {line[:80]!r}, which is not of a step; delete that line") from error
