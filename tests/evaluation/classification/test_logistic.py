@@ -62,3 +62,12 @@ def test_zero_penalty_and_no_images_are_refused() -> None:
         fit_logistic(in_shards(*images(5), 5), 3, 0.0)
     with pytest.raises(ValueError, match="at least one image, got 0"):
         find_moments(lambda: ())
+
+
+def test_channels_of_several_positions_are_standardised_as_by_batch_normalisation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = 3 + 2 * torch.randn(30, 5, 2, 2, generator=generator)
+    features, labels = maps.flatten(1), torch.zeros(30, dtype=torch.int64)
+    moments = find_moments(in_shards(features, labels, 7), num_positions=4)
+    expected = torch.nn.BatchNorm2d(5, eps=0.0, affine=False)(maps).flatten(1)
+    torch.testing.assert_close(moments.standardise(features), expected)
