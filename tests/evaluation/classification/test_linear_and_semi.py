@@ -207,7 +207,7 @@ def test_test_crops_equal_resize_and_centre_crop(tmp_path: Path) -> None:
         ({"batch_size": 0}, "--batch-size is 0; it must be 1 or more"),
         ({"size_px": 0}, "--size-px is 0; it must be 32 or more"),
         ({"sgd_momentum": -0.1}, "--sgd-momentum is -0.1"),
-        ({"weight_decay": float("nan")}, "--weight-decay is nan"),
+        ({"weight_decay": float("nan")}, "weight_decay must be a finite number, not nan"),
         ({"base_lr": 0.0}, "--base-lr is 0.0; it must be above 0"),
         ({"head_lr": -1.0}, "--head-lr is -1.0; it must be above 0"),
     ],
