@@ -159,7 +159,11 @@ def test_similarities_that_are_unknown_are_dashes_and_give_no_order(discovered: 
 
 @pytest.mark.parametrize(
     ("neighbour_id", "neighbour_roi", "message"),
-    [(1, 1, "rows 1 to 1 .* for image 1, which has 2 rows from 2 on"), (1, 4, "rows 4 to 4"), (9, 2, "for image 9")],
+    [
+        (1, 1, "neighbour_roi is not an RoI of the image in neighbour_id .*neighbour_id 1, neighbour_roi 1"),
+        (1, 4, "neighbour_roi is not an RoI of the image in neighbour_id .*neighbour_id 1, neighbour_roi 4"),
+        (9, 2, "neighbour_id is not one of the 6 images"),
+    ],
 )
 def test_correspondences_of_other_rois_are_refused(
     discovered: RunDir, neighbour_id: int, neighbour_roi: int, message: str

@@ -13,7 +13,8 @@ import pytest
 from orl.synthetic.scenes import draw_scenes
 
 pytestmark = pytest.mark.slow
-MAX_STOPS = 10
+NUM_STOPS = 6
+"""Stops, spread over the files that the run writes."""
 TIME_LIMIT_S = 600
 SIGNALS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 """Signals and the exit code after each."""
@@ -43,6 +44,7 @@ def start(scenes: Path, out: Path) -> subprocess.Popen[str]:
         "discover.num-neighbours": 3,
         "discover.shard-size": 4,
         "evaluation.size-px": 32,
+        "evaluation.knn-neighbours": 5,
     }
     named = [f"--{name}={value}" for name, value in options.items()]
     return subprocess.Popen(
@@ -72,44 +74,41 @@ def processes_of(out: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+def undisturbed(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed") / "run"
-    began = time.monotonic()
     process = start(scenes, out)
     errors = process.communicate(timeout=TIME_LIMIT_S)[1]
     assert process.returncode == 0, errors[-3000:]
-    return out, time.monotonic() - began
+    return out
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for left processes in /proc")
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_run_stopped_at_random_moments_ends_with_the_same_bits(
-    scenes: Path, undisturbed: tuple[Path, float], tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+    scenes: Path, undisturbed: Path, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reference, duration_s = undisturbed
     out, choose = tmp_path / "run", random.Random(seed)
     monkeypatch.setenv("ORL_TEST_RUN", str(out))
-    stops = 0
-    while True:
-        process = start(scenes, out)
-        number = choose.choice(list(SIGNALS))
-        try:
-            # The start of Python and torch takes seconds; most of what follows is one stage after the other.
-            wait_s = choose.uniform(0.2, 0.8) * duration_s if stops < MAX_STOPS else TIME_LIMIT_S
-            errors = process.communicate(timeout=wait_s)[1]
-            assert process.returncode == 0, errors[-3000:]
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(number)
-            errors = process.communicate(timeout=60)[1]
-            stops += 1
-            assert process.returncode in (SIGNALS[number], 0), errors[-3000:]
-            assert "Traceback" not in errors, errors[-3000:]
-            deadline = time.monotonic() + 30
-            while left := processes_of(out):
-                assert time.monotonic() < deadline, f"processes {left} go on after {number.name}"
-                time.sleep(0.1)
-    assert stops > 0
-    ours, expected = results(out), results(reference)
+    num_files = len(list(undisturbed.rglob("*")))
+    for stop in range(NUM_STOPS):
+        process, number = start(scenes, out), choose.choice(list(SIGNALS))
+        target = num_files * (stop + choose.uniform(0, 1)) / NUM_STOPS
+        deadline = time.monotonic() + TIME_LIMIT_S
+        while process.poll() is None and len(list(out.rglob("*"))) < target:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(choose.uniform(0, 0.3))
+        process.send_signal(number)
+        errors = process.communicate(timeout=TIME_LIMIT_S)[1]
+        assert process.returncode in (SIGNALS[number], 0), errors[-3000:]
+        assert "Traceback" not in errors, errors[-3000:]
+        deadline = time.monotonic() + 30
+        while left := processes_of(out):
+            assert time.monotonic() < deadline, f"processes {left} go on after {number.name}"
+            time.sleep(0.1)
+    process = start(scenes, out)
+    errors = process.communicate(timeout=TIME_LIMIT_S)[1]
+    assert process.returncode == 0, errors[-3000:]
+    ours, expected = results(out), results(undisturbed)
     assert ours.keys() == expected.keys()
     assert [name for name in expected if ours[name] != expected[name]] == []
