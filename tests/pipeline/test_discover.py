@@ -270,12 +270,17 @@ def test_a_full_disk_keeps_finished_shards_and_the_next_call_resumes(
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items()), "a finished shard was made again"
 
 
-def test_a_network_that_has_diverged_is_refused(images: ImageTable, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("weight", "message"), [(torch.nan, "holds NaN or infinity; its training diverged"), (3e38, "not finite: it has")]
+)
+def test_a_network_that_has_diverged_is_refused(
+    images: ImageTable, tmp_path: Path, weight: float, message: str
+) -> None:
     stage_1(tmp_path)
     projector = byol_mlp(512, 16, 8)
-    torch.nn.init.constant_(next(projector.parameters()), torch.nan)
+    torch.nn.init.constant_(next(projector.parameters()), weight)
     save_projector(projector, RunDir(tmp_path).projector("stage1"))
-    with pytest.raises(ValueError, match="not finite: it has diverged"):
+    with pytest.raises(ValueError, match=message):
         run_stage2(new_config(tmp_path), images)
 
 

@@ -10,7 +10,7 @@ from numpy import ndarray
 from orl.datasets.image_table import ImageTable
 from orl.datasets.labels import NO_OBJECT, LabelledSplit, covered_classes
 from orl.figures.pair_selection import best_correspondences, extreme_pairs, random_pairs, ranked_neighbours
-from orl.figures.run_images import REBUILD, boxes_of, open_run_table
+from orl.figures.run_images import boxes_of, open_run_table
 from orl.report.runs import sample_indices
 from orl.report.sections.neighbours import NUM_NEIGHBOURS, NUM_QUERIES
 from orl.rundir import RunDir
@@ -65,10 +65,6 @@ def choose_pairs(run: RunDir, images: ImageTable, seed: int, labels: LabelledSpl
     kinds: dict[tuple[int, int], list[str]] = {}
     for kind, pairs in _chosen(correspondences, len(images), seed).items():
         for pair in pairs:
-            if max(pair) >= len(images):
-                raise ValueError(
-                    f"{correspondences.folder} names image {max(pair)}, but there are {len(images):,} images; {REBUILD}"
-                )
             kinds.setdefault(pair, []).append(kind)
     rows = {} if labels is None else {name: row for row, name in enumerate(labels.names)}
     found = []
