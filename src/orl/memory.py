@@ -1,4 +1,4 @@
-"""Memory of this process: its peak, the memory that is free, and the reuse of freed memory."""
+"""Memory and open files of this process: peak, limits, and the reuse of freed memory."""
 
 import ctypes
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Numbers of `mallopt` parameters in the GNU C library."""
 KEPT_BYTES, LARGEST_KEPT_BYTES = 2**29, 2**25
+MAX_OPEN_FILES = 65_536
 CGROUP = Path("/sys/fs/cgroup")
 """Limits of the container, if there is one."""
 
@@ -23,6 +24,14 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
         mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def raise_open_file_limit() -> None:
+    """Raise the limit of open files of this process as far as the system allows; 1024 is too low for many workers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def peak_resident_bytes() -> int:

@@ -329,8 +329,10 @@ def test_the_command_packs_and_checks(images: Path, tmp_path: Path, capsys: pyte
 def test_many_rejected_images_are_counted_and_a_few_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for index in range(25):
         (tmp_path / f"{index:02d}.jpg").write_bytes(b"" if index else b"text")
-    assert main(["data", "check", str(tmp_path), "--workers", "1"]) == 0
-    message = capsys.readouterr().out.splitlines()
+    assert main(["data", "check", str(tmp_path), "--workers", "1"]) == 1
+    output = capsys.readouterr()
+    assert f"no image of {tmp_path} can be used" in output.err
+    message = output.out.splitlines()
     assert message[:2] == [f"0 of 25 images of {tmp_path} can be used", "rejected: 24 empty, 1 not an image"]
     assert message[-1] == "  and 5 more"
     assert len(message) == 2 + 20 + 1

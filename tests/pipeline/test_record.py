@@ -48,10 +48,9 @@ def test_a_stage_from_scratch_has_no_time_and_no_scores(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_is_named_once_and_the_run_goes_on(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = logging.getLogger("orl")
-    monkeypatch.setattr(package, "propagate", True)
-    handler = LogFile("/dev/full")
-    package.addHandler(handler)
+    package, handler = logging.getLogger("orl"), LogFile("/dev/full")
+    monkeypatch.setattr(package, "propagate", False)
+    monkeypatch.setattr(package, "handlers", [caplog.handler, handler])
     for _ in range(2):
         package.warning("a line")
     assert [record.message for record in caplog.records].count("a line") == 2

@@ -8,11 +8,10 @@ import pytest
 from tests.datasets.packs import draw_images, pack
 
 from orl import provenance
-from orl.config import DiscoverConfig, RunConfig, ScanConfig
+from orl.config import DiscoverConfig, RunConfig
 from orl.datasets import validation as images_scan
 from orl.datasets.image_table import ImageTable, load_image_table, require_unchanged
 from orl.datasets.packs import PackedImage, open_pack, shard_path
-from orl.pipeline.check_source import check_source
 from orl.pipeline.preflight import preflight
 from orl.pipeline.scan import scan as scan_inputs
 from orl.provenance import StaleResultError
@@ -159,9 +158,3 @@ def test_a_link_to_an_older_image_is_noticed(images: Path, tmp_path: Path) -> No
     (tmp_path / "run" / "images.parquet").touch()
     with pytest.raises(StaleResultError, match="have changed"):
         scan(run_config)
-
-
-def test_a_source_without_a_usable_image_fails_the_check(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"0 of 1 images of .* can be used \(1 not an image; the first is a.jpg"):
-        check_source(tmp_path, None, ScanConfig(), 1)

@@ -28,7 +28,7 @@ from orl.cli.jobs import (
 from orl.cli.options import types
 from orl.cli.results import command_report
 from orl.cli.weights import command_export, command_import
-from orl.datasets.loader_workers import raise_open_file_limit
+from orl.memory import raise_open_file_limit
 
 logger = logging.getLogger("orl")
 

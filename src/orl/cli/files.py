@@ -103,7 +103,10 @@ def command_data(arguments: Sequence[str]) -> None:
         """
         from orl.pipeline.check_source import check_source, format_check
 
-        print(format_check(check_source(path, split, scan, workers)))
+        found = check_source(path, split, scan, workers)
+        print(format_check(found))
+        if not len(found.images):
+            raise ValueError(f"no image of {path} can be used; repair them or give another source")
 
     def crops(
         data: Path,

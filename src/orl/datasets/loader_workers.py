@@ -16,7 +16,6 @@ from torch.utils.data import get_worker_info
 
 SHARED_MEMORY = Path("/dev/shm")
 """Folder of the memory through which workers send batches."""
-MAX_OPEN_FILES = 65_536
 
 
 def ignore_interrupts(worker_id: int) -> None:
@@ -53,18 +52,6 @@ def require_main_guard() -> None:
             f"worker processes import {path} again, which would start the whole script in each of them: put its calls "
             'below `if __name__ == "__main__":`, or use one worker'
         )
-
-
-def raise_open_file_limit() -> None:
-    """Raise the limit of open files of this process as far as the system allows; 1024 is too low for many workers."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < limit:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def in_shared_memory(tensor: Tensor) -> Tensor:

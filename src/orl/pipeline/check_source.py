@@ -27,17 +27,11 @@ def check_source(source: Path, split: str | None, limits: ScanConfig, workers: i
 
     Raises:
         FileNotFoundError: if the source is missing.
-        ValueError: if the source has no usable images, or is an unfinished or damaged pack.
+        ValueError: if the source lists no image, or is an unfinished or damaged pack.
     """
     root, names = find_images(source, split)
     limit = int(limits.max_megapixels * 1e6)
     images, rejected = scan_images(root, names, min_side_px=limits.min_side_px, max_pixels=limit, workers=workers)
-    if not len(images):
-        first = f"{rejected[0].name}: {rejected[0].reason}"
-        raise ValueError(
-            f"0 of {len(rejected)} images of {root} can be used ({common_reasons(rejected)}; the first is {first}); "
-            "repair them or give another source"
-        )
     return SourceCheck(images=images, rejected=rejected)
 
 
