@@ -90,3 +90,16 @@ def test_a_device_is_refused_and_a_folder_left_to_open(tmp_path: Path) -> None:
     assert files.regular_file(tmp_path) == tmp_path
     with pytest.raises(FileNotFoundError):
         files.regular_file(tmp_path / "none")
+
+
+def test_a_csv_without_a_column_is_refused_and_a_cut_off_row_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "rejected.csv"
+    path.write_text("name,reason\na.jpg,empty\nb.jp")
+    assert files.read_csv(path, ("name", "reason")) == [{"name": "a.jpg", "reason": "empty"}]
+    for content in (b"[]", b"", b"name\nreason\n"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"rejected.csv has no column '(name|reason)'; delete it"):
+            files.read_csv(path, ("name", "reason"))
+    path.write_bytes(b"name,reason\n\xff\xfe,\x00")
+    with pytest.raises(ValueError, match="is not a CSV file"):
+        files.read_csv(path, ("name", "reason"))

@@ -1,12 +1,13 @@
-"""Atomic writes, strict reading of JSON and YAML, digests of files, removal of temporary files of killed processes."""
+"""Atomic writes, strict reading of JSON, YAML and CSV, digests, removal of temporary files of killed processes."""
 
+import csv
 import errno
 import hashlib
 import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,25 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} contains a {type(content).__name__}, not an object; delete it and run again")
     return content
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Read the rows of a CSV file that begins with its column names; a row that a killed process cut off is left out.
+
+    Raises:
+        ValueError: if it lacks a column, or is not a CSV file.
+    """
+    regular_file(path)
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows, found = list(reader), reader.fieldnames or []
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is not a CSV file ({error}); delete it and run again") from error
+    missing = [name for name in columns if name not in found]
+    if missing:
+        raise ValueError(f"{path} has no column {missing[0]!r}; delete it and run again")
+    return [row for row in rows if all(row[name] is not None for name in columns)]
 
 
 def read_yaml(path: Path) -> Any:

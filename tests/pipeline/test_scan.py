@@ -71,6 +71,23 @@ def test_a_pack_that_was_torn_since_is_noticed(images: Path, tmp_path: Path) -> 
         scan(run_config)
 
 
+def test_a_pack_altered_under_an_old_time_is_noticed_and_a_touched_one_is_not(images: Path, tmp_path: Path) -> None:
+    packed = pack(images, tmp_path / "pack")
+    run_config = config(packed, tmp_path / "run")
+    table, shard = scan(run_config), shard_path(packed, 0, "pixels")
+    shard.touch()
+    require_unchanged(table)
+    before, content = shard.stat(), bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.utime(tmp_path / "run" / "images.parquet", (4e9, 4e9))
+    with pytest.raises(StaleResultError, match=r"1 images of .* were replaced since they were scanned"):
+        require_unchanged(table)
+    with pytest.raises(ValueError, match="was altered"):
+        scan(run_config)
+
+
 def test_a_run_of_other_pixels_is_refused_and_a_moved_pack_is_not(images: Path, tmp_path: Path) -> None:
     folders = [pack(images, tmp_path / f"pack{side}", short_side=side) for side in (40, 36)]
     table = scan(config(folders[0], tmp_path / "run"))

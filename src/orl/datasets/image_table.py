@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from orl import files, provenance
 from orl.datasets.decode import ImageError, load_image
-from orl.datasets.packs import PackedImage, PackFormat, open_pack
+from orl.datasets.packs import PackedImage, PackFormat, open_pack, shard_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class ImageTable:
     packed: PackFormat | None = None
     """Format of the pack at the root; None for image files."""
     signatures: tuple[str, ...] = field(default=(), repr=False, compare=False)
-    """Size, times and inode of each file when it was scanned; empty for a pack."""
+    """Size, times and inode of the file of each image, or of its shard of a pack, when it was scanned."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -55,10 +55,15 @@ def file_signature(path: Path) -> str:
 
 
 def changed_images(images: ImageTable) -> list[str]:
-    """List the image files whose content is not what was scanned; missing ones are found when they are read.
+    """List the images whose content is not what was scanned; missing files are found when they are read.
 
     Only files of another signature are read. Their digest decides, so that a copied or touched file is unchanged.
+
+    Raises:
+        ValueError: if a shard of a pack is missing, or truncated.
     """
+    if images.packed:
+        return _changed_in_pack(images)
     changed = []
     for name, digest, signature in zip(images.names, images.digests, images.signatures):
         path = images.root / name
@@ -70,13 +75,30 @@ def changed_images(images: ImageTable) -> list[str]:
     return changed
 
 
+def _changed_in_pack(images: ImageTable) -> list[str]:
+    open_pack.cache_clear()
+    pack = open_pack(images.root)
+    signatures = [file_signature(shard_path(images.root, shard, pack.format)) for shard in range(pack.num_shards)]
+    known = [pack.shard_of(name) if name in pack.rows else None for name in images.names]
+    pairs = list(zip(known, images.signatures))
+    read_again = {shard for shard, signature in pairs if shard is not None and signatures[shard] != signature}
+    damaged = {name for shard in sorted(read_again) for name in pack.damaged(shard)}
+    return [
+        name
+        for name, digest in zip(images.names, images.digests)
+        if name in damaged or name not in pack.rows or pack.digests[pack.rows[name]] != digest
+    ]
+
+
 def require_unchanged(images: ImageTable) -> None:
     """Refuse to go on with an image that was replaced since the scan; unreadable ones are found when they are read.
 
     Raises:
         StaleResultError: if the content of an image is not what was scanned.
     """
-    changed = [name for name in changed_images(images) if _is_readable(images.root / name)]
+    changed = changed_images(images)
+    if not images.packed:
+        changed = [name for name in changed if _is_readable(images.root / name)]
     if changed:
         raise provenance.StaleResultError(
             f"{len(changed)} images of {images.root} were replaced since they were scanned, such as {changed[0]}: put "

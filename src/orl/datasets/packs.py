@@ -138,12 +138,15 @@ class Pack:
         """
         if name not in self.rows:
             raise ValueError(f"pack {self.folder} has no image {name!r} among its {len(self.names)} images")
-        row = self.rows[name]
-        shard = int(np.searchsorted(self.shard_starts, row, side="right")) - 1
+        row, shard = self.rows[name], self.shard_of(name)
         begin, end = self.extents[row].tolist()
         pages = self._in_memory[shard] if self._in_memory else self._map(shard)
         width, height = self.sizes_wh[row].tolist()
         return Stored(self.format, (width, height), memoryview(pages)[begin:end])
+
+    def shard_of(self, name: str) -> int:
+        """Return the shard that holds an image."""
+        return int(np.searchsorted(self.shard_starts, self.rows[name], side="right")) - 1
 
     def load_into_memory(self) -> None:
         """Read all shards into memory, which forked processes share; spawned processes read the files."""

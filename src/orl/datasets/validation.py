@@ -17,7 +17,7 @@ from orl import files, tables
 from orl.datasets.decode import ImageError, is_machine_fault, load_image
 from orl.datasets.image_table import ImageTable, file_signature
 from orl.datasets.loader_workers import end_with_parent, require_main_guard
-from orl.datasets.packs import PackFormat, check_pack, is_pack, open_pack
+from orl.datasets.packs import PackFormat, check_pack, is_pack, open_pack, shard_path
 from orl.progress import progress_bar
 
 CHUNK_SIZE = 16
@@ -160,6 +160,8 @@ def _scan_pack(
 ) -> tuple[ImageTable, list[Rejected]]:
     open_pack.cache_clear()
     pack = open_pack(folder)
+    # Before the content is read: a later change shows.
+    signatures = [file_signature(shard_path(folder, shard, pack.format)) for shard in range(pack.num_shards)]
     check_pack(pack, workers=workers, quiet=quiet)
     scanned: list[Accepted | Rejected] = []
     for name in names:
@@ -171,7 +173,8 @@ def _scan_pack(
                 Rejected(name, f"too many pixels: {width}x{height} px, at most {max_pixels / 1e6:g} million")
             )
         else:
-            scanned.append(Accepted((width, height), pack.digests[pack.rows[name]]))
+            signature = signatures[pack.shard_of(name)]
+            scanned.append(Accepted((width, height), pack.digests[pack.rows[name]], signature))
     return _separate(folder, names, scanned, packed=pack.format)
 
 
@@ -185,7 +188,7 @@ def _separate(
         sizes_wh=tuple(image.size_wh for _, image in accepted),
         digests=tuple(image.digest for _, image in accepted),
         packed=packed,
-        signatures=() if packed else tuple(image.signature for _, image in accepted),
+        signatures=tuple(image.signature for _, image in accepted),
     )
     return images, [image for image in scanned if isinstance(image, Rejected)]
 

@@ -1,6 +1,5 @@
 """`orl data pack`: a copy of an image set that is fast to read, written shard by shard."""
 
-import csv
 import io
 import logging
 from collections.abc import Callable, Sequence
@@ -203,8 +202,7 @@ def _record_rejected(options: PackOptions, rejected: Sequence[Rejected], num_ima
             "same command again: finished shards are kept"
         )
     path = RunDir(options.to).rejected
-    with open(path, newline="", encoding="utf-8") as file:
-        known = [Rejected(row["name"], row["reason"]) for row in csv.DictReader(file)]
+    known = [Rejected(row["name"], row["reason"]) for row in files.read_csv(path, ("name", "reason"))]
     new = {image.name for image in rejected}
     save_rejected([*(image for image in known if image.name not in new), *rejected], path)
     logger.warning("%d images have become unreadable since the scan; see %s", len(rejected), path)

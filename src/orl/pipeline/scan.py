@@ -1,14 +1,13 @@
 """Scan: read every image before any training, write `images.parquet`, and record those that cannot be used."""
 
-import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from orl import files
 from orl.config import ScanConfig, save_config
 from orl.datasets.image_table import ImageTable, changed_images, load_image_table, save_image_table
-from orl.datasets.packs import SHARDS
 from orl.datasets.validation import check_scan, save_rejected, scan_images
 from orl.pipeline.preflight import RunInputs, with_absolute_paths
 from orl.pipeline.record import begin_record, recorded_stage
@@ -131,22 +130,8 @@ def _only_few_images_lost(run: RunDir, earlier: ImageTable, images: ImageTable, 
 
 
 def _is_unchanged(run: RunDir, earlier: ImageTable, names: Sequence[str]) -> bool:
-    with open(run.rejected, newline="", encoding="utf-8") as file:
-        rejected = {row["name"] for row in csv.DictReader(file)}
+    rejected = {row["name"] for row in files.read_csv(run.rejected, ("name", "reason"))}
     if set(earlier.names) | rejected != set(names):
         return False
-    if earlier.packed:
-        # The time of the folder shows a deleted shard.
-        shards = earlier.root / SHARDS
-        return all(_modified_at(path) <= run.images.stat().st_mtime for path in (shards, *shards.iterdir()))
-    are_there = all((earlier.root / name).exists() for name in earlier.names)
-    return bool(earlier.signatures) and are_there and not changed_images(earlier)
-
-
-def _modified_at(path: Path) -> float:
-    """Return the later of the times of content and of the directory entry; a replaced file may have an old content."""
-    try:
-        found = path.stat()
-        return max(found.st_mtime, found.st_ctime)
-    except OSError:
-        return float("inf")
+    are_there = earlier.packed or all((earlier.root / name).exists() for name in earlier.names)
+    return bool(earlier.signatures) and bool(are_there) and not changed_images(earlier)

@@ -5,6 +5,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from orl import files
+
 UNREADABLE = "unreadable.csv"
 
 logger = logging.getLogger(__name__)
@@ -25,8 +27,7 @@ class UnreadableImages:
         self.path, self.max_images, self.hint, self.is_writer = path, max_images, hint, is_writer
         self.files = set()
         if path.exists():
-            with open(path, newline="") as file:
-                self.files = {row["file"] for row in csv.DictReader(file)}
+            self.files = {row["file"] for row in files.read_csv(path, ("step", "file", "reason"))}
 
     def add(self, step: int, rows: Sequence[tuple[str, str]]) -> None:
         """Add the unreadable images of a step, as (file, reason).
