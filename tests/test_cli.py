@@ -194,6 +194,26 @@ def test_sigterm_during_the_scan_stops_with_143_and_one_line(tmp_path: Path) -> 
     assert "Traceback" not in complaints
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_during_a_callback_is_not_lost(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Callback:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+
+    def work(arguments: object) -> None:
+        Callback()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    monkeypatch.setitem(COMMANDS, "recipes", work)
+    assert main(["recipes"]) == code
+    assert capsys.readouterr().err == "orl: stopped; the same command resumes\n"
+
+
 def test_a_notebooks_plot_backend_does_not_stop_a_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

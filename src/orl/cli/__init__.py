@@ -34,6 +34,8 @@ logger = logging.getLogger("orl")
 
 INTERRUPTED = 130
 TERMINATED = 128 + signal.SIGTERM
+SEND_AGAIN_S = 0.05
+"""Seconds after which a signal is sent again whose exception Python has ignored."""
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "demo": command_demo,
@@ -137,7 +139,10 @@ class _Terminated(KeyboardInterrupt):
 
 @contextmanager
 def _stop_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM stop the command in order, outside training too, which has its own handler."""
+    """Let SIGTERM stop the command in order, outside training too, which has its own handler.
+
+    Python ignores an exception that is raised in a callback, such as `__del__`: that signal is sent again.
+    """
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread only
         yield
         return
@@ -148,10 +153,19 @@ def _stop_on_sigterm() -> Iterator[None]:
             os._exit(TERMINATED)
         raise _Terminated
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    def send_again(ignored: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(ignored.exc_type, KeyboardInterrupt):
+            report_ignored(ignored)
+            return
+        number = signal.SIGTERM if issubclass(ignored.exc_type, _Terminated) else signal.SIGINT
+        threading.Timer(SEND_AGAIN_S, os.kill, (main_process, number)).start()
+
+    previous, report_ignored = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
+    sys.unraisablehook = send_again
     try:
         yield
     finally:
+        sys.unraisablehook = report_ignored
         signal.signal(signal.SIGTERM, previous)
 
 

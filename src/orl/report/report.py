@@ -67,9 +67,8 @@ def write_report(
     path = path or (first.with_name("compare.html") if inputs.is_comparison else first)
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"{path} is not the name of a page; give one that ends in .html")
-    sections = [
-        gather(inputs) for gather in progress_bar(SECTIONS, total=len(SECTIONS), title="report", unit="sections")
-    ]
+    with progress_bar(SECTIONS, total=len(SECTIONS), title="report", unit="sections") as bar:
+        sections = [gather(inputs) for gather in bar]
     names = [each.label for each in inputs.runs]
     page = render_page(
         kind="ORL comparison" if inputs.is_comparison else "ORL report",

@@ -57,10 +57,12 @@ def predict(
     loader = DataLoader(resized, batch_size=None, num_workers=workers, worker_init_fn=ignore_interrupts)
     detector.eval()
     hidden = quiet or not processes.is_first
-    bar = progress_bar(loader, total=len(rows), title="detect", unit="images", quiet=hidden)
     parts: list[Detections] = []
     unreadable: list[tuple[str, str]] = []
-    with named_limits(workers):
+    with (
+        named_limits(workers),
+        progress_bar(loader, total=len(rows), title="detect", unit="images", quiet=hidden) as bar,
+    ):
         for row, image in bar:
             if isinstance(image, str):
                 unreadable.append((images.names[row], image))
