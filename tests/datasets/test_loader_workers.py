@@ -1,11 +1,12 @@
 import errno
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from orl.datasets.loader_workers import named_limits
+from orl.datasets.loader_workers import ignore_interrupts, named_limits
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,17 @@ def test_a_limit_of_file_sizes_stops_embedding_instead_of_waiting_for_ever(tmp_p
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
     assert ended.returncode == 1
     assert "the 1 worker processes may not write batches of their size" in ended.stderr
+
+
+def test_a_worker_prints_no_traceback_of_a_main_process_that_has_gone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    before = signal.getsignal(signal.SIGINT)
+    ignore_interrupts(0)
+    signal.signal(signal.SIGINT, before)
+    for error in (ConnectionResetError("gone"), EOFError()):
+        sys.excepthook(type(error), error, None)
+    assert capsys.readouterr().err == ""
+    sys.excepthook(ValueError, ValueError("a mistake"), None)
+    assert "ValueError: a mistake" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 from torch import Tensor
 from torch.utils.data import get_worker_info
@@ -24,6 +25,13 @@ def ignore_interrupts(worker_id: int) -> None:
     Pass it as the `worker_init_fn` of a `DataLoader`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _print_unless_disconnected
+
+
+def _print_unless_disconnected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error as usual; a main process that has stopped while it fetched a batch is no error of the worker."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def end_with_parent() -> None:
