@@ -80,7 +80,7 @@ def _read_folders(root: Path, split: str) -> ClassifiedImages:
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
-    """List the class folders below a folder, sorted, without hidden ones and those of thumbnails."""
+    """List the class folders below a folder, sorted, without hidden folders and folders of thumbnails."""
     with os.scandir(folder) as found:
         return tuple(sorted(entry.name for entry in found if entry.is_dir() and is_counted_folder(entry.name)))
 

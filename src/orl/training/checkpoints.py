@@ -18,7 +18,7 @@ from orl.training.training_step import TrainingStep
 logger = logging.getLogger(__name__)
 
 VERSION = 2
-"""Format of checkpoints; those of version 1 have no fingerprint and no checksum."""
+"""Format of checkpoints; version 1 has no fingerprint and no checksum."""
 COMMENT_LENGTH = (64).to_bytes(2, "little")
 """Length of 64 hexadecimal digits, as a zip archive stores it before its comment."""
 NUM_COMMENT_BYTES = 66

@@ -83,7 +83,7 @@ class LinearConfig:
 
     @property
     def colour_changes(self) -> tuple[float, float]:
-        """Jitter and lighting: those of the config, otherwise the published ones of the data set."""
+        """Jitter and lighting from the config, or else the values published for the data set."""
         jitter, lighting = COLOUR_CHANGES[self.dataset]
         return (
             jitter if self.jitter is None else self.jitter,
