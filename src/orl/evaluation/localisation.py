@@ -17,11 +17,10 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from orl.datasets.object_regions import OBJECT, UNKNOWN
+from orl.evaluation.bootstrap import Estimate, estimate_from, resample_counts
 
 THRESHOLDS = np.arange(50) / 50
 """Thresholds of maps in [0, 1]; the first keeps every pixel, so that the best IoU is at least that of an even map."""
-NUM_RESAMPLES = 2000
-QUANTILES = (0.025, 0.975)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +33,6 @@ class ImageScore:
     """Fraction of the map's sum that lies on objects; for a map of zeros, the objects' fraction of the image."""
     overlaps: Float[ndarray, "_"]
     """IoU of the objects with the pixels at or above each of `THRESHOLDS`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """Mean over images, with the ends of its 95% bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +93,7 @@ def summarise(scores: Sequence[ImageScore], seed: int = 0) -> Localisation:
     Raises:
         ValueError: if there is no image.
     """
-    return _localisation(_measures(scores), _resample_counts(len(scores), seed))
+    return _localisation(_measures(scores), resample_counts(len(scores), seed))
 
 
 def compare(first: Sequence[ImageScore], second: Sequence[ImageScore], seed: int = 0) -> Localisation:
@@ -123,7 +113,7 @@ def compare(first: Sequence[ImageScore], second: Sequence[ImageScore], seed: int
         raise ValueError(
             f"{len(first)} images cannot be paired with {len(second)}; score both backbones on the same images"
         )
-    counts = _resample_counts(len(first), seed)
+    counts = resample_counts(len(first), seed)
     return _localisation(_measures(first), counts, _measures(second))
 
 
@@ -191,16 +181,6 @@ def _measures(scores: Sequence[ImageScore]) -> dict[str, Float[ndarray, "n _"]]:
     }
 
 
-def _resample_counts(num_images: int, seed: int) -> Float[ndarray, "b n"]:
-    """Return how often each image occurs in each resample; the first row is every image once."""
-    if num_images == 0:
-        raise ValueError("0 images to score; give images with labelled objects")
-    counts = np.random.default_rng(seed).multinomial(
-        num_images, np.full(num_images, 1 / num_images), size=NUM_RESAMPLES
-    )
-    return np.concatenate([np.ones((1, num_images)), counts])
-
-
 def _localisation(
     measures: dict[str, Float[ndarray, "n _"]],
     counts: Float[ndarray, "b n"],
@@ -211,8 +191,7 @@ def _localisation(
         values = (counts @ columns).max(axis=1) / counts.shape[1]
         if minus is not None:
             values = values - (counts @ minus[name]).max(axis=1) / counts.shape[1]
-        low, high = np.quantile(values[1:], QUANTILES).tolist()
-        found[name] = Estimate(value=float(values[0]), low=low, high=high)
+        found[name] = estimate_from(values)
     return Localisation(**found)
 
 
