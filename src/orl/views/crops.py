@@ -80,7 +80,7 @@ def centre_crop(image: UInt8[ndarray, "h w 3"], size_px: int) -> UInt8[Tensor, "
     # A strip of 100 megapixels would take gigabytes once its short side is 256 px.
     longest = MAX_CENTRE_ASPECT_RATIO * min(image.shape[:2])
     rows, columns = (slice(max(0, (side - longest) // 2), (side + longest) // 2) for side in image.shape[:2])
-    resized = _resize_short_side(image[rows, columns], size_px)
+    resized = resize_short_side(image[rows, columns], _before_crop(size_px))
     top, left = (round((side - size_px) / 2) for side in resized.shape[2:])
     crop = resized[:, :, top : top + size_px, left : left + size_px]
     return crop.clone(memory_format=torch.channels_last)  # a loader worker would send the complete image
@@ -92,7 +92,7 @@ def resize_to_square(image: UInt8[ndarray, "h w 3"], size_px: int) -> UInt8[Tens
     Source:
         The published extraction of VOC07's features: torchvision's `Resize(256)` and `Resize((224, 224))`.
     """
-    return _resize(_resize_short_side(image, size_px), (size_px, size_px))
+    return _resize(resize_short_side(image, _before_crop(size_px)), (size_px, size_px))
 
 
 def cut_boxes(image: UInt8[ndarray, "h w 3"], boxes: Float[ndarray, "b 4"], size_px: int) -> UInt8[Tensor, "b 3 s s"]:
@@ -128,11 +128,16 @@ def _resize(pixels: UInt8[Tensor, "1 3 h w"], size_hw: tuple[int, int]) -> UInt8
     return F.interpolate(pixels, size_hw, mode="bilinear", antialias=True)
 
 
-def _resize_short_side(image: UInt8[ndarray, "h w 3"], crop_px: int) -> UInt8[Tensor, "1 3 i j"]:
+def resize_short_side(image: UInt8[ndarray, "h w 3"], short_px: int) -> UInt8[Tensor, "1 3 i j"]:
+    """Resize an image so that its short side has this length; the long side is rounded down."""
     height, width, _ = image.shape
-    short_px = round(crop_px * RESIZE_PX / CROP_PX)
     long_px = int(short_px * max(height, width) / min(height, width))
     return _resize(_pixels(image), (short_px, long_px) if height <= width else (long_px, short_px))
+
+
+def _before_crop(crop_px: int) -> int:
+    """Return the short side from which a crop of this size is taken."""
+    return round(crop_px * RESIZE_PX / CROP_PX)
 
 
 def round_to_pixels(box: Float[ndarray, "4"], size_wh: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -17,7 +17,7 @@ from orl.datasets.labels import LabelledSplit
 from orl.datasets.semantic_masks import SemanticMasks, read_semantic_masks
 from orl.datasets.voc import read_voc, voc_folder
 
-COMPLETE_IMAGE = (0.0, 0.0, np.inf, np.inf)
+COMPLETE_IMAGE = (0.0, 0.0, 1e6, 1e6)
 """Box of an image in a folder of crops; it is clipped to the image."""
 SAMPLE_SEED = 0
 """Seed of the sample of `max_images`, the same for all backbones."""

@@ -1,0 +1,346 @@
+"""Features of labelled boxes, of complete images and of patches by a frozen backbone, computed once and cached.
+
+All evaluations of objects share them: a cache is found by the digest of the backbone, the images and the sizes.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float16, Float32, UInt8
+from numpy import ndarray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.ops import roi_align
+
+from orl import boxes as geometry
+from orl import provenance, tables
+from orl.datasets.decode import load_image
+from orl.datasets.loader_workers import ignore_interrupts, named_limits
+from orl.embed import Encode, embed_boxes, embed_images
+from orl.evaluation.detection.precise_bn import update_batch_statistics
+from orl.evaluation.evaluated_backbone import EvaluatedBackbone
+from orl.evaluation.objects.object_dataset import ObjectBoxes, ObjectDataset
+from orl.evaluation.output import EvaluationOutput
+from orl.networks.backbones import Backbone, pool
+from orl.networks.device import compute_device
+from orl.networks.dilation import dilate_last_stage
+from orl.networks.fuse_batch_norm import fuse_batch_norm
+from orl.progress import progress_bar
+from orl.views.augment import normalise
+from orl.views.crops import RESAMPLING, cut_boxes, resize, resize_short_side
+
+Cut = Literal["crop", "map"]
+ROI_GRID = 7
+"""Side of the grid of RoIAlign, whose values are averaged."""
+MAPS_PER_SHARD = 32
+MAP_BATCH_SIZE = 4
+"""Images of a batch for feature maps, which are larger than crops."""
+RECALIBRATION_BATCH_SIZE = 64
+MAX_RECALIBRATION_CROPS = 2048
+
+
+class Images(Protocol):
+    """Images of a split: `ObjectBoxes` or `SemanticMasks`."""
+
+    @property
+    def split(self) -> str: ...
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def paths(self) -> tuple[Path, ...]: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureMaps16:
+    """Feature maps of images in half precision, memory-mapped."""
+
+    table: tables.Table
+    shape: tuple[int, int, int]
+    """Channels, height and width of a map."""
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def rows(self, start: int, stop: int) -> Float16[ndarray, "n d h w"]:
+        """Read the maps of some consecutive images."""
+        return self.table.rows("map", start, stop).reshape(-1, *self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectFeatures:
+    """A frozen backbone with the cache of its features."""
+
+    backbone: EvaluatedBackbone
+    folder: Path
+    """Folder of the cached features of this backbone and data set."""
+    device: torch.device
+    workers: int
+    overwrite: bool
+    quiet: bool
+
+    def rois(
+        self, boxes: ObjectBoxes, *, cut: Cut, size_px: int, recalibrate_on: ObjectBoxes | None = None
+    ) -> Float32[ndarray, "r d"]:
+        """Compute the features of all boxes, in the order of the images and of their boxes.
+
+        Args:
+            boxes: images of a split with their boxes.
+            cut: 'crop': each box is resized to a square, as in stage 2, and its feature map averaged. 'map': each image
+                passes once, and the values of its feature map are averaged inside each box by RoIAlign.
+            size_px: side of the crop, or short side of the image.
+            recalibrate_on: boxes whose crops give new batch-norm statistics; None for those of the backbone.
+
+        Raises:
+            ValueError: if the network has no feature map at this size, or no batch normalisation to recalibrate.
+        """
+        inputs = {
+            "rois": boxes.fingerprint,
+            "cut": cut,
+            "size_px": size_px,
+            "recalibrated": None if recalibrate_on is None else recalibrate_on.fingerprint,
+        }
+        name = f"{boxes.split}_{cut}_{size_px}px" + ("" if recalibrate_on is None else "_recalibrated")
+        return self._cached(name, inputs, lambda: self._embed_rois(boxes, cut, size_px, recalibrate_on))
+
+    def images(self, images: Images, *, size_px: int) -> Float32[ndarray, "n d"]:
+        """Compute pooled features of complete images, resized to a square."""
+        inputs = {"images": images.fingerprint, "size_px": size_px}
+        return self._cached(f"{images.split}_images_{size_px}px", inputs, lambda: self._embed_images(images, size_px))
+
+    def maps(self, images: Images, *, size_px: int) -> FeatureMaps16:
+        """Compute the feature maps of complete images, resized to a square; those of ResNets are dilated.
+
+        Maps are large: those of 1,000 images of 448 px by a ResNet-50 are 3.2 GB.
+        """
+        shape = self.map_shape(size_px)
+        inputs = self._inputs({"images": images.fingerprint, "size_px": size_px, "map": "dilated"})
+        folder = self.folder / f"{images.split}_maps_{size_px}px"
+        slices = tables.shard_slices(len(images.names), MAPS_PER_SHARD)
+        missing = tables.begin(folder, inputs, len(slices), self.overwrite)
+        done = len(images.names) - sum(slices[index].stop - slices[index].start for index in missing)
+        title = f"feature maps of {images.split}"
+        with progress_bar(total=len(images.names), done=done, title=title, unit="images", quiet=self.quiet) as bar:
+            for index in missing:
+                parts = []
+                squares = read_images(images.paths[slices[index]], partial(square, size_px=size_px), self.workers)
+                for batch in _batches(squares, MAP_BATCH_SIZE):
+                    parts.append(self.encode_maps(batch).half().cpu().numpy())
+                    bar.update(len(batch))
+                maps = np.concatenate(parts)
+                tables.write_shard(folder, index, {"map": maps.reshape(len(maps), -1)})
+        return FeatureMaps16(table=tables.finish_table(folder), shape=shape)
+
+    def encode_maps(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n d i j"]:
+        """Compute the feature maps of a batch of images, on the device; those of ResNets are dilated."""
+        with torch.inference_mode():
+            views = normalise(images.to(self.device)).contiguous(memory_format=torch.channels_last)
+            return self._map_network(views).float()
+
+    def map_shape(self, size_px: int) -> tuple[int, int, int]:
+        """Return channels, height and width of the feature map of a square image.
+
+        Raises:
+            ValueError: if the map has one position.
+        """
+        shape = self.encode_maps(torch.zeros((1, 3, size_px, size_px), dtype=torch.uint8)).shape[1:]
+        if shape[1] < 2 or shape[2] < 2:
+            raise ValueError(
+                f"the feature map of {self.backbone.network.name} at {size_px} px has {shape[1]}x{shape[2]} positions, "
+                "and a map needs at least 2x2; give larger images, or a network with a spatial map"
+            )
+        return shape[0], shape[1], shape[2]
+
+    @property
+    def is_dilated(self) -> bool:
+        """Return True if feature maps are those of a ResNet with a dilated last stage."""
+        network: nn.Module = self.backbone.network
+        return dilate_last_stage(network) is not None
+
+    @cached_property
+    def _map_network(self) -> nn.Module:
+        network: nn.Module = self.backbone.network
+        return self._prepared(dilate_last_stage(network) or network)
+
+    def _prepared(self, network: nn.Module) -> nn.Module:
+        network = network.eval()
+        fused = fuse_batch_norm(network) if isinstance(network, Backbone) else network
+        return fused.to(memory_format=torch.channels_last).to(self.device)
+
+    def _embed_images(self, images: Images, size_px: int) -> Float32[ndarray, "n d"]:
+        return embed_images(
+            self.backbone.network,
+            images.paths,
+            size_px=size_px,
+            device=self.device,
+            workers=self.workers,
+            title=f"embed images of {images.split}",
+            quiet=self.quiet,
+        )
+
+    def _embed_rois(
+        self, boxes: ObjectBoxes, cut: Cut, size_px: int, recalibrate_on: ObjectBoxes | None
+    ) -> Float32[ndarray, "r d"]:
+        network: nn.Module = self.backbone.network
+        if recalibrate_on is not None:
+            network = self._recalibrated(recalibrate_on, size_px)
+        if cut == "map":
+            return self._embed_on_map(network, boxes, size_px)
+        title = f"embed boxes of {boxes.split}"
+        with progress_bar(total=len(boxes), title=title, unit="images", quiet=self.quiet) as bar:
+            parts = embed_boxes(
+                _pooled(self._prepared(network)),
+                boxes.paths,
+                boxes.boxes,
+                size_px=size_px,
+                device=self.device,
+                workers=self.workers,
+                report=bar.update,
+            )
+            return np.concatenate(list(parts))
+
+    def _embed_on_map(self, network: nn.Module, boxes: ObjectBoxes, short_px: int) -> Float32[ndarray, "r d"]:
+        prepared = self._prepared(dilate_last_stage(network) or network)
+        parts: list[ndarray] = []
+        read = read_images(boxes.paths, partial(short_side, short_px=short_px), self.workers)
+        title = f"feature maps of {boxes.split}"
+        with (
+            progress_bar(total=len(boxes), title=title, unit="images", quiet=self.quiet) as bar,
+            torch.inference_mode(),
+        ):
+            for (image, size_wh), own in zip(read, boxes.boxes):
+                views = normalise(image[None].to(self.device)).contiguous(memory_format=torch.channels_last)
+                feature_map = prepared(views).float()
+                parts.append(rois_on_map(feature_map, own, size_wh).cpu().numpy())
+                bar.update()
+        return np.concatenate(parts)
+
+    def _recalibrated(self, boxes: ObjectBoxes, size_px: int) -> nn.Module:
+        """Return a copy of the network whose batch-norm statistics are those of crops of the boxes that count."""
+        network = copy.deepcopy(self.backbone.network).to(self.device)
+        if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules()):
+            raise ValueError(f"{self.backbone.network.name} has no batch normalisation; leave --recalibrate out")
+        network.eval()
+        for part in network.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.train()
+        rows = np.random.default_rng(0).permutation(len(boxes))
+        chosen: list[int] = []
+        count = 0
+        for row in rows.tolist():
+            if count < MAX_RECALIBRATION_CROPS:
+                chosen.append(row)
+                count += int(boxes.scored[row].sum())
+        crops = (
+            crop
+            for row in chosen
+            for crop in cut_boxes(load_image(boxes.paths[row]), boxes.boxes[row][boxes.scored[row]], size_px)
+        )
+        batches = (normalise(batch.to(self.device)) for batch in _batches(crops, RECALIBRATION_BATCH_SIZE))
+        with progress_bar(total=count, title="batch-norm statistics", unit="crops", quiet=self.quiet) as bar:
+
+            def forward(views: Tensor) -> None:
+                network(views)
+                bar.update(len(views))
+
+            update_batch_statistics(network, forward, batches)
+        return network.eval()
+
+    def _inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"backbone": self.backbone.digest, "resampling": RESAMPLING, **inputs}
+
+    def _cached(
+        self, name: str, inputs: dict[str, Any], embed: Callable[[], Float32[ndarray, "n d"]]
+    ) -> Float32[ndarray, "n d"]:
+        folder = self.folder / name
+        if tables.begin(folder, self._inputs(inputs), 1, self.overwrite):
+            features = embed()
+            num_bad = int((~np.isfinite(features).all(axis=1)).sum())
+            if num_bad:
+                raise ValueError(f"{num_bad} of {len(features)} features are not finite; did its training diverge?")
+            tables.write_shard(folder, 0, {"feature": features})
+        return np.array(tables.finish_table(folder).column("feature"))
+
+
+def open_object_features(backbone: EvaluatedBackbone, data: ObjectDataset, output: EvaluationOutput) -> ObjectFeatures:
+    """Return the features of a backbone, cached beside the result of an evaluation."""
+    # Another sample of images, or another limit on boxes, is another cache.
+    options = provenance.fingerprint({"max_images": data.max_images, "min_box_px": data.min_box_px, "void": data.void})
+    folder = f"features_{data.data.resolve().name}_{options[:8]}_{backbone.digest[:8]}"
+    return ObjectFeatures(
+        backbone=backbone,
+        folder=output.result.with_name(folder),
+        device=torch.device(compute_device(output.device)),
+        workers=output.workers,
+        overwrite=output.overwrite,
+        quiet=output.quiet,
+    )
+
+
+def rois_on_map(
+    feature_map: Float[Tensor, "1 d i j"], boxes: Float32[ndarray, "b 4"], size_wh: tuple[int, int]
+) -> Float[Tensor, "b d"]:
+    """Average a feature map inside boxes, by RoIAlign on a grid of 7x7.
+
+    Args:
+        feature_map: map of a complete image.
+        boxes: boxes `xyxy` in pixels of the image file, clipped to the image.
+        size_wh: width and height of the image file.
+    """
+    scale = np.array([feature_map.shape[3] / size_wh[0], feature_map.shape[2] / size_wh[1]] * 2, dtype=np.float32)
+    on_map = torch.from_numpy(geometry.clip(boxes, size_wh) * scale).to(feature_map)
+    return roi_align(feature_map, [on_map], ROI_GRID, sampling_ratio=2, aligned=True).mean(dim=(2, 3))
+
+
+def square(image: UInt8[ndarray, "h w 3"], size_px: int) -> UInt8[Tensor, "3 s s"]:
+    """Resize an image to a square; its aspect ratio is not kept."""
+    return resize(image, (size_px, size_px))
+
+
+def short_side(image: UInt8[ndarray, "h w 3"], short_px: int) -> tuple[UInt8[Tensor, "3 h w"], tuple[int, int]]:
+    """Resize the short side of an image, and return it with the width and height that it had."""
+    return resize_short_side(image, short_px)[0], (image.shape[1], image.shape[0])
+
+
+def read_images(paths: Sequence[Path], cut: Callable[[ndarray], Any], workers: int) -> Iterator[Any]:
+    """Read images in worker processes, and yield what a function makes of each, in order.
+
+    Raises:
+        ImageError: if an image cannot be read.
+    """
+    loader = DataLoader(_Images(paths, cut), batch_size=None, num_workers=workers, worker_init_fn=ignore_interrupts)
+    with named_limits(workers):
+        yield from loader
+
+
+class _Images(Dataset[Any]):
+    def __init__(self, paths: Sequence[Path], cut: Callable[[ndarray], Any]) -> None:
+        self.paths, self.cut = paths, cut
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.cut(load_image(self.paths[index]))
+
+
+def _pooled(network: nn.Module) -> Encode:
+    return lambda views: pool(network(views))
+
+
+def _batches(items: Iterator[Tensor], size: int) -> Iterator[Tensor]:
+    batch: list[Tensor] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield torch.stack(batch)
+            batch = []
+    if batch:
+        yield torch.stack(batch)
