@@ -155,6 +155,33 @@ def test_half_precision_blocks_are_compared_at_their_stored_values() -> None:
     assert_same(of_all(stored, 4), of_all(stored.float(), 4))
 
 
+@pytest.mark.parametrize("block_rows", [3, 64])
+def test_queries_that_are_no_rows_have_the_neighbours_of_every_pair(block_rows: int) -> None:
+    rows = embeddings(60)
+    rows[40:50] = rows[10]
+    queries, bank = rows[:12], rows[12:]
+    cosines = queries.double() @ bank.double().T
+    expected = [sorted(range(48), key=lambda row: (-np.float32(own[row]), row))[:6] for own in cosines.tolist()]
+    ids, values = nearest_neighbours(queries, None, row_blocks(bank, block_rows), 6)
+    assert ids.tolist() == expected
+    assert torch.equal(values, cosines.gather(1, ids).float())
+
+
+def test_a_query_finds_itself_in_a_bank_that_is_searched_without_query_ids() -> None:
+    rows = embeddings(10)
+    ids, values = nearest_neighbours(rows, None, row_blocks(rows), 1)
+    assert ids.flatten().tolist() == list(range(10))
+    torch.testing.assert_close(values, torch.ones(10, 1))
+
+
+def test_a_bank_of_exactly_k_rows_is_enough_and_a_smaller_one_is_refused() -> None:
+    rows = embeddings(6)
+    ids, _ = nearest_neighbours(rows[:2], None, row_blocks(rows), 6)
+    assert ids.sort(dim=1).values.tolist() == [list(range(6))] * 2
+    with pytest.raises(ValueError, match=r"7 neighbours need at least 7 images, got 6"):
+        nearest_neighbours(rows[:2], None, row_blocks(rows), 7)
+
+
 def test_no_queries_have_no_neighbours() -> None:
     rows = embeddings(5)
     ids, values = nearest_neighbours(rows[:0], torch.arange(0), row_blocks(rows), 2)

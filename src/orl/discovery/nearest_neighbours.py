@@ -12,13 +12,15 @@ from torch import Tensor
 BLOCK_ROWS = 65_536
 DENSE_RATIO = 32
 """All exact products are computed at once if more than one pair in 32 is a candidate, as in a collapsed embedding."""
+NO_ROW = -1
+"""Row of no image: the neighbour that is not found yet, and what a query outside the bank excludes."""
 GROUP_COLUMNS = 32
 """Columns that are first compared by their maximum; the width of a tile is a multiple."""
 
 
 def nearest_neighbours(
     queries: Float[Tensor, "q d"],
-    query_ids: Int[Tensor, "q"],
+    query_ids: Int[Tensor, "q"] | None,
     blocks: Iterable[tuple[int, Float[Tensor, "b d"]]],
     num_neighbours: int,
     max_similarity: float = math.inf,
@@ -33,7 +35,8 @@ def nearest_neighbours(
     Args:
         queries: unit vectors.
         query_ids: row of each query among all images, which is excluded from its neighbours. A duplicate of the image
-            under another row stays a neighbour.
+            under another row stays a neighbour. None if the queries are not among the images, such as patches that
+            are compared with a memory bank.
         blocks: (first row, unit vectors of consecutive rows) of all images, each row once, in any order, on the
             device of the queries.
         num_neighbours: K.
@@ -43,15 +46,16 @@ def nearest_neighbours(
         Rows and cosine similarities; of equally similar images the lower row comes first.
 
     Raises:
-        ValueError: if there are fewer than K other images, or an embedding is not finite.
+        ValueError: if there are fewer than K images besides the query, or an embedding is not finite.
     """
     if num_neighbours < 1:
         raise ValueError(f"num_neighbours must be at least 1, got {num_neighbours}")
     ranks = queries.new_full((len(queries), num_neighbours), -torch.inf, dtype=torch.float64)
-    ids = query_ids.new_full((len(queries), num_neighbours), -1, dtype=torch.int64)
+    ids = torch.full((len(queries), num_neighbours), NO_ROW, device=queries.device)
+    excluded = ids.new_full((len(queries),), NO_ROW) if query_ids is None else query_ids
     tile_rows, tile_columns = _tile_size(queries)
     batches = [
-        _Batch(queries[part], query_ids[part], ranks[part], ids[part], max_similarity)
+        _Batch(queries[part], excluded[part], ranks[part], ids[part], max_similarity)
         for part in (slice(start, start + tile_rows) for start in range(0, len(queries), tile_rows))
     ]
     num_images = 0
@@ -61,7 +65,7 @@ def nearest_neighbours(
                 _update_best(batch, first_row + offset, block[offset : offset + tile_columns])
         num_images += len(block)
     if (ids < 0).any():
-        raise too_few_images(num_neighbours, num_images)
+        raise too_few_images(num_neighbours, num_images, num_excluded=0 if query_ids is None else 1)
     return ids, similarities_of(ranks)
 
 
@@ -100,10 +104,10 @@ def best_of(
     return ranks.gather(1, order), ids.gather(1, order)
 
 
-def too_few_images(num_neighbours: int, num_images: int) -> ValueError:
-    """Return the error for more neighbours than there are other images."""
+def too_few_images(num_neighbours: int, num_images: int, num_excluded: int = 1) -> ValueError:
+    """Return the error for more neighbours than there are images besides the excluded ones."""
     return ValueError(
-        f"{num_neighbours} neighbours need at least {num_neighbours + 1} images, got {num_images}; "
+        f"{num_neighbours} neighbours need at least {num_neighbours + num_excluded} images, got {num_images}; "
         "add images or ask for fewer neighbours"
     )
 
@@ -114,6 +118,7 @@ class _Batch:
 
     queries: Float[Tensor, "q d"]
     query_ids: Int[Tensor, "q"]
+    """Row that is excluded from the neighbours of each query, or `NO_ROW`."""
     ranks: Float[Tensor, "q k"]
     ids: Int[Tensor, "q k"]
     max_similarity: float
