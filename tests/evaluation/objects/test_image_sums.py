@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orl.evaluation.objects.image_sums import ImageSums, estimate, sums_from_json, paired_difference, sums_to_json
+from orl.evaluation.objects.image_sums import ImageSums, estimate, paired_difference, sums_from_json, sums_to_json
 
 
 def random_sums(seed: int, draws: int = 1, images: int = 40, classes: int = 3, rate: float = 0.5) -> ImageSums:
