@@ -77,6 +77,19 @@ def paired_difference(first: ImageSums, second: ImageSums, seed: int = 0) -> Est
     return estimate_from(_resampled(first, seed) - _resampled(second, seed))
 
 
+def resampled_scores(
+    sums: ImageSums, image_counts: Float[ndarray, "b images"], draw_counts: Float[ndarray, "b draws"]
+) -> Float[ndarray, "b"]:
+    """Compute the score of each resample of images and draws.
+
+    Args:
+        sums: numerators and denominators.
+        image_counts: how often each image occurs in each resample.
+        draw_counts: how often each draw occurs in each resample.
+    """
+    return (draw_counts.T * _scores(sums, image_counts)).sum(axis=0) / len(sums.numerators)
+
+
 def sums_to_json(sums: ImageSums) -> dict[str, Any]:
     """Return the sums as JSON values; entries of zeros are left out."""
     draws, images, classes = np.nonzero((sums.numerators != 0) | (sums.denominators != 0))
@@ -104,9 +117,8 @@ def sums_from_json(content: Mapping[str, Any]) -> ImageSums:
 
 def _resampled(sums: ImageSums, seed: int) -> Float[ndarray, "b"]:
     """Return the score of all images and draws, then that of each resample."""
-    scores = _scores(sums, resample_counts(len(sums.images), seed))
-    draws = resample_counts(len(scores), seed + DRAW_SEED)
-    return (draws.T * scores).sum(axis=0) / len(scores)
+    num_draws, num_images, _ = sums.numerators.shape
+    return resampled_scores(sums, resample_counts(num_images, seed), resample_counts(num_draws, seed + DRAW_SEED))
 
 
 def _scores(sums: ImageSums, counts: Float[ndarray, "b n"]) -> Float[ndarray, "draws b"]:
