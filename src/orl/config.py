@@ -310,11 +310,24 @@ class EvaluationConfig:
     """Temperature of a vote's weight, exp(cosine / temperature)."""
     shots: tuple[int, ...] = ()
     """Labelled images of each class for low-shot SVMs, such as 1 2 4 8; empty: no low-shot evaluation."""
+    objects: bool = True
+    """Score objects, too: crops of labelled boxes (roi-knn), dense retrieval if there are masks, and feature rank."""
+    roi_px: int | None = None
+    """Side that a labelled box is resized to, pixels; size_px if not given."""
+    scene_px: int | None = None
+    """Side of images for feature maps: the short side of RoIs cut on the map, the square of dense retrieval, pixels;
+    twice size_px if not given."""
+    memory_size: int = 10_000
+    """Patches in the memory bank of dense retrieval."""
+    max_object_images: int | None = 500
+    """Images of each split for the evaluations of objects, sampled by the seed; None for all."""
 
     def __post_init__(self) -> None:
         _check_types(self)
         _require(self, "at least 8", lambda value: value >= 8, "size_px")
-        _require(self, "at least 1", lambda value: value >= 1, "knn_neighbours")
+        _require(self, "None, or at least 8", lambda value: value is None or value >= 8, "roi_px", "scene_px")
+        _require(self, "at least 1", lambda value: value >= 1, "knn_neighbours", "memory_size")
+        _require(self, "None, or at least 2", lambda value: value is None or value >= 2, "max_object_images")
         _require(self, "above 0", lambda value: value > 0, "knn_temperature")
         _require(self, "all at least 1", lambda value: min(value, default=1) >= 1, "shots")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orl.evaluation.comparison import table_lines, write_comparison
-from orl.evaluation.evaluations import EVALUATIONS, RUN_EVALUATIONS, find_evaluation
+from orl.evaluation.evaluations import EVALUATIONS, OBJECT_EVALUATIONS, RUN_EVALUATIONS, find_evaluation
 from orl.evaluation.published_scores import PUBLISHED
 
 SVM = {"task": "svm", "backbone": "mine", "features": "feat5", "mean_ap": 0.5}
@@ -104,8 +104,11 @@ def test_the_published_rows_are_those_of_the_papers() -> None:
 
 def test_the_list_has_each_evaluation_once_with_its_own_name() -> None:
     names = [evaluation.name for evaluation in EVALUATIONS]
-    assert names == ["svm", "knn", "low-shot", "linear", "linear-estimate", "semi", "detect", "detect-voc"]
-    assert [evaluation.name for evaluation in RUN_EVALUATIONS] == ["svm", "knn", "low-shot"]
+    on_objects = ["roi-knn", "roi-linear", "rank", "linear-segmentation", "overclustering", "corloc"]
+    on_images = ["linear", "linear-estimate", "semi", "detect", "detect-voc"]
+    assert names == ["svm", "knn", "low-shot", *on_objects, *on_images]
+    assert [evaluation.name for evaluation in OBJECT_EVALUATIONS] == on_objects
+    assert [evaluation.name for evaluation in RUN_EVALUATIONS] == ["svm", "knn", "low-shot", "roi-knn", "rank"]
     assert all(find_evaluation(evaluation.name) is evaluation for evaluation in EVALUATIONS)
 
 

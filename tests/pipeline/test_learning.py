@@ -8,7 +8,7 @@ import pytest
 from orl.config import ImageMethod, RunConfig
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone, load_evaluated_backbone
 from orl.evaluation.output import EvaluationOutput
-from orl.evaluation.run_evaluations import run_dataset
+from orl.evaluation.run_evaluations import run_datasets
 from orl.evaluation.svm import SVM, SvmConfig
 from orl.pipeline.run import DEMO_TEST, DEMO_TRAINVAL, run_pretrain
 from orl.processes import Processes
@@ -40,7 +40,7 @@ def run_config(scenes: Path, out: Path, method: ImageMethod) -> RunConfig:
 
 def svm(backbone: EvaluatedBackbone, config: RunConfig, out: Path) -> float:
     output = EvaluationOutput(result=out, seed=config.seed, device="cpu", workers=config.workers, quiet=True)
-    result = SVM.run(backbone, run_dataset(config), SvmConfig(), output, Processes())
+    result = SVM.run(backbone, run_datasets(config).images, SvmConfig(), output, Processes())
     assert result is not None
     return result["mean_ap"]
 

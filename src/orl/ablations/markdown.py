@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from orl.ablations.seed_statistics import SeedStatistics, by_seed, is_beyond_chance, paired_differences
-from orl.evaluation.evaluations import RUN_EVALUATIONS
+from orl.evaluation.evaluations import OBJECT_EVALUATIONS, RUN_EVALUATIONS
 from orl.evaluation.low_shot import LOW_SHOT
+from orl.evaluation.markdown_table import markdown_rows
 
 AblationResult = Mapping[str, Any]
 
@@ -24,14 +25,14 @@ class Column:
     """Whether the number varies with the seed by chance; otherwise the config decides it, and no std is shown."""
 
 
-def score_column(title: str, task: str, shots: str | None = None) -> Column:
-    """Return the column of the mean AP of an evaluation, of low-shot at a number of shots."""
+def score_column(title: str, task: str, part: str | None = None, scale: float = 100.0) -> Column:
+    """Return the column of the mean AP of an evaluation, or of a part: shots of low-shot, or a row of object scores."""
 
     def read(record: Mapping[str, Any]) -> float | None:
         scores = record["scores"].get(task)
-        return scores if shots is None or scores is None else scores.get(shots)
+        return scores if part is None or scores is None else scores.get(part)
 
-    return Column(title=title, value=read)
+    return Column(title=title, value=read, scale=scale)
 
 
 def discovery_column(title: str, key: str, scale: float = 100.0, decimals: int = 1) -> Column:
@@ -46,8 +47,10 @@ def discovery_column(title: str, key: str, scale: float = 100.0, decimals: int =
 SCORE_COLUMNS = [
     score_column(f"{evaluation.label} mAP", evaluation.name)
     for evaluation in RUN_EVALUATIONS
-    if evaluation.name != LOW_SHOT.name
+    if evaluation.name != LOW_SHOT.name and evaluation not in OBJECT_EVALUATIONS
 ]
+NUMBERS = {"rank"}
+"""Object evaluations whose rows are numbers, not fractions."""
 LIFT = discovery_column("lift over random pairs", "lift", scale=1.0)
 DISCOVERY_COLUMNS = [
     discovery_column("RoIs on an object, %", "roi_object_fraction"),
@@ -77,6 +80,8 @@ def ablation_tables(result: AblationResult) -> list[str]:
     if is_evaluated(result):
         columns = [*SCORE_COLUMNS, *_cost_columns(result)]
         lines += _table(result, "Mean AP of the frozen backbones", columns, compared=SCORE_COLUMNS)
+    objects = _object_columns(result)
+    lines += _table(result, "Scores of objects", objects, compared=objects)
     low_shot = [score_column(f"k = {k}", LOW_SHOT.name, k) for k in _shots(result)]
     lines += _table(result, "Low-shot: mean AP of SVMs from k images of each class", low_shot)
     caption = "Discovery: the top-ranked pair of each image and neighbour, by the labels"
@@ -119,9 +124,7 @@ def provenance_line(result: AblationResult) -> str:
 
 def markdown_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return a table in Markdown, with its caption above and an empty line below."""
-    head = [f"| {' | '.join(columns)} |", "| --- |" + " ---: |" * (len(columns) - 1)]
-    body = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
-    return [f"{caption}:", "", *head, *body, ""]
+    return [f"{caption}:", "", *markdown_rows([columns, *rows]), ""]
 
 
 def _table(
@@ -172,6 +175,21 @@ def _cost_columns(result: AblationResult) -> list[Column]:
     if unit == 0:
         return [seen]
     return [seen, Column(title="compute", value=lambda record: record["gigapixels"] / unit, scale=1.0, varies=False)]
+
+
+def _object_columns(result: AblationResult) -> list[Column]:
+    """Return a column for each row of the object scores; numbers such as ranks are not scaled."""
+    rows = {
+        (task.name, row)
+        for task in OBJECT_EVALUATIONS
+        for record in result["records"]
+        for row in record["scores"].get(task.name, {})
+    }
+    order = [task.name for task in OBJECT_EVALUATIONS]
+    return [
+        score_column(f"{task}: {row}", task, row, 1.0 if task in NUMBERS else 100.0)
+        for task, row in sorted(rows, key=lambda each: (order.index(each[0]), each[1]))
+    ]
 
 
 def _shots(result: AblationResult) -> list[str]:

@@ -46,7 +46,7 @@ class VariantRecord:
     discovery: dict[str, Any] | None
     """Discovery score; None if the loss uses no pairs."""
     scores: dict[str, Any]
-    """Mean AP in [0, 1] by the name of the evaluation; of low-shot a mean AP by the number of shots."""
+    """Mean AP in [0, 1] by the name of the evaluation; of low-shot a mean AP by shots, of objects a value by row."""
     elapsed_s: dict[str, float]
     """Time of each stage that was run for this variant."""
 
@@ -151,7 +151,13 @@ def _discovery(run: RunDir) -> dict[str, Any] | None:
 
 def _scores(run: RunDir, backbone: str) -> dict[str, Any]:
     paths = {evaluation.name: run.evaluation(evaluation.name, backbone) for evaluation in RUN_EVALUATIONS}
-    return {name: files.read_json(path)["mean_ap"] for name, path in paths.items() if path.exists()}
+    results = {name: files.read_json(path) for name, path in paths.items() if path.exists()}
+    return {
+        name: {row["name"]: row["estimate"]["value"] for row in result["rows"]}
+        if "rows" in result
+        else result["mean_ap"]
+        for name, result in results.items()
+    }
 
 
 def _evaluation_data(config: RunConfig) -> Mapping[str, Any] | None:

@@ -11,8 +11,7 @@ from orl.ablations.records import VariantRecord, read_variant_record, write_abla
 from orl.ablations.variants import ABLATIONS, Ablation, BaseRun, Variant
 from orl.config import RunConfig
 from orl.datasets.sources import read_labels
-from orl.evaluation.run_evaluations import evaluate_backbone, run_dataset
-from orl.evaluation.voc_dataset import VocDataset
+from orl.evaluation.run_evaluations import RunDatasets, evaluate_backbone, run_datasets
 from orl.pipeline.record import record_stage
 from orl.pipeline.run import run_discover, run_pretrain
 from orl.processes import num_processes
@@ -58,7 +57,7 @@ def run_ablation(name: str, config: RunConfig, options: AblationOptions) -> Path
     """
     ablation = ABLATIONS[name]
     _check(name, ablation, config, options)
-    data = None if options.discovery_only else run_dataset(config)
+    data = None if options.discovery_only else run_datasets(config)
     path = config.out / f"{name}.json"
     records: list[VariantRecord] = []
     for seed in range(config.seed, config.seed + options.seeds):
@@ -105,7 +104,7 @@ def _check(name: str, ablation: Ablation, config: RunConfig, options: AblationOp
         )
 
 
-def _run_variant(variant: Variant, base: RunConfig, data: VocDataset | None) -> None:
+def _run_variant(variant: Variant, base: RunConfig, data: RunDatasets | None) -> None:
     config = variant.config
     if variant.backbone == "stage3":
         if config.out != base.out:

@@ -1,7 +1,7 @@
 """Command that scores backbones on labelled data: `orl evaluate TASK`, one task for each evaluation."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,6 +75,24 @@ class SuiteOptions:
     """Replace results that were made from other weights, data or options."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScoreboardOptions:
+    """The backbones to score, and the folder of the results."""
+
+    backbone: tuple[Path, ...]
+    """Weights to score, in any form that a single task accepts; 'random' is allowed."""
+    out: Path | None = None
+    """Folder of all results and of the scoreboard; evaluation/objects_SET if not given."""
+    only: tuple[str, ...] = ()
+    """Evaluations to run, such as roi-knn rank; if not given, all that the data set allows."""
+    architecture: str | None = None
+    """Architecture of the weights, where the files do not name it; resnet50 for 'random' if not given."""
+    seed: int = 0
+    """Seed of random weights and of all sampling."""
+    overwrite: bool = False
+    """Replace results that were made from other weights, data or options."""
+
+
 CACHED_FEATURES = "--cached-features"
 """Option of 'linear' that selects the task 'linear-estimate'."""
 
@@ -86,6 +104,14 @@ def command_evaluate(arguments: Sequence[str]) -> None:
     linear, linear-estimate   ImageNet, Places205, iNaturalist 2018 or own class folders from frozen features
     semi                      ImageNet with 1% or 10% of the labels, all weights trained
     detect, detect-voc        COCO or VOC detection, all weights trained
+    objects                   the object scoreboard: all tasks below, for several backbones, in one table
+    roi-knn, roi-linear       classes of labelled boxes from frozen features
+    dense-retrieval           segmentation by the nearest patches of a memory bank
+    linear-segmentation       segmentation by a linear layer on the frozen feature map
+    overclustering            segmentation by clusters of patches
+    corloc                    objects found without labels (LOST)
+    proposals, pairs          boxes of selective search, and correspondences between images
+    rank                      effective rank and other numbers of the features, without labels
     all                       every task that the given data sets allow, for several backbones
 
     'orl evaluate TASK --help' shows the options of a task.
@@ -96,13 +122,13 @@ def command_evaluate(arguments: Sequence[str]) -> None:
         return
     from orl.evaluation.evaluations import EVALUATIONS, find_evaluation
 
-    check_verb("evaluate", task, [*(evaluation.name for evaluation in EVALUATIONS), "all"])
+    check_verb("evaluate", task, [*(evaluation.name for evaluation in EVALUATIONS), *SUITES])
     if task == "linear" and CACHED_FEATURES in options:
         task, options = "linear-estimate", [given for given in options if given != CACHED_FEATURES]
-    kind = _suite_options_class() if task == "all" else _options_class(find_evaluation(task))
+    kind = SUITES[task][0]() if task in SUITES else _options_class(find_evaluation(task))
     given = _values(tyro.cli(kind, args=options, prog=f"orl evaluate {task}"))
-    if task == "all":
-        _evaluate_all(**given)
+    if task in SUITES:
+        SUITES[task][1](**given)
     else:
         _evaluate(find_evaluation(task), **given)
 
@@ -174,6 +200,70 @@ def _evaluate_all(suite: SuiteOptions, data: Any, voc: Any, machine: MachineOpti
     candidates = Candidates(backbones=suite.backbone, architecture=suite.architecture, seed=suite.seed)
     with joined_processes(compute_device(machine.device)) as processes:
         finish("comparison", run_suite(candidates, steps, suite.out, output_at, processes))
+
+
+def _scoreboard_options_class() -> type:
+    """Return a dataclass of the options of the object scoreboard, with a group for each evaluation."""
+    from orl.evaluation.evaluations import OBJECT_EVALUATIONS
+    from orl.evaluation.objects.object_dataset import ObjectDataset
+
+    protocols = [
+        (each.name.replace("-", "_"), each.config, field(default=each.config())) for each in OBJECT_EVALUATIONS
+    ]
+    groups: list[Any] = [
+        ("scoreboard", OmitArgPrefixes[ScoreboardOptions]),
+        ("data", Annotated[ObjectDataset, OmitArgPrefixes]),
+        *protocols,
+        ("machine", OmitArgPrefixes[MachineOptions]),
+    ]
+    about = (
+        "The object scoreboard: all object evaluations that the data set allows, of several backbones, in one table."
+    )
+    return make_dataclass("Options", groups, namespace={"__doc__": about}, kw_only=True)
+
+
+def _evaluate_objects(scoreboard: ScoreboardOptions, data: Any, machine: MachineOptions, **protocols: Any) -> None:
+    from orl.evaluation.objects.run_scoreboard import plan_scoreboard, run_scoreboard
+    from orl.evaluation.objects.scoreboard import backbone_labels, scoreboard_lines, scoreboard_table
+    from orl.evaluation.output import EvaluationOutput
+    from orl.evaluation.suite import Candidates
+    from orl.networks.device import compute_device
+    from orl.processes import joined_processes
+
+    def output_at(path: Path) -> EvaluationOutput:
+        return EvaluationOutput(result=path, seed=scoreboard.seed, overwrite=scoreboard.overwrite, **_values(machine))
+
+    configs = {name.replace("_", "-"): config for name, config in protocols.items()}
+    plan = plan_scoreboard(data, configs, scoreboard.only)
+    candidates = Candidates(backbones=scoreboard.backbone, architecture=scoreboard.architecture, seed=scoreboard.seed)
+    folder = scoreboard.out or Path("evaluation") / f"objects_{data.data.resolve().name}"
+    with joined_processes(compute_device(machine.device)) as processes:
+        results = run_scoreboard(candidates, plan, folder, output_at, processes)
+        if processes.is_first:
+            finish("scoreboard", folder / "scoreboard.md")
+            lines = scoreboard_lines(results)
+            labels = backbone_labels(lines)
+            _print_table(scoreboard_table(lines, [f"[{number}]" for number in range(1, len(labels) + 1)]))
+            for number, label in enumerate(labels, start=1):
+                print(f"[{number}] {label}")
+
+
+SUITES: dict[str, tuple[Callable[[], type], Callable[..., None]]] = {
+    "all": (_suite_options_class, _evaluate_all),
+    "objects": (_scoreboard_options_class, _evaluate_objects),
+}
+"""Tasks that run several evaluations: function that returns their options, and function that runs them."""
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print a table with aligned columns: two of text, then numbers."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths))
+        ]
+        print("  ".join(cells).rstrip())
 
 
 def _values(options: Any) -> dict[str, Any]:

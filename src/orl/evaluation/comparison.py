@@ -10,6 +10,7 @@ from typing import Any
 
 from orl import files
 from orl.evaluation.evaluations import find_evaluation
+from orl.evaluation.markdown_table import markdown_rows
 from orl.evaluation.published_scores import PUBLISHED
 
 OURS = "measured here"
@@ -98,6 +99,4 @@ def _markdown_table(title: str, lines: Sequence[ComparisonLine]) -> str:
         scores = [line.scores.get(name) for name in names]
         cells = ["" if value is None else f"{value:.2f}" for value in scores]
         rows.append([line.backbone, *cells, line.source, line.notes])
-    rule = ["---", *["---:"] * len(names), "---", "---"]
-    text = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in [rows[0], rule, *rows[1:]]]
-    return f"## {title}\n\n" + "\n".join(text) + "\n"
+    return f"## {title}\n\n" + "\n".join(markdown_rows(rows, num_right=2)) + "\n"

@@ -11,6 +11,13 @@ from orl.evaluation.detection.detect_voc import DETECT_VOC
 from orl.evaluation.evaluated_backbone import load_evaluated_backbone
 from orl.evaluation.knn import KNN
 from orl.evaluation.low_shot import LOW_SHOT
+from orl.evaluation.objects.corloc import CORLOC
+from orl.evaluation.objects.feature_rank import RANK
+from orl.evaluation.objects.linear_segmentation import LINEAR_SEGMENTATION
+from orl.evaluation.objects.object_dataset import ObjectDataset
+from orl.evaluation.objects.overclustering import OVERCLUSTERING
+from orl.evaluation.objects.roi_knn import ROI_KNN
+from orl.evaluation.objects.roi_linear import ROI_LINEAR
 from orl.evaluation.output import EvaluationOutput, results_folder
 from orl.evaluation.protocol import Evaluation, Result
 from orl.evaluation.svm import SVM
@@ -21,6 +28,12 @@ EVALUATIONS: tuple[Evaluation[Any, Any], ...] = (
     SVM,
     KNN,
     LOW_SHOT,
+    ROI_KNN,
+    ROI_LINEAR,
+    RANK,
+    LINEAR_SEGMENTATION,
+    OVERCLUSTERING,
+    CORLOC,
     LINEAR,
     LINEAR_ESTIMATE,
     SEMI,
@@ -28,6 +41,8 @@ EVALUATIONS: tuple[Evaluation[Any, Any], ...] = (
     DETECT_VOC,
 )
 """All evaluations, the quick ones first."""
+OBJECT_EVALUATIONS = tuple(evaluation for evaluation in EVALUATIONS if evaluation.data is ObjectDataset)
+"""The evaluations of objects, which `orl evaluate objects` runs."""
 RUN_EVALUATIONS = tuple(evaluation for evaluation in EVALUATIONS if evaluation.run_config is not None)
 """The evaluations of a run's backbones, if its config enables them."""
 

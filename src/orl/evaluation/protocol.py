@@ -42,6 +42,8 @@ class DatasetPaths:
     """iNaturalist 2018: linear."""
     classes: Path | None = None
     """Folders of own classes, train/CLASS and val/CLASS: linear."""
+    objects: Path | None = None
+    """Labelled objects (VOC, COCO, synthetic scenes, folders of masks or of crops): the evaluations of objects."""
     coco: Path | None = None
     """COCO, with annotations/instances_*.json: detection and segmentation."""
     voc_detection: tuple[Path, ...] = ()

@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orl.config import RunConfig
 from orl.evaluation.evaluated_backbone import RANDOM, load_evaluated_backbone
-from orl.evaluation.evaluations import RUN_EVALUATIONS
+from orl.evaluation.evaluations import OBJECT_EVALUATIONS, RUN_EVALUATIONS
+from orl.evaluation.objects.object_dataset import ObjectDataset
 from orl.evaluation.output import EvaluationOutput
 from orl.evaluation.protocol import Evaluation
 from orl.evaluation.voc_dataset import VocDataset
@@ -17,7 +18,15 @@ from orl.rundir import BACKBONES, RunDir
 logger = logging.getLogger(__name__)
 
 
-def run_dataset(config: RunConfig) -> VocDataset:
+@dataclass(frozen=True, kw_only=True)
+class RunDatasets:
+    """The labelled data set of a run, for evaluations of images and for those of objects."""
+
+    images: VocDataset
+    objects: ObjectDataset
+
+
+def run_datasets(config: RunConfig) -> RunDatasets:
     """Return the labelled data set of a run; no label is read yet.
 
     Raises:
@@ -26,21 +35,28 @@ def run_dataset(config: RunConfig) -> VocDataset:
     if config.eval_data is None:
         raise ValueError("no labelled data set: give a VOC devkit with --eval-data")
     own = config.evaluation
-    return VocDataset(
-        data=config.eval_data, train_split=own.train_split, test_split=own.test_split, size_px=own.size_px
+    data, train, test = config.eval_data, own.train_split, own.test_split
+    return RunDatasets(
+        images=VocDataset(data=data, train_split=train, test_split=test, size_px=own.size_px),
+        objects=ObjectDataset(data=data, train_split=train, test_split=test, max_images=own.max_object_images),
     )
 
 
-def check_run_dataset(config: RunConfig) -> VocDataset:
-    """Check before the training that the labels allow all evaluations of a run, and return the data set.
+def check_run_datasets(config: RunConfig) -> RunDatasets:
+    """Check before the training that the labels allow the evaluations of a run, and return the data set.
+
+    Evaluations of objects that they do not allow are left out, with a message: many data sets have no masks.
 
     Raises:
-        ValueError: if they do not.
+        ValueError: if they do not allow an evaluation of images.
     """
-    data = run_dataset(config)
+    data = run_datasets(config)
     try:
         for evaluation, own in _evaluations(config):
-            evaluation.check(data, own)
+            if evaluation not in OBJECT_EVALUATIONS:
+                evaluation.check(data.images, own)
+            elif reason := _reason_against(evaluation, data.objects, own):
+                logger.info("%s is left out of the evaluations: %s", evaluation.name, reason)
     except ValueError as error:
         raise ValueError(
             f"the labelled data set of --eval-data does not allow the evaluations of this run: {error}. Their options "
@@ -49,13 +65,13 @@ def check_run_dataset(config: RunConfig) -> VocDataset:
     return data
 
 
-def evaluate_backbone(config: RunConfig, label: str, data: VocDataset) -> None:
+def evaluate_backbone(config: RunConfig, label: str, data: RunDatasets) -> None:
     """Score one backbone of a run by every evaluation that the config enables; finished results are kept.
 
     Args:
         config: the run.
         label: 'stage1', 'stage3', or 'random' for the weights that training starts from.
-        data: the labelled data set, from `run_dataset`.
+        data: the labelled data set, from `run_datasets`.
     """
     logger.info("evaluate %s", BACKBONES[label])
     run = RunDir(config.out)
@@ -72,7 +88,12 @@ def evaluate_backbone(config: RunConfig, label: str, data: VocDataset) -> None:
             device=config.device,
             overwrite=config.overwrite,
         )
-        evaluation.run(replace(backbone, label=label), data, own, output, Processes())
+        is_objects = evaluation in OBJECT_EVALUATIONS
+        if is_objects and _reason_against(evaluation, data.objects, own):
+            continue
+        evaluation.run(
+            replace(backbone, label=label), data.objects if is_objects else data.images, own, output, Processes()
+        )
 
 
 def _evaluations(config: RunConfig) -> Iterator[tuple[Evaluation[Any, Any], Any]]:
@@ -82,3 +103,12 @@ def _evaluations(config: RunConfig) -> Iterator[tuple[Evaluation[Any, Any], Any]
         own = evaluation.run_config(config.evaluation)
         if own is not None:
             yield evaluation, own
+
+
+def _reason_against(evaluation: Evaluation[Any, Any], data: ObjectDataset, config: Any) -> str:
+    """Return the reason why the labels do not allow an evaluation; empty if they do."""
+    try:
+        evaluation.check(data, config)
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -11,6 +11,7 @@ from typing import Any
 from orl.evaluation.comparison import write_comparison
 from orl.evaluation.evaluated_backbone import RANDOM, EvaluatedBackbone, load_evaluated_backbone
 from orl.evaluation.evaluations import EVALUATIONS
+from orl.evaluation.objects.scoreboard import write_scoreboard
 from orl.evaluation.output import EvaluationOutput
 from orl.evaluation.protocol import Datasets, Evaluation, Result
 from orl.processes import Processes
@@ -103,7 +104,7 @@ def plan_suite(datasets: Datasets, configs: Mapping[str, Any] | None = None) -> 
     if not steps:
         raise ValueError(
             "no labelled data set is given, so there is nothing to evaluate; give one or more of --voc07, --imagenet, "
-            "--places205, --inat18, --classes, --coco, --voc-detection"
+            "--places205, --inat18, --classes, --objects, --coco, --voc-detection"
         )
     return steps
 
@@ -141,6 +142,34 @@ def run_suite(
             f"nothing is evaluated yet: {'; '.join(refusals)}. The options of an evaluation begin with its name, such "
             "as --low-shot.shots"
         )
+    results, failures = run_steps(candidates, steps, folder, output_at, processes)
+    comparison = _write_tables(folder, results) if processes.is_first and results else None
+    raise_failures(failures)
+    return comparison
+
+
+def run_steps(
+    candidates: Candidates,
+    steps: Sequence[Step],
+    folder: Path,
+    output_at: Callable[[Path], EvaluationOutput],
+    processes: Processes,
+) -> tuple[list[Result], list[str]]:
+    """Run checked evaluations on every backbone; finished results are kept, and a failure stops no other.
+
+    Args:
+        candidates: the backbones.
+        steps: evaluations whose data have been checked.
+        folder: folder for the results, one folder below it for each backbone.
+        output_at: function from the path of a result to its output.
+        processes: joined processes; evaluations of one process run in the first.
+
+    Returns:
+        The results by backbone and then by evaluation, and the reason of each failure.
+
+    Raises:
+        Stopped: after Ctrl-C or a signal; the same call resumes.
+    """
     results: list[Result] = []
     failures: list[str] = []
     for path in candidates.backbones:
@@ -161,10 +190,25 @@ def run_suite(
                 result, failure = attempt()
             results += [result] if result is not None else []
             failures += [failure] if failure is not None else []
-    comparison = write_comparison(folder, results) if processes.is_first and results else None
+    return results, failures
+
+
+def _write_tables(folder: Path, results: Sequence[Result]) -> Path:
+    """Write the comparison, and the scoreboard of the results on objects, which have rows with intervals."""
+    on_objects = [result for result in results if "rows" in result]
+    others = [result for result in results if "rows" not in result]
+    scoreboard = write_scoreboard(folder, on_objects) if on_objects else None
+    return write_comparison(folder, others) if others or scoreboard is None else scoreboard
+
+
+def raise_failures(failures: Sequence[str]) -> None:
+    """Raise one error for all evaluations that failed.
+
+    Raises:
+        RuntimeError: if there are any.
+    """
     if failures:
         raise RuntimeError(f"{len(failures)} evaluations failed, the others are finished: " + "; ".join(failures))
-    return comparison
 
 
 def _refusals(candidates: Candidates, steps: Sequence[Step]) -> list[str]:

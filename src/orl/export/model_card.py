@@ -13,6 +13,8 @@ from orl.rundir import BACKBONES, TRAINED_STAGES, RunDir, read_record
 from orl.views.colour import IMAGENET_MEAN, IMAGENET_STD
 
 SCORED_EVALUATIONS = {"svm": "linear SVM", "knn": "weighted kNN"}
+OBJECT_EVALUATIONS = ("roi-knn", "dense-retrieval", "rank")
+"""Evaluations of objects that runs make; each result has rows with an interval."""
 SHORT_RECIPES = ("demo", "quick", "small")
 UNKNOWN = "unknown"
 HUB_HEADER = """\
@@ -162,7 +164,36 @@ def _scores(origin: Origin) -> str:
             numbers = [f"{100 * results[label]['mean_ap']:.1f}" if label in results else UNKNOWN for label in BACKBONES]
             # Results of version 0.1 do not name their features, which were pooled.
             rows.append(f"| {name}, {first.get('features', 'pooled')}, mAP in % | {on} | {' | '.join(numbers)} |")
-    return "\n".join(rows)
+    return "\n".join([*rows, *_object_rows(origin)])
+
+
+def _object_rows(origin: Origin) -> list[str]:
+    """Return a row for each score of objects, with its 95% interval."""
+    lines = []
+    for evaluation in OBJECT_EVALUATIONS:
+        results = {
+            label: origin.scores[evaluation, label] for label in BACKBONES if (evaluation, label) in origin.scores
+        }
+        cells: dict[str, dict[str, str]] = {}
+        for label, result in results.items():
+            for row in result["rows"]:
+                cells.setdefault(row["name"], {})[label] = _estimate(row)
+        on = ", ".join(
+            f"{Path(each.get('data', UNKNOWN)).name}, {each.get('test_split', UNKNOWN)}"
+            for each in list(results.values())[:1]
+        )
+        lines += [
+            f"| {evaluation}, {name} | {on} | {' | '.join(own.get(label, UNKNOWN) for label in BACKBONES)} |"
+            for name, own in cells.items()
+        ]
+    return lines
+
+
+def _estimate(row: Json) -> str:
+    """Return a score and its interval, fractions in per cent."""
+    scale, decimals = (100, 1) if row["unit"] == "fraction" else (1, 2)
+    value, low, high = (f"{scale * row['estimate'][key]:.{decimals}f}" for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
 
 
 def _limits(origin: Origin) -> str:
@@ -189,14 +220,15 @@ def _read_scores(run: RunDir) -> dict[tuple[str, str], Json]:
         if (path := run.backbone(stage)).exists()
     }
     scores: dict[tuple[str, str], Json] = {}
-    for evaluation in SCORED_EVALUATIONS:
+    for evaluation in (*SCORED_EVALUATIONS, *OBJECT_EVALUATIONS):
         for label in BACKBONES:
             path = run.evaluation(evaluation, label)
             if not path.exists():
                 continue
             result = files.read_json(path)
-            if not isinstance(result.get("mean_ap"), int | float):
-                raise ValueError(f"{path} is not a result of an evaluation: it has no mean_ap; delete it and run again")
+            key, kind = ("mean_ap", int | float) if evaluation in SCORED_EVALUATIONS else ("rows", list)
+            if not isinstance(result.get(key), kind):
+                raise ValueError(f"{path} is not a result of an evaluation: it has no {key}; delete it and run again")
             digest = (result.get("inputs") or {}).get("backbone")
             if digest in (None, digests.get(label, digest)):
                 scores[evaluation, label] = result

@@ -21,8 +21,7 @@ from orl.datasets.sources import find_images
 from orl.discovery.faiss_neighbours import load_faiss
 from orl.discovery.nearest_neighbours import too_few_images
 from orl.discovery.opencv_search import new_opencv_search
-from orl.evaluation.run_evaluations import check_run_dataset
-from orl.evaluation.voc_dataset import VocDataset
+from orl.evaluation.run_evaluations import RunDatasets, check_run_datasets
 from orl.networks.backbones import Backbone, build_backbone
 from orl.networks.device import compute_device
 from orl.pipeline.feature_extractor import FeatureExtractor, load_external_extractor
@@ -56,7 +55,7 @@ class RunInputs:
     start_digest: str | None
     feature_extractor: FeatureExtractor | None
     """External network of stage 2; None for stage 1's."""
-    eval_data: VocDataset | None
+    eval_data: RunDatasets | None
     """Labelled data of the evaluations; None without --eval-data, and in all processes but the first."""
 
 
@@ -343,12 +342,12 @@ def _check_image_source(config: RunConfig, stages: Sequence[str], root: Path) ->
         )
 
 
-def _read_eval_data(config: RunConfig, stages: Sequence[str]) -> VocDataset | None:
+def _read_eval_data(config: RunConfig, stages: Sequence[str]) -> RunDatasets | None:
     if config.eval_data is None:
         if any(stage_config(config, stage).probe_epochs for stage in TRAINED_STAGES if stage in stages):
             raise ValueError("probe_epochs needs a labelled data set to evaluate on: give a VOC devkit by --eval-data")
         return None
-    return check_run_dataset(config)
+    return check_run_datasets(config)
 
 
 def _min_images(config: RunConfig, stages: Sequence[str]) -> int:

@@ -22,7 +22,7 @@ def build_probe(inputs: RunInputs, stage: str, backbone: Backbone) -> Callable[[
     config, data = inputs.config, inputs.eval_data
     if data is None or not stage_config(config, stage).probe_epochs:
         return None
-    train, test = data.readable(workers=config.workers)
+    train, test = data.images.readable(workers=config.workers)
 
     def probe() -> dict[str, float]:
         try:

@@ -10,13 +10,14 @@ from orl.report.content import Section
 from orl.report.options import Annotations, GalleryOptions
 from orl.report.page import render_page
 from orl.report.runs import ReportedRun, ReportInputs, read_runs
-from orl.report.scores import BACKBONE_TITLES, read_scores
+from orl.report.scores import BACKBONE_TITLES, read_object_results, read_scores
 from orl.report.sections.attention import attention_section
 from orl.report.sections.correspondences import correspondence_section
 from orl.report.sections.curves import curve_section
 from orl.report.sections.discovery import discovery_section
 from orl.report.sections.low_shot import low_shot_section
 from orl.report.sections.neighbours import neighbour_section
+from orl.report.sections.objects import object_section
 from orl.report.sections.overview import duration, overview_section, total_seconds
 from orl.report.sections.proposals import proposal_section
 from orl.report.sections.results import results_section
@@ -25,6 +26,7 @@ from orl.report.sections.views import view_section
 
 SECTIONS: tuple[Callable[[ReportInputs], Section], ...] = (
     overview_section,
+    object_section,
     results_section,
     low_shot_section,
     discovery_section,
@@ -96,7 +98,18 @@ def _lead(run: ReportedRun) -> str:
 
 
 def _tiles(run: ReportedRun) -> list[tuple[str, str]]:
-    """Return the scores to show first, with their names: the main score of each backbone on the first data set."""
+    """Return the scores to show first, with their names: the main score of each backbone on the first data set.
+
+    Scores of objects come before those of images, which hardly differ between backbones of short runs.
+    """
+    objects = read_object_results(run.run)
+    first = [each for each in objects if (each.dataset, each.task) == (objects[0].dataset, objects[0].task)]
+    if first:
+        rows = [(each, each.result["rows"][0]) for each in first]
+        return [
+            (f"{100 * row['estimate']['value']:.1f}", f"{each.task}, {row['name']}, {BACKBONE_TITLES[each.backbone]}")
+            for each, row in rows
+        ]
     scores = read_scores(run.run)
     main = [each for each in scores if each.dataset == scores[0].dataset and each.evaluation is scores[0].evaluation]
     return [

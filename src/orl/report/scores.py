@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orl import files
-from orl.evaluation.evaluations import EVALUATIONS, RUN_EVALUATIONS
+from orl.evaluation.evaluations import EVALUATIONS, OBJECT_EVALUATIONS, RUN_EVALUATIONS
 from orl.evaluation.output import results_folder
 from orl.evaluation.pooling import feature_kind
 from orl.evaluation.protocol import Evaluation
@@ -39,20 +39,52 @@ class Score:
 
 
 def read_scores(run: RunDir) -> list[Score]:
-    """Read the results of a run: its own first, then those of `orl evaluate` beside its weights.
+    """Read the results of a run on images: its own first, then those of `orl evaluate` beside its weights.
 
-    If two results have the same evaluation, data set and backbone, the first counts.
+    Results on objects are read by `read_object_results`. If two results have the same evaluation, data set and
+    backbone, the first counts.
 
     Raises:
         ValueError: if a file is damaged.
     """
     found: dict[tuple[str, str, tuple[str, ...]], Score] = {}
     for evaluation, backbone, path in _result_files(run):
+        if evaluation in OBJECT_EVALUATIONS:
+            continue
         result = files.read_json(path)
         columns = _columns(evaluation, result, path)
         dataset = name_dataset(result)
         score = Score(evaluation=evaluation, backbone=backbone, dataset=dataset, result=result, columns=columns)
         found.setdefault((dataset, backbone, tuple(columns)), score)
+    return list(found.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectScores:
+    """The result of one object evaluation of one backbone of a run."""
+
+    task: str
+    backbone: str
+    """A key of `BACKBONE_TITLES`."""
+    dataset: str
+    result: Mapping[str, Any]
+
+
+def read_object_results(run: RunDir) -> list[ObjectScores]:
+    """Read the results of a run on objects, as `read_scores` reads those on images.
+
+    Raises:
+        ValueError: if a file is damaged.
+    """
+    found: dict[tuple[str, str, str], ObjectScores] = {}
+    for evaluation, backbone, path in _result_files(run):
+        if evaluation in OBJECT_EVALUATIONS:
+            result = files.read_json(path)
+            if not isinstance(result.get("rows"), list):
+                raise ValueError(f"{path} is not a result of {evaluation.name}: it lacks 'rows'; delete it and repeat")
+            dataset = name_dataset(result)
+            scores = ObjectScores(task=evaluation.name, backbone=backbone, dataset=dataset, result=result)
+            found.setdefault((dataset, backbone, evaluation.name), scores)
     return list(found.values())
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ RECALIBRATION_BATCH_SIZE = 64
 MAX_RECALIBRATION_CROPS = 2048
 
 
+@runtime_checkable
 class Images(Protocol):
     """Images of a split: `ObjectBoxes` or `SemanticMasks`."""
 
@@ -304,7 +305,7 @@ def square(image: UInt8[ndarray, "h w 3"], size_px: int) -> UInt8[Tensor, "3 s s
     return resize(image, (size_px, size_px))
 
 
-def short_side(image: UInt8[ndarray, "h w 3"], short_px: int) -> tuple[UInt8[Tensor, "3 h w"], tuple[int, int]]:
+def short_side(image: UInt8[ndarray, "h w 3"], short_px: int) -> tuple[UInt8[Tensor, "3 i j"], tuple[int, int]]:
     """Resize the short side of an image, and return it with the width and height that it had."""
     return resize_short_side(image, short_px)[0], (image.shape[1], image.shape[0])
 
@@ -315,9 +316,20 @@ def read_images(paths: Sequence[Path], cut: Callable[[ndarray], Any], workers: i
     Raises:
         ImageError: if an image cannot be read.
     """
-    loader = DataLoader(_Images(paths, cut), batch_size=None, num_workers=workers, worker_init_fn=ignore_interrupts)
+    loader = DataLoader(
+        _Images(paths, cut),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_unchanged,
+        worker_init_fn=ignore_interrupts,
+    )
     with named_limits(workers):
         yield from loader
+
+
+def _unchanged(item: Any) -> Any:
+    """Return an item as it is; the loader would turn tuples into lists."""
+    return item
 
 
 class _Images(Dataset[Any]):

@@ -51,17 +51,18 @@ def results_section(inputs: ReportInputs) -> Results:
 
 def _missing_scores(run: ReportedRun, scores: Sequence[Score]) -> list[Note]:
     if not scores:
-        return [_how_to_score(run, "No backbone has been scored")]
+        return [how_to_score(run, "No backbone has been scored")]
     scored = {score.backbone for score in scores}
     return [
-        _how_to_score(run, f"{name}: not scored yet") for label, name in BACKBONE_TITLES.items() if label not in scored
+        how_to_score(run, f"{name}: not scored yet") for label, name in BACKBONE_TITLES.items() if label not in scored
     ]
 
 
-def _how_to_score(run: ReportedRun, sentence: str) -> Note:
+def how_to_score(run: ReportedRun, sentence: str, task: str = "svm") -> Note:
+    """Return the note on a run whose backbones have no scores, with the command that makes them."""
     if run.config is not None and run.config.eval_data is not None:
         return run.note(sentence)
-    command = f"orl evaluate svm --backbone {run.run.root} --data VOC2007"
+    command = f"orl evaluate {task} --backbone {run.run.root} --data VOC2007"
     return Note(f"{run.named(sentence)}. A labelled data set is needed:", command)
 
 
