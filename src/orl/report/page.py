@@ -35,9 +35,9 @@ def templates() -> Environment:
     return environment
 
 
-def render_page(**content: object) -> str:
-    """Render a page; `templates/page.html` lists the variables."""
-    return templates().get_template("page.html").render(content)
+def render_page(template: str = "page.html", **content: object) -> str:
+    """Render a page: `templates/page.html`, which lists the variables, or a template that extends it."""
+    return templates().get_template(template).render(content)
 
 
 def _read_part(name: str) -> str:

@@ -46,21 +46,21 @@ def test_known_sums_have_known_verdicts() -> None:
     found = compare_results(
         [result("random", **dict.fromkeys(first, sums_of(HALF))), result("mine", **first)]
     ).baseline_pairs[0]
-    assert [each.verdict for each in found.differences] == [
+    assert [each.paired.verdict for each in found.rows] == [
         "ahead",
         "behind",
         "cannot be told apart",
         "cannot be told apart",
     ]
-    assert [each.difference for each in found.differences] == pytest.approx([0.5, -0.5, 0.0, 1 / 60])
-    assert [each.num_differing_images for each in found.differences] == [30, 30, 0, 1]
+    assert [each.paired.value for each in found.rows] == pytest.approx([0.5, -0.5, 0.0, 1 / 60])
+    assert [each.paired.num_differing_images for each in found.rows] == [30, 30, 0, 1]
     assert found.sentence == "mine is ahead of random in 1 of 4 rows, behind in 1"
 
 
 def test_a_backbone_does_not_differ_from_itself() -> None:
     rows = {"top-1": sums_of(HALF), "mIoU": sums_of([0.3] * 60)}
     found = compare_results([result("a", **rows), result("again", **rows)]).baseline_pairs[0]
-    assert [(each.difference, each.interval, each.verdict) for each in found.differences] == [
+    assert [(each.paired.value, each.paired.interval, each.paired.verdict) for each in found.rows] == [
         (0.0, (0.0, 0.0), "cannot be told apart")
     ] * 2
     assert found.sentence == "again and a cannot be told apart in any of 2 rows"
@@ -69,9 +69,9 @@ def test_a_backbone_does_not_differ_from_itself() -> None:
 def test_the_interval_is_that_of_paired_resamples() -> None:
     generator = np.random.default_rng(0)
     first, second = (sums_of(generator.random(300)) for _ in range(2))
-    found = compare_results([result("b", x=second), result("a", x=first)]).pairs[0].differences[0]
+    found = compare_results([result("b", x=second), result("a", x=first)]).pairs[0].rows[0].paired
     plain = paired_difference(first, second)
-    assert found.difference == pytest.approx(plain.value)
+    assert found.value == pytest.approx(plain.value)
     # Widened for 300 images by about 0.5%; quantiles of 2,000 resamples differ by about a twentieth of their std.
     assert found.interval == pytest.approx((plain.low, plain.high), abs=0.1 * (plain.high - plain.low) / 4)
 
@@ -85,16 +85,16 @@ def test_the_interval_widens_with_the_number_of_rows() -> None:
         found = compare_results([result("a", **rows[0]), result("b", **rows[1])])
         assert found.num_verdicts == count
         assert found.level == pytest.approx(1 - 0.05 / count)
-        each = found.pairs[0].differences[0]
+        each = found.pairs[0].rows[0].paired
         widths.append(each.corrected_interval[1] - each.corrected_interval[0])
     assert widths[1] > 1.2 * widths[0]
-    assert found.pairs[0].differences[0].interval[0] > each.corrected_interval[0]
+    assert found.pairs[0].rows[0].paired.interval[0] > each.corrected_interval[0]
 
 
 def test_one_row_has_one_interval() -> None:
     generator = np.random.default_rng(2)
     first, second = (sums_of(generator.random(20)) for _ in range(2))
-    found = compare_results([result("a", x=first), result("b", x=second)]).pairs[0].differences[0]
+    found = compare_results([result("a", x=first), result("b", x=second)]).pairs[0].rows[0].paired
     assert found.interval == pytest.approx(found.corrected_interval)
 
 
@@ -171,9 +171,9 @@ def test_scores_without_sums_have_intervals_and_no_verdict() -> None:
     std = row_of("std", sums_of(ALL), seed=0)
     std = Row(**{**vars(std), "higher_is_better": False})
     found = compare_results([result(label, rank=rank, std=std, x=sums_of(HALF)) for label in "ab"])
-    first, second, _ = found.pairs[0].differences
-    assert (first.score, first.difference, first.verdict) == (rank.estimate, None, None)
-    assert (second.difference, second.verdict) == (0.0, None)
+    first, second, _ = found.pairs[0].rows
+    assert (first.score, first.paired) == (rank.estimate, None)
+    assert (second.paired.value, second.paired.verdict) == (0.0, None)
     assert found.num_verdicts == 1
 
 
@@ -194,10 +194,11 @@ def test_json_holds_every_pair() -> None:
     assert content["sentences"] == found.sentences
     assert content["level"] == pytest.approx(0.975)
     assert [(pair["backbone"], pair["other"]) for pair in content["pairs"]] == [("b", "a"), ("c", "a"), ("c", "b")]
-    one = content["pairs"][0]["differences"][0]
-    assert one["difference"] == pytest.approx(0.5)
+    row = content["pairs"][0]["rows"][0]
+    one = row["paired"]
+    assert one["value"] == pytest.approx(0.5)
     assert (one["verdict"], one["num_images"], one["num_differing_images"]) == ("ahead", 60, 30)
-    assert one["score"]["value"] == 1.0
+    assert row["score"]["value"] == 1.0
 
 
 def test_the_seed_alone_decides_the_resamples() -> None:

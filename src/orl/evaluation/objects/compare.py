@@ -24,34 +24,43 @@ RowKey = tuple[str, str]
 
 LEVEL = 0.95
 """Level of an interval; also the probability that all corrected intervals of the baseline's pairs cover together."""
+NOT_ABOUT = ("task", "backbone", "data", "rows", "protocol_deviations", "elapsed_s", "inputs")
+"""Parts of a result that say nothing on its options and its data."""
 NUM_BLOCKS, BLOCK_SIZE = 10, 2000
 """Blocks of resamples, and resamples of each: with 50 rows, ten lie beyond each end of a corrected interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
-    """One score of a backbone minus that of another on the same images."""
+class PairedDifference:
+    """A score minus another on the same images, with intervals over the test images."""
+
+    value: float
+    interval: tuple[float, float]
+    """Interval of 95%."""
+    corrected_interval: tuple[float, float]
+    """Interval of the level that is corrected for the number of rows."""
+    num_images: int
+    num_differing_images: int
+    """Images on which the two differ; the intervals rest on them."""
+    verdict: Verdict | None
+    """Verdict by the corrected interval; None for a score of which no value is better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedRow:
+    """One score of two backbones."""
 
     task: str
     """Name of the evaluation."""
-    row: str
+    name: str
     """Name of the score in it."""
     unit: Unit
     chance: float | None
     """Score of random labels, boxes or pairs."""
     score: Estimate
     other_score: Estimate
-    difference: float | None = None
-    """Score minus other score; None where the score has no sums by image, so that nothing can be paired."""
-    interval: tuple[float, float] | None = None
-    """Paired 95% interval of the difference, over the test images."""
-    corrected_interval: tuple[float, float] | None = None
-    """Paired interval of the level that is corrected for the number of rows."""
-    num_images: int | None = None
-    num_differing_images: int | None = None
-    """Images on which the two differ; the intervals rest on them."""
-    verdict: Verdict | None = None
-    """Verdict by the corrected interval; None where nothing can be paired or no value is better."""
+    paired: PairedDifference | None
+    """Score minus other score; None if the scores have no sums by image, which could be paired."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +69,19 @@ class BackbonePair:
 
     backbone: str
     other: str
-    differences: tuple[Difference, ...]
+    rows: tuple[ComparedRow, ...]
     missing: tuple[str, ...]
     """Scores that only one of the two has."""
 
     @property
+    def ranked(self) -> list[tuple[ComparedRow, PairedDifference]]:
+        """The rows that have a verdict, with their differences."""
+        return [(row, row.paired) for row in self.rows if row.paired is not None and row.paired.verdict is not None]
+
+    @property
     def verdicts(self) -> list[Verdict]:
         """The verdicts of the rows that have one."""
-        return [each.verdict for each in self.differences if each.verdict is not None]
+        return [paired.verdict for _, paired in self.ranked if paired.verdict is not None]
 
     @property
     def sentence(self) -> str:
@@ -85,6 +99,19 @@ class BackbonePair:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComparedEvaluation:
+    """One evaluation as it was computed."""
+
+    task: str
+    about: Mapping[str, Any]
+    """Splits, numbers of images and boxes, and options, from the result of the first backbone."""
+    elapsed_s: Mapping[str, float]
+    """Time by backbone, seconds."""
+    protocol_deviations: Mapping[str, Sequence[str]]
+    """Deviations from the published protocol by backbone."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BackboneComparison:
     """Backbones compared on one labelled data set."""
 
@@ -94,6 +121,7 @@ class BackboneComparison:
     """Labels of all backbones, the baseline among them."""
     pairs: tuple[BackbonePair, ...]
     """All pairs: each backbone with the baseline first, then the others."""
+    evaluations: tuple[ComparedEvaluation, ...]
     level: float
     """Level of each corrected interval."""
     seed: int
@@ -110,6 +138,11 @@ class BackboneComparison:
         return sum(len(pair.verdicts) for pair in self.baseline_pairs)
 
     @property
+    def min_differing_images(self) -> int:
+        """Fewest images on which two backbones must differ for a verdict of ahead or behind."""
+        return min_differing_images(self.level)
+
+    @property
     def sentences(self) -> list[str]:
         """One line in words for each backbone but the baseline."""
         return [pair.sentence for pair in self.baseline_pairs]
@@ -121,6 +154,7 @@ class BackboneComparison:
             **asdict(self),
             "sentences": self.sentences,
             "num_verdicts": self.num_verdicts,
+            "min_differing_images": self.min_differing_images,
             "num_resamples": NUM_BLOCKS * BLOCK_SIZE,
         }
 
@@ -161,8 +195,21 @@ def compare_results(
         baseline=baseline,
         backbones=tuple(labels),
         pairs=tuple(_compare_pair(first, second, rows, scores, level) for first, second in names),
+        evaluations=tuple(
+            _as_computed(task, [result for result in results if result["task"] == task])
+            for task in dict.fromkeys(str(result["task"]) for result in results)
+        ),
         level=level,
         seed=seed,
+    )
+
+
+def _as_computed(task: str, results: Sequence[Result]) -> ComparedEvaluation:
+    return ComparedEvaluation(
+        task=task,
+        about={name: value for name, value in results[0].items() if name not in NOT_ABOUT},
+        elapsed_s={str(result["backbone"]): result["elapsed_s"] for result in results},
+        protocol_deviations={str(result["backbone"]): result["protocol_deviations"] for result in results},
     )
 
 
@@ -222,27 +269,27 @@ def _compare_pair(
     level: float,
 ) -> BackbonePair:
     first, second = rows[label], rows[other]
-    differences = []
+    compared = []
     for key in (key for key in first if key in second):
         row, other_row = first[key], second[key]
-        paired: dict[str, Any] = {}
+        paired = None
         if row.sums is not None and other_row.sums is not None:
             _check_images(key, row.sums, other_row.sums)
             values = scores[label, key] - scores[other, key]
             paired = _paired(row.sums, other_row.sums, values, level, is_ranked=row.higher_is_better)
-        differences.append(
-            Difference(
+        compared.append(
+            ComparedRow(
                 task=key[0],
-                row=key[1],
+                name=key[1],
                 unit=row.unit,
                 chance=row.chance,
                 score=row.estimate,
                 other_score=other_row.estimate,
-                **paired,
+                paired=paired,
             )
         )
     missing = [": ".join(key) for key in {**first, **second} if key not in first or key not in second]
-    return BackbonePair(backbone=label, other=other, differences=tuple(differences), missing=tuple(missing))
+    return BackbonePair(backbone=label, other=other, rows=tuple(compared), missing=tuple(missing))
 
 
 def _check_images(key: RowKey, first: ImageSums, second: ImageSums) -> None:
@@ -256,19 +303,19 @@ def _check_images(key: RowKey, first: ImageSums, second: ImageSums) -> None:
 
 def _paired(
     first: ImageSums, second: ImageSums, values: Float[ndarray, "b"], level: float, *, is_ranked: bool
-) -> dict[str, Any]:
-    """Return the fields of a difference that rest on resampled differences."""
+) -> PairedDifference:
+    """Return a difference from its value on all images and those on resamples."""
     num_differing = count_differing_images(first, second)
     corrected = expanded_interval(values, num_differing, level)
     is_enough = num_differing >= min_differing_images(level)
-    return {
-        "difference": float(values[0]),
-        "interval": expanded_interval(values, num_differing, LEVEL),
-        "corrected_interval": corrected,
-        "num_images": len(first.images),
-        "num_differing_images": num_differing,
-        "verdict": _verdict(*corrected, is_enough=is_enough) if is_ranked else None,
-    }
+    return PairedDifference(
+        value=float(values[0]),
+        interval=expanded_interval(values, num_differing, LEVEL),
+        corrected_interval=corrected,
+        num_images=len(first.images),
+        num_differing_images=num_differing,
+        verdict=_verdict(*corrected, is_enough=is_enough) if is_ranked else None,
+    )
 
 
 def _verdict(low: float, high: float, *, is_enough: bool) -> Verdict:
