@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orl.training.collapse import CollapseWatch, alignment, feature_std, uniformity
+from orl.training.collapse import COLLAPSE_LIMITS, CollapseWatch, alignment, feature_std, uniformity
 
 
 def uniform(count: int = 2000, dims: int = 64) -> torch.Tensor:
@@ -61,3 +61,14 @@ def test_a_collapse_is_warned_of_once_and_again_only_after_a_recovery() -> None:
 def test_a_healthy_training_gets_no_warning() -> None:
     watch = CollapseWatch(num_warmup_steps=0)
     assert not any(watch.update(step, 0.3) for step in range(1, 500))
+
+
+def test_a_rank_towards_one_is_warned_of_once_and_again_after_a_recovery() -> None:
+    watch = CollapseWatch(num_warmup_steps=3, limit=COLLAPSE_LIMITS[1])
+    warnings = [watch.update(step, 1.5) for step in range(1, 8)]
+    assert [warning is not None for warning in warnings] == [False, False, False, True, False, False, False]
+    assert "at step 4 their effective rank is 1.500" in (warnings[3] or "")
+    for step in range(8, 60):
+        assert watch.update(step, 8.0) is None
+    found = [watch.update(step, 1.2) for step in range(60, 140)]
+    assert sum(warning is not None for warning in found) == 1

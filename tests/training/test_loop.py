@@ -121,6 +121,7 @@ def test_schedules_and_metrics_are_in_the_log(uninterrupted: tuple[BYOL, Path]) 
         assert 0 < row["feature_std"] <= 1.01
         assert 0 < row["alignment"] < 4
         assert -8 < row["uniformity"] < 0
+        assert 1 <= row["effective_rank"] <= 8
         assert row["gradient_norm"] > 0
         assert 0 <= row["data_wait"] <= 1
         assert row["images_per_s"] > 0
@@ -280,7 +281,7 @@ def test_the_probe_evaluates_at_its_steps_and_changes_no_weight(
     assert equal_weights(method, uninterrupted[0])
 
 
-def test_a_collapse_logs_a_warning(images: ImageTable, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_collapse_logs_a_warning_by_std_and_by_rank(images: ImageTable, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     method = new_method()
     for network in (method.online, method.target):
         # All images are projected to one point but for a trace.
@@ -291,8 +292,9 @@ def test_a_collapse_logs_a_warning(images: ImageTable, tmp_path: Path, caplog: p
     with caplog.at_level(logging.WARNING, "orl"):
         run(method, ViewDataset(view_sampler(images)), tmp_path, lr=1e-6)
     warnings = [record.message for record in caplog.records if "collapse" in record.message]
-    assert len(warnings) == 1
-    assert "the features collapse: at step 3 their std is 0.0" in warnings[0]
+    std, rank = warnings
+    assert "the features collapse: at step 3 their std is 0.0" in std
+    assert "the features collapse: at step 3 their effective rank is 1.0" in rank
 
 
 def test_processes_that_see_different_checkpoints_are_refused(images: ImageTable, tmp_path: Path) -> None:

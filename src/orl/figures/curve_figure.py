@@ -26,6 +26,7 @@ DEFAULT_SERIES = ("loss", "probe_knn_map", "feature_std", "lr")
 SERIES_NAMES = {
     "probe_knn_map": "mean AP by kNN while training",
     "feature_std": "feature std",
+    "effective_rank": "effective rank of a batch",
     "alignment": "alignment of the two views",
     "lr": "learning rate",
     "ema_momentum": "momentum of the target",

@@ -1,9 +1,11 @@
-"""Collapse metrics: the std of the features, the distance between two views of an image, and a warning at collapse.
+"""Collapse metrics: the std of the features, the distance between two views of an image, and warnings at collapse.
 
 Source:
     SimSiam (arXiv 2011.10566), Section 4.1, for the feature std; Wang and Isola (arXiv 2005.10242) for alignment and
     uniformity.
 """
+
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -11,12 +13,8 @@ from torch import Tensor
 
 from orl.networks.unit_length import unit_length
 
-COLLAPSED_STD = 0.05
-"""Feature std below which features count as collapsed; random features have about 1."""
-RECOVERED_STD = 0.1
-"""Feature std above which features count as recovered."""
 MEAN_MOMENTUM = 0.95
-"""Momentum of the running mean of the feature std."""
+"""Momentum of the running mean of a metric."""
 
 
 def feature_std(projections: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
@@ -52,32 +50,58 @@ def uniformity(projections: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     return torch.pdist(unit_length(projections)).square().mul(-2).exp().mean().log()
 
 
-class CollapseWatch:
-    """A running mean of the feature std that warns once of a collapse, and again only after a recovery."""
+@dataclass(frozen=True, kw_only=True)
+class CollapseLimit:
+    """Values of a collapse metric that count as collapsed."""
 
-    def __init__(self, num_warmup_steps: int) -> None:
+    metric: str
+    """Key in metrics.jsonl."""
+    name: str
+    """Name in messages."""
+    collapsed: float
+    """Running mean below which features count as collapsed."""
+    recovered: float
+    """Running mean above which features count as recovered."""
+    healthy: str
+    """Usual values, for the message."""
+
+
+COLLAPSE_LIMITS = (
+    CollapseLimit(metric="feature_std", name="std", collapsed=0.05, recovered=0.1, healthy="0.5 to 1"),
+    CollapseLimit(
+        metric="effective_rank", name="effective rank", collapsed=2.0, recovered=3.0, healthy="5 or more of a batch"
+    ),
+)
+"""Limits that training watches: all features equal, or all on one line."""
+
+
+class CollapseWatch:
+    """A running mean of a collapse metric that warns once of a collapse, and again only after a recovery."""
+
+    def __init__(self, num_warmup_steps: int, limit: CollapseLimit = COLLAPSE_LIMITS[0]) -> None:
         """Start without a running mean.
 
         Args:
             num_warmup_steps: steps without a warning, since random weights give similar features.
+            limit: the metric and its limits.
         """
-        self.num_warmup_steps = num_warmup_steps
-        self.mean_feature_std: float | None = None
+        self.num_warmup_steps, self.limit = num_warmup_steps, limit
+        self.mean: float | None = None
         self.is_collapsed = False
 
-    def update(self, step: int, feature_std: float) -> str | None:
-        """Add the feature std of a step; return a warning if the features have just collapsed."""
-        mean = feature_std
-        if self.mean_feature_std is not None:
-            mean = MEAN_MOMENTUM * self.mean_feature_std + (1 - MEAN_MOMENTUM) * feature_std
-        self.mean_feature_std = mean
-        if mean > RECOVERED_STD:
+    def update(self, step: int, value: float) -> str | None:
+        """Add the value of a step; return a warning if the features have just collapsed."""
+        mean = value
+        if self.mean is not None:
+            mean = MEAN_MOMENTUM * self.mean + (1 - MEAN_MOMENTUM) * value
+        self.mean = mean
+        if mean > self.limit.recovered:
             self.is_collapsed = False
-        if self.is_collapsed or step <= self.num_warmup_steps or mean > COLLAPSED_STD:
+        if self.is_collapsed or step <= self.num_warmup_steps or mean > self.limit.collapsed:
             return None
         self.is_collapsed = True
         return (
-            f"the features collapse: at step {step} their std is {mean:.3f} (healthy: 0.5 to 1). Try a smaller "
-            "learning rate (base-lr), a larger batch (batch-size), a longer warm-up (warmup-epochs) or a slower target "
-            "network (ema-momentum nearer to 1)"
+            f"the features collapse: at step {step} their {self.limit.name} is {mean:.3f} (healthy: "
+            f"{self.limit.healthy}). Try a smaller learning rate (base-lr), a larger batch (batch-size), a longer "
+            "warm-up (warmup-epochs) or a slower target network (ema-momentum nearer to 1)"
         )

@@ -13,7 +13,7 @@ from orl import files, provenance
 from orl.processes import Processes
 from orl.training.batches import TrainingBatches
 from orl.training.checkpoints import Checkpoints
-from orl.training.collapse import CollapseWatch
+from orl.training.collapse import COLLAPSE_LIMITS, CollapseWatch
 from orl.training.fabric import is_out_of_memory
 from orl.training.interrupts import Stopped, StopRequest
 from orl.training.loader import BatchReader, BatchSource
@@ -108,7 +108,8 @@ def train(
         options.folder / UNREADABLE, options.max_unreadable, hint=options.unreadable_hint, is_writer=is_first
     )
     log = MetricsLog(options.folder, step, wandb_mode=options.wandb, quiet=not is_first)
-    progress_log = ProgressLog(log, CollapseWatch(schedules.num_warmup_steps), is_first=is_first)
+    watches = [CollapseWatch(schedules.num_warmup_steps, limit) for limit in COLLAPSE_LIMITS]
+    progress_log = ProgressLog(log, watches, is_first=is_first)
     progress_log.begin(options.title, done=batches.images_before(step), total=batches.images_before(num_steps))
     with (
         StopRequest() as stop,

@@ -1,8 +1,9 @@
-"""Output of a training for the user: the progress bar, the metrics log and the warning of collapse."""
+"""Output of a training for the user: the progress bar, the metrics log and the warnings of collapse."""
 
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from types import TracebackType
 
 import torch
@@ -19,10 +20,10 @@ RATE_STEPS = 20
 
 
 class ProgressLog:
-    """The metrics log, progress bar and collapse watch of one training; silent in all processes but the first."""
+    """The metrics log, progress bar and collapse watches of one training; silent in all processes but the first."""
 
-    def __init__(self, log: MetricsLog, watch: CollapseWatch, *, is_first: bool) -> None:
-        self._log, self._watch, self._is_first = log, watch, is_first
+    def __init__(self, log: MetricsLog, watches: Sequence[CollapseWatch], *, is_first: bool) -> None:
+        self._log, self._watches, self._is_first = log, watches, is_first
 
     def begin(self, title: str, *, done: int, total: int) -> None:
         """Show the progress bar.
@@ -47,7 +48,7 @@ class ProgressLog:
 
         Args:
             step: number of the step.
-            metrics: at least `loss`; with `feature_std` a warning follows a collapse.
+            metrics: at least `loss`; with the metric of a watch a warning follows a collapse.
             waited_s: seconds spent waiting for the images of the step.
             done: images of all steps done, over all processes.
         """
@@ -57,9 +58,13 @@ class ProgressLog:
         parts = [f"loss {metrics['loss']:.3f}"]
         if "feature_std" in metrics:
             parts.append(f"feature std {metrics['feature_std']:.2f}")
-            warning = self._watch.update(step, metrics["feature_std"])
-            if warning is not None and self._is_first:
-                logger.warning(warning)
+        if "effective_rank" in metrics:
+            parts.append(f"rank {metrics['effective_rank']:.1f}")
+        for watch in self._watches:
+            if watch.limit.metric in metrics:
+                warning = watch.update(step, metrics[watch.limit.metric])
+                if warning is not None and self._is_first:
+                    logger.warning(warning)
         parts.append(f"waiting {metrics['data_wait']:.0%}")
         self._bar.set_postfix_str(", ".join(parts), refresh=False)
         self._bar.update(done - self._times[-2][2])

@@ -13,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from orl.networks.feature_rank import effective_rank
 from orl.networks.sync_bn import sync_batch_norm
 from orl.training.collapse import alignment, feature_std, uniformity
 from orl.views.augment import augment
@@ -191,6 +192,7 @@ class SSLStep(TrainingStep):
                 "feature_std": feature_std(projections[0]),
                 "alignment": alignment(*projections),
                 "uniformity": uniformity(projections[0]),
+                "effective_rank": effective_rank(projections[0]),
             }
         return {"loss": loss.detach(), **{name: term.detach() for name, term in losses.items()}, **collapse_metrics}
 
