@@ -104,7 +104,16 @@ def test_the_published_rows_are_those_of_the_papers() -> None:
 
 def test_the_list_has_each_evaluation_once_with_its_own_name() -> None:
     names = [evaluation.name for evaluation in EVALUATIONS]
-    on_objects = ["roi-knn", "roi-linear", "rank", "linear-segmentation", "overclustering", "corloc"]
+    on_objects = [
+        "roi-knn",
+        "roi-linear",
+        "rank",
+        "linear-segmentation",
+        "overclustering",
+        "corloc",
+        "proposals",
+        "pairs",
+    ]
     on_images = ["linear", "linear-estimate", "semi", "detect", "detect-voc"]
     assert names == ["svm", "knn", "low-shot", *on_objects, *on_images]
     assert [evaluation.name for evaluation in OBJECT_EVALUATIONS] == on_objects

@@ -281,7 +281,7 @@ def test_the_probe_evaluates_at_its_steps_and_changes_no_weight(
     assert equal_weights(method, uninterrupted[0])
 
 
-def test_a_collapse_logs_a_warning_by_std_and_by_rank(images: ImageTable, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_collapse_logs_two_warnings(images: ImageTable, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     method = new_method()
     for network in (method.online, method.target):
         # All images are projected to one point but for a trace.

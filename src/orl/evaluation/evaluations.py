@@ -16,6 +16,8 @@ from orl.evaluation.objects.feature_rank import RANK
 from orl.evaluation.objects.linear_segmentation import LINEAR_SEGMENTATION
 from orl.evaluation.objects.object_dataset import ObjectDataset
 from orl.evaluation.objects.overclustering import OVERCLUSTERING
+from orl.evaluation.objects.pairs import PAIRS
+from orl.evaluation.objects.proposals import PROPOSALS
 from orl.evaluation.objects.roi_knn import ROI_KNN
 from orl.evaluation.objects.roi_linear import ROI_LINEAR
 from orl.evaluation.output import EvaluationOutput, results_folder
@@ -34,6 +36,8 @@ EVALUATIONS: tuple[Evaluation[Any, Any], ...] = (
     LINEAR_SEGMENTATION,
     OVERCLUSTERING,
     CORLOC,
+    PROPOSALS,
+    PAIRS,
     LINEAR,
     LINEAR_ESTIMATE,
     SEMI,
