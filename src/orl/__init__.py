@@ -1,8 +1,8 @@
 """Object-level representation learning: pre-train vision backbones on images of whole scenes, without labels.
 
-The jobs of the command line are functions: `pretrain`, `discover`, `run`, `evaluate`. `load_backbone` reads weights.
-Parts work alone: the losses as modules, `selective_search` on an image, `CorrespondenceDataset` on a finished stage 2,
-`score_svm` on arrays.
+The jobs of the command line are functions: `pretrain`, `discover`, `run`, `evaluate`, `compare`. `load_backbone` reads
+weights. Parts work alone: the losses as modules, `selective_search` on an image, `CorrespondenceDataset` on a finished
+stage 2, `score_svm` on arrays.
 
 Example:
     >>> import numpy as np
@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from orl.api import compare as compare
     from orl.api import discover as discover
     from orl.api import evaluate as evaluate
     from orl.api import pretrain as pretrain
@@ -41,6 +42,7 @@ _MODULES = {
     "discover": "orl.api",
     "run": "orl.api",
     "evaluate": "orl.api",
+    "compare": "orl.api",
     "load_backbone": "orl.weights.loading",
     "register_backbone": "orl.networks.backbones",
     "selective_search": "orl.discovery.selective_search",

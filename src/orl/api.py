@@ -12,7 +12,7 @@ Example:
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +20,16 @@ from typing import Any, Literal
 from torch import nn
 
 from orl.config import ImageMethod, RunConfig, one_of
-from orl.evaluation.evaluations import default_result, find_evaluation, run_evaluation
+from orl.evaluation.evaluations import OBJECT_EVALUATIONS, default_result, find_evaluation, run_evaluation
+from orl.evaluation.objects.run_scoreboard import plan_scoreboard
 from orl.evaluation.output import EvaluationOutput
+from orl.evaluation.suite import Candidates
 from orl.networks.backbones import read_backbone_file, register_backbone
+from orl.networks.device import compute_device
 from orl.networks.names import DeviceName
+from orl.pipeline.compare import FewLabelledObjects, compare_backbones, default_folder
 from orl.pipeline.run import run_all, run_discover, run_pretrain
+from orl.processes import joined_processes
 from orl.recipes import METHODS, REQUIRED, start_config, with_changes, with_fields
 from orl.rundir import RunDir
 
@@ -188,11 +193,83 @@ def evaluate(
         True
     """
     evaluation = find_evaluation(task)
-    labelled, config = _split_options(evaluation.data, evaluation.config, {"data": Path(data), **(options or {})})
+    parts = (evaluation.data, evaluation.config)
+    labelled, config = _split_options(parts, {"data": Path(data), **(options or {})})
     source = Path(backbone)
     result = Path(out) if out else default_result(evaluation, source, architecture, labelled.data, config)
     output = EvaluationOutput(result=result, seed=seed, workers=workers, device=device, overwrite=overwrite)
     return run_evaluation(evaluation, source, architecture, labelled, config, output)
+
+
+def compare(
+    data: AnyPath,
+    backbones: Sequence[AnyPath],
+    *,
+    baseline: AnyPath | None = None,
+    architecture: str | None = None,
+    out: AnyPath | None = None,
+    only: Sequence[str] = (),
+    seed: int = 0,
+    workers: int = 2,
+    device: DeviceName = "auto",
+    overwrite: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any] | None:
+    """Compare backbones on labelled objects: paired differences, and one verdict for each score.
+
+    Args:
+        data: the labelled data set: boxes, masks or both.
+        backbones: two or more, as `evaluate` takes them.
+        baseline: the one that all others are compared with; the first if None.
+        architecture: network of the weights, where the files do not name it; 'random' has that of the first other
+            backbone if None.
+        out: folder of comparison.html, comparison.json and all results; `evaluation/compare_SET` if None.
+        only: object evaluations to run; all that the data set allows if empty.
+        seed: seed of random weights, of all sampling and of the bootstrap.
+        workers: worker processes that read images.
+        device: device to compute on.
+        overwrite: replace results of other weights, data or options.
+        options: options of the data, such as `{"max_images": 100}`, and of evaluations, such as `{"roi-knn.k": 5}`.
+
+    Returns:
+        The comparison as in the JSON file; None in all processes but the first.
+
+    Raises:
+        ValueError: if there are fewer than two backbones, or no such option, or the data do not fit.
+
+    Example:
+        >>> backbones = ["random", "runs/mine"]
+        >>> options = {"roi-knn.k": 5, "roi-knn.map_px": 0, "roi-knn.crop_px": 32}
+        >>> found = orl.compare("images", backbones, only=["roi-knn"], options=options)
+        >>> found["sentences"][0].startswith("runs/mine")
+        True
+    """
+    plain = {name: value for name, value in (options or {}).items() if "." not in name}
+    (labelled,) = _split_options((FewLabelledObjects,), {"data": Path(data), **plain})
+    dotted = {name: value for name, value in (options or {}).items() if "." in name}
+    plan = plan_scoreboard(labelled, _object_configs(dotted), only)
+    folder = Path(out) if out else default_folder(labelled)
+
+    def output_at(path: Path) -> EvaluationOutput:
+        return EvaluationOutput(result=path, seed=seed, workers=workers, device=device, overwrite=overwrite)
+
+    candidates = Candidates(backbones=[Path(each) for each in backbones], architecture=architecture, seed=seed)
+    chosen = None if baseline is None else Path(baseline)
+    with joined_processes(compute_device(device)) as processes:
+        found = compare_backbones(candidates, plan, folder, output_at, processes, chosen)
+    return None if found is None else found.to_json()
+
+
+def _object_configs(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configs of object evaluations that options such as 'roi-knn.k' change."""
+    names = [evaluation.name for evaluation in OBJECT_EVALUATIONS]
+    changes: dict[str, dict[str, Any]] = {}
+    for option, value in options.items():
+        name, _, field = option.partition(".")
+        if name not in names:
+            raise ValueError(f"the evaluation of option {option!r} must be {one_of(names, name)}")
+        changes.setdefault(name, {})[field] = value
+    return {name: _split_options((find_evaluation(name).config,), own)[0] for name, own in changes.items()}
 
 
 def _config(
@@ -221,15 +298,12 @@ def _trained(config: RunConfig, stage: str, backbone: str | nn.Module | None) ->
     return path
 
 
-def _split_options(data: Any, config: Any, options: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Divide options between the dataclass of the data and that of the protocol."""
-    names = [{item.name for item in fields(part) if item.init} for part in (data, config)]
+def _split_options(parts: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """Divide options between dataclasses, such as that of the data and that of the protocol."""
+    names = [{item.name for item in fields(part) if item.init} for part in parts]
+    known = set().union(*names)
     for name in options:
-        if name not in names[0] | names[1]:
-            near = difflib.get_close_matches(name, names[0] | names[1], n=1)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
             raise ValueError(f"the task has no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    found = [
-        part(**{name: value for name, value in options.items() if name in known})
-        for part, known in zip((data, config), names)
-    ]
-    return found[0], found[1]
+    return [part(**{name: value for name, value in options.items() if name in own}) for part, own in zip(parts, names)]

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from types import FrameType
 
 from orl.cli.ablations import command_ablate, command_results
+from orl.cli.compare import command_compare
 from orl.cli.evaluate import command_evaluate
 from orl.cli.figures import command_figures
 from orl.cli.files import command_data, command_published_files
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "pretrain": command_pretrain,
     "discover": command_discover,
     "evaluate": command_evaluate,
+    "compare": command_compare,
     "report": command_report,
     "figures": command_figures,
     "ablate": command_ablate,

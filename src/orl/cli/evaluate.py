@@ -126,7 +126,7 @@ def command_evaluate(arguments: Sequence[str]) -> None:
     if task == "linear" and CACHED_FEATURES in options:
         task, options = "linear-estimate", [given for given in options if given != CACHED_FEATURES]
     kind = SUITES[task][0]() if task in SUITES else _options_class(find_evaluation(task))
-    given = _values(tyro.cli(kind, args=options, prog=f"orl evaluate {task}"))
+    given = option_values(tyro.cli(kind, args=options, prog=f"orl evaluate {task}"))
     if task in SUITES:
         SUITES[task][1](**given)
     else:
@@ -161,7 +161,7 @@ def _evaluate(
     weights, architecture = backbone.backbone, backbone.architecture
     path = output.out or default_result(evaluation, weights, architecture, data.data, protocol)
     evaluation_output = EvaluationOutput(
-        result=path, seed=backbone.seed, overwrite=output.overwrite, **_values(machine)
+        result=path, seed=backbone.seed, overwrite=output.overwrite, **option_values(machine)
     )
     result = run_evaluation(evaluation, weights, architecture, data, protocol, evaluation_output)
     if result is not None:
@@ -194,9 +194,9 @@ def _evaluate_all(suite: SuiteOptions, data: Any, voc: Any, machine: MachineOpti
     from orl.processes import joined_processes
 
     def output_at(path: Path) -> EvaluationOutput:
-        return EvaluationOutput(result=path, seed=suite.seed, overwrite=suite.overwrite, **_values(machine))
+        return EvaluationOutput(result=path, seed=suite.seed, overwrite=suite.overwrite, **option_values(machine))
 
-    steps = plan_suite(Datasets(voc=voc, **_values(data)), protocols)
+    steps = plan_suite(Datasets(voc=voc, **option_values(data)), protocols)
     candidates = Candidates(backbones=suite.backbone, architecture=suite.architecture, seed=suite.seed)
     with joined_processes(compute_device(machine.device)) as processes:
         finish("comparison", run_suite(candidates, steps, suite.out, output_at, processes))
@@ -204,21 +204,28 @@ def _evaluate_all(suite: SuiteOptions, data: Any, voc: Any, machine: MachineOpti
 
 def _scoreboard_options_class() -> type:
     """Return a dataclass of the options of the object scoreboard, with a group for each evaluation."""
-    from orl.evaluation.evaluations import OBJECT_EVALUATIONS
     from orl.evaluation.objects.object_dataset import ObjectDataset
+
+    return object_options_class(
+        ("scoreboard", ScoreboardOptions),
+        ObjectDataset,
+        "The object scoreboard: all object evaluations that the data set allows, of several backbones, in one table.",
+    )
+
+
+def object_options_class(first: tuple[str, type], data: type, about: str) -> type:
+    """Return a dataclass of options: a first group, the data, each object evaluation, and the machine."""
+    from orl.evaluation.evaluations import OBJECT_EVALUATIONS
 
     protocols = [
         (each.name.replace("-", "_"), each.config, field(default=each.config())) for each in OBJECT_EVALUATIONS
     ]
     groups: list[Any] = [
-        ("scoreboard", OmitArgPrefixes[ScoreboardOptions]),
-        ("data", Annotated[ObjectDataset, OmitArgPrefixes]),
+        (first[0], Annotated[first[1], OmitArgPrefixes]),
+        ("data", Annotated[data, OmitArgPrefixes]),
         *protocols,
         ("machine", OmitArgPrefixes[MachineOptions]),
     ]
-    about = (
-        "The object scoreboard: all object evaluations that the data set allows, of several backbones, in one table."
-    )
     return make_dataclass("Options", groups, namespace={"__doc__": about}, kw_only=True)
 
 
@@ -231,7 +238,9 @@ def _evaluate_objects(scoreboard: ScoreboardOptions, data: Any, machine: Machine
     from orl.processes import joined_processes
 
     def output_at(path: Path) -> EvaluationOutput:
-        return EvaluationOutput(result=path, seed=scoreboard.seed, overwrite=scoreboard.overwrite, **_values(machine))
+        return EvaluationOutput(
+            result=path, seed=scoreboard.seed, overwrite=scoreboard.overwrite, **option_values(machine)
+        )
 
     configs = {name.replace("_", "-"): config for name, config in protocols.items()}
     plan = plan_scoreboard(data, configs, scoreboard.only)
@@ -266,7 +275,7 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cells).rstrip())
 
 
-def _values(options: Any) -> dict[str, Any]:
+def option_values(options: Any) -> dict[str, Any]:
     return {item.name: getattr(options, item.name) for item in fields(options)}
 
 

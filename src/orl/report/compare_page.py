@@ -1,6 +1,6 @@
 """The page of a comparison of backbones: verdicts, paired differences with their intervals, scores, and data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,13 +95,20 @@ class TableSection(Section):
     tables: Sequence[ScoreTable]
 
 
-def write_compare_page(comparison: BackboneComparison, path: Path, failures: Sequence[str] = ()) -> Path:
+def write_compare_page(
+    comparison: BackboneComparison,
+    path: Path,
+    *,
+    left_out: Mapping[str, str] | None = None,
+    failures: Sequence[str] = (),
+) -> Path:
     """Write the HTML page of a comparison; it needs no other file.
 
     Args:
         comparison: the comparison.
         path: the page.
-        failures: reasons of evaluations that failed, which the page names.
+        left_out: reason by the name of each evaluation that the data set does not allow.
+        failures: reasons of evaluations that failed.
 
     Returns:
         The path.
@@ -123,7 +130,7 @@ def write_compare_page(comparison: BackboneComparison, path: Path, failures: Seq
             _verdicts(comparison, failures),
             *(_differences(pair, comparison) for pair in comparison.baseline_pairs),
             _scores(comparison),
-            _computation(comparison),
+            _computation(comparison, left_out or {}),
         ],
         thumbnails=[],
     )
@@ -265,7 +272,7 @@ def _scores(comparison: BackboneComparison) -> TableSection:
     )
 
 
-def _computation(comparison: BackboneComparison) -> TableSection:
+def _computation(comparison: BackboneComparison, left_out: Mapping[str, str]) -> TableSection:
     """Return the data, options and times of all evaluations, and the deviations from their protocols."""
     by_text: dict[tuple[str, str], list[str]] = {}
     for each in comparison.evaluations:
@@ -299,6 +306,11 @@ def _computation(comparison: BackboneComparison) -> TableSection:
             caption="Deviations from the published protocols",
             columns=["Backbone", "Deviation", "Evaluations"],
             rows=[[label, text, ", ".join(tasks)] for (label, text), tasks in by_text.items()],
+        ),
+        ScoreTable(
+            caption="Evaluations that the data set does not allow",
+            columns=["Evaluation", "Reason"],
+            rows=[list(each) for each in left_out.items()],
         ),
     ]
     return TableSection(
