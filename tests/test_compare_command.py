@@ -17,7 +17,18 @@ from orl.networks.backbones import build_backbone, save_backbone
 from orl.synthetic.scenes import draw_scenes
 
 MACHINE = ["--device", "cpu", "--workers", "0"]
-SMALL = ["--only", "roi-knn", "rank", "--roi-knn.k", "3", "--roi-knn.map-px", "0", "--roi-knn.crop-px", "32"]
+SMALL = [
+    "--only",
+    "roi-knn",
+    "rank",
+    "proposals",
+    "--roi-knn.k",
+    "3",
+    "--roi-knn.map-px",
+    "0",
+    "--roi-knn.crop-px",
+    "32",
+]
 SMALL += ["--rank.map-px", "0", "--rank.crop-px", "32"]
 
 
@@ -60,6 +71,7 @@ def test_a_comparison_writes_page_and_json_and_prints_its_verdicts(
     assert (tmp_path / "out" / "scoreboard.md").exists()
     tasks = {row["task"] for row in content["pairs"][0]["rows"]}
     assert tasks == {"roi-knn", "rank"}
+    assert content["left_out"] == {"proposals": "the boxes depend on no backbone"}
 
 
 def test_weights_do_not_differ_from_a_copy_of_themselves(root: Path, tmp_path: Path) -> None:
@@ -127,6 +139,7 @@ def evaluations_with(run: Any) -> tuple[Any, ...]:
         (["--backbones", "random", "one.safetensors", "--baseline", "two.safetensors"], "the baseline must be"),
         (["--backbones", "random", "no.safetensors"], "no.safetensors"),
         (["--backbones", "random", "one.safetensors", "--only", "knn"], "knn is not an object evaluation"),
+        (["--backbones", "random", "one.safetensors", "--only", "proposals"], "proposals depends on no backbone"),
         (["--backbones", "random", "one.safetensors", "--data", "nowhere"], "nowhere"),
     ],
 )

@@ -12,6 +12,7 @@ from orl.config import one_of
 from orl.evaluation.evaluated_backbone import RANDOM
 from orl.evaluation.objects.compare import BackboneComparison, compare_results
 from orl.evaluation.objects.object_dataset import ObjectDataset
+from orl.evaluation.objects.proposals import PROPOSALS
 from orl.evaluation.objects.run_scoreboard import ScoreboardPlan
 from orl.evaluation.objects.scoreboard import write_scoreboard
 from orl.evaluation.output import EvaluationOutput
@@ -63,10 +64,12 @@ def compare_backbones(
         The comparison; None in a process that is not the first.
 
     Raises:
-        FileNotFoundError, ValueError: if `check_backbones` refuses the backbones, before anything is computed.
+        FileNotFoundError, ValueError: if `check_backbones` refuses the backbones, or no planned evaluation depends on
+            one, before anything is computed.
         RuntimeError: if evaluations failed, with the reasons, after all others are finished and compared.
     """
     baseline = check_backbones(candidates, baseline)
+    plan = _of_backbones(plan)
     results, labels, failures = _run_all(candidates, plan, folder, output_at, processes)
     if not processes.is_first:
         raise_failures(failures)
@@ -100,6 +103,16 @@ def check_backbones(candidates: Candidates, baseline: Path | None) -> Path:
         raise ValueError(f"the baseline must be {one_of(names, str(baseline))}")
     candidates.check()
     return baseline or candidates.backbones[0]
+
+
+def _of_backbones(plan: ScoreboardPlan) -> ScoreboardPlan:
+    """Leave out the evaluation that depends on no backbone: its differences are 0."""
+    steps = [step for step in plan.steps if step.evaluation is not PROPOSALS]
+    if len(steps) == len(plan.steps):
+        return plan
+    if not steps:
+        raise ValueError(f"{PROPOSALS.name} depends on no backbone, so there is nothing to compare; choose others")
+    return replace(plan, steps=steps, left_out={**plan.left_out, PROPOSALS.name: "the boxes depend on no backbone"})
 
 
 def _run_all(

@@ -107,7 +107,7 @@ def write_compare_page(
     Args:
         comparison: the comparison.
         path: the page.
-        left_out: reason by the name of each evaluation that the data set does not allow.
+        left_out: reason by the name of each evaluation that is left out.
         failures: reasons of evaluations that failed.
 
     Returns:
@@ -308,7 +308,7 @@ def _computation(comparison: BackboneComparison, left_out: Mapping[str, str]) ->
             rows=[[label, text, ", ".join(tasks)] for (label, text), tasks in by_text.items()],
         ),
         ScoreTable(
-            caption="Evaluations that the data set does not allow",
+            caption="Evaluations that are left out",
             columns=["Evaluation", "Reason"],
             rows=[list(each) for each in left_out.items()],
         ),
