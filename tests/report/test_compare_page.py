@@ -34,7 +34,14 @@ def results(label: str, *, good: float, bad: float) -> list[dict[str, Any]]:
         row_of("map, top-1", sums(bad), seed=0, chance=0.25),
         row_of("same", sums(0.5), seed=0),
     ]
-    about = {"train_split": "trainval", "test_split": "test", "num_train": 500, "num_test": NUM_IMAGES, "k": 20}
+    about: dict[str, Any] = {
+        "train_split": "trainval",
+        "test_split": "test",
+        "num_train": 500,
+        "num_test": NUM_IMAGES,
+        "k": 20,
+    }
+    about |= {"sizes": [32, 64], "flip": True, "left_out": [], "fitted": {"l2": 0.125}}
     common: dict[str, Any] = {"backbone": label, "data": "sets/labelled", "elapsed_s": 61.0}
     lift = [row_of("lift", sums(good), seed=0, unit="number", chance=1.0)]
     return [
@@ -120,9 +127,9 @@ def test_the_level_and_the_number_of_verdicts_are_stated(text: str) -> None:
 
 def test_data_options_times_and_deviations_are_stated(text: str) -> None:
     assert "labelled, trainval (500 images) to test (60 images)" in text
-    assert "<td>k 20</td>" in text
+    assert "<td>k 20, sizes 32 64, flip yes</td>" in text
     assert "1 min 1 s" in text
-    assert re.search(r"resnet18, not resnet50</td><td[^>]*>roi-knn, rank</td>", text)
+    assert re.search(r"resnet18, not resnet50</th><td[^>]*>roi-knn, rank</td><td[^>]*>all</td>", text)
 
 
 def test_missing_scores_are_named(tmp_path: Path) -> None:

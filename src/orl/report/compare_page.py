@@ -274,11 +274,12 @@ def _scores(comparison: BackboneComparison) -> TableSection:
 
 def _computation(comparison: BackboneComparison, left_out: Mapping[str, str]) -> TableSection:
     """Return the data, options and times of all evaluations, and the deviations from their protocols."""
-    by_text: dict[tuple[str, str], list[str]] = {}
+    by_text: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     for each in comparison.evaluations:
         for label, found in each.protocol_deviations.items():
             for text in found:
-                by_text.setdefault((label, text), []).append(each.task)
+                tasks, labels = by_text.setdefault(text, ({}, {}))
+                tasks[each.task] = labels[label] = None
     tables = [
         ScoreTable(
             caption="Evaluations",
@@ -304,8 +305,11 @@ def _computation(comparison: BackboneComparison, left_out: Mapping[str, str]) ->
         ),
         ScoreTable(
             caption="Deviations from the published protocols",
-            columns=["Backbone", "Deviation", "Evaluations"],
-            rows=[[label, text, ", ".join(tasks)] for (label, text), tasks in by_text.items()],
+            columns=["Deviation", "Evaluations", "Backbones"],
+            rows=[
+                [text, ", ".join(tasks), "all" if len(labels) == len(comparison.backbones) else ", ".join(labels)]
+                for text, (tasks, labels) in by_text.items()
+            ],
         ),
         ScoreTable(
             caption="Evaluations that are left out",
@@ -325,16 +329,21 @@ def _computation(comparison: BackboneComparison, left_out: Mapping[str, str]) ->
 
 
 def _options(evaluation: ComparedEvaluation) -> str:
-    shown = {name: value for name, value in evaluation.about.items() if name not in NAMED_IN_DATA}
+    """Return numbers of boxes and options as text; what was fitted differs between backbones and is left out."""
+    shown = {
+        name: value
+        for name, value in evaluation.about.items()
+        if name not in NAMED_IN_DATA and not isinstance(value, dict) and value not in ([], None)
+    }
     return ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in shown.items())
 
 
 def _plain(value: object) -> str:
     """Return a JSON value as text."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(each)}" for name, each in value.items())
     if isinstance(value, list):
         return " ".join(map(_plain, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
