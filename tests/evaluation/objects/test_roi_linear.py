@@ -33,7 +33,7 @@ def test_perfect_features_are_all_right() -> None:
     assert predicted.tolist() == labels.tolist()
 
 
-def test_the_boxes_of_an_image_share_a_fold() -> None:
+def test_the_boxes_of_an_image_are_in_one_fold() -> None:
     # Each image has its own direction: only with boxes of one image in two folds could it be learned.
     generator = np.random.default_rng(0)
     groups = np.repeat(np.arange(40), 2)

@@ -163,7 +163,7 @@ def _images(data: ObjectDataset, config: PairsConfig) -> ObjectBoxes:
 PAIRS = Evaluation(
     name="pairs",
     label="Pairs",
-    help="Correspondences that a backbone finds as feature extractor: how often they join objects of one class.",
+    help="Correspondences that a backbone finds as feature extractor: the fraction that joins objects of one class.",
     data=ObjectDataset,
     config=PairsConfig,
     check=check,
