@@ -139,10 +139,10 @@ def read_semantic_masks(
         return _read_index_folders(source, split, train, void)
     if void is not None:
         raise ValueError(f"--void is for folders with images/ and masks/, and {source} is none; leave it out")
-    if (source / "annotations").is_dir():
-        return _read_coco(source, split or ("train2017" if train else "val2017"))
     if (folder := voc_folder(source)) is not None:
         return _read_voc(folder, split, train)
+    if (source / "annotations").is_dir():
+        return _read_coco(source, split or ("train2017" if train else "val2017"))
     return None
 
 

@@ -160,15 +160,15 @@ class ObjectDataset:
         split = self.train_split if train else self.test_split
         if not self.data.exists():
             raise FileNotFoundError(f"no data set at {self.data}: there is no such folder")
-        if (self.data / "annotations").is_dir():
+        if voc_folder(self.data) is not None:
+            split = split or ("trainval" if train else "test")
+            labels = read_voc(self.data, split)
+        elif (self.data / "annotations").is_dir():
             name = split or ("train2017" if train else "val2017")
             path = self.data / "annotations" / f"instances_{name}.json"
             if not path.is_file():
                 raise ValueError(f"{self.data} has no {path.relative_to(self.data)}; give another split")
             labels, split = read_coco(path), name
-        elif voc_folder(self.data) is not None:
-            split = split or ("trainval" if train else "test")
-            labels = read_voc(self.data, split)
         elif (self.data / "train").is_dir():
             return self._read_crops(split or ("train" if train else "val"))
         else:
