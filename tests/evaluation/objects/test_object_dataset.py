@@ -67,7 +67,7 @@ def test_sets_without_labels_are_refused(tmp_path: Path) -> None:
         _ = ObjectDataset(data=tmp_path / "none").boxes
 
 
-def test_splits_that_share_images_are_refused(labelled_scenes: Path) -> None:
+def test_splits_with_common_images_are_refused(labelled_scenes: Path) -> None:
     data = ObjectDataset(data=labelled_scenes, test_split="trainval")
     for read in ("boxes", "masks"):
         with pytest.raises(ValueError, match="26 images are in split 'trainval' and in 'trainval'"):
