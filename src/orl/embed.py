@@ -142,7 +142,7 @@ def at_precision(encode: Encode, precision: torch.dtype) -> Encode:
         precision: bfloat16 or float16; float32 returns the network unchanged.
     """
 
-    def encode_in_half(views: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+    def encode_in_half(views: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n *d"]:
         with torch.autocast(views.device.type, precision):
             return encode(views)
 

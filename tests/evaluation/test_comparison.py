@@ -107,6 +107,7 @@ def test_the_list_has_each_evaluation_once_with_its_own_name() -> None:
     on_objects = [
         "roi-knn",
         "roi-linear",
+        "dense-retrieval",
         "rank",
         "linear-segmentation",
         "overclustering",
@@ -117,7 +118,14 @@ def test_the_list_has_each_evaluation_once_with_its_own_name() -> None:
     on_images = ["linear", "linear-estimate", "semi", "detect", "detect-voc"]
     assert names == ["svm", "knn", "low-shot", *on_objects, *on_images]
     assert [evaluation.name for evaluation in OBJECT_EVALUATIONS] == on_objects
-    assert [evaluation.name for evaluation in RUN_EVALUATIONS] == ["svm", "knn", "low-shot", "roi-knn", "rank"]
+    assert [evaluation.name for evaluation in RUN_EVALUATIONS] == [
+        "svm",
+        "knn",
+        "low-shot",
+        "roi-knn",
+        "dense-retrieval",
+        "rank",
+    ]
     assert all(find_evaluation(evaluation.name) is evaluation for evaluation in EVALUATIONS)
 
 

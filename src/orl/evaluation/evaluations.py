@@ -12,6 +12,7 @@ from orl.evaluation.evaluated_backbone import load_evaluated_backbone
 from orl.evaluation.knn import KNN
 from orl.evaluation.low_shot import LOW_SHOT
 from orl.evaluation.objects.corloc import CORLOC
+from orl.evaluation.objects.dense_retrieval import DENSE_RETRIEVAL
 from orl.evaluation.objects.feature_rank import RANK
 from orl.evaluation.objects.linear_segmentation import LINEAR_SEGMENTATION
 from orl.evaluation.objects.object_dataset import ObjectDataset
@@ -32,6 +33,7 @@ EVALUATIONS: tuple[Evaluation[Any, Any], ...] = (
     LOW_SHOT,
     ROI_KNN,
     ROI_LINEAR,
+    DENSE_RETRIEVAL,
     RANK,
     LINEAR_SEGMENTATION,
     OVERCLUSTERING,

@@ -1,5 +1,6 @@
 """Object discovery without labels: LOST's box of each image against the labelled boxes, CorLoc."""
 
+import logging
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,13 +18,15 @@ from orl.discovery.lost import NUM_EXPANSION_PATCHES, find_object, layer_normali
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.objects.image_sums import ImageSums
 from orl.evaluation.objects.object_dataset import ObjectBoxes, ObjectDataset
-from orl.evaluation.objects.object_features import ObjectFeatures, open_object_features, read_images
+from orl.evaluation.objects.object_features import ObjectFeatures, feature_inputs, open_object_features, read_images
 from orl.evaluation.objects.object_result import object_result, object_tables, row_of
 from orl.evaluation.output import EvaluationOutput, finished, write_result
 from orl.evaluation.protocol import Evaluation, Result, config_deviations
 from orl.processes import Processes
 from orl.progress import progress_bar
 from orl.views.crops import resize_short_side
+
+logger = logging.getLogger(__name__)
 
 MIN_IOU = 0.5
 """IoU from which a box counts as an object."""
@@ -57,7 +60,7 @@ def run(
     """Find a box in every image, score it, and write the result."""
     images = _images(data, config)
     inputs = {
-        "backbone": backbone.digest,
+        **feature_inputs(backbone, output),
         "boxes": images.fingerprint,
         **asdict(config),
         "seed": output.seed,
@@ -66,7 +69,14 @@ def run(
         return result
     started = time.perf_counter()
     features = open_object_features(backbone, data, output)
-    found, complete = find_boxes(features, images, config)
+    found, complete, num_patches = find_boxes(features, images, config)
+    few = [
+        f"{sum(count <= config.num_expansion for count in num_patches)} of {len(images)} maps have no more than the "
+        f"{config.num_expansion} patches that may join the seed: give larger images by --short-px"
+    ]
+    few = few if min(num_patches) <= config.num_expansion else []
+    for text in few:
+        logger.warning("corloc says little on small images: %s", text)
     hits = corloc_sums(images, found)
     row = row_of("CorLoc", hits, seed=output.seed, chance=corloc_sums(images, complete).value)
     result = object_result(
@@ -78,6 +88,7 @@ def run(
             *backbone.protocol_deviations,
             *([] if features.is_dilated else ["feature map without dilation"]),
             *config_deviations(config, ignored=("split",)),
+            *few,
         ],
         elapsed_s=time.perf_counter() - started,
         about={
@@ -92,9 +103,15 @@ def run(
 
 def find_boxes(
     features: ObjectFeatures, images: ObjectBoxes, config: CorlocConfig
-) -> tuple[list[Float32[ndarray, "4"]], list[Float32[ndarray, "4"]]]:
-    """Find one box in each image by LOST; return it and the box of the complete image, in pixels of the file."""
-    found, complete = [], []
+) -> tuple[list[Float32[ndarray, "4"]], list[Float32[ndarray, "4"]], list[int]]:
+    """Find one box in each image by LOST.
+
+    Returns:
+        The box of each image and that of the complete image, in pixels of the file, and the number of its patches.
+    """
+    found: list[Float32[ndarray, "4"]] = []
+    complete: list[Float32[ndarray, "4"]] = []
+    num_patches: list[int] = []
     read = read_images(images.paths, partial(padded, short_px=config.short_px), features.workers)
     with progress_bar(total=len(images), title="find objects", unit="images", quiet=features.quiet) as bar:
         for image, used_hw, size_wh in read:
@@ -111,8 +128,9 @@ def find_boxes(
             to_file = np.array([size_wh[0] / used_hw[1], size_wh[1] / used_hw[0]] * 2)
             found.append(geometry.clip((box * scale * to_file).astype(np.float32), size_wh))
             complete.append(np.array([0, 0, *size_wh], dtype=np.float32))
+            num_patches.append(height * width)
             bar.update()
-    return found, complete
+    return found, complete, num_patches
 
 
 def corloc_sums(images: ObjectBoxes, found: list[Float32[ndarray, "4"]]) -> ImageSums:

@@ -60,7 +60,7 @@ def run(
 ) -> Result:
     """Compute the numbers of the features of the images and boxes to score, and write the result."""
     check(data, config)
-    inputs = box_inputs(backbone, data, config, output.seed)
+    inputs = box_inputs(backbone, data, config, output)
     if (result := finished(output, inputs)) is not None:
         return result
     started = time.perf_counter()

@@ -17,7 +17,7 @@ from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.objects.image_sums import ImageSums
 from orl.evaluation.objects.mask_overlaps import class_pixels, constant_miou, mask_overlaps
 from orl.evaluation.objects.object_dataset import ObjectDataset
-from orl.evaluation.objects.object_features import FeatureMaps16, ObjectFeatures, open_object_features
+from orl.evaluation.objects.object_features import FeatureMaps16, ObjectFeatures, feature_inputs, open_object_features
 from orl.evaluation.objects.object_result import object_result, object_tables, row_of
 from orl.evaluation.output import EvaluationOutput, finished, write_result
 from orl.evaluation.protocol import Evaluation, Result, config_deviations
@@ -72,7 +72,7 @@ def run(
 ) -> Result:
     """Train the layer on the maps of the training images, score it, and write the result."""
     masks = data.masks
-    inputs = mask_inputs(backbone, data, config, output.seed)
+    inputs = mask_inputs(backbone, data, config, output)
     if (result := finished(output, inputs)) is not None:
         return result
     started = time.perf_counter()
@@ -206,14 +206,14 @@ def nearest_resize(mask: Shaped[ndarray, "h w"], side_px: int) -> Shaped[ndarray
     return mask[rows[:, None], columns[None]]
 
 
-def mask_inputs(backbone: EvaluatedBackbone, data: ObjectDataset, config: object, seed: int) -> Result:
+def mask_inputs(backbone: EvaluatedBackbone, data: ObjectDataset, config: object, output: EvaluationOutput) -> Result:
     """Return all inputs that determine a result on masks and its interval."""
     return {
-        "backbone": backbone.digest,
+        **feature_inputs(backbone, output),
         "masks": [each.fingerprint for each in data.masks],
         "void": data.void,
         **asdict(config),  # type: ignore[call-overload]
-        "seed": seed,
+        "seed": output.seed,
     }
 
 

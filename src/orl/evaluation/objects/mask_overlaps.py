@@ -29,7 +29,7 @@ def mask_overlaps(
     return intersections, areas - intersections
 
 
-def class_pixels(mask: UInt8[ndarray, "h w"], num_classes: int) -> Int[ndarray, "c"]:
+def class_pixels(mask: UInt8[ndarray, "*n h w"], num_classes: int) -> Int[ndarray, "c"]:
     """Count the labelled pixels of each class."""
     return np.bincount(mask[mask != VOID], minlength=num_classes)
 

@@ -22,7 +22,7 @@ from orl import boxes as geometry
 from orl import provenance, tables
 from orl.datasets.decode import load_image
 from orl.datasets.loader_workers import ignore_interrupts, named_limits
-from orl.embed import Encode, embed_boxes, embed_images
+from orl.embed import CropWorkers, Encode, at_precision, embed_boxes, embed_images
 from orl.evaluation.detection.precise_bn import update_batch_statistics
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.objects.object_dataset import ObjectBoxes, ObjectDataset
@@ -31,6 +31,7 @@ from orl.networks.backbones import Backbone, pool
 from orl.networks.device import compute_device
 from orl.networks.dilation import dilate_last_stage
 from orl.networks.fuse_batch_norm import fuse_batch_norm
+from orl.networks.names import Precision
 from orl.progress import progress_bar
 from orl.views.augment import normalise
 from orl.views.crops import RESAMPLING, cut_boxes, resize, resize_short_side
@@ -41,8 +42,14 @@ ROI_GRID = 7
 MAPS_PER_SHARD = 32
 MAP_BATCH_SIZE = 4
 """Images of a batch for feature maps, which are larger than crops."""
-RECALIBRATION_BATCH_SIZE = 64
-MAX_RECALIBRATION_CROPS = 2048
+RECALIBRATION_BATCH_SIZES: dict[Cut, int] = {"crop": 64, "map": 8}
+MAX_RECALIBRATION_VIEWS: dict[Cut, int] = {"crop": 2048, "map": 256}
+"""Most crops, or images for maps, whose batch-norm statistics are computed."""
+DTYPES: dict[Precision, torch.dtype] = {
+    "32-true": torch.float32,
+    "bf16-mixed": torch.bfloat16,
+    "16-mixed": torch.float16,
+}
 
 
 @runtime_checkable
@@ -86,6 +93,8 @@ class ObjectFeatures:
     workers: int
     overwrite: bool
     quiet: bool
+    precision: Precision = "32-true"
+    """Arithmetic of the network; its outputs are float32."""
 
     def rois(
         self, boxes: ObjectBoxes, *, cut: Cut, size_px: int, recalibrate_on: ObjectBoxes | None = None
@@ -97,11 +106,14 @@ class ObjectFeatures:
             cut: 'crop': each box is resized to a square, as in stage 2, and its feature map averaged. 'map': each image
                 passes once, and the values of its feature map are averaged inside each box by RoIAlign.
             size_px: side of the crop, or short side of the image.
-            recalibrate_on: boxes whose crops give new batch-norm statistics; None for those of the backbone.
+            recalibrate_on: boxes whose crops, or whose images for 'map', give new batch-norm statistics; None for those
+                of the backbone.
 
         Raises:
             ValueError: if the network has no feature map at this size, or no batch normalisation to recalibrate.
         """
+        if cut == "map":
+            self.map_shape(size_px)
         inputs = {
             "rois": boxes.fingerprint,
             "cut": cut,
@@ -141,9 +153,12 @@ class ObjectFeatures:
 
     def encode_maps(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n d i j"]:
         """Compute the feature maps of a batch of images, on the device; those of ResNets are dilated."""
+        return self.encode_views(normalise(images.to(self.device)))
+
+    def encode_views(self, views: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d i j"]:
+        """Compute the feature maps of normalised images; see `encode_maps`."""
         with torch.inference_mode():
-            views = normalise(images.to(self.device)).contiguous(memory_format=torch.channels_last)
-            return self._map_network(views).float()
+            return self._map_network(views.contiguous(memory_format=torch.channels_last)).float()
 
     def map_shape(self, size_px: int) -> tuple[int, int, int]:
         """Return channels, height and width of the feature map of a square image.
@@ -173,11 +188,12 @@ class ObjectFeatures:
     def _prepared(self, network: nn.Module) -> nn.Module:
         network = network.eval()
         fused = fuse_batch_norm(network) if isinstance(network, Backbone) else network
-        return fused.to(memory_format=torch.channels_last).to(self.device)
+        fused = fused.to(memory_format=torch.channels_last).to(self.device)
+        return _FrozenNetwork(fused, self.backbone.network.num_channels, DTYPES[self.precision])
 
     def _embed_images(self, images: Images, size_px: int) -> Float32[ndarray, "n d"]:
         return embed_images(
-            self.backbone.network,
+            self._prepared(self.backbone.network),
             images.paths,
             size_px=size_px,
             device=self.device,
@@ -191,7 +207,7 @@ class ObjectFeatures:
     ) -> Float32[ndarray, "r d"]:
         network: nn.Module = self.backbone.network
         if recalibrate_on is not None:
-            network = self._recalibrated(recalibrate_on, size_px)
+            network = self._recalibrated(recalibrate_on, size_px, cut)
         if cut == "map":
             return self._embed_on_map(network, boxes, size_px)
         title = f"embed boxes of {boxes.split}"
@@ -223,39 +239,49 @@ class ObjectFeatures:
                 bar.update()
         return np.concatenate(parts)
 
-    def _recalibrated(self, boxes: ObjectBoxes, size_px: int) -> nn.Module:
-        """Return a copy of the network whose batch-norm statistics are those of crops of the boxes that count."""
-        network = copy.deepcopy(self.backbone.network).to(self.device)
-        if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules()):
-            raise ValueError(f"{self.backbone.network.name} has no batch normalisation; leave --recalibrate out")
-        network.eval()
-        for part in network.modules():
-            if isinstance(part, nn.modules.batchnorm._BatchNorm):
-                part.train()
-        rows = np.random.default_rng(0).permutation(len(boxes))
-        chosen: list[int] = []
-        count = 0
-        for row in rows.tolist():
-            if count < MAX_RECALIBRATION_CROPS:
-                chosen.append(row)
-                count += int(boxes.scored[row].sum())
-        crops = (
-            crop
-            for row in chosen
-            for crop in cut_boxes(load_image(boxes.paths[row]), boxes.boxes[row][boxes.scored[row]], size_px)
-        )
-        batches = (normalise(batch.to(self.device)) for batch in _batches(crops, RECALIBRATION_BATCH_SIZE))
-        with progress_bar(total=count, title="batch-norm statistics", unit="crops", quiet=self.quiet) as bar:
+    def _recalibrated(self, boxes: ObjectBoxes, size_px: int, cut: Cut = "crop") -> nn.Module:
+        """Return a copy of the network with the batch-norm statistics of what it gets.
 
-            def forward(views: Tensor) -> None:
-                network(views)
-                bar.update(len(views))
+        For crops these are the crops of the boxes that count, for maps the complete images, resized to squares.
+        """
+        network = copy.deepcopy(self.backbone.network).to(self.device).eval()
+        norms = [part for part in network.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+        if not norms:
+            raise ValueError(f"{self.backbone.network.name} has no batch normalisation; leave --recalibrate out")
+        for part in norms:
+            part.train()
+        most = MAX_RECALIBRATION_VIEWS[cut]
+        shuffled = boxes.select(np.random.default_rng(0).permutation(len(boxes)).tolist())
+        views: Iterator[Tensor]
+        if cut == "crop":
+            before = np.cumsum([0, *(int(own.sum()) for own in shuffled.scored)])
+            shuffled = shuffled.select(np.flatnonzero(before[:-1] < most).tolist())
+            cuts = [
+                partial(cut_boxes, boxes=own[scored], size_px=size_px)
+                for own, scored in zip(shuffled.boxes, shuffled.scored)
+            ]
+            views = (crop for crops in CropWorkers(self.workers).crops(shuffled.paths, cuts) for crop in crops)
+            count = shuffled.num_scored
+        else:
+            views = read_images(shuffled.paths[:most], partial(square, size_px=size_px), self.workers)
+            count = min(most, len(shuffled))
+        # A batch of one crop may leave one value to a channel, which has no variance.
+        batches = (
+            normalise(batch.to(self.device))
+            for index, batch in enumerate(_batches(views, RECALIBRATION_BATCH_SIZES[cut]))
+            if len(batch) > 1 or index == 0
+        )
+        with progress_bar(total=count, title="batch-norm statistics", unit="images", quiet=self.quiet) as bar:
+
+            def forward(batch: Tensor) -> None:
+                network(batch)
+                bar.update(len(batch))
 
             update_batch_statistics(network, forward, batches)
         return network.eval()
 
     def _inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return {"backbone": self.backbone.digest, "resampling": RESAMPLING, **inputs}
+        return {**_network_inputs(self.backbone, self.precision), "resampling": RESAMPLING, **inputs}
 
     def _cached(
         self, name: str, inputs: dict[str, Any], embed: Callable[[], Float32[ndarray, "n d"]]
@@ -275,6 +301,8 @@ def open_object_features(backbone: EvaluatedBackbone, data: ObjectDataset, outpu
     # Another sample of images, or another limit on boxes, is another cache.
     options = provenance.fingerprint({"max_images": data.max_images, "min_box_px": data.min_box_px, "void": data.void})
     folder = f"features_{data.data.resolve().name}_{options[:8]}_{backbone.digest[:8]}"
+    if output.precision != "32-true":
+        folder += f"_{output.precision}"
     return ObjectFeatures(
         backbone=backbone,
         folder=output.result.with_name(folder),
@@ -282,7 +310,23 @@ def open_object_features(backbone: EvaluatedBackbone, data: ObjectDataset, outpu
         workers=output.workers,
         overwrite=output.overwrite,
         quiet=output.quiet,
+        precision=output.precision,
     )
+
+
+def feature_inputs(backbone: EvaluatedBackbone, output: EvaluationOutput) -> dict[str, Any]:
+    """Return the inputs of a result that determine the features: the network, and its arithmetic unless float32.
+
+    Raises:
+        ValueError: if features are not computed in this arithmetic.
+    """
+    if output.precision not in DTYPES:
+        raise ValueError(f"features are not computed in {output.precision}; give one of {', '.join(DTYPES)}")
+    return _network_inputs(backbone, output.precision)
+
+
+def _network_inputs(backbone: EvaluatedBackbone, precision: Precision) -> dict[str, Any]:
+    return {"backbone": backbone.digest, **({} if precision == "32-true" else {"precision": precision})}
 
 
 def rois_on_map(
@@ -341,6 +385,18 @@ class _Images(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         return self.cut(load_image(self.paths[index]))
+
+
+class _FrozenNetwork(nn.Module):
+    """A network at a precision, whose feature maps are float32, so that their mean is not rounded."""
+
+    def __init__(self, network: nn.Module, num_channels: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network, self.num_channels = network, num_channels
+        self.encode = at_precision(network, dtype)
+
+    def forward(self, views: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d i j"]:
+        return self.encode(views).float()
 
 
 def _pooled(network: nn.Module) -> Encode:

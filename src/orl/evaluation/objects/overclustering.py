@@ -66,7 +66,7 @@ def run(
 ) -> Result:
     """Cluster the patches of the images to score, compare them with the masks, and write the result."""
     masks = data.masks
-    inputs = mask_inputs(backbone, data, config, output.seed)
+    inputs = mask_inputs(backbone, data, config, output)
     if (result := finished(output, inputs)) is not None:
         return result
     started = time.perf_counter()

@@ -15,7 +15,7 @@ from orl.evaluation.correspondences import roi_classes
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.objects.image_sums import ImageSums
 from orl.evaluation.objects.object_dataset import ObjectBoxes, ObjectDataset
-from orl.evaluation.objects.object_features import ObjectFeatures, open_object_features
+from orl.evaluation.objects.object_features import ObjectFeatures, feature_inputs, open_object_features
 from orl.evaluation.objects.object_result import object_result, object_tables, row_of
 from orl.evaluation.objects.proposals import ProposalsConfig, find_rois
 from orl.evaluation.output import EvaluationOutput, finished, write_result
@@ -53,7 +53,7 @@ def run(
     """Find and score the correspondences of the images to score, and write the result."""
     check(data, config)
     images = _images(data, config)
-    inputs = {"backbone": backbone.digest, "boxes": images.fingerprint, **asdict(config), "seed": output.seed}
+    inputs = {**feature_inputs(backbone, output), "boxes": images.fingerprint, **asdict(config), "seed": output.seed}
     if (result := finished(output, inputs)) is not None:
         return result
     started = time.perf_counter()

@@ -20,7 +20,7 @@ class RoiConfig:
     map_px: int = 480
     """Short side of the image whose feature map RoIs are cut from, pixels; 0 for no maps."""
     recalibrate: bool = False
-    """Also score features with batch-norm statistics of the crops of the training split."""
+    """Also score features with batch-norm statistics of the training split: its crops, for maps its images."""
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -53,7 +53,11 @@ def roi_features(features: ObjectFeatures, data: ObjectDataset, config: RoiConfi
 def statistics_text(config: RoiConfig) -> str:
     """Return which batch-norm statistics the features have."""
     own = "batch-norm statistics of the backbone"
-    return f"{own}; 'recalibrated': those of crops of the training split" if config.recalibrate else own
+    return (
+        f"{own}; 'recalibrated': those of the training split's crops, for maps its images"
+        if config.recalibrate
+        else own
+    )
 
 
 def run_sizes(config: EvaluationConfig) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from orl.evaluation.arrays import unit_rows
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.knn import check_neighbours, weighted_votes
 from orl.evaluation.objects.object_dataset import ObjectDataset
-from orl.evaluation.objects.object_features import open_object_features
+from orl.evaluation.objects.object_features import feature_inputs, open_object_features
 from orl.evaluation.objects.object_result import Row, object_result, object_tables, row_of
 from orl.evaluation.objects.roi_features import RoiConfig, roi_features, run_sizes, statistics_text
 from orl.evaluation.objects.scored_boxes import ScoredBoxes, class_sums, scored_boxes
@@ -44,7 +44,7 @@ def run(
 ) -> Result:
     """Score a backbone by the votes of the nearest training boxes, and write the result."""
     check(data, config)
-    inputs = box_inputs(backbone, data, config, output.seed)
+    inputs = box_inputs(backbone, data, config, output)
     if (result := finished(output, inputs)) is not None:
         return result
     started = time.perf_counter()
@@ -144,13 +144,13 @@ def _relevant_fraction(boxes: ScoredBoxes) -> float:
     return float((counts / counts.sum()).mean())
 
 
-def box_inputs(backbone: EvaluatedBackbone, data: ObjectDataset, config: Any, seed: int) -> Result:
+def box_inputs(backbone: EvaluatedBackbone, data: ObjectDataset, config: Any, output: EvaluationOutput) -> Result:
     """Return all inputs that determine a result on boxes and its interval."""
     return {
-        "backbone": backbone.digest,
+        **feature_inputs(backbone, output),
         "boxes": [each.fingerprint for each in data.boxes],
         **asdict(config),
-        "seed": seed,
+        "seed": output.seed,
     }
 
 

@@ -62,7 +62,7 @@ def run(
 ) -> Result:
     """Score a backbone by a linear classifier of boxes, and write the result."""
     check(data, config)
-    inputs = box_inputs(backbone, data, config, output.seed)
+    inputs = box_inputs(backbone, data, config, output)
     if (result := finished(output, inputs)) is not None:
         return result
     started = time.perf_counter()
