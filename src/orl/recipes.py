@@ -106,7 +106,7 @@ def demo(images: Path | str, out: Path | str) -> RunConfig:
         stage3=_short_training(epochs=20, batch_size=32, size_px=64, hidden_features=512),
         discover=DiscoverConfig(embed_px=96, roi_embed_px=64, min_side=0.2, shard_size=64),
         objects=ObjectConfig(roi_size_px=32),
-        evaluation=EvaluationConfig(size_px=96, features="pooled"),
+        evaluation=EvaluationConfig(size_px=96, features="pooled", max_object_images=200),
     )
 
 

@@ -299,6 +299,9 @@ def test_the_probe_scores_at_its_epochs_and_changes_no_weight(scenes: Path, trai
     run = RunDir(config.out)
     rows = [json.loads(line) for line in run.metrics("stage1").read_text().splitlines()]
     probed = {row["epoch"]: row["probe_knn_map"] for row in rows if "probe_knn_map" in row}
+    crops = {row["epoch"]: row["probe_roi_knn_top1"] for row in rows if "probe_roi_knn_top1" in row}
+    assert crops.keys() == probed.keys()
+    assert all(0 <= value <= 1 for value in crops.values())
     assert list(probed) == [1.0, 2.0]
     assert all(0 < value < 1 for value in probed.values())
     assert run.backbone("stage1").read_bytes() == RunDir(trained.out).backbone("stage1").read_bytes()

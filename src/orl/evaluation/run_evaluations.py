@@ -9,6 +9,7 @@ from orl.config import RunConfig
 from orl.evaluation.evaluated_backbone import RANDOM, load_evaluated_backbone
 from orl.evaluation.evaluations import OBJECT_EVALUATIONS, RUN_EVALUATIONS
 from orl.evaluation.objects.object_dataset import ObjectDataset
+from orl.evaluation.objects.roi_knn import ROI_KNN
 from orl.evaluation.output import EvaluationOutput
 from orl.evaluation.protocol import Evaluation
 from orl.evaluation.voc_dataset import VocDataset
@@ -94,6 +95,14 @@ def evaluate_backbone(config: RunConfig, label: str, data: RunDatasets) -> None:
         evaluation.run(
             replace(backbone, label=label), data.objects if is_objects else data.images, own, output, Processes()
         )
+
+
+def allows_roi_knn(config: RunConfig, data: RunDatasets) -> bool:
+    """Return whether a run evaluates the crops of labelled boxes."""
+    return any(
+        evaluation is ROI_KNN and not _reason_against(evaluation, data.objects, own)
+        for evaluation, own in _evaluations(config)
+    )
 
 
 def _evaluations(config: RunConfig) -> Iterator[tuple[Evaluation[Any, Any], Any]]:

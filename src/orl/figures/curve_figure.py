@@ -25,6 +25,7 @@ LINE_COLOURS = ("#2563c9", "#d9480f", "#0b7a4b", "#8a3ffc", "#b8860b", "#c2255c"
 DEFAULT_SERIES = ("loss", "probe_knn_map", "feature_std", "lr")
 SERIES_NAMES = {
     "probe_knn_map": "mean AP by kNN while training",
+    "probe_roi_knn_top1": "accuracy of object crops by kNN while training",
     "feature_std": "feature std",
     "effective_rank": "effective rank of a batch",
     "alignment": "alignment of the two views",

@@ -82,7 +82,9 @@ def read_object_results(run: RunDir) -> list[ObjectScores]:
             result = files.read_json(path)
             if not isinstance(result.get("rows"), list):
                 raise ValueError(f"{path} is not a result of {evaluation.name}: it lacks 'rows'; delete it and repeat")
-            dataset = name_dataset(result)
+            # Images with boxes and images with masks may differ in number, and each evaluation has its own sizes.
+            splits = " to ".join(str(result[key]) for key in ("train_split", "test_split") if result.get(key))
+            dataset = f"{Path(str(result.get('data') or 'the labelled data set')).name}, {splits}"
             scores = ObjectScores(task=evaluation.name, backbone=backbone, dataset=dataset, result=result)
             found.setdefault((dataset, backbone, evaluation.name), scores)
     return list(found.values())

@@ -11,7 +11,16 @@ from orl.report.content import Figure, Note, Section, chart_figure
 from orl.report.runs import ReportedRun, ReportInputs
 from orl.rundir import TRAINED_STAGES
 
-SHOWN = ("probe_knn_map", "feature_std", "effective_rank", "alignment", "gradient_norm", "lr", "images_per_s")
+SHOWN = (
+    "probe_knn_map",
+    "probe_roi_knn_top1",
+    "feature_std",
+    "effective_rank",
+    "alignment",
+    "gradient_norm",
+    "lr",
+    "images_per_s",
+)
 """Series of every step that are shown beside the losses."""
 
 Metrics = Mapping[str, ndarray]
