@@ -172,7 +172,7 @@ def evaluate(
     Args:
         backbone: folder of a run, a file of weights, or 'random'.
         data: the labelled data set.
-        task: 'svm', 'knn', 'low-shot', 'linear', 'linear-estimate', 'semi', 'detect' or 'detect-voc'.
+        task: a task of `orl evaluate`, such as 'svm', 'knn', 'linear', 'detect', 'roi-knn' or 'dense-retrieval'.
         architecture: network of the weights, where the file does not name it.
         out: JSON file of the result; in a folder beside the weights if None.
         seed: seed of random weights and of all sampling.

@@ -61,7 +61,7 @@ class RunDir:
         return self.root / "discover" / "score.json"
 
     def evaluation(self, task: str, backbone: str) -> Path:
-        """Return the file of one evaluation ('svm', 'knn', 'low-shot') of a backbone ('random', 'stage1', 'stage3')."""
+        """Return the file of one evaluation, such as 'roi-knn', of a backbone ('random', 'stage1', 'stage3')."""
         return self.root / "evaluation" / f"{task}_{backbone}.json"
 
     @property

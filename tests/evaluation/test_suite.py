@@ -13,12 +13,15 @@ from torch import multiprocessing
 
 from orl.evaluation.classification.semi import SemiConfig
 from orl.evaluation.evaluated_backbone import RANDOM, EvaluatedBackbone
+from orl.evaluation.evaluations import OBJECT_EVALUATIONS
+from orl.evaluation.objects.object_result import _shared_dataset
 from orl.evaluation.output import EvaluationOutput, finished, write_result
 from orl.evaluation.protocol import Datasets, Evaluation
 from orl.evaluation.suite import Candidates, Step, file_name, plan_suite, run_suite, suite_configs
 from orl.evaluation.voc_dataset import VocDataset, VocOptions
 from orl.networks.backbones import build_backbone, save_backbone
 from orl.processes import Processes, joined_processes
+from orl.synthetic.scenes import draw_scenes
 from orl.training.interrupts import Stopped
 
 HERE = Path("data")
@@ -113,7 +116,18 @@ def test_evaluations_of_one_data_set_read_its_labels_once() -> None:
 
 
 def test_both_detection_evaluations_have_one_group_of_options() -> None:
-    assert list(suite_configs()) == ["svm", "knn", "low_shot", "linear", "semi", "detect"]
+    on_objects = [evaluation.name.replace("-", "_") for evaluation in OBJECT_EVALUATIONS]
+    assert list(suite_configs()) == ["svm", "knn", "low_shot", *on_objects, "linear", "semi", "detect"]
+
+
+def test_a_set_of_objects_has_the_evaluations_that_it_allows(tmp_path: Path) -> None:
+    draw_scenes(tmp_path / "s", num_trainval=24, num_test=24, size_wh=(64, 48), quiet=True)
+    names = [step.name for step in plan_suite(Datasets(objects=tmp_path / "s"))]
+    assert names == [evaluation.name for evaluation in OBJECT_EVALUATIONS]
+    (tmp_path / "s" / "SegmentationObject").rename(tmp_path / "masks")
+    _shared_dataset.cache_clear()
+    without = [step.name for step in plan_suite(Datasets(objects=tmp_path / "s"))]
+    assert set(names) - set(without) == {"dense-retrieval", "linear-segmentation", "overclustering"}
 
 
 def test_an_entry_of_the_suite_has_the_splits_and_size_of_the_data_sets() -> None:

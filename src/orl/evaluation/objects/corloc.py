@@ -19,7 +19,7 @@ from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.objects.image_sums import ImageSums
 from orl.evaluation.objects.object_dataset import ObjectBoxes, ObjectDataset
 from orl.evaluation.objects.object_features import ObjectFeatures, feature_inputs, open_object_features, read_images
-from orl.evaluation.objects.object_result import object_result, object_tables, row_of
+from orl.evaluation.objects.object_result import object_entries, object_result, object_tables, row_of
 from orl.evaluation.output import EvaluationOutput, finished, write_result
 from orl.evaluation.protocol import Evaluation, Result, config_deviations
 from orl.processes import Processes
@@ -175,4 +175,5 @@ CORLOC = Evaluation(
     run=run,
     tables=object_tables,
     one_process=True,
+    suite_entries=partial(object_entries, "corloc", check),
 )

@@ -8,7 +8,7 @@ Source:
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ from orl.evaluation.objects.object_features import (
     feature_inputs,
     open_object_features,
 )
-from orl.evaluation.objects.object_result import Row, object_result, object_tables, row_of
+from orl.evaluation.objects.object_result import Row, object_entries, object_result, object_tables, row_of
 from orl.evaluation.objects.roi_features import run_sizes
 from orl.evaluation.output import EvaluationOutput, finished, write_result
 from orl.evaluation.protocol import Evaluation, Result, config_deviations
@@ -285,5 +285,6 @@ DENSE_RETRIEVAL = Evaluation(
     run=run,
     tables=object_tables,
     one_process=True,
+    suite_entries=partial(object_entries, "dense-retrieval", check),
     run_config=_run_config,
 )

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from orl.evaluation.bootstrap import Estimate
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.objects.object_dataset import ObjectDataset
 from orl.evaluation.objects.object_features import open_object_features
-from orl.evaluation.objects.object_result import Row, object_result, object_tables
+from orl.evaluation.objects.object_result import Row, object_entries, object_result, object_tables
 from orl.evaluation.objects.roi_features import RoiConfig, roi_features, run_sizes
 from orl.evaluation.objects.roi_knn import about_boxes, box_inputs
 from orl.evaluation.objects.scored_boxes import scored_boxes
@@ -144,5 +145,6 @@ RANK = Evaluation(
     run=run,
     tables=object_tables,
     one_process=True,
+    suite_entries=partial(object_entries, "rank", check),
     run_config=_run_config,
 )

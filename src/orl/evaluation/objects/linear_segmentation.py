@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from orl.evaluation.objects.image_sums import ImageSums
 from orl.evaluation.objects.mask_overlaps import class_pixels, constant_miou, mask_overlaps
 from orl.evaluation.objects.object_dataset import ObjectDataset
 from orl.evaluation.objects.object_features import FeatureMaps16, ObjectFeatures, feature_inputs, open_object_features
-from orl.evaluation.objects.object_result import object_result, object_tables, row_of
+from orl.evaluation.objects.object_result import object_entries, object_result, object_tables, row_of
 from orl.evaluation.output import EvaluationOutput, finished, write_result
 from orl.evaluation.protocol import Evaluation, Result, config_deviations
 from orl.processes import Processes
@@ -244,4 +245,5 @@ LINEAR_SEGMENTATION = Evaluation(
     run=run,
     tables=object_tables,
     one_process=True,
+    suite_entries=partial(object_entries, "linear-segmentation", check),
 )

@@ -154,7 +154,10 @@ class ObjectDataset:
             longer = max(train.classes, test.classes, key=len)
             train, test = replace(train, classes=longer), replace(test, classes=longer)
         _check_splits(train, test, self.data)
-        return MaskSplits(train=train.select(self._sample(len(train))), test=test.select(self._sample(len(test))))
+        return MaskSplits(
+            train=train.select(sampled_rows(len(train), self.max_images)),
+            test=test.select(sampled_rows(len(test), self.max_images)),
+        )
 
     def _read_boxes(self, *, train: bool) -> ObjectBoxes:
         split = self.train_split if train else self.test_split
@@ -195,7 +198,7 @@ class ObjectDataset:
         found = found.select([row for row, own in enumerate(found.boxes) if len(own)])
         if not len(found):
             raise ValueError(f"split {split!r} of {self.data} has no labelled boxes; give another split")
-        return found.select(self._sample(len(found)))
+        return found.select(sampled_rows(len(found), self.max_images))
 
     def _read_crops(self, split: str) -> ObjectBoxes:
         """Read a folder of crops, whose complete images are the boxes."""
@@ -210,13 +213,15 @@ class ObjectDataset:
             box_classes=tuple(images.labels[row : row + 1] for row in range(len(images))),
             scored=(np.ones(1, dtype=bool),) * len(images),
         )
-        return found.select(self._sample(len(found)))
+        return found.select(sampled_rows(len(found), self.max_images))
 
-    def _sample(self, num_images: int) -> list[int]:
-        if self.max_images is None or num_images <= self.max_images:
-            return list(range(num_images))
-        generator = np.random.default_rng(SAMPLE_SEED)
-        return np.sort(generator.permutation(num_images)[: self.max_images]).tolist()
+
+def sampled_rows(num_images: int, max_images: int | None) -> list[int]:
+    """Return a fixed random sample of the images in rising order; all of them if they are not more than the limit."""
+    if max_images is None or num_images <= max_images:
+        return list(range(num_images))
+    generator = np.random.default_rng(SAMPLE_SEED)
+    return np.sort(generator.permutation(num_images)[:max_images]).tolist()
 
 
 def _check_splits(train: ObjectBoxes | SemanticMasks, test: ObjectBoxes | SemanticMasks, data: Path) -> None:

@@ -1,14 +1,20 @@
 """Results of the object evaluations: rows of the scoreboard, each with an interval, in one form for all of them."""
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 from orl.evaluation.bootstrap import Estimate
 from orl.evaluation.objects import image_sums
 from orl.evaluation.objects.image_sums import ImageSums
-from orl.evaluation.protocol import Result, Tables
+from orl.evaluation.objects.object_dataset import ObjectDataset
+from orl.evaluation.protocol import Config, Datasets, Result, SuiteEntry, Tables
+
+logger = logging.getLogger(__name__)
 
 Unit = Literal["fraction", "number"]
 
@@ -90,6 +96,34 @@ def object_tables(result: Result) -> Tables:
     """Return the fractions of a result, as every evaluation does; numbers are in the scoreboard only."""
     title = f"Objects: {result['task']}"
     return {title: {row["name"]: row["estimate"]["value"] for row in result["rows"] if row["unit"] == "fraction"}}
+
+
+def object_entries(
+    name: str, check: Callable[[ObjectDataset, Config], object], datasets: Datasets, config: Config
+) -> list[SuiteEntry[ObjectDataset, Config]]:
+    """Return the entry of an evaluation of objects in the suite, if the data set is given and allows it.
+
+    Args:
+        name: name of the evaluation.
+        check: its check of the labels.
+        datasets: the given data sets.
+        config: its config.
+    """
+    if datasets.objects is None:
+        return []
+    data = _shared_dataset(datasets.objects)
+    try:
+        check(data, config)
+    except ValueError as error:
+        logger.warning("%s is left out: %s", name, error)
+        return []
+    return [SuiteEntry(name=name, data=data, config=config)]
+
+
+@lru_cache(maxsize=1)
+def _shared_dataset(data: Path) -> ObjectDataset:
+    """Return one data set for all evaluations of a suite, whose labels are read once."""
+    return ObjectDataset(data=data)
 
 
 def _row_to_json(row: Row) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
@@ -22,7 +23,7 @@ from orl.evaluation.objects.linear_segmentation import (
 from orl.evaluation.objects.mask_overlaps import class_pixels, constant_miou
 from orl.evaluation.objects.object_dataset import ObjectDataset
 from orl.evaluation.objects.object_features import FeatureMaps16, open_object_features
-from orl.evaluation.objects.object_result import Row, object_result, object_tables, row_of
+from orl.evaluation.objects.object_result import Row, object_entries, object_result, object_tables, row_of
 from orl.evaluation.output import EvaluationOutput, finished, write_result
 from orl.evaluation.protocol import Evaluation, Result, config_deviations
 from orl.processes import Processes
@@ -50,6 +51,8 @@ class OverclusteringConfig:
         check_numbers(self)
         if min(self.size_px, self.mask_px, self.components, self.clusters, self.seeds, self.max_patches) < 1:
             raise ValueError("the options of overclustering must be at least 1")
+        if self.max_patches < self.clusters:
+            raise ValueError(f"max_patches is {self.max_patches}; {self.clusters} clusters need at least as many")
 
 
 def check(data: ObjectDataset, config: OverclusteringConfig) -> None:
@@ -73,13 +76,12 @@ def run(
     masks.test.check(output.quiet)
     features = open_object_features(backbone, data, output)
     classes = masks.test.classes
+    map_shape = features.map_shape(config.size_px)
+    num_patches, most = len(masks.test) * map_shape[1] * map_shape[2], max(config.clusters, len(classes))
+    if num_patches < most:
+        raise ValueError(f"{num_patches} patches cannot form {most} clusters; give more images or fewer --clusters")
     labels = resized_masks(masks.test, config.mask_px)
     maps = features.maps(masks.test, size_px=config.size_px)
-    num_patches = len(maps) * maps.shape[1] * maps.shape[2]
-    if num_patches < config.clusters:
-        raise ValueError(
-            f"{num_patches} patches cannot form {config.clusters} clusters; give more images or fewer --clusters"
-        )
     patches = reduced_patches(maps, config.components, config.max_patches, output.seed)
     chance = constant_miou(class_pixels(labels, len(classes)))
     rows: list[Row] = []
@@ -107,6 +109,7 @@ def run(
         protocol_deviations=[
             *backbone.protocol_deviations,
             *map_deviations(features),
+            "mini-batch k-means of scikit-learn",
             *config_deviations(config),
         ],
         elapsed_s=time.perf_counter() - started,
@@ -194,4 +197,5 @@ OVERCLUSTERING = Evaluation(
     run=run,
     tables=object_tables,
     one_process=True,
+    suite_entries=partial(object_entries, "overclustering", check),
 )

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,9 +15,9 @@ from orl.discovery.nearest_neighbours import nearest_neighbours, row_blocks, uni
 from orl.evaluation.correspondences import roi_classes
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.objects.image_sums import ImageSums
-from orl.evaluation.objects.object_dataset import ObjectBoxes, ObjectDataset
+from orl.evaluation.objects.object_dataset import ObjectBoxes, ObjectDataset, sampled_rows
 from orl.evaluation.objects.object_features import ObjectFeatures, feature_inputs, open_object_features
-from orl.evaluation.objects.object_result import object_result, object_tables, row_of
+from orl.evaluation.objects.object_result import object_entries, object_result, object_tables, row_of
 from orl.evaluation.objects.proposals import ProposalsConfig, find_rois
 from orl.evaluation.output import EvaluationOutput, finished, write_result
 from orl.evaluation.protocol import Evaluation, Result
@@ -34,7 +35,7 @@ class PairsConfig(ProposalsConfig):
     neighbours: int = 10
     """Neighbours of each image."""
     max_pair_images: int = 200
-    """Images, the first of the split; RoIs are many, and each passes the network."""
+    """Images, a fixed sample; RoIs are many, and each passes the network."""
 
 
 def check(data: ObjectDataset, config: PairsConfig) -> None:
@@ -157,7 +158,7 @@ def _sums(names: tuple[str, ...], numerators: Float[ndarray, "n _"], denominator
 
 def _images(data: ObjectDataset, config: PairsConfig) -> ObjectBoxes:
     test = data.boxes.test
-    return test.select(list(range(min(len(test), config.max_pair_images))))
+    return test.select(sampled_rows(len(test), config.max_pair_images))
 
 
 PAIRS = Evaluation(
@@ -170,4 +171,5 @@ PAIRS = Evaluation(
     run=run,
     tables=object_tables,
     one_process=True,
+    suite_entries=partial(object_entries, "pairs", check),
 )

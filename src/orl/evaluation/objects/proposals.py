@@ -24,7 +24,7 @@ from orl.discovery.selective_search import selective_search
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.objects.image_sums import ImageSums
 from orl.evaluation.objects.object_dataset import ObjectBoxes, ObjectDataset
-from orl.evaluation.objects.object_result import Row, object_result, object_tables, row_of
+from orl.evaluation.objects.object_result import Row, object_entries, object_result, object_tables, row_of
 from orl.evaluation.output import EvaluationOutput, finished, write_result
 from orl.evaluation.protocol import Evaluation, Result
 from orl.processes import Processes
@@ -220,4 +220,5 @@ PROPOSALS = Evaluation(
     run=run,
     tables=object_tables,
     one_process=True,
+    suite_entries=partial(object_entries, "proposals", check),
 )

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.knn import check_neighbours, weighted_votes
 from orl.evaluation.objects.object_dataset import ObjectDataset
 from orl.evaluation.objects.object_features import feature_inputs, open_object_features
-from orl.evaluation.objects.object_result import Row, object_result, object_tables, row_of
+from orl.evaluation.objects.object_result import Row, object_entries, object_result, object_tables, row_of
 from orl.evaluation.objects.roi_features import RoiConfig, roi_features, run_sizes, statistics_text
 from orl.evaluation.objects.scored_boxes import ScoredBoxes, class_sums, scored_boxes
 from orl.evaluation.output import EvaluationOutput, finished, write_result
@@ -187,5 +188,6 @@ ROI_KNN = Evaluation(
     run=run,
     tables=object_tables,
     one_process=True,
+    suite_entries=partial(object_entries, "roi-knn", check),
     run_config=_run_config,
 )

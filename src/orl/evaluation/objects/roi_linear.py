@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from orl.evaluation.classification.logistic import (
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.objects.object_dataset import ObjectDataset
 from orl.evaluation.objects.object_features import open_object_features
-from orl.evaluation.objects.object_result import Row, object_result, object_tables, row_of
+from orl.evaluation.objects.object_result import Row, object_entries, object_result, object_tables, row_of
 from orl.evaluation.objects.roi_features import RoiConfig, RoiFeatures, roi_features
 from orl.evaluation.objects.roi_knn import about_boxes, box_inputs
 from orl.evaluation.objects.scored_boxes import ScoredBoxes, class_sums, scored_boxes
@@ -190,4 +191,5 @@ ROI_LINEAR = Evaluation(
     run=run,
     tables=object_tables,
     one_process=True,
+    suite_entries=partial(object_entries, "roi-linear", check),
 )
