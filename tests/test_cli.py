@@ -210,7 +210,12 @@ def test_a_signal_during_a_callback_is_not_lost(
             time.sleep(0.01)
 
     monkeypatch.setitem(COMMANDS, "recipes", work)
-    assert main(["recipes"]) == code
+    # A test run in the background of a script ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(["recipes"]) == code
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "orl: stopped; the same command resumes\n"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orl.cli import main
-from orl.evaluation.evaluations import EVALUATIONS
+from orl.evaluation.evaluations import EVALUATIONS, OBJECT_EVALUATIONS
 from orl.evaluation.output import write_result
 from orl.evaluation.protocol import Evaluation
 
@@ -154,7 +154,7 @@ def test_help_groups_options_by_what_they_are_about(
         "machine options",
     ]
     assert not re.search(r"\bhow\b|\bwhat\.|settings options", text, re.IGNORECASE)
-    assert ("--precision" in text) == evaluation.trains
+    assert ("--precision" in text) == (evaluation.trains or evaluation in OBJECT_EVALUATIONS)
 
 
 def test_help_of_the_suite_names_every_group_of_options(capsys: pytest.CaptureFixture[str]) -> None:

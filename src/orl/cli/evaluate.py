@@ -76,7 +76,7 @@ class SuiteOptions:
     out: Path
     """Folder of all results and of the comparison."""
     architecture: str | None = None
-    """Architecture of the weights, where the files do not name it; resnet50 for 'random' if not given."""
+    """Architecture where the files do not name it; 'random' has that of the first other backbone if not given."""
     seed: int = 0
     """Seed of random weights and of all sampling."""
     overwrite: bool = False
@@ -94,7 +94,7 @@ class ScoreboardOptions:
     only: tuple[str, ...] = ()
     """Evaluations to run, such as roi-knn rank; if not given, all that the data set allows."""
     architecture: str | None = None
-    """Architecture of the weights, where the files do not name it; resnet50 for 'random' if not given."""
+    """Architecture where the files do not name it; 'random' has that of the first other backbone if not given."""
     seed: int = 0
     """Seed of random weights and of all sampling."""
     overwrite: bool = False

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from orl.evaluation.comparison import write_comparison
 from orl.evaluation.evaluated_backbone import RANDOM, EvaluatedBackbone, load_evaluated_backbone
@@ -14,6 +14,7 @@ from orl.evaluation.evaluations import EVALUATIONS
 from orl.evaluation.objects.scoreboard import write_scoreboard
 from orl.evaluation.output import EvaluationOutput
 from orl.evaluation.protocol import Datasets, Evaluation, Result
+from orl.networks.names import BackboneName
 from orl.processes import Processes
 from orl.training.interrupts import Stopped
 from orl.weights.find import find_weights_file
@@ -65,8 +66,19 @@ class Candidates:
                 find_weights_file(backbone)
 
     def load(self, backbone: Path) -> EvaluatedBackbone:
-        """Load one of them."""
-        return load_evaluated_backbone(backbone, self.architecture, self.seed)
+        """Load one of them; random weights have the network of the first other backbone, if it is one of ours."""
+        architecture = self._random_architecture() if backbone == RANDOM else self.architecture
+        return load_evaluated_backbone(backbone, architecture, self.seed)
+
+    def _random_architecture(self) -> str | None:
+        others = [path for path in self.backbones if path != RANDOM]
+        if self.architecture is not None or not others:
+            return self.architecture
+        try:
+            name = load_evaluated_backbone(others[0]).network.name
+        except ERRORS:
+            return None  # its own turn reports the error
+        return name if name in get_args(BackboneName) else None
 
 
 def suite_configs() -> dict[str, Any]:
@@ -154,6 +166,7 @@ def run_steps(
     folder: Path,
     output_at: Callable[[Path], EvaluationOutput],
     processes: Processes,
+    only: Path | None = None,
 ) -> tuple[list[Result], list[str]]:
     """Run checked evaluations on every backbone; finished results are kept, and a failure stops no other.
 
@@ -163,6 +176,7 @@ def run_steps(
         folder: folder for the results, one folder below it for each backbone.
         output_at: function from the path of a result to its output.
         processes: joined processes; evaluations of one process run in the first.
+        only: the one backbone to evaluate; all if not given.
 
     Returns:
         The results by backbone and then by evaluation, and the reason of each failure.
@@ -172,7 +186,7 @@ def run_steps(
     """
     results: list[Result] = []
     failures: list[str] = []
-    for path in candidates.backbones:
+    for path in candidates.backbones if only is None else (only,):
         try:
             backbone = candidates.load(path)
         except ERRORS as error:

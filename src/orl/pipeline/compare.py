@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
 
 from orl import files
 from orl.config import one_of
@@ -17,8 +16,7 @@ from orl.evaluation.objects.run_scoreboard import ScoreboardPlan
 from orl.evaluation.objects.scoreboard import write_scoreboard
 from orl.evaluation.output import EvaluationOutput
 from orl.evaluation.protocol import Result
-from orl.evaluation.suite import ERRORS, Candidates, raise_failures, run_steps
-from orl.networks.names import BackboneName
+from orl.evaluation.suite import Candidates, raise_failures, run_steps
 from orl.processes import Processes
 from orl.report.compare_page import write_compare_page
 
@@ -127,24 +125,10 @@ def _run_all(
     labels: dict[Path, str] = {}
     failures: list[str] = []
     for path in candidates.backbones:
-        architecture = _random_architecture(candidates) if path == RANDOM else candidates.architecture
-        one = replace(candidates, backbones=[path], architecture=architecture)
-        own, failed = run_steps(one, plan.steps, folder, output_at, processes)
+        own, failed = run_steps(candidates, plan.steps, folder, output_at, processes, only=path)
         failures += failed
         if own:
             # A kept result of the same weights may name another path.
             labels[path] = str(own[0]["backbone"]) if path == RANDOM else str(path)
             results += [{**result, "backbone": labels[path]} for result in own]
     return results, labels, failures
-
-
-def _random_architecture(candidates: Candidates) -> str | None:
-    """Return the architecture of random weights: that of the first other backbone, if none is given and it is ours."""
-    others = [path for path in candidates.backbones if path != RANDOM]
-    if candidates.architecture is not None or not others:
-        return candidates.architecture
-    try:
-        name = candidates.load(others[0]).network.name
-    except ERRORS:
-        return None  # its own turn reports the error
-    return name if name in get_args(BackboneName) else None
