@@ -10,8 +10,8 @@ from tests.weights.foreign import LAYOUTS, feature_map_of, known_resnet, randomi
 from torch import nn
 
 from orl.networks.backbones import Backbone
-from orl.weights.architectures import ExternalBackbone, build_architecture
-from orl.weights.loading import load_network
+from orl.weights.architectures import ExternalBackbone, ImageNetInputBackbone, PatchMaps, build_architecture
+from orl.weights.loading import load_eval_network, load_network
 
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -159,7 +159,6 @@ def test_built_networks_are_in_evaluation_mode_and_the_random_state_is_unchanged
     [
         ("vit_b_16", "vit_b_16 gives no feature map"),
         ("swin_t", "swin_t gives no feature map"),
-        ("timm/vit_tiny_patch16_224", "vit_tiny_patch16_224 gives no feature map"),
         ("timm/swin_tiny_patch4_window7_224", "swin_tiny_patch4_window7_224 gives no feature map"),
         ("inception_v3", "torchvision has no network called 'inception_v3'"),
         ("efficientnet_lite0", "torchvision has no network called 'efficientnet_lite0'.*'timm/'"),
@@ -198,3 +197,56 @@ def test_the_error_for_a_damaged_resnet_names_the_missing_weight(tmp_path: Path)
     torch.save(weights, tmp_path / "resnet18-f37072fd.pth")
     with pytest.raises(ValueError, match=r"As a ResNet: .*it lacks layer1\.0\.bn1\.bias"):
         load_network(tmp_path / "resnet18-f37072fd.pth")
+
+
+def vit_file(folder: Path, name: str = "vit_tiny_patch16_224") -> Path:
+    """Write random weights under the names that timm 1.0 gives a vision transformer (`timm.create_model(name)`)."""
+    torch.manual_seed(0)
+    path = folder / f"{name}.safetensors"
+    save_file(timm.create_model(name, depth=2).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build vision transformers of two blocks, so that a test is fast."""
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: create(name, **{"depth": 2, **options}))
+
+
+@pytest.mark.usefixtures("shallow")
+def test_a_vision_transformer_gives_a_map_of_its_patch_tokens(tmp_path: Path) -> None:
+    network = load_eval_network(vit_file(tmp_path), "timm/vit_tiny_patch16_224")
+    assert isinstance(network, ImageNetInputBackbone)
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    reference = timm.create_model("vit_tiny_patch16_224").eval()
+    with torch.no_grad():
+        found = network(images)
+        tokens = reference.forward_features(images * network.factor + network.shift)
+    assert found.shape == (2, network.num_channels, 14, 14)
+    torch.testing.assert_close(found[:, :, 3, 5], tokens[:, 1 + 3 * 14 + 5])
+
+
+@pytest.mark.usefixtures("shallow")
+def test_a_vision_transformer_takes_any_size_of_image(tmp_path: Path) -> None:
+    network = load_eval_network(vit_file(tmp_path), "timm/vit_tiny_patch16_224")
+    with torch.no_grad():
+        assert network(torch.randn(1, 3, 100, 250)).shape == (1, 192, 7, 16)
+
+
+@pytest.mark.usefixtures("shallow")
+def test_keys_are_those_of_the_last_attention_block(tmp_path: Path) -> None:
+    network = load_eval_network(vit_file(tmp_path), "timm/vit_tiny_patch16_224")
+    transformer = next(part for part in network.modules() if isinstance(part, PatchMaps))
+    images = torch.randn(1, 3, 64, 48, generator=torch.Generator().manual_seed(1))
+    inputs: list[torch.Tensor] = []
+    last = transformer.network.blocks[-1]
+    handle = last.attn.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
+    with torch.no_grad():
+        keys = transformer.keys(images)
+        handle.remove()
+        weight, bias = (value[192:384] for value in (last.attn.qkv.weight, last.attn.qkv.bias))
+        expected = inputs[0][0, 1:] @ weight.T + bias
+    assert keys.shape == (1, 192, 4, 3)
+    torch.testing.assert_close(keys[0].flatten(1).T, expected)

@@ -1,4 +1,4 @@
-"""Convolutional networks of torchvision and timm, cut before the pooling so that they give feature maps."""
+"""Networks of torchvision and timm, cut before the pooling so that they give feature maps."""
 
 import contextlib
 import re
@@ -68,6 +68,48 @@ class ImageNetInputBackbone(nn.Module):
         return self.network(views * self.factor + self.shift)
 
 
+class PatchMaps(nn.Module):
+    """A vision transformer of timm as a network with a feature map: its patch tokens, after the last normalisation.
+
+    The class token and registers are left out. An image whose sides are no multiple of the patch is padded at the
+    right and bottom, and position embeddings are interpolated to its size.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network: Any = network
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c i j"]:
+        return self._as_map(self.network.forward_features(images), images)
+
+    def keys(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c i j"]:
+        """Compute the keys of the last attention block, of all heads together, as a map.
+
+        Raises:
+            ValueError: if the block does not compute queries, keys and values by one layer.
+        """
+        layer = getattr(self.network.blocks[-1].attn, "qkv", None)
+        if not isinstance(layer, nn.Linear):
+            raise ValueError("the last attention block has no layer 'qkv'; its keys cannot be read")
+        found: list[Tensor] = []
+        with contextlib.closing(_Hook(layer.register_forward_hook(lambda *call: found.append(call[2])))):
+            self.network.forward_features(images)
+        return self._as_map(found[0].chunk(3, dim=2)[1], images)
+
+    def _as_map(self, tokens: Float[Tensor, "n t c"], images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c i j"]:
+        patch_hw = self.network.patch_embed.patch_size
+        rows, columns = (-(-side // patch) for side, patch in zip(images.shape[2:], patch_hw))
+        patches = tokens[:, self.network.num_prefix_tokens :]
+        return patches.transpose(1, 2).unflatten(2, (rows, columns))
+
+
+class _Hook:
+    """A hook of torch that can be closed."""
+
+    def __init__(self, handle: Any) -> None:
+        self.close = handle.remove
+
+
 class _TimmFeatures(nn.Module):
     """A network of timm up to its pooling; its weights have timm's names below 'network.'."""
 
@@ -84,10 +126,10 @@ def build_architecture(name: str) -> Backbone | ExternalBackbone:
 
     Args:
         name: a backbone of orl; a convolutional network of torchvision, with or without the prefix 'torchvision/';
-            or a network of timm with the prefix 'timm/'.
+            or a network of timm, also a plain vision transformer, with the prefix 'timm/'.
 
     Raises:
-        ValueError: if no network has this name, or the network gives no feature map (a transformer).
+        ValueError: if no network has this name, or the network gives no feature map (such as Swin).
         ModuleNotFoundError: if the name is timm's and timm is not installed.
     """
     family, _, model = name.rpartition("/")
@@ -111,7 +153,8 @@ def fill_external(name: str, weights: Weights) -> ExternalBackbone:
     """
     backbone = build_architecture(name)
     assert isinstance(backbone, ExternalBackbone)
-    network = backbone.network.network if isinstance(backbone.network, _TimmFeatures) else backbone.network
+    is_timm = isinstance(backbone.network, _TimmFeatures | PatchMaps)
+    network: nn.Module = backbone.network.network if is_timm else backbone.network  # type: ignore[assignment]
     kept = {key: value for key, value in weights.items() if not key.startswith(_classifier_prefixes(backbone.network))}
     differences = shape_differences(shapes_of(kept), shapes_of(network.state_dict()))
     if differences:
@@ -185,13 +228,19 @@ def _build_timm(model: str) -> ExternalBackbone:
     if not timm.is_model(model):
         raise ValueError(f"timm has no network called {model!r}; timm.list_models() in Python lists its names")
     network = timm.create_model(model, num_classes=0, global_pool="").eval()
+    features: _TimmFeatures | PatchMaps = _TimmFeatures(network)
+    if isinstance(network, timm.models.VisionTransformer):
+        any_size = {"dynamic_img_size": True, "dynamic_img_pad": True}
+        network = timm.create_model(model, num_classes=0, global_pool="", **any_size).eval()
+        features = PatchMaps(network)
     pretrained_config = network.pretrained_cfg
-    features = _TimmFeatures(network)
     with torch.no_grad():
         feature_map = features(torch.zeros(1, *pretrained_config["input_size"]))
-    # Transformers give tokens, or a map with the channels last.
+    # Other transformers give tokens, or a map with the channels last.
     if not isinstance(feature_map, Tensor) or feature_map.ndim != 4 or feature_map.shape[1] != network.num_features:
-        raise ValueError(f"timm's {model} gives no feature map (a transformer?); give a convolutional network of timm")
+        raise ValueError(
+            f"timm's {model} gives no feature map; give a convolutional network of timm or a plain vision transformer"
+        )
     mean, std = pretrained_config["mean"], pretrained_config["std"]
     return ExternalBackbone(features, f"timm/{model}", network.num_features, mean, std)
 
@@ -205,7 +254,7 @@ def _import_timm() -> Any:
 
 
 def _classifier_prefixes(network: nn.Module) -> tuple[str, ...]:
-    if isinstance(network, _TimmFeatures):
+    if isinstance(network, _TimmFeatures | PatchMaps):
         # A distilled network has two classifiers.
         names = network.network.pretrained_cfg.get("classifier") or ()
         return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))

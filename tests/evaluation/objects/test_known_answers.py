@@ -5,16 +5,19 @@ Images have blocks of one colour for each class. The seeing backbone averages co
 
 import json
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from orl.evaluation.evaluated_backbone import EvaluatedBackbone
+from orl.evaluation.evaluated_backbone import EvaluatedBackbone, load_evaluated_backbone
 from orl.evaluation.evaluations import OBJECT_EVALUATIONS, find_evaluation
 from orl.evaluation.objects.corloc import CorlocConfig
 from orl.evaluation.objects.dense_retrieval import DenseRetrievalConfig
@@ -224,3 +227,21 @@ def test_the_scoreboard_has_a_line_for_each_row_and_names_what_was_left_out(
     content = json.loads((tmp_path / "scoreboard.json").read_text())
     assert content["lines"][0]["estimates"]["blind"]["value"] == results[1]["rows"][0]["estimate"]["value"]
     assert len((tmp_path / "scoreboard.csv").read_text().splitlines()) == 5
+
+
+def test_a_vision_transformer_is_scored_by_its_patches_and_its_keys(
+    boxes: ObjectDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: create(name, **{"depth": 2, **options}))
+    # Names of the weights as timm 1.0 gives them.
+    weights = tmp_path / "vit_tiny_patch16_224.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), weights)
+    found = load_evaluated_backbone(weights, "timm/vit_tiny_patch16_224")
+    output = EvaluationOutput(result=tmp_path / "r.json", workers=0, device="cpu", quiet=True)
+    for name in ("corloc", "roi-knn"):
+        own = replace(output, result=tmp_path / f"{name}.json")
+        result = find_evaluation(name).run(found, boxes, CONFIGS[name], own, Processes())
+        assert result is not None
+        assert all(0 <= row["estimate"]["value"] <= 1 for row in result["rows"])
+        assert "feature map without dilation" not in result["protocol_deviations"]

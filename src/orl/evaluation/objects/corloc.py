@@ -86,7 +86,7 @@ def run(
         data=str(data.data),
         protocol_deviations=[
             *backbone.protocol_deviations,
-            *([] if features.is_dilated else ["feature map without dilation"]),
+            *([] if features.is_dilated or features.is_transformer else ["feature map without dilation"]),
             *config_deviations(config, ignored=("split",)),
             *few,
         ],
@@ -115,14 +115,17 @@ def find_boxes(
     read = read_images(images.paths, partial(padded, short_px=config.short_px), features.workers)
     with progress_bar(total=len(images), title="find objects", unit="images", quiet=features.quiet) as bar:
         for image, used_hw, size_wh in read:
-            (feature_map,) = features.encode_maps(image[None])
+            keys = features.encode_keys(image[None])
+            (feature_map,) = features.encode_maps(image[None]) if keys is None else keys
             height, width = feature_map.shape[1:]
             if height < 2 or width < 2:
                 raise ValueError(
                     f"the feature map of an image of {size_wh[0]}x{size_wh[1]} px has {height}x{width} positions, and "
                     "LOST needs at least 2x2; give larger images or --short-px"
                 )
-            box = find_object(layer_normalised(feature_map), (height, width), config.num_expansion).numpy()
+            # The published code normalises maps of convolutional networks, and keys not.
+            patches = layer_normalised(feature_map) if keys is None else feature_map.flatten(1).T
+            box = find_object(patches, (height, width), config.num_expansion).numpy()
             # From patches to the padded image, to the pixels of the file.
             scale = np.array([image.shape[2] / width, image.shape[1] / height] * 2)
             to_file = np.array([size_wh[0] / used_hw[1], size_wh[1] / used_hw[0]] * 2)

@@ -35,6 +35,7 @@ from orl.networks.names import Precision
 from orl.progress import progress_bar
 from orl.views.augment import normalise
 from orl.views.crops import RESAMPLING, cut_boxes, resize, resize_short_side
+from orl.weights.architectures import ImageNetInputBackbone, PatchMaps
 
 Cut = Literal["crop", "map"]
 ROI_GRID = 7
@@ -160,6 +161,18 @@ class ObjectFeatures:
         with torch.inference_mode():
             return self._map_network(views.contiguous(memory_format=torch.channels_last)).float()
 
+    def encode_keys(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n d i j"] | None:
+        """Compute the keys of the last attention block of a vision transformer; None for other networks."""
+        network = self.backbone.network
+        transformer = next((part for part in network.modules() if isinstance(part, PatchMaps)), None)
+        if transformer is None:
+            return None
+        assert isinstance(network, ImageNetInputBackbone)
+        with torch.inference_mode():
+            views = normalise(images.to(self.device))
+            network.to(self.device)
+            return transformer.keys(views * network.factor + network.shift).float()
+
     def map_shape(self, size_px: int) -> tuple[int, int, int]:
         """Return channels, height and width of the feature map of a square image.
 
@@ -179,6 +192,11 @@ class ObjectFeatures:
         """Return True if feature maps are those of a ResNet with a dilated last stage."""
         network: nn.Module = self.backbone.network
         return dilate_last_stage(network) is not None
+
+    @property
+    def is_transformer(self) -> bool:
+        """Return True for a vision transformer, whose keys LOST takes."""
+        return any(isinstance(part, PatchMaps) for part in self.backbone.network.modules())
 
     @cached_property
     def _map_network(self) -> nn.Module:
