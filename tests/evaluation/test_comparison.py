@@ -98,6 +98,12 @@ def test_the_published_rows_are_those_of_the_papers() -> None:
     by_shots = {f"k={k}": score for k, score in low_shot.items()}
     expected["VOC07 low-shot, feat5, cost by test labels", "ORL on COCO"] = by_shots
     expected["VOC07 SVM, feat5", "supervised on ImageNet"] = {"mAP": 87.17}
+    corloc = {
+        "ResNet-50, supervised on ImageNet": 33.5,
+        "ResNet-50, DINO on ImageNet": 36.8,
+        "ViT-S/16, DINO on ImageNet": 61.9,
+    }
+    expected |= {("Objects: corloc", name): {"CorLoc": score} for name, score in corloc.items()}
     assert {(row.comparison, row.backbone): row.scores for row in PUBLISHED} == expected
     assert len(PUBLISHED) == len(expected)
 

@@ -254,7 +254,11 @@ def test_a_chosen_theme_overrides_the_system_and_is_remembered(browser):
     radio = "document.querySelector('.theme [value={}]').click()"
     browser.execute_script(radio.format("light"))
     assert paper(browser) == light
-    browser.refresh()
+    for _ in range(10):  # Chromium stores the choice asynchronously, and may load the page before it has
+        browser.refresh()
+        if paper(browser) == light:
+            break
+        time.sleep(0.2)
     assert paper(browser) == light
     assert browser.execute_script("return document.querySelector('.theme :checked').value") == "light"
     browser.execute_script(radio.format("auto"))

@@ -84,7 +84,7 @@ def _csv(lines: Sequence[ComparisonLine]) -> str:
 def _markdown(lines: Sequence[ComparisonLine], titles: Sequence[str]) -> str:
     parts = [
         "# Evaluation: our scores beside published ones\n",
-        "Per cent. Published scores: ResNet-50; see the source for the training.\n",
+        "Per cent. Published scores: ResNet-50 if nothing else is said; see the source for the training.\n",
     ]
     for title in titles:
         own = [line for line in lines if line.comparison == title]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 ORL_PAPER = "ORL (NeurIPS 2021)"
+LOST_PAPER = "LOST (BMVC 2021), VOC07 trainval"
 OWN_REPRODUCTION = "ORL's authors' own training, supplementary Table 1"
 LOW_SHOT_SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
 LOW_SHOT_ORL = (42.25, 51.81, 63.46, 72.16, 77.86, 81.17, 83.73, 84.59)
@@ -28,6 +29,10 @@ def _linear(backbone: str, top_1: float) -> PublishedRow:
     return PublishedRow("ImageNet linear, feat5", backbone, {"top-1": top_1}, ORL_PAPER)
 
 
+def _corloc(backbone: str, score: float) -> PublishedRow:
+    return PublishedRow("Objects: corloc", backbone, {"CorLoc": score}, LOST_PAPER)
+
+
 PUBLISHED = (
     _detection("random weights", ORL_PAPER, 31.0, 28.5),
     _detection("supervised on ImageNet", ORL_PAPER, 38.9, 35.4),
@@ -50,5 +55,8 @@ PUBLISHED = (
         "ORL's published weights",
     ),
     PublishedRow("VOC07 SVM, feat5", "supervised on ImageNet", {"mAP": 87.17}, "torchvision's ResNet-50 weights"),
+    _corloc("ResNet-50, supervised on ImageNet", 33.5),
+    _corloc("ResNet-50, DINO on ImageNet", 36.8),
+    _corloc("ViT-S/16, DINO on ImageNet", 61.9),
 )
-"""Scores of ResNet-50; "on COCO" means 800 epochs of train2017."""
+"""Scores of ResNet-50 if nothing else is said; "on COCO" means 800 epochs of train2017."""
