@@ -26,6 +26,7 @@ FLOORS = {
     "published_files": 4,
     "processes": 4,
     "embed": 5,
+    "embed_maps": 6,
     "config": 5,
     "training": 5,
     "weights": 5,

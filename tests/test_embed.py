@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from orl.datasets.decode import ImageError
-from orl.embed import CropWorkers, Encode, at_precision, embed_boxes, embed_images
+from orl.embed import Encode, ImageWorkers, at_precision, embed_boxes, embed_images
 from orl.networks.backbones import build_backbone, pool
 from orl.views.augment import normalise
 from orl.views.crops import cut_boxes, resize_to_square
@@ -35,7 +35,7 @@ def some_boxes() -> list[np.ndarray]:
 def embed(
     paths: Sequence[Path],
     boxes: Sequence[np.ndarray],
-    workers: int | CropWorkers = 0,
+    workers: int | ImageWorkers = 0,
     encode: Encode = lambda views: views.flatten(1),
 ) -> np.ndarray:
     device = torch.device("cpu")
@@ -111,7 +111,7 @@ def test_complete_images_are_resized_and_pooled(paths: list[Path]) -> None:
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_workers_serve_another_call_with_other_images_and_boxes(paths: list[Path], count: int) -> None:
-    workers = CropWorkers(count)
+    workers = ImageWorkers(count)
     first = embed(paths, some_boxes(), workers)
     np.testing.assert_array_equal(
         embed(paths[::-1], some_boxes()[::-1], workers), embed(paths[::-1], some_boxes()[::-1])
@@ -125,7 +125,7 @@ def test_workers_are_the_same_processes_in_every_call(paths: list[Path]) -> None
         return {process.pid for process in multiprocessing.active_children()}
 
     before = running()
-    workers = CropWorkers(2)
+    workers = ImageWorkers(2)
     assert running() == before
     embed(paths, some_boxes(), workers)
     first = running() - before
@@ -139,8 +139,8 @@ def test_workers_are_the_same_processes_in_every_call(paths: list[Path]) -> None
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_workers_continue_after_an_unfinished_or_failed_call(paths: list[Path], tmp_path: Path, count: int) -> None:
-    workers = CropWorkers(count)
-    left = workers.crops(paths, [partial(cut_boxes, boxes=boxes, size_px=8) for boxes in some_boxes()])
+    workers = ImageWorkers(count)
+    left = workers.apply(paths, [partial(cut_boxes, boxes=boxes, size_px=8) for boxes in some_boxes()])
     next(left)
     with pytest.raises(RuntimeError, match="still read the images of an earlier call"):
         embed(paths, some_boxes(), workers)

@@ -229,8 +229,12 @@ class DiscoverConfig:
     """File of your own boxes, for --discover.proposals file: a COCO JSON or a published proposal file."""
     search_scale: float = 1.0
     """Scale of an image for selective search; 0.5 takes a quarter of the time."""
+    roi_features: Literal["crops", "map"] = "crops"
+    """Features of RoIs: each RoI is resized and passes the network, as published; or it is cut from the image's map."""
     roi_embed_px: int = 224
-    """Side that an RoI is resized to before it is embedded, pixels."""
+    """Side that an RoI is resized to before it is embedded, pixels; for --discover.roi-features crops."""
+    roi_map_px: int = 480
+    """Short side of the image whose feature map RoIs are cut from, pixels; for --discover.roi-features map."""
     min_side: float = 96.0
     """Smallest width and height of an RoI: pixels from 1 on, below 1 a fraction of the image's short side."""
     max_aspect_ratio: float = 3.0
@@ -241,12 +245,22 @@ class DiscoverConfig:
     """Largest number of RoIs of an image."""
     top_fraction: float = 0.1
     """Correspondences kept for a pair of images, as a fraction of the number of RoIs of the first."""
+    matching: Literal["cosine", "whitened", "csls", "contrast"] = "cosine"
+    """Score of a pair: cosine, as published; of whitened embeddings; corrected for hubs (csls); contrast: both."""
+    mutual_pairs: bool = False
+    """Keep only pairs that are the best of both RoIs; there may be fewer than top_fraction allows."""
+    hubness_neighbours: int = 10
+    """Nearest RoIs of other images whose mean similarity is the hubness of an RoI; for csls and contrast."""
+    hubness_bank: int = 8192
+    """RoIs, sampled from all images, among which these are searched."""
     shard_size: int = 256
     """Images per shard; a killed run loses one shard at most."""
 
     def __post_init__(self) -> None:
         _check_types(self)
         _require(self, "at least 1", lambda value: value >= 1, "embed_px", "roi_embed_px", "shard_size", "max_rois")
+        _require(self, "at least 1", lambda value: value >= 1, "hubness_neighbours", "hubness_bank")
+        _require(self, "at least 32", lambda value: value >= 32, "roi_map_px")
         _require(self, "at least 1", lambda value: value >= 1, "num_neighbours", "max_aspect_ratio")
         _require(self, "above 0 and at most 1", lambda value: 0 < value <= 1, "top_fraction", "search_scale")
         _require(self, "in [0, 1]", lambda value: 0 <= value <= 1, "max_iou")
@@ -256,6 +270,11 @@ class DiscoverConfig:
             raise ValueError(
                 f"proposals {self.proposals!r} and proposals_file {self.proposals_file} do not go together: "
                 "boxes of your own need --discover.proposals file and --discover.proposals-file FILE"
+            )
+        if self.hubness_bank < self.hubness_neighbours:
+            raise ValueError(
+                f"hubness_bank {self.hubness_bank} is smaller than hubness_neighbours {self.hubness_neighbours}; give "
+                "a larger bank"
             )
         if self.architecture is not None and self.feature_extractor is None:
             raise ValueError(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ CPU_BATCH_SIZE = 16
 Encode = Callable[[Float[Tensor, "n 3 h w"]], Float[Tensor, "n d"]]
 Cut = Callable[[UInt8[ndarray, "h w 3"]], UInt8[Tensor, "b 3 s s"]]
 """Function from an image to its crops; workers receive it, so it must be picklable."""
+ImageFunction = Callable[[UInt8[ndarray, "h w 3"]], Any]
+"""Picklable function of an image that returns a tensor, or a tuple of tensors and other values."""
 
 
 def embed_images(
@@ -84,7 +86,7 @@ def embed_boxes(
     *,
     size_px: int,
     device: torch.device,
-    workers: "int | CropWorkers",
+    workers: "int | ImageWorkers",
     report: Callable[[int], object],
 ) -> Iterator[Float[ndarray, "n d"]]:
     """Embed boxes of images, each resized to a square of `size_px`; see `embed_crops`."""
@@ -98,7 +100,7 @@ def embed_crops(
     cuts: Sequence[Cut],
     *,
     device: torch.device,
-    workers: "int | CropWorkers",
+    workers: "int | ImageWorkers",
     report: Callable[[int], object],
 ) -> Iterator[Float[ndarray, "n d"]]:
     """Embed crops of images; each image is read once, and its crops may fall into two batches.
@@ -113,7 +115,7 @@ def embed_crops(
         paths: the images.
         cuts: the function that cuts the crops of each image, all of one size.
         device: device to compute on.
-        workers: number of processes that read and crop, or the `CropWorkers` of an earlier call.
+        workers: number of processes that read and crop, or the `ImageWorkers` of an earlier call.
         report: called with the number of images just finished.
 
     Yields:
@@ -123,9 +125,9 @@ def embed_crops(
         ImageError: if an image cannot be read.
     """
     if isinstance(workers, int):
-        workers = CropWorkers(workers)
+        workers = ImageWorkers(workers)
     batch_size = CPU_BATCH_SIZE if device.type == "cpu" else BATCH_SIZE
-    for batch in _full_batches(workers.crops(paths, cuts), batch_size, report):
+    for batch in _full_batches(workers.apply(paths, cuts), batch_size, report):
         with torch.inference_mode():
             views = normalise(batch.to(device)).contiguous(memory_format=torch.channels_last)
             embeddings = encode(views).float().cpu().numpy()
@@ -149,42 +151,43 @@ def at_precision(encode: Encode, precision: torch.dtype) -> Encode:
     return encode if precision == torch.float32 else encode_in_half
 
 
-class CropWorkers:
-    """Processes that read images and crop boxes, kept for the next call since their start takes up to a second.
+class ImageWorkers:
+    """Processes that read images and apply a function to each, such as cropping its boxes.
 
-    They end when this object is deleted.
+    They are kept for the next call since their start takes up to a second, and end when this object is deleted.
     """
 
     def __init__(self, count: int) -> None:
-        """Prepare the workers; they start with the first crops.
+        """Prepare the workers; they start with the first images.
 
         Args:
-            count: number of processes; at 0 the calling process reads and crops.
+            count: number of processes; at 0 the calling process reads and computes.
         """
         self._jobs: list[_Job] = []
         self._busy = False
         # The list of jobs is the loader's sampler: each pass sends its present contents to the workers.
         self._loader = DataLoader(
-            _Crops(),
+            _Results(),
             batch_size=None,
             sampler=self._jobs,
             num_workers=count,
+            collate_fn=_unchanged,
             persistent_workers=count > 0,
             worker_init_fn=ignore_interrupts,
         )
 
-    def crops(self, paths: Sequence[Path | PackedImage], cuts: Sequence[Cut]) -> Iterator[UInt8[Tensor, "b 3 s s"]]:
-        """Cut the crops of each image; yield one image at a time, in order.
+    def apply(self, paths: Sequence[Path | PackedImage], functions: Sequence[ImageFunction]) -> Iterator[Any]:
+        """Apply a function to each image; yield one result at a time, in order.
 
         Raises:
             RuntimeError: if an earlier call has not finished.
             ImageError: if an image cannot be read.
         """
         if self._busy:
-            raise RuntimeError("these CropWorkers still read the images of an earlier call; finish or close it first")
+            raise RuntimeError("these ImageWorkers still read the images of an earlier call; finish or close it first")
         self._busy = True
         try:
-            self._jobs[:] = zip(paths, cuts, strict=True)
+            self._jobs[:] = zip(paths, functions, strict=True)
             with named_limits(self._loader.num_workers):
                 for found in self._loader:
                     if isinstance(found, ImageError):
@@ -194,17 +197,27 @@ class CropWorkers:
             self._busy = False
 
 
-_Job = tuple[Path | PackedImage, Cut]
+_Job = tuple[Path | PackedImage, ImageFunction]
 
 
-class _Crops(Dataset[UInt8[Tensor, "b 3 s s"] | ImageError]):
-    def __getitem__(self, job: _Job) -> UInt8[Tensor, "b 3 s s"] | ImageError:
-        path, cut = job
+class _Results(Dataset[Any]):
+    def __getitem__(self, job: _Job) -> Any:
+        path, function = job
         try:
             image = load_image(path, None)
         except ImageError as error:
             return error  # an error raised in a worker arrives as a RuntimeError with two tracebacks as its text
-        return in_shared_memory(cut(image))
+        found = function(image)
+        parts = found if isinstance(found, tuple) else (found,)
+        for part in parts:
+            if isinstance(part, Tensor):
+                in_shared_memory(part)
+        return found
+
+
+def _unchanged(item: Any) -> Any:
+    """Return an item as it is; the loader would turn arrays into tensors."""
+    return item
 
 
 def _full_batches(

@@ -13,10 +13,13 @@ table (images: `images.parquet`, all others: `discover/NAME/`):
 | proposals | box as found | `image_id` int32, `box` float32 (4,) |
 | rois | box as kept | `image_id` int32, `box` float32 (4,) |
 | roi_embeddings | RoI | `embedding` float16 (D,) |
+| whitening | dimension | `mean` float32, `matrix` float32 (D,); for `discover.matching` whitened and contrast |
+| roi_hubness | RoI | `mean_similarity` float32; for `discover.matching` csls and contrast |
 | correspondences | pair | `image_id`, `neighbour_id` int32, `roi`, `neighbour_roi` int64, `similarity` float32 |
 
 Boxes are xyxy, in pixels. Rows are in the order of the images, so the rows of one image are a slice: see `row_starts`.
-`roi` and `neighbour_roi` are row numbers of rois.
+`roi` and `neighbour_roi` are row numbers of rois. `similarity` is their cosine; where pairs were chosen by another
+score, it is the column `score` float32 of correspondences.
 
 A table may be larger than the memory. Its shards are memory-mapped when they are read, at most `MAX_OPEN_SHARDS` at a
 time. A shard is verified when it is mapped for the first time. `Table.rows` and `Table.parts` return views of shards,

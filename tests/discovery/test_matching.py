@@ -3,9 +3,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.reference.discovery import match_by_loops
+from hypothesis.extra.numpy import arrays
+from tests.reference.discovery import match_by_loops, pairs_by_loops
 
-from orl.discovery.matching import match_neighbours, match_rois
+from orl.discovery.matching import corrected_similarities, hubness, match_neighbours, match_rois, select_pairs
 from orl.discovery.nearest_neighbours import unit_vectors
 
 
@@ -59,3 +60,27 @@ def test_an_image_without_rois_is_refused() -> None:
 def test_counts_that_do_not_sum_to_the_embeddings_are_refused() -> None:
     with pytest.raises(ValueError, match="neighbour_counts sum to 3, but there are 4 embeddings"):
         match_neighbours(torch.eye(4), torch.eye(4), [1, 2])
+
+
+@given(
+    st.integers(1, 7).flatmap(lambda rows: arrays(np.float32, (rows, 9), elements=st.sampled_from([0.0, 0.25, 0.5]))),
+    st.booleans(),
+)
+def test_selected_pairs_equal_loops_with_ties(scores: np.ndarray, mutual: bool) -> None:
+    found = select_pairs(torch.from_numpy(scores), [4, 5], 0.4, mutual)
+    for (pairs, values), part in zip(found, (scores[:, :4], scores[:, 4:])):
+        assert [tuple(pair) for pair in pairs.tolist()] == pairs_by_loops(part, 0.4, mutual)
+        assert values.tolist() == [part[i, j] for i, j in pairs.tolist()]
+
+
+def test_hubness_does_not_count_rois_of_the_same_image() -> None:
+    units = torch.eye(4)[[0, 0, 1, 2]]
+    image_ids = torch.tensor([0, 0, 1, 2])
+    assert hubness(units, image_ids, units, image_ids, 1).tolist() == [0, 0, 0, 0]
+    assert hubness(units, torch.arange(4), units, torch.arange(4), 1).tolist() == [1, 1, 0, 0]
+
+
+def test_the_correction_prefers_a_distinct_pair_to_a_hub() -> None:
+    similarities = torch.tensor([[0.9, 0.8], [0.8, 0.7]])
+    corrected = corrected_similarities(similarities, torch.tensor([0.9, 0.1]), torch.tensor([0.9, 0.1]))
+    torch.testing.assert_close(corrected, torch.tensor([[0.0, 0.3], [0.3, 0.6]]))

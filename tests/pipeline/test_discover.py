@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.reference.discovery import match_by_loops, neighbours_by_loops
+from tests.reference.discovery import hubness_by_loops, match_by_loops, neighbours_by_loops, pairs_by_loops
+from torchvision.ops import roi_align
 
 from orl import files, provenance, tables
 from orl.config import DiscoverConfig, RunConfig
@@ -150,6 +151,87 @@ def test_neighbours_and_correspondences_equal_the_recipe_as_loops(complete: Path
     np.testing.assert_allclose(table.column("similarity"), similarities, atol=1e-6)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_map_features_are_means_of_the_map_of_each_image_alone(
+    images: ImageTable, complete: Path, tmp_path: Path, workers: int
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(complete, out)
+    config = new_config(out, shard_size=100, roi_features="map", roi_map_px=64)
+    run_stage2(replace(config, overwrite=True, workers=workers), images)
+    run = RunDir(out)
+    backbone = read_backbone_file(run.backbone("stage1")).eval()
+    rois = tables.load(run.table("rois"))
+    expected = []
+    for image in range(NUM_IMAGES):
+        pixels = np.asarray(Image.open(images.path(image)).resize((85, 64), Image.Resampling.BILINEAR))
+        boxes = rois.column("box")[rois.column("image_id") == image]
+        with torch.no_grad():
+            feature_map = backbone(normalise(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]))
+        scale = torch.tensor([feature_map.shape[3] / 96, feature_map.shape[2] / 72] * 2)
+        on_map = torch.from_numpy(np.array(boxes)) * scale
+        expected.append(roi_align(feature_map, [on_map], 7, sampling_ratio=2, aligned=True).mean(dim=(2, 3)))
+    found = tables.load(run.table("roi_embeddings")).column("embedding").astype(np.float32)
+    cosines = (found * unit_vectors(torch.cat(expected).numpy()).numpy()).sum(axis=1)
+    assert cosines.min() > 0.999  # Pillow resizes columns first
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+@pytest.mark.parametrize("matching", ["whitened", "csls", "contrast"])
+def test_corrected_matching_equals_the_definition_as_loops(
+    images: ImageTable, complete: Path, tmp_path: Path, matching: str, mutual: bool
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(complete, out)
+    options = {"matching": matching, "hubness_neighbours": 3, "hubness_bank": 20, "mutual_pairs": mutual}
+    config = replace(new_config(out, shard_size=3, **options), overwrite=True)
+    run_stage2(config, images)
+    run = RunDir(out)
+    image_ids = tables.load(run.table("rois")).column("image_id")
+    raw = unit_vectors(tables.load(run.table("roi_embeddings")).column("embedding")).double().numpy()
+    vectors = raw
+    if matching != "csls":
+        mean = raw.mean(axis=0)
+        covariance = sum(np.outer(row - mean, row - mean) for row in raw) / len(raw)
+        shrunk = 0.9 * covariance + 0.1 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+        values, directions = np.linalg.eigh(shrunk)
+        whitened = (raw - mean) @ (directions @ np.diag(values**-0.5) @ directions.T)
+        vectors = whitened / np.linalg.norm(whitened, axis=1, keepdims=True)
+    hubness = np.zeros(len(raw))
+    if matching != "whitened":
+        bank_rows = np.sort(np.random.default_rng(0).choice(len(raw), 20, replace=False, shuffle=False))
+        hubness = np.array(hubness_by_loops(vectors, image_ids, bank_rows, 3))
+        found = tables.load(run.table("roi_hubness")).column("mean_similarity")
+        np.testing.assert_allclose(found, hubness, atol=1e-5)
+    rows = [np.flatnonzero(image_ids == image) for image in range(NUM_IMAGES)]
+    expected, scores = [], []
+    for image, neighbour_ids in enumerate(tables.load(run.table("neighbours")).column("neighbour_ids")):
+        for neighbour in neighbour_ids:
+            own, other = rows[image], rows[neighbour]
+            score = vectors[own] @ vectors[other].T - (hubness[own][:, None] + hubness[other][None]) / 2
+            for i, j in pairs_by_loops(score.astype(np.float32), 0.25, mutual):
+                expected.append((image, neighbour, own[i], other[j]))
+                scores.append(score[i, j])
+    table = tables.load(run.table("correspondences"))
+    columns = ("image_id", "neighbour_id", "roi", "neighbour_roi")
+    assert list(zip(*(table.column(column).tolist() for column in columns))) == expected
+    np.testing.assert_allclose(table.column("score"), scores, atol=1e-5)
+    cosines = np.einsum("nd,nd->n", raw[table.column("roi")], raw[table.column("neighbour_roi")])
+    np.testing.assert_allclose(table.column("similarity"), cosines, atol=1e-5)
+    if mutual:
+        assert len(set(zip(table.column("neighbour_id").tolist(), table.column("roi").tolist()))) == table.num_rows
+
+
+def test_a_bank_without_enough_rois_of_other_images_is_refused(
+    images: ImageTable, complete: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(complete, out)
+    config = new_config(out, shard_size=3, matching="csls", hubness_neighbours=4, hubness_bank=4)
+    with pytest.raises(ValueError, match=r"an RoI has [0-3] RoIs of other images .* 4 are needed; give more images"):
+        run_stage2(replace(config, overwrite=True), images)
+
+
 @pytest.mark.parametrize("shard_size", [1, 3])
 def test_shards_of_any_size_give_the_same_tables(
     images: ImageTable, complete: Path, tmp_path: Path, shard_size: int
@@ -205,6 +287,8 @@ def test_a_finished_stage_does_nothing(images: ImageTable, complete: Path) -> No
         ({"num_neighbours": 2}, ["neighbours", "correspondences"]),
         ({"min_side": 0.4}, ["rois", "roi_embeddings", "correspondences"]),
         ({"roi_embed_px": 40}, ["roi_embeddings", "correspondences"]),
+        ({"roi_features": "map"}, ["roi_embeddings", "correspondences"]),
+        ({"mutual_pairs": True}, ["correspondences"]),
         ({"top_fraction": 0.5}, ["correspondences"]),
         ({"embed_px": 40}, ["embeddings", "neighbours", "correspondences"]),
         ({"max_similarity": 0.9}, ["neighbours", "correspondences"]),

@@ -28,3 +28,27 @@ def match_by_loops(own: np.ndarray, other: np.ndarray, fraction: float) -> list[
             entries.append((-float(own[i] @ other[j]), i, j))
     num_pairs = min(max(1, int(fraction * len(own))), len(entries))
     return [(i, j) for _, i, j in sorted(entries)[:num_pairs]]
+
+
+def hubness_by_loops(
+    vectors: np.ndarray, image_ids: np.ndarray, bank_rows: np.ndarray, num_nearest: int
+) -> list[float]:
+    """Average the highest cosines of each row with the rows of the bank that are of other images."""
+    found = []
+    for row in range(len(vectors)):
+        others = [float(vectors[row] @ vectors[j]) for j in bank_rows if image_ids[j] != image_ids[row]]
+        found.append(sum(sorted(others)[-num_nearest:]) / num_nearest)
+    return found
+
+
+def pairs_by_loops(scores: np.ndarray, fraction: float, mutual: bool) -> list[tuple[int, int]]:
+    """Return the highest entries of a matrix; for `mutual` only those that are the first best of row and column."""
+    entries = []
+    for i in range(scores.shape[0]):
+        for j in range(scores.shape[1]):
+            best_of_row = min(k for k in range(scores.shape[1]) if scores[i, k] == scores[i].max())
+            best_of_column = min(k for k in range(scores.shape[0]) if scores[k, j] == scores[:, j].max())
+            if not mutual or (best_of_row == j and best_of_column == i):
+                entries.append((-float(scores[i, j]), i, j))
+    num_pairs = max(1, int(fraction * len(scores)))
+    return [(i, j) for _, i, j in sorted(entries)[:num_pairs]]

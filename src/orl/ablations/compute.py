@@ -2,6 +2,7 @@
 
 from orl import tables
 from orl.config import RunConfig
+from orl.datasets.image_table import load_image_table
 from orl.rundir import RunDir
 
 FORWARD_FRACTION = 1 / 4
@@ -43,7 +44,12 @@ def discover_pixels(config: RunConfig) -> float:
     run = RunDir(config.out)
     num_images = tables.load(run.table("embeddings")).num_rows
     rois_per_image = tables.load(run.table("rois")).num_rows / num_images
-    return FORWARD_FRACTION * (config.discover.embed_px**2 + rois_per_image * config.discover.roi_embed_px**2)
+    options = config.discover
+    roi_pixels = rois_per_image * options.roi_embed_px**2
+    if options.roi_features == "map":
+        ratios = [max(size_wh) / min(size_wh) for size_wh in load_image_table(run.images).sizes_wh]
+        roi_pixels = options.roi_map_px**2 * sum(ratios) / len(ratios)
+    return FORWARD_FRACTION * (options.embed_px**2 + roi_pixels)
 
 
 def compute_matched_epochs(config: RunConfig) -> int:

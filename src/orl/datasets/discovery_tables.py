@@ -22,6 +22,7 @@ DISCOVERY_COLUMNS = {
     "proposals": {"image_id": ("i", 1), "box": ("f", 2)},
     "rois": {"image_id": ("i", 1), "box": ("f", 2)},
     "roi_embeddings": {"embedding": ("f", 2)},
+    "roi_hubness": {"mean_similarity": ("f", 1)},
     "correspondences": {
         "image_id": ("i", 1),
         "neighbour_id": ("i", 1),
@@ -31,6 +32,8 @@ DISCOVERY_COLUMNS = {
     },
 }
 """Kind of number (integer or floating point) and number of dimensions of each column."""
+OPTIONAL_COLUMNS = {"correspondences": {"score": ("f", 1)}}
+"""Columns that a table may have, in the same form."""
 
 Columns = Mapping[str, ndarray]
 
@@ -56,8 +59,9 @@ def open_discovery_table(folder: Path, images: ImageTable) -> tables.Table:
 
     def check(table: tables.Table, first: int, columns: Columns) -> None:
         found = {name: (values.dtype.kind, values.ndim) for name, values in columns.items()}
-        if found != DISCOVERY_COLUMNS[folder.name]:
-            expected = DISCOVERY_COLUMNS[folder.name]
+        expected = DISCOVERY_COLUMNS[folder.name]
+        optional = OPTIONAL_COLUMNS.get(folder.name, {})
+        if found != {**expected, **{name: kind for name, kind in optional.items() if name in found}}:
             raise ValueError(f"table {folder} has the columns {found}, not {expected}; {_remedy(folder)}")
         if check_values is not None:
             check_values(table, first, columns)
@@ -120,6 +124,8 @@ def _correspondence_check(folder: Path, num_images: int) -> Callable[[tables.Tab
             refuse("neighbour_id", ~is_near, "is not a neighbour of its image")
             known.release()
         refuse("similarity", _no_cosine(columns["similarity"]), "is not in [-1, 1]")
+        if "score" in columns:
+            refuse("score", ~np.isfinite(columns["score"]), "is not finite")
 
     return check
 

@@ -106,7 +106,8 @@ def score_correspondences(
         split: images with boxes; they are matched with the run by name.
         image_names: name of each image of the run, by image id.
         rois: columns `image_id` and `box` of the table.
-        correspondences: columns `image_id`, `neighbour_id`, `roi`, `neighbour_roi` and `similarity`.
+        correspondences: columns `image_id`, `neighbour_id`, `roi`, `neighbour_roi`, `similarity`, and `score` if the
+            pairs were chosen by another score than the cosine.
         iou_threshold: least IoU with which a box covers an object, in (0, 1].
         seed: seed of the random pairs and of the bootstrap.
 
@@ -150,9 +151,10 @@ def score_correspondences(
 
 
 def top_ranked(correspondences: Mapping[str, ndarray]) -> Int[ndarray, "p"]:
-    """Return the row of the most similar pair of every image and neighbour; the first of equal ones."""
+    """Return the row of the best pair of every image and neighbour, by score or cosine; the first of equal ones."""
     image_ids, neighbour_ids = correspondences["image_id"], correspondences["neighbour_id"]
-    order = np.lexsort((-correspondences["similarity"], neighbour_ids, image_ids))
+    scores = correspondences.get("score", correspondences["similarity"])
+    order = np.lexsort((-scores, neighbour_ids, image_ids))
     image_ids, neighbour_ids = image_ids[order], neighbour_ids[order]
     is_first = np.ones(len(order), dtype=bool)
     is_first[1:] = (image_ids[1:] != image_ids[:-1]) | (neighbour_ids[1:] != neighbour_ids[:-1])

@@ -13,6 +13,11 @@ IMAGES_PER_BLOCK = 4096
 POOL_SIZE = 4096
 
 
+def rank_column(correspondences: Table) -> str:
+    """Return the column that pairs were chosen by: `score` where there is one, else the cosine."""
+    return "score" if correspondences.num_rows and "score" in correspondences.column_names else "similarity"
+
+
 def image_rows(table: Table, image_id: int) -> range:
     """Find the rows of one image by binary search; the table is in the order of the images."""
 
@@ -28,7 +33,7 @@ def ranked_neighbours(correspondences: Table, image_id: int) -> tuple[Int[ndarra
     """Return the neighbours that an image has correspondences in, nearest first.
 
     Returns:
-        The neighbours, and the similarity of the best correspondence in each.
+        The neighbours, and the score of the best correspondence in each.
     """
     rows = image_rows(correspondences, image_id)
     _, neighbour_ids, similarities = _best_of_each(correspondences, rows.start, rows.stop)
@@ -38,14 +43,14 @@ def ranked_neighbours(correspondences: Table, image_id: int) -> tuple[Int[ndarra
 def best_correspondences(
     correspondences: Table, image_id: int, neighbour_id: int, num_pairs: int
 ) -> tuple[Int[ndarray, "p"], Int[ndarray, "p"], Float[ndarray, "p"]]:
-    """Return the most similar correspondences of two images: RoIs, matched RoIs and similarities, best first."""
+    """Return the best correspondences of two images: RoIs, matched RoIs and cosines, best first."""
     rows = image_rows(correspondences, image_id)
-    there, rois, neighbour_rois, similarities = (
+    there, rois, neighbour_rois, similarities, scores = (
         correspondences.rows(name, rows.start, rows.stop)
-        for name in ("neighbour_id", "roi", "neighbour_roi", "similarity")
+        for name in ("neighbour_id", "roi", "neighbour_roi", "similarity", rank_column(correspondences))
     )
     own = np.flatnonzero(there == neighbour_id)
-    best = own[np.argsort(-similarities[own], kind="stable")[:num_pairs]]
+    best = own[np.argsort(-scores[own], kind="stable")[:num_pairs]]
     return rois[best], neighbour_rois[best], similarities[best]
 
 
@@ -153,12 +158,12 @@ def _blocks(
 def _best_of_each(
     correspondences: Table, start: int, stop: int
 ) -> tuple[Int[ndarray, "n"], Int[ndarray, "n"], Float[ndarray, "n"]]:
-    """Return image, neighbour and best similarity of each pair of images in some rows, in the order of the rows."""
-    image_ids, neighbour_ids, similarities = (
-        correspondences.rows(name, start, stop) for name in ("image_id", "neighbour_id", "similarity")
+    """Return image, neighbour and best score of each pair of images in some rows, in the order of the rows."""
+    image_ids, neighbour_ids, scores = (
+        correspondences.rows(name, start, stop) for name in ("image_id", "neighbour_id", rank_column(correspondences))
     )
     if start == stop:
-        return image_ids, neighbour_ids, similarities
+        return image_ids, neighbour_ids, scores
     is_first = np.r_[True, (np.diff(image_ids) != 0) | (np.diff(neighbour_ids) != 0)]
     firsts = np.flatnonzero(is_first)
-    return image_ids[firsts], neighbour_ids[firsts], np.fmax.reduceat(similarities, firsts)
+    return image_ids[firsts], neighbour_ids[firsts], np.fmax.reduceat(scores, firsts)

@@ -21,11 +21,10 @@ from orl.config import RunConfig, load_config
 from orl.datasets.image_table import ImageTable
 from orl.datasets.labels import NO_OBJECT, LabelledSplit, covered_classes
 from orl.datasets.sources import read_labels
-from orl.embed import embed_boxes
+from orl.embed_maps import embed_rois
 from orl.figures.figure_files import FigureFile, check_at_least, save_figure
 from orl.figures.pictures import TITLE_COLOUR
 from orl.figures.run_images import REBUILD, RunImages, load_run_images, open_run_table
-from orl.networks.backbones import pool
 from orl.networks.device import compute_device
 from orl.progress import progress_bar
 from orl.rundir import RunDir
@@ -247,11 +246,11 @@ def _embed(
     own = np.unique(image_ids)
     with progress_bar(total=len(own), title="embed RoIs", unit="images") as bar:
         embeddings = list(
-            embed_boxes(
-                lambda crops: pool(network(crops)),
+            embed_rois(
+                network,
                 [images.path(image_id) for image_id in own.tolist()],
                 [boxes[image_ids == image_id] for image_id in own],
-                size_px=config.discover.roi_embed_px,
+                config.discover,
                 device=device,
                 workers=0,
                 report=bar.update,

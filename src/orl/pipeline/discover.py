@@ -19,6 +19,7 @@ from orl.evaluation.correspondences import score_correspondences
 from orl.pipeline import shards
 from orl.pipeline.discovery_summary import StepRecord
 from orl.pipeline.feature_extractor import load_stage1_extractor
+from orl.pipeline.matching_tables import HUB_CORRECTED, build_whitening, read_whitening
 from orl.pipeline.neighbour_tables import neighbour_finder, neighbour_inputs
 from orl.pipeline.preflight import RunInputs
 from orl.pipeline.proposal_tables import proposal_inputs, proposer
@@ -98,19 +99,40 @@ def _build_tables(inputs: RunInputs, images: ImageTable, processes: Processes) -
         {
             "rois": rois.fingerprint,
             "backbone": extractor.backbone_digest,
-            "roi_embed_px": options.roi_embed_px,
+            **_feature_options(options),
             "resampling": RESAMPLING,
         },
-        lambda: shards.roi_embedder(images, rois, encoder, options.roi_embed_px, device, config.workers),
+        lambda: shards.roi_embedder(images, rois, encoder, options, device, config.workers),
     )
+    whitening = build_whitening(inputs, roi_embeddings, processes)
+    roi_hubness = None
+    if options.matching in HUB_CORRECTED:
+        roi_hubness = build(
+            "roi_hubness",
+            {
+                "roi_embeddings": roi_embeddings.fingerprint,
+                **({} if whitening is None else {"whitening": whitening.fingerprint}),
+                "hubness_neighbours": options.hubness_neighbours,
+                "hubness_bank": options.hubness_bank,
+                "seed": config.seed,
+            },
+            lambda: shards.hubness_measurer(
+                len(images), rois, roi_embeddings, read_whitening(whitening), options, config.seed, device
+            ),
+        )
     correspondences = build(
         "correspondences",
         {
             "neighbours": neighbours.fingerprint,
             "roi_embeddings": roi_embeddings.fingerprint,
             "top_fraction": options.top_fraction,
+            **({} if whitening is None else {"whitening": whitening.fingerprint}),
+            **({} if roi_hubness is None else {"roi_hubness": roi_hubness.fingerprint}),
+            **({"mutual_pairs": True} if options.mutual_pairs else {}),
         },
-        lambda: shards.matcher(len(images), neighbours, rois, roi_embeddings, options.top_fraction, device),
+        lambda: shards.matcher(
+            len(images), neighbours, rois, roi_embeddings, options, device, read_whitening(whitening), roi_hubness
+        ),
     )
     return correspondences.fingerprint != earlier
 
@@ -170,6 +192,12 @@ def _ignore(num_images: int) -> None:
     """Ignore single images: several processes count by the shard."""
 
 
+def _feature_options(config: DiscoverConfig) -> dict[str, Any]:
+    if config.roi_features == "map":
+        return {"roi_features": "map", "roi_map_px": config.roi_map_px}
+    return {"roi_embed_px": config.roi_embed_px}
+
+
 def _filter_options(config: DiscoverConfig) -> dict[str, Any]:
     return {
         "min_side": config.min_side,
@@ -187,7 +215,7 @@ def score_discovery(config: RunConfig, images: ImageTable) -> None:
         logger.info("the correspondences are not scored: the source of the images has no labels")
         return
     correspondences, rois = tables.load(run.table("correspondences")), tables.load(run.table("rois"))
-    columns = ("image_id", "neighbour_id", "roi", "neighbour_roi", "similarity")
+    columns = correspondences.column_names
     score = score_correspondences(
         labels,
         images.names,

@@ -14,12 +14,14 @@ from numpy import ndarray
 from torch import Tensor
 
 from orl import tables
+from orl.config import DiscoverConfig
 from orl.datasets.image_table import ImageTable
-from orl.discovery.matching import match_neighbours
+from orl.discovery.matching import corrected_similarities, hubness, select_pairs
 from orl.discovery.nearest_neighbours import unit_vectors
 from orl.discovery.proposal_filter import filter_proposals
-from orl.embed import CropWorkers, embed_boxes, embed_crops
-from orl.networks.backbones import pool
+from orl.discovery.whitening import Whitening
+from orl.embed import ImageWorkers, embed_crops
+from orl.embed_maps import embed_rois
 from orl.networks.online_target import Encoder
 from orl.views.crops import centre_crop
 
@@ -36,12 +38,12 @@ def image_embedder(
     images: ImageTable, encoder: Encoder, size_px: int, device: torch.device, workers: int
 ) -> ShardMaker:
     """Build the maker of embeddings: projections of the centre crops of images."""
-    crop_workers = CropWorkers(workers)
+    image_workers = ImageWorkers(workers)
 
     def make(rows: slice, report: Report) -> Columns:
         paths = [images.path(index) for index in range(rows.start, rows.stop)]
         cuts = [partial(centre_crop, size_px=size_px)] * len(paths)
-        parts = embed_crops(encoder, paths, cuts, device=device, workers=crop_workers, report=report)
+        parts = embed_crops(encoder, paths, cuts, device=device, workers=image_workers, report=report)
         return _embedding_columns(list(parts))
 
     return make
@@ -81,22 +83,51 @@ def proposal_filter(
 
 
 def roi_embedder(
-    images: ImageTable, rois: tables.Table, encoder: Encoder, size_px: int, device: torch.device, workers: int
+    images: ImageTable, rois: tables.Table, encoder: Encoder, config: DiscoverConfig, device: torch.device, workers: int
 ) -> ShardMaker:
-    """Build the maker of RoI embeddings: pooled backbone features, each RoI once."""
-    crop_workers = CropWorkers(workers)
+    """Build the maker of RoI embeddings: features of each RoI, computed once."""
+    image_workers = ImageWorkers(workers)
 
     def make(rows: slice, report: Report) -> Columns:
-        parts = embed_boxes(
-            lambda views: pool(encoder.backbone(views)),
-            [images.path(index) for index in range(rows.start, rows.stop)],
+        paths = [images.path(index) for index in range(rows.start, rows.stop)]
+        parts = embed_rois(
+            encoder.backbone,
+            paths,
             _boxes_of(rois, rows),
-            size_px=size_px,
+            config,
             device=device,
-            workers=crop_workers,
+            workers=image_workers,
             report=report,
         )
         return _embedding_columns(list(parts))
+
+    return make
+
+
+def hubness_measurer(
+    num_images: int,
+    rois: tables.Table,
+    roi_embeddings: tables.Table,
+    whitening: Whitening | None,
+    config: DiscoverConfig,
+    seed: int,
+    device: torch.device,
+) -> ShardMaker:
+    """Build the maker of the mean similarity of each RoI to its nearest RoIs elsewhere, in a bank sampled by a seed."""
+    vectors = RoiVectors(roi_embeddings, rois.row_starts(num_images), device, whitening)
+    bank_rows = random_rows(roi_embeddings.num_rows, config.hubness_bank, seed)
+    bank = vectors.of_rows(bank_rows)
+    bank_image_ids = torch.from_numpy(np.searchsorted(vectors.starts, bank_rows, side="right") - 1).to(device)
+
+    def make(images: slice, report: Report) -> Columns:
+        found = []
+        for image_id in range(images.start, images.stop):
+            _, units = vectors.of([image_id])
+            image_ids = torch.full((len(units),), image_id, device=device)
+            found.append(hubness(units, image_ids, bank, bank_image_ids, config.hubness_neighbours).cpu().numpy())
+            report(1)
+        vectors.release()
+        return {"mean_similarity": np.concatenate(found)}
 
     return make
 
@@ -106,26 +137,46 @@ def matcher(
     neighbours: tables.Table,
     rois: tables.Table,
     roi_embeddings: tables.Table,
-    top_fraction: float,
+    config: DiscoverConfig,
     device: torch.device,
+    whitening: Whitening | None = None,
+    roi_hubness: tables.Table | None = None,
 ) -> ShardMaker:
-    """Build the maker of correspondences of images with each of their neighbours."""
-    vectors = _RoiVectors(roi_embeddings, rois.row_starts(num_images), device)
+    """Build the maker of correspondences of images with each of their neighbours.
+
+    Pairs are chosen by their score: the cosine, or that of whitened embeddings, corrected by hubness if there is a
+    table of it. The raw cosine is a column in each case, and the score one where it is another.
+    """
+    starts = rois.row_starts(num_images)
+    vectors = RoiVectors(roi_embeddings, starts, device)
+    scored = vectors if whitening is None else RoiVectors(roi_embeddings, starts, device, whitening)
 
     def match(image_id: int, neighbour_ids: Int[ndarray, "k"]) -> Columns:
         images = [image_id, *neighbour_ids.tolist()]
-        (num_own, *counts), units = vectors.of(images)
-        matches = match_neighbours(units[:num_own], units[num_own:], counts, top_fraction)
-        firsts = vectors.starts[images]
-        pairs = torch.stack([rois for rois, _ in matches]).cpu().numpy()
-        num_pairs = pairs.shape[1]
-        return {
-            "image_id": np.full(num_pairs * len(counts), image_id, np.int32),
+        (num_own, *counts), units = scored.of(images)
+        scores = units[:num_own] @ units[num_own:].T
+        if roi_hubness is not None:
+            parts = [roi_hubness.rows("mean_similarity", *starts[image : image + 2].tolist()) for image in images]
+            own, *others = (torch.from_numpy(np.array(part)).to(device) for part in parts)
+            scores = corrected_similarities(scores, own, torch.cat(others))
+        matches = select_pairs(scores, counts, config.top_fraction, config.mutual_pairs)
+        num_pairs = [len(found) for found, _ in matches]
+        own_rois = torch.cat([found[:, 0] for found, _ in matches])
+        firsts = np.cumsum([0, *counts[:-1]])
+        their_rois = torch.cat([found[:, 1] + first for (found, _), first in zip(matches, firsts.tolist())])
+        columns = {
+            "image_id": np.full(sum(num_pairs), image_id, np.int32),
             "neighbour_id": np.repeat(neighbour_ids, num_pairs),
-            "roi": (pairs[:, :, 0] + firsts[0]).reshape(-1),
-            "neighbour_roi": (pairs[:, :, 1] + firsts[1:, None]).reshape(-1),
-            "similarity": torch.cat([similarities for _, similarities in matches]).cpu().numpy(),
+            "roi": own_rois.cpu().numpy() + starts[image_id],
+            "neighbour_roi": their_rois.cpu().numpy() + np.repeat(starts[neighbour_ids] - firsts, num_pairs),
         }
+        values = torch.cat([values for _, values in matches])
+        if scored is vectors and roi_hubness is None:
+            return {**columns, "similarity": values.cpu().numpy()}
+        if scored is not vectors:
+            _, units = vectors.of(images)
+        cosines = (units[:num_own][own_rois] * units[num_own:][their_rois]).sum(dim=1)
+        return {**columns, "similarity": cosines.cpu().numpy(), "score": values.cpu().numpy()}
 
     def make(images: slice, report: Report) -> Columns:
         found = []
@@ -135,21 +186,37 @@ def matcher(
             report(1)
         neighbours.release()
         vectors.release()
+        if roi_hubness is not None:
+            roi_hubness.release()
         return {name: np.concatenate([columns[name] for columns in found]) for name in found[0]}
 
     return make
 
 
-class _RoiVectors:
+def random_rows(num_rows: int, most: int, seed: int) -> Int[ndarray, "m"]:
+    """Sample rows of a table without replacement, in their order; all of them if there are no more."""
+    if num_rows <= most:
+        return np.arange(num_rows)
+    return np.sort(np.random.default_rng(seed).choice(num_rows, most, replace=False, shuffle=False))
+
+
+class RoiVectors:
     """Unit vectors of the RoIs of a few images at a time, from a table that may be larger than the memory."""
 
-    def __init__(self, table: tables.Table, starts: Int[ndarray, "n"], device: torch.device) -> None:
+    def __init__(
+        self,
+        table: tables.Table,
+        starts: Int[ndarray, "n"],
+        device: torch.device,
+        whitening: Whitening | None = None,
+    ) -> None:
         if starts[-1] != table.num_rows:
             raise ValueError(
                 f"table {table.folder} has {table.num_rows} rows but there are {starts[-1]} RoIs; rebuild it with "
                 "--overwrite"
             )
         self.table, self.starts = table, starts
+        self._whiten = None if whitening is None else whitening.to(device)
         # Reused for every image: allocating memory of this size costs as much as the computation.
         self._halves = torch.empty((0, 0), dtype=torch.float16)
         self._units = torch.empty((0, 0), device=device)
@@ -169,7 +236,17 @@ class _RoiVectors:
         self._num_bytes += halves.nbytes
         if self._num_bytes > RELEASE_BYTES:
             self.release()
-        return counts, torch.nn.functional.normalize(units, dim=1, out=units)
+        return counts, self._prepared(units)
+
+    def of_rows(self, rows: Int[ndarray, "m"]) -> Float[Tensor, "m d"]:
+        """Return the vectors of some RoIs."""
+        halves = np.stack([self.table.rows("embedding", row, row + 1)[0] for row in rows.tolist()])
+        self.release()
+        return self._prepared(torch.from_numpy(halves.astype(np.float32)).to(self._units.device))
+
+    def _prepared(self, units: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        torch.nn.functional.normalize(units, dim=1, out=units)
+        return units if self._whiten is None else self._whiten(units)
 
     def release(self) -> None:
         """Release the pages that were read of the table."""

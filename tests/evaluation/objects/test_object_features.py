@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from orl.datasets.decode import load_image
+from orl.embed_maps import rois_on_map
 from orl.evaluation.evaluated_backbone import RANDOM, EvaluatedBackbone, load_evaluated_backbone
 from orl.evaluation.objects.object_dataset import ObjectDataset
-from orl.evaluation.objects.object_features import ObjectFeatures, open_object_features, rois_on_map
+from orl.evaluation.objects.object_features import ObjectFeatures, open_object_features
 from orl.evaluation.output import EvaluationOutput
 from orl.networks.dilation import dilate_last_stage
 from orl.provenance import StaleResultError

@@ -15,10 +15,11 @@ from torch import Tensor
 from orl import boxes as geometry
 from orl.config import check_numbers
 from orl.discovery.lost import NUM_EXPANSION_PATCHES, find_object, layer_normalised
+from orl.embed import ImageWorkers
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.objects.image_sums import ImageSums
 from orl.evaluation.objects.object_dataset import ObjectBoxes, ObjectDataset
-from orl.evaluation.objects.object_features import ObjectFeatures, feature_inputs, open_object_features, read_images
+from orl.evaluation.objects.object_features import ObjectFeatures, feature_inputs, open_object_features
 from orl.evaluation.objects.object_result import object_entries, object_result, object_tables, row_of
 from orl.evaluation.output import EvaluationOutput, finished, write_result
 from orl.evaluation.protocol import Evaluation, Result, config_deviations
@@ -112,7 +113,8 @@ def find_boxes(
     found: list[Float32[ndarray, "4"]] = []
     complete: list[Float32[ndarray, "4"]] = []
     num_patches: list[int] = []
-    read = read_images(images.paths, partial(padded, short_px=config.short_px), features.workers)
+    cut = partial(padded, short_px=config.short_px)
+    read = ImageWorkers(features.workers).apply(images.paths, [cut] * len(images))
     with progress_bar(total=len(images), title="find objects", unit="images", quiet=features.quiet) as bar:
         for image, used_hw, size_wh in read:
             keys = features.encode_keys(image[None])

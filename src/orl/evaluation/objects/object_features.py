@@ -15,14 +15,10 @@ import torch
 from jaxtyping import Float, Float16, Float32, UInt8
 from numpy import ndarray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from torchvision.ops import roi_align
 
-from orl import boxes as geometry
 from orl import provenance, tables
-from orl.datasets.decode import load_image
-from orl.datasets.loader_workers import ignore_interrupts, named_limits
-from orl.embed import CropWorkers, Encode, at_precision, embed_boxes, embed_images
+from orl.embed import Encode, ImageWorkers, at_precision, embed_boxes, embed_images
+from orl.embed_maps import embed_boxes_on_maps
 from orl.evaluation.detection.precise_bn import update_batch_statistics
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.objects.object_dataset import ObjectBoxes, ObjectDataset
@@ -34,12 +30,10 @@ from orl.networks.fuse_batch_norm import fuse_batch_norm
 from orl.networks.names import Precision
 from orl.progress import progress_bar
 from orl.views.augment import normalise
-from orl.views.crops import RESAMPLING, cut_boxes, resize, resize_short_side
+from orl.views.crops import RESAMPLING, cut_boxes, resize
 from orl.weights.architectures import ImageNetInputBackbone, PatchMaps
 
 Cut = Literal["crop", "map"]
-ROI_GRID = 7
-"""Side of the grid of RoIAlign, whose values are averaged."""
 MAPS_PER_SHARD = 32
 MAP_BATCH_SIZE = 4
 """Images of a batch for feature maps, which are larger than crops."""
@@ -144,7 +138,7 @@ class ObjectFeatures:
         with progress_bar(total=len(images.names), done=done, title=title, unit="images", quiet=self.quiet) as bar:
             for index in missing:
                 parts = []
-                squares = read_images(images.paths[slices[index]], partial(square, size_px=size_px), self.workers)
+                squares = self._squares(images.paths[slices[index]], size_px)
                 for batch in _batches(squares, MAP_BATCH_SIZE):
                     parts.append(self.encode_maps(batch).half().cpu().numpy())
                     bar.update(len(batch))
@@ -226,36 +220,16 @@ class ObjectFeatures:
         network: nn.Module = self.backbone.network
         if recalibrate_on is not None:
             network = self._recalibrated(recalibrate_on, size_px, cut)
-        if cut == "map":
-            return self._embed_on_map(network, boxes, size_px)
-        title = f"embed boxes of {boxes.split}"
+        title = {"crop": "embed boxes", "map": "feature maps"}[cut] + f" of {boxes.split}"
         with progress_bar(total=len(boxes), title=title, unit="images", quiet=self.quiet) as bar:
-            parts = embed_boxes(
-                _pooled(self._prepared(network)),
-                boxes.paths,
-                boxes.boxes,
-                size_px=size_px,
-                device=self.device,
-                workers=self.workers,
-                report=bar.update,
-            )
+            embed: Callable[..., Iterator[ndarray]]
+            if cut == "map":
+                network = dilate_last_stage(network) or network
+                embed = partial(embed_boxes_on_maps, self._prepared(network), short_px=size_px)
+            else:
+                embed = partial(embed_boxes, _pooled(self._prepared(network)), size_px=size_px)
+            parts = embed(boxes.paths, boxes.boxes, device=self.device, workers=self.workers, report=bar.update)
             return np.concatenate(list(parts))
-
-    def _embed_on_map(self, network: nn.Module, boxes: ObjectBoxes, short_px: int) -> Float32[ndarray, "r d"]:
-        prepared = self._prepared(dilate_last_stage(network) or network)
-        parts: list[ndarray] = []
-        read = read_images(boxes.paths, partial(short_side, short_px=short_px), self.workers)
-        title = f"feature maps of {boxes.split}"
-        with (
-            progress_bar(total=len(boxes), title=title, unit="images", quiet=self.quiet) as bar,
-            torch.inference_mode(),
-        ):
-            for (image, size_wh), own in zip(read, boxes.boxes):
-                views = normalise(image[None].to(self.device)).contiguous(memory_format=torch.channels_last)
-                feature_map = prepared(views).float()
-                parts.append(rois_on_map(feature_map, own, size_wh).cpu().numpy())
-                bar.update()
-        return np.concatenate(parts)
 
     def _recalibrated(self, boxes: ObjectBoxes, size_px: int, cut: Cut = "crop") -> nn.Module:
         """Return a copy of the network with the batch-norm statistics of what it gets.
@@ -278,10 +252,10 @@ class ObjectFeatures:
                 partial(cut_boxes, boxes=own[scored], size_px=size_px)
                 for own, scored in zip(shuffled.boxes, shuffled.scored)
             ]
-            views = (crop for crops in CropWorkers(self.workers).crops(shuffled.paths, cuts) for crop in crops)
+            views = (crop for crops in ImageWorkers(self.workers).apply(shuffled.paths, cuts) for crop in crops)
             count = shuffled.num_scored
         else:
-            views = read_images(shuffled.paths[:most], partial(square, size_px=size_px), self.workers)
+            views = self._squares(shuffled.paths[:most], size_px)
             count = min(most, len(shuffled))
         # A batch of one crop may leave one value to a channel, which has no variance.
         batches = (
@@ -297,6 +271,9 @@ class ObjectFeatures:
 
             update_batch_statistics(network, forward, batches)
         return network.eval()
+
+    def _squares(self, paths: Sequence[Path], size_px: int) -> Iterator[UInt8[Tensor, "3 s s"]]:
+        return ImageWorkers(self.workers).apply(paths, [partial(square, size_px=size_px)] * len(paths))
 
     def _inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {**_network_inputs(self.backbone, self.precision), "resampling": RESAMPLING, **inputs}
@@ -347,62 +324,9 @@ def _network_inputs(backbone: EvaluatedBackbone, precision: Precision) -> dict[s
     return {"backbone": backbone.digest, **({} if precision == "32-true" else {"precision": precision})}
 
 
-def rois_on_map(
-    feature_map: Float[Tensor, "1 d i j"], boxes: Float32[ndarray, "b 4"], size_wh: tuple[int, int]
-) -> Float[Tensor, "b d"]:
-    """Average a feature map inside boxes, by RoIAlign on a grid of 7x7.
-
-    Args:
-        feature_map: map of a complete image.
-        boxes: boxes `xyxy` in pixels of the image file, clipped to the image.
-        size_wh: width and height of the image file.
-    """
-    scale = np.array([feature_map.shape[3] / size_wh[0], feature_map.shape[2] / size_wh[1]] * 2, dtype=np.float32)
-    on_map = torch.from_numpy(geometry.clip(boxes, size_wh) * scale).to(feature_map)
-    return roi_align(feature_map, [on_map], ROI_GRID, sampling_ratio=2, aligned=True).mean(dim=(2, 3))
-
-
 def square(image: UInt8[ndarray, "h w 3"], size_px: int) -> UInt8[Tensor, "3 s s"]:
     """Resize an image to a square; its aspect ratio is not kept."""
     return resize(image, (size_px, size_px))
-
-
-def short_side(image: UInt8[ndarray, "h w 3"], short_px: int) -> tuple[UInt8[Tensor, "3 i j"], tuple[int, int]]:
-    """Resize the short side of an image, and return it with the width and height that it had."""
-    return resize_short_side(image, short_px)[0], (image.shape[1], image.shape[0])
-
-
-def read_images(paths: Sequence[Path], cut: Callable[[ndarray], Any], workers: int) -> Iterator[Any]:
-    """Read images in worker processes, and yield what a function makes of each, in order.
-
-    Raises:
-        ImageError: if an image cannot be read.
-    """
-    loader = DataLoader(
-        _Images(paths, cut),
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_unchanged,
-        worker_init_fn=ignore_interrupts,
-    )
-    with named_limits(workers):
-        yield from loader
-
-
-def _unchanged(item: Any) -> Any:
-    """Return an item as it is; the loader would turn tuples into lists."""
-    return item
-
-
-class _Images(Dataset[Any]):
-    def __init__(self, paths: Sequence[Path], cut: Callable[[ndarray], Any]) -> None:
-        self.paths, self.cut = paths, cut
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.cut(load_image(self.paths[index]))
 
 
 class _FrozenNetwork(nn.Module):

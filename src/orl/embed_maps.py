@@ -1,0 +1,145 @@
+"""Features of boxes from one pass of an image: its feature map, averaged inside each box by RoIAlign."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from numpy import ndarray
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from orl import boxes as geometry
+from orl.config import DiscoverConfig
+from orl.datasets.packs import PackedImage
+from orl.embed import Encode, ImageWorkers, embed_boxes
+from orl.networks.backbones import pool
+from orl.views.augment import normalise
+from orl.views.crops import resize_short_side
+
+ROI_GRID = 7
+"""Side of the grid of RoIAlign, whose values are averaged."""
+MAP_BATCH_SIZE = 16
+"""Most images of one size that pass a GPU together; on a CPU images pass one by one."""
+
+ResizedImage = tuple[UInt8[Tensor, "1 3 i j"], tuple[int, int]]
+"""A resized image, and the width and height that it had."""
+
+
+def embed_rois(
+    backbone: nn.Module,
+    paths: Sequence[Path | PackedImage],
+    image_rois: Sequence[Float[ndarray, "_ 4"]],
+    config: DiscoverConfig,
+    *,
+    device: torch.device,
+    workers: int | ImageWorkers,
+    report: Callable[[int], object],
+) -> Iterator[Float32[ndarray, "_ d"]]:
+    """Embed RoIs as stage 2 does: by crops or from feature maps, as `roi_features` says.
+
+    Args:
+        backbone: the frozen network on the device, from normalised images to feature maps.
+        paths: the images.
+        image_rois: RoIs `xyxy` of each image, in its pixels.
+        config: the options of stage 2.
+        device: device to compute on.
+        workers: number of processes that read images, or the `ImageWorkers` of an earlier call.
+        report: called with the number of images just finished.
+
+    Yields:
+        float32 features, in the order of the images and of their RoIs.
+    """
+    embed: Callable[..., Iterator[ndarray]]
+    if config.roi_features == "map":
+        embed = partial(embed_boxes_on_maps, backbone, short_px=config.roi_map_px)
+    else:
+        embed = partial(embed_boxes, lambda views: pool(backbone(views)), size_px=config.roi_embed_px)
+    yield from embed(paths, image_rois, device=device, workers=workers, report=report)
+
+
+def embed_boxes_on_maps(
+    encode: Encode,
+    paths: Sequence[Path | PackedImage],
+    image_boxes: Sequence[Float[ndarray, "_ 4"]],
+    *,
+    short_px: int,
+    device: torch.device,
+    workers: int | ImageWorkers,
+    report: Callable[[int], object],
+) -> Iterator[Float32[ndarray, "b d"]]:
+    """Embed boxes of images from the feature map of each image, which passes the network once.
+
+    It takes about the time of the image's area over the area of all crops that `embed_boxes` would resize.
+
+    Args:
+        encode: the frozen network on the device, from normalised images to feature maps.
+        paths: the images.
+        image_boxes: boxes `xyxy` of each image, in its pixels.
+        short_px: short side that an image is resized to, pixels; its aspect ratio is kept.
+        device: device to compute on.
+        workers: number of processes that read and resize, or the `ImageWorkers` of an earlier call.
+        report: called with the number of images just finished.
+
+    Yields:
+        float32 features of the boxes of one image, in the order of the images.
+
+    Raises:
+        ImageError: if an image cannot be read.
+        ValueError: if the feature map of an image has a single position.
+    """
+    if isinstance(workers, int):
+        workers = ImageWorkers(workers)
+    resized = workers.apply(paths, [partial(with_size, short_px=short_px)] * len(paths))
+    max_batch = 1 if device.type == "cpu" else MAP_BATCH_SIZE
+    done = 0
+    for batch in _equal_sizes(resized, max_batch):
+        views = torch.cat([image for image, _ in batch]).to(device)
+        with torch.inference_mode():
+            maps = encode(normalise(views).contiguous(memory_format=torch.channels_last)).float()
+            if maps.shape[2] * maps.shape[3] < 2:
+                raise ValueError(
+                    f"the feature map of {paths[done]} has a single position, and RoIs need a map of several; give "
+                    f"larger images than a short side of {short_px} px, or a network with a spatial map"
+                )
+            found = [
+                rois_on_map(feature_map[None], boxes, size_wh).cpu().numpy()
+                for feature_map, (_, size_wh), boxes in zip(maps, batch, image_boxes[done:])
+            ]
+        done += len(batch)
+        yield from found
+        report(len(batch))
+
+
+def rois_on_map(
+    feature_map: Float[Tensor, "1 d i j"], boxes: Float[ndarray, "b 4"], size_wh: tuple[int, int]
+) -> Float[Tensor, "b d"]:
+    """Average a feature map inside boxes, by RoIAlign on a grid of 7x7.
+
+    Args:
+        feature_map: map of a complete image.
+        boxes: boxes `xyxy` in pixels of the image file, clipped to the image.
+        size_wh: width and height of the image file.
+    """
+    scale = np.array([feature_map.shape[3] / size_wh[0], feature_map.shape[2] / size_wh[1]] * 2, dtype=np.float32)
+    on_map = torch.from_numpy(geometry.clip(boxes, size_wh) * scale).to(feature_map)
+    return roi_align(feature_map, [on_map], ROI_GRID, sampling_ratio=2, aligned=True).mean(dim=(2, 3))
+
+
+def with_size(image: UInt8[ndarray, "h w 3"], short_px: int) -> ResizedImage:
+    """Resize the short side of an image, and return it with the width and height that it had."""
+    return resize_short_side(image, short_px), (image.shape[1], image.shape[0])
+
+
+def _equal_sizes(images: Iterable[ResizedImage], max_batch: int) -> Iterator[list[ResizedImage]]:
+    """Collect consecutive images of one size into batches."""
+    batch: list[ResizedImage] = []
+    for image in images:
+        if batch and (len(batch) == max_batch or image[0].shape != batch[0][0].shape):
+            yield batch
+            batch = []
+        batch.append(image)
+    if batch:
+        yield batch
