@@ -21,6 +21,9 @@ Boxes are xyxy, in pixels. Rows are in the order of the images, so the rows of o
 `roi` and `neighbour_roi` are row numbers of rois. `similarity` is their cosine; where pairs were chosen by another
 score, it is the column `score` float32 of correspondences.
 
+Where the source of the boxes gives masks, proposals and rois have a column `rle` str: the counts of COCO's compressed
+RLE of the box's mask, which has the height and width of the image; empty for a box without a mask.
+
 A table may be larger than the memory. Its shards are memory-mapped when they are read, at most `MAX_OPEN_SHARDS` at a
 time. A shard is verified when it is mapped for the first time. `Table.rows` and `Table.parts` return views of shards,
 and `Table.release` frees the pages that were read.
@@ -47,6 +50,9 @@ from orl.provenance import MANIFEST, RESTORE, claim, fingerprint, read_manifest,
 
 TABLE_VERSION = 3
 """Format of tables; 1 was that of orl 0.1, and tables of version 2 have no checksums."""
+
+RLE = "rle"
+"""Column of proposals and rois with the mask of each box, where the source of the boxes gives masks."""
 
 MAX_OPEN_SHARDS = 256
 """Most shards of one table mapped at a time: each takes a file descriptor, of which a process often has 1,024."""
@@ -357,16 +363,20 @@ def finished_fingerprint(folder: Path) -> str | None:
         return None
 
 
-def box_columns(images: slice, boxes: list[ndarray]) -> dict[str, ndarray]:
-    """Return the columns `image_id` and `box` of a shard of proposals or RoIs.
+def box_columns(images: slice, boxes: list[ndarray], rles: Sequence[Sequence[str]] | None = None) -> dict[str, ndarray]:
+    """Return the columns of a shard of proposals or RoIs: `image_id`, `box` and, where there are masks, `rle`.
 
     Args:
         images: the images of the shard.
         boxes: the boxes `xyxy` of each image, `(boxes, 4)`.
+        rles: the mask of each box of each image; empty where a box has none. None if the table has no masks.
     """
     counts = [len(part) for part in boxes]
     image_ids = np.repeat(np.arange(images.start, images.stop, dtype=np.int32), counts)
-    return {"image_id": image_ids, "box": np.concatenate(boxes).reshape(-1, 4).astype(np.float32)}
+    columns = {"image_id": image_ids, "box": np.concatenate(boxes).reshape(-1, 4).astype(np.float32)}
+    if rles is None:
+        return columns
+    return {**columns, RLE: np.array([rle for part in rles for rle in part], dtype=object)}
 
 
 def row_starts(image_ids: ndarray, num_images: int) -> ndarray:
@@ -484,7 +494,8 @@ def _parse(path: Path, pages: mmap.mmap) -> pa.Table:
 
 def _to_arrow(values: ndarray) -> pa.Array:
     if values.ndim == 1:
-        return pa.array(values)
+        # Without its type, an empty column of text would have none.
+        return pa.array(values, pa.string() if values.dtype == object else None)
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
 
 

@@ -112,3 +112,18 @@ def test_a_neighbour_twice_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "neighbours", {"neighbour_ids": ids, "similarities": np.ones((3, 2), np.float32)})
     with pytest.raises(ValueError, match=r"row 2 .*neighbour_ids has an image twice"):
         open_discovery_table(tmp_path / "neighbours", IMAGES).column("neighbour_ids")
+
+
+@pytest.mark.parametrize("name", ["rois", "proposals"])
+def test_masks_of_boxes_are_an_optional_column_of_text_even_where_a_shard_is_empty(tmp_path: Path, name: str) -> None:
+    rles = np.array(["", "", "0:7", "x"], dtype=object)
+    write(tmp_path, name, {**ROIS, "rle": rles})
+    assert open_discovery_table(tmp_path / name, IMAGES).column("rle").tolist() == rles.tolist()
+    for index in tables.begin(tmp_path / "empty" / name, {"images": IMAGES.fingerprint}, 2):
+        part = slice(4 * index, None)
+        columns = {key: values[part] for key, values in {**ROIS, "rle": rles}.items()}
+        tables.write_shard(tmp_path / "empty" / name, index, columns)
+    assert open_discovery_table(tmp_path / "empty" / name, IMAGES).column("rle").tolist() == rles.tolist()
+    write(tmp_path / "wrong", name, {**ROIS, "rle": np.arange(4)})
+    with pytest.raises(ValueError, match=r"'rle': \('i', 1\)"):
+        open_discovery_table(tmp_path / "wrong" / name, IMAGES).column("box")

@@ -88,3 +88,32 @@ def test_proposals_cut_into_other_shards_are_refused(tmp_path: Path) -> None:
     make = shards.proposal_filter(images, tables.load(tmp_path / "proposals"), **limits)
     with pytest.raises(ValueError, match=r"shard 0 of .*proposals has images 1 to 4, not 0 to 3"):
         make(slice(0, 4), print)
+
+
+def filtered(folder: Path, columns: dict[str, np.ndarray], counts: list[int]) -> dict[str, np.ndarray]:
+    """The RoIs of images of 64 x 48 pixels."""
+    write(folder / "proposals", counts, columns, len(counts))
+    names = tuple(map(str, range(len(counts))))
+    images = ImageTable(root=folder, names=names, sizes_wh=((64, 48),) * len(counts), digests=names)
+    limits = {"min_side": 10.0, "max_aspect_ratio": 3.0, "max_iou": 0.5, "max_rois": 2}
+    return found_by(shards.proposal_filter(images, tables.load(folder / "proposals"), **limits), len(counts))
+
+
+def test_rois_keep_the_masks_of_their_proposals_and_are_the_same_without_masks(tmp_path: Path) -> None:
+    counts = [4, 0, 2, 0, 1, 3]
+    several = [[0, 0, 9, 9], [0, 0, 30, 30], [1, 1, 30, 30], [32, 0, 60, 40]]  # too small, kept, covered, kept
+    small = [[0, 0, 5, 5], [0, 0, 4, 4]]  # the first is the fallback
+    in_a_row = [[0, 0, 20, 20], [22, 0, 42, 20], [44, 0, 64, 20]]  # at most two are kept
+    boxes = np.array([*several, *small, [0, 0, 20, 20], *in_a_row], np.float32)
+    columns = {"image_id": np.repeat(np.arange(6, dtype=np.int32), counts), "box": boxes}
+    rles = np.array([*"abcdefg", "", "h", "i"], dtype=object)
+    found = filtered(tmp_path / "with", {**columns, "rle": rles}, counts)
+    assert found["image_id"].tolist() == [0, 0, 1, 2, 3, 4, 5, 5]
+    assert found["rle"].tolist() == ["b", "d", "", "e", "", "g", "", "h"]
+    complete = [0, 0, 64, 48]
+    kept = [several[1], several[3], complete, small[0], complete, [0, 0, 20, 20], *in_a_row[:2]]
+    assert found["box"].tolist() == kept
+    without = filtered(tmp_path / "without", columns, counts)
+    assert set(without) == {"image_id", "box"}
+    for name, values in without.items():
+        np.testing.assert_array_equal(values, found[name])

@@ -32,7 +32,11 @@ DISCOVERY_COLUMNS = {
     },
 }
 """Kind of number (integer or floating point) and number of dimensions of each column."""
-OPTIONAL_COLUMNS = {"correspondences": {"score": ("f", 1)}}
+OPTIONAL_COLUMNS = {
+    "proposals": {tables.RLE: ("O", 1)},
+    "rois": {tables.RLE: ("O", 1)},
+    "correspondences": {"score": ("f", 1)},
+}
 """Columns that a table may have, in the same form."""
 
 Columns = Mapping[str, ndarray]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from numpy import ndarray
 from torchvision.ops import nms
 
@@ -38,12 +38,20 @@ def filter_proposals(
     """
     if len(proposals) == 0:
         return np.array([[0, 0, *size_wh]], dtype=np.float32)
+    limits = {"min_side_px": min_side_px, "max_aspect_ratio": max_aspect_ratio, "max_iou": max_iou}
+    return proposals[kept_proposals(proposals, **limits, max_rois=max_rois)]
+
+
+def kept_proposals(
+    proposals: Float[ndarray, "n 4"], *, min_side_px: float, max_aspect_ratio: float, max_iou: float, max_rois: int
+) -> Int64[ndarray, "b"]:
+    """Return the rows of the proposals that `filter_proposals` keeps; none only where there is no proposal."""
     sides = proposals[:, 2:] - proposals[:, :2]
     short, long = sides.min(axis=1), sides.max(axis=1)
-    candidates = proposals[(short >= min_side_px) & (long <= max_aspect_ratio * short)]
+    candidates = np.flatnonzero((short >= min_side_px) & (long <= max_aspect_ratio * short))
     if len(candidates) == 0:
-        return proposals[:1]
+        return np.arange(min(1, len(proposals)))
     # With falling scores, non-maximum suppression keeps boxes in the order of their rank.
     scores = torch.arange(len(candidates), 0, -1, dtype=torch.float32)
-    kept = nms(torch.from_numpy(candidates), scores, max_iou)
+    kept = nms(torch.from_numpy(proposals[candidates]), scores, max_iou)
     return candidates[kept[:max_rois].numpy()]

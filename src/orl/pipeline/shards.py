@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from numpy import ndarray
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from orl.config import DiscoverConfig
 from orl.datasets.image_table import ImageTable
 from orl.discovery.matching import corrected_similarities, hubness, select_pairs
 from orl.discovery.nearest_neighbours import unit_vectors
-from orl.discovery.proposal_filter import filter_proposals
+from orl.discovery.proposal_filter import filter_proposals, kept_proposals
 from orl.discovery.whitening import Whitening
 from orl.embed import ImageWorkers, embed_crops
 from orl.embed_maps import embed_rois
@@ -58,26 +58,30 @@ def proposal_filter(
     max_iou: float,
     max_rois: int,
 ) -> ShardMaker:
-    """Build the maker of RoIs; a `min_side` below 1 is a fraction of each image's short side."""
+    """Build the maker of RoIs; a `min_side` below 1 is a fraction of each image's short side.
 
-    def rois_of(image_id: int, boxes: Float[ndarray, "n 4"]) -> Float[ndarray, "b 4"]:
-        size_wh = images.sizes_wh[image_id]
-        return filter_proposals(
-            np.array(boxes),
-            size_wh,
-            min_side_px=min_side if min_side >= 1 else min_side * min(size_wh),
+    RoIs keep the masks of their proposals, where the table has some.
+    """
+
+    def rows_of(image_id: int, boxes: Float[ndarray, "n 4"]) -> Int[ndarray, "b"]:
+        return kept_proposals(
+            boxes,
+            min_side_px=min_side if min_side >= 1 else min_side * min(images.sizes_wh[image_id]),
             max_aspect_ratio=max_aspect_ratio,
             max_iou=max_iou,
             max_rois=max_rois,
         )
 
     def make(rows: slice, report: Report) -> Columns:
-        kept = []
-        for image_id, boxes in zip(range(rows.start, rows.stop), _boxes_of(proposals, rows)):
-            kept.append(rois_of(image_id, boxes))
+        rois, rles = [], []
+        image_ids = range(rows.start, rows.stop)
+        for image_id, boxes, masks in zip(image_ids, _boxes_of(proposals, rows), _masks_of(proposals, rows)):
+            kept = rows_of(image_id, boxes)
+            rois.append(boxes[kept] if len(boxes) else filter_proposals(boxes, images.sizes_wh[image_id]))
+            rles.append(masks[kept].tolist() if len(boxes) else [""])
             report(1)
         proposals.release()
-        return tables.box_columns(rows, kept)
+        return tables.box_columns(rows, rois, rles if tables.RLE in proposals.column_names else None)
 
     return make
 
@@ -266,6 +270,16 @@ def _boxes_of(table: tables.Table, images: slice) -> list[Float[ndarray, "_ 4"]]
         )
     table.release()
     return np.split(boxes, starts[1:-1])
+
+
+def _masks_of(table: tables.Table, images: slice) -> list[Shaped[ndarray, "_"]]:
+    """Read the masks of the boxes of `_boxes_of`; empty texts if the table has none."""
+    index = images.start // table.inputs["shard_size"]
+    image_ids = table.shard_column(index, "image_id")
+    has_masks = tables.RLE in table.column_names
+    rles = table.shard_column(index, tables.RLE) if has_masks else np.full(len(image_ids), "", dtype=object)
+    starts = np.searchsorted(image_ids, np.arange(images.start, images.stop + 1))
+    return np.split(rles, starts[1:-1])
 
 
 def _embedding_columns(parts: list[Float[ndarray, "_ d"]]) -> Columns:
