@@ -8,8 +8,13 @@ interpolation, rows before columns; the RoIs are drawn at random and filtered, s
 it. A second claim says what is left when the other side, too, embeds once: the gain by the way of cutting and
 computing.
 
+The last claims are of `--discover.roi-features map`, which passes each image once, against the published way and our
+own crops. It does other work: its features are not those of crops, and so the fraction of equal pairs is a result,
+not a condition. Whether its pairs are better or worse is scored by `orl evaluate pairs` on labelled images.
+
     python benchmarks/discover.py --images DIR --json FILE
     python benchmarks/discover.py --images DIR --backbone RUN/stage1/backbone.safetensors
+    python benchmarks/discover.py --images DIR --backbone efficientnet-lite0.pth --map-px 480
 """
 
 from collections.abc import Callable, Sequence
@@ -24,21 +29,23 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from numpy import ndarray
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import transforms
 
+from orl.config import DiscoverConfig
 from orl.datasets.decode import load_image
 from orl.datasets.sources import find_images
 from orl.discovery.matching import match_rois
 from orl.discovery.proposal_filter import filter_proposals
-from orl.embed import embed_boxes
-from orl.networks.backbones import Backbone, build_backbone, pool, read_backbone_file
+from orl.embed_maps import embed_rois
+from orl.networks.backbones import Backbone, build_backbone
 from orl.networks.fuse_batch_norm import fuse_batch_norm
 from orl.views.augment import IMAGENET_MEAN, IMAGENET_STD
+from orl.weights.loading import load_eval_network
 
 TOLERANCE = 1e-4
 TOP_FRACTION = 0.1
-WEIGHTS = ".safetensors"
+WEIGHTS = (".safetensors", ".pth", ".pt")
 SEED = 0
 
 Matches = list[tuple[Int[Tensor, "p 2"], Float[Tensor, "p"]]]
@@ -57,13 +64,17 @@ class Task(NamedTuple):
 def main(argv: list[str] | None = None) -> None:
     parser = compare.arguments(__doc__ or "", num_images=12, rois=10, neighbours=10, size_px=224, runs=3)
     parser.add_argument("--backbone", default="resnet50", help="one of random weights by its name, or a trained file")
+    parser.add_argument("--map-px", type=int, default=480, help="short side of the image whose map RoIs are cut from")
     given = parser.parse_args(argv)
     task = draw_task(given.images, given.num_images, given.rois, given.neighbours, given.size_px)
     backbone = frozen_backbone(given.backbone)
     num_rois = sum(map(len, task.rois))
 
-    ours = partial(match_embedded_once, task, fuse_batch_norm(backbone).to(memory_format=torch.channels_last))
-    found = ours()
+    folded = fuse_batch_norm(backbone) if isinstance(backbone, Backbone) else backbone
+    folded = folded.to(memory_format=torch.channels_last)
+    ours = partial(match_embedded_once, task, folded)
+    by_map = partial(match_on_maps, task, folded, given.map_px)
+    found, found_by_map = ours(), by_map()
     settings = {
         "images": len(task.paths),
         "rois": num_rois,
@@ -88,6 +99,23 @@ def main(argv: list[str] | None = None) -> None:
                 check_agreement(found, theirs()),
                 **settings,
                 rois_embedded_by_alternative=num_embedded,
+            )
+        )
+    for alternative, description in (
+        (partial(match_as_published, task, backbone), "the published way"),
+        (ours, "our crops, embedded once"),
+    ):
+        results.append(
+            compare.result(
+                f"correspondences of {len(task.paths)} images by one map an image",
+                description,
+                timed(by_map, alternative, given.runs),
+                {
+                    "pairs": sum(len(pairs) for pairs, _ in found),
+                    "same_pairs_fraction": same_pairs(found_by_map, found),
+                },
+                **settings,
+                map_px=given.map_px,
             )
         )
     compare.finish(results, given.json)
@@ -118,20 +146,30 @@ def draw_rois(size_hw: Sequence[int], num_rois: int, generator: np.random.Genera
     return filter_proposals(proposals, (width, height), min_side_px=min(size_hw) / 5, max_rois=num_rois)
 
 
-def frozen_backbone(name: str) -> Backbone:
+def frozen_backbone(name: str) -> Any:
     """Build a backbone with random weights by its name, or load one from a file."""
     torch.manual_seed(SEED)
-    backbone = read_backbone_file(Path(name)) if name.endswith(WEIGHTS) else build_backbone(name)
+    backbone = load_eval_network(Path(name)) if Path(name).suffix in WEIGHTS else build_backbone(name)
     return backbone.eval().requires_grad_(False)
 
 
-def match_embedded_once(task: Task, folded: Backbone) -> Matches:
-    """Run our stage 2 in one process."""
-    parts = embed_boxes(
-        lambda views: pool(folded(views)),
+def match_embedded_once(task: Task, folded: nn.Module) -> Matches:
+    """Run our stage 2 with crops in one process."""
+    return match_all(task, folded, DiscoverConfig(roi_embed_px=task.size_px))
+
+
+def match_on_maps(task: Task, folded: nn.Module, map_px: int) -> Matches:
+    """Run our stage 2 with map features in one process."""
+    return match_all(task, folded, DiscoverConfig(roi_features="map", roi_map_px=map_px))
+
+
+def match_all(task: Task, folded: nn.Module, config: DiscoverConfig) -> Matches:
+    """Embed the RoIs of all images, and match each image with its neighbours."""
+    parts = embed_rois(
+        folded,
         task.paths,
         task.rois,
-        size_px=task.size_px,
+        config,
         device=torch.device("cpu"),
         workers=0,
         report=lambda _: None,
@@ -146,7 +184,7 @@ def match_embedded_once(task: Task, folded: Backbone) -> Matches:
 
 
 @torch.no_grad()
-def match_as_published(task: Task, backbone: Backbone) -> Matches:
+def match_as_published(task: Task, backbone: nn.Module) -> Matches:
     """Run the published program: for every query, embed its RoIs and those of each neighbour."""
     matches = []
     for image_id, neighbour_ids in enumerate(task.neighbour_ids.tolist()):
@@ -157,7 +195,7 @@ def match_as_published(task: Task, backbone: Backbone) -> Matches:
 
 
 @torch.no_grad()
-def match_image_by_image(task: Task, backbone: Backbone) -> Matches:
+def match_image_by_image(task: Task, backbone: nn.Module) -> Matches:
     """Run the published program with a cache of embeddings."""
     kept = [embed_image(task, image_id, backbone) for image_id in range(len(task.paths))]
     return [
@@ -167,7 +205,7 @@ def match_image_by_image(task: Task, backbone: Backbone) -> Matches:
     ]
 
 
-def embed_image(task: Task, image_id: int, backbone: Backbone) -> Float[Tensor, "b d"]:
+def embed_image(task: Task, image_id: int, backbone: nn.Module) -> Float[Tensor, "b d"]:
     """Embed the RoIs of one image: crop and resize by Pillow, torchvision's transforms, one batch."""
     to_view = transforms.Compose([transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
     with Image.open(task.paths[image_id]) as file:
@@ -191,6 +229,14 @@ def best_pairs(similarities: Float[Tensor, "b c"]) -> tuple[Int[Tensor, "p 2"], 
 
 def timed(ours: Callable[[], object], alternative: Callable[[], object], runs: int) -> dict[str, float]:
     return compare.ratios(*compare.interleaved(ours, alternative, runs))
+
+
+def same_pairs(ours: Matches, theirs: Matches) -> float:
+    """Return the fraction of equal pairs."""
+    both = [
+        (set(map(tuple, one.tolist())), set(map(tuple, other.tolist()))) for (one, _), (other, _) in zip(ours, theirs)
+    ]
+    return round(sum(len(one & other) for one, other in both) / sum(len(one) for one, _ in both), 6)
 
 
 def check_agreement(ours: Matches, theirs: Matches) -> dict[str, Any]:

@@ -41,10 +41,23 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_published_program_and_ours_find_the_same_pairs(discover: ModuleType, images: Path, tmp_path: Path) -> None:
-    sizes = ["--num-images", "5", "--rois", "10", "--neighbours", "2", "--size-px", "48", "--runs", "2"]
+    sizes = [
+        "--num-images",
+        "5",
+        "--rois",
+        "10",
+        "--neighbours",
+        "2",
+        "--size-px",
+        "48",
+        "--runs",
+        "2",
+        "--map-px",
+        "96",
+    ]
     argv = ["--images", str(images), "--json", str(tmp_path / "out.json"), "--backbone", "resnet10", *sizes]
     discover.main(argv)
-    published, once = json.loads((tmp_path / "out.json").read_text())
+    published, once, map_published, map_crops = json.loads((tmp_path / "out.json").read_text())
     assert published["alternative"] == "the published way"
     for result in (published, once):
         assert result["runs"] == 2
@@ -55,6 +68,13 @@ def test_the_published_program_and_ours_find_the_same_pairs(discover: ModuleType
         assert result["settings"]["rois_embedded_by_us"] == result["settings"]["rois"]
     assert published["settings"]["rois_embedded_by_alternative"] == 3 * published["settings"]["rois"]
     assert once["settings"]["rois_embedded_by_alternative"] == once["settings"]["rois"]
+    assert [each["alternative"] for each in (map_published, map_crops)] == [
+        "the published way",
+        "our crops, embedded once",
+    ]
+    for result in (map_published, map_crops):
+        assert 0 <= result["agreement"]["same_pairs_fraction"] <= 1
+        assert result["settings"]["map_px"] == 96
 
 
 def test_neighbours_are_other_images_each_once(discover: ModuleType, images: Path) -> None:

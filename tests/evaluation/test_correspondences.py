@@ -5,14 +5,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.reference.discovery_fractions import count_pairs, covered_class, top_pairs
+from tests.reference.discovery_fractions import count_pairs, covered_class, expected_pair, top_pairs
 
 from orl.datasets.labels import LabelledSplit
-from orl.evaluation.correspondences import roi_classes, score_correspondences, top_ranked
+from orl.evaluation import correspondences as module
+from orl.evaluation.correspondences import roi_classes, top_ranked
+from orl.evaluation.pair_sizes import SIZE_GROUPS
 
 CAT, DOG = 0, 1
 LEFT, RIGHT, CORNER = (0, 0, 40, 40), (60, 0, 100, 40), (0, 90, 10, 100)
 NAMES = ("a.jpg", "b.jpg", "c.jpg")
+
+
+def score_correspondences(split, names, rois, pairs, **options):
+    """Score pairs of images of 100 x 100 px."""
+    sizes = {"sizes_wh": [(100, 100)] * len(names)}
+    return module.score_correspondences(split, names, rois, pairs, **{**sizes, **options})
 
 
 def labelled(objects, names=NAMES, difficult=False):
@@ -191,6 +199,54 @@ def test_fractions_equal_a_loop_over_pairs(seed, threshold):
         assert found.same_class_fraction == (num_same / num_objects if num_objects else None)
     covered = [covered_class(rois["box"][row].tolist(), objects[row // 6], threshold) for row in range(24)]
     assert score.roi_object_fraction == sum(each is not None for each in covered) / 24
+
+    expected = []
+    for row in top:
+        i, n = int(pairs["image_id"][row]), int(pairs["neighbour_id"][row])
+        own, other = [rois["box"][6 * k : 6 * k + 6].tolist() for k in (i, n)]
+        chosen = int(pairs["roi"][row]) - 6 * i, int(pairs["neighbour_roi"][row]) - 6 * n
+        expected.append(expected_pair(own, covered[6 * i : 6 * i + 6], other, covered[6 * n : 6 * n + 6], chosen))
+    objects_expected, same_expected = np.mean(expected, axis=0)
+    assert score.size_matched.object_fraction == pytest.approx(objects_expected)
+    assert score.size_matched.both_fraction == pytest.approx(same_expected)
+    assert sum(group.num_pairs for group in score.by_size.values()) == len(top)
+    assert sum((group.size_matched_both_fraction or 0) * group.num_pairs for group in score.by_size.values()) == (
+        pytest.approx(sum(same for _, same in expected))
+    )
+
+
+def test_a_matcher_that_only_prefers_large_boxes_has_a_size_matched_lift_of_one():
+    # In each image a large RoI on a cat, and five small ones on nothing: the large pair is of one class.
+    large, small = (0, 0, 60, 60), [(80, 10 * row, 90, 10 * row + 10) for row in range(5)]
+    split = labelled([[((0, 0, 60, 60), CAT)]] * 3)
+    rois = roi_table(*[(i, box) for i in range(3) for box in (large, *small)])
+    pairs = pair_table(*[(i, (i + step) % 3, 6 * i, 6 * ((i + step) % 3), 0.9) for i in range(3) for step in (1, 2)])
+    score = score_correspondences(split, NAMES, rois, pairs)
+    assert score.top.both_fraction == 1
+    assert score.lift is None or score.lift > 1
+    assert score.size_matched_lift == 1
+    assert score.intervals["size_matched_lift"] == (1, 1)
+    groups = {name: group.num_pairs for name, group in score.by_size.items()}
+    assert groups == dict(zip(SIZE_GROUPS, (0, 0, 6)))
+    assert score.by_size[SIZE_GROUPS[0]].size_matched_lift is None
+
+
+def test_a_matcher_that_knows_classes_beats_pairs_of_the_same_sizes():
+    # Two equal RoIs an image, on a cat and on a dog: of four pairs of the same sizes two are of one class.
+    split = labelled([[(LEFT, CAT), (RIGHT, DOG)]] * 3)
+    rois = roi_table(*[(i, box) for i in range(3) for box in (LEFT, RIGHT)])
+    score = score_correspondences(
+        split, NAMES, rois, pair_table((0, 1, 0, 2, 0.9), (1, 2, 3, 5, 0.8), (2, 0, 4, 0, 0.7))
+    )
+    assert score.size_matched.both_fraction == 1 / 2
+    assert score.size_matched_lift == 2
+    assert score.by_size[SIZE_GROUPS[1]].size_matched_lift == 2
+
+
+def test_pairs_are_ranked_by_their_score_where_they_have_one():
+    columns = {**PAIRS, "score": -PAIRS["similarity"]}
+    assert top_ranked(PAIRS).tolist() != top_ranked(columns).tolist()
+    assert top_ranked({**PAIRS, "score": 2 * PAIRS["similarity"]}).tolist() == top_ranked(PAIRS).tolist()
 
 
 def test_of_equally_similar_pairs_the_first_is_top_ranked():

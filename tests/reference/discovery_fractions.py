@@ -45,3 +45,27 @@ def top_pairs(rows: Sequence[tuple[int, int, float]]) -> list[int]:
         if (image, neighbour) not in best or similarity > rows[best[image, neighbour]][2]:
             best[image, neighbour] = row
     return [best[key] for key in sorted(best)]
+
+
+def expected_pair(
+    boxes: Sequence[Box],
+    classes: Sequence[int | None],
+    other_boxes: Sequence[Box],
+    other_classes: Sequence[int | None],
+    pair: tuple[int, int],
+) -> tuple[float, float]:
+    """Average over all pairs of boxes of about the sizes of one pair: two objects, and two objects of one class."""
+
+    def area(box: Box) -> float:
+        return (box[2] - box[0]) * (box[3] - box[1])
+
+    objects = same = count = 0
+    for i in range(len(boxes)):
+        for j in range(len(other_boxes)):
+            ratios = area(boxes[i]) / area(boxes[pair[0]]), area(other_boxes[j]) / area(other_boxes[pair[1]])
+            if all(0.5 <= ratio <= 2 for ratio in ratios):
+                count += 1
+                if classes[i] is not None and other_classes[j] is not None:
+                    objects += 1
+                    same += classes[i] == other_classes[j]
+    return objects / count, same / count

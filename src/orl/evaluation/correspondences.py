@@ -1,6 +1,6 @@
 """Score of stage 2 without training: the fraction of matched RoIs that cover objects of one class."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
 
 from orl.datasets.labels import COVERING_IOU, NO_OBJECT, LabelledSplit, covered_classes
+from orl.evaluation.pair_sizes import SIZE_GROUPS, area_fractions, size_groups, size_matched_outcomes
 from orl.tables import row_starts
 
 NUM_RESAMPLES = 1000
@@ -28,6 +29,21 @@ class PairScore:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SizeScore:
+    """Score of the top-ranked pairs of one group of sizes."""
+
+    num_pairs: int
+    both_fraction: float | None
+    """Fraction of the pairs that cover two objects of one class; None without a pair."""
+    size_matched_both_fraction: float | None
+    """The same, as expected of random pairs of about the same sizes."""
+    size_matched_lift: float | None
+    """Ratio of the two; None if the latter is 0."""
+    size_matched_lift_interval_95: tuple[float, float] | None
+    """Its interval by the same bootstrap; None if an end is not finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DiscoveryScore:
     """Score of the top-ranked correspondences, and of random pairs of RoIs of the same two images."""
 
@@ -35,10 +51,16 @@ class DiscoveryScore:
     """The most similar pair of every image and neighbour."""
     random: PairScore
     """One random pair of the RoIs of the same two images for each of those."""
+    size_matched: PairScore
+    """Expectation of random pairs of RoIs of the same two images and about the same two sizes."""
     kept: PairScore
     """All correspondences."""
     lift: float | None
     """`both_fraction` of the top-ranked pairs over that of the random pairs; None if the latter is 0."""
+    size_matched_lift: float | None
+    """`both_fraction` of the top-ranked pairs over that of the size-matched pairs; None if the latter is 0."""
+    by_size: dict[str, SizeScore]
+    """Scores of the top-ranked pairs by the size of their boxes."""
     intervals: dict[str, tuple[float, float] | None]
     """95% intervals by a bootstrap over the query images; None if an end is not finite."""
     num_images: int
@@ -52,10 +74,10 @@ class DiscoveryScore:
     seed: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return all fields as JSON values; names of the random and of the kept pairs have a prefix."""
+        """Return all fields as JSON values; names of the random, size-matched and kept pairs have a prefix."""
         fields = asdict(self)
         fractions = {**fields.pop("top")}
-        for name in ("random", "kept"):
+        for name in ("random", "size_matched", "kept"):
             fractions |= {f"{name}_{key}": value for key, value in fields.pop(name).items()}
         intervals = {f"{key}_interval_95": value and list(value) for key, value in fields.pop("intervals").items()}
         return {**fractions, **fields, **intervals}
@@ -97,6 +119,7 @@ def score_correspondences(
     rois: Mapping[str, ndarray],
     correspondences: Mapping[str, ndarray],
     *,
+    sizes_wh: Sequence[tuple[int, int]],
     iou_threshold: float = COVERING_IOU,
     seed: int = 0,
 ) -> DiscoveryScore:
@@ -108,6 +131,7 @@ def score_correspondences(
         rois: columns `image_id` and `box` of the table.
         correspondences: columns `image_id`, `neighbour_id`, `roi`, `neighbour_roi`, `similarity`, and `score` if the
             pairs were chosen by another score than the cosine.
+        sizes_wh: width and height of each image of the run.
         iou_threshold: least IoU with which a box covers an object, in (0, 1].
         seed: seed of the random pairs and of the bootstrap.
 
@@ -134,13 +158,31 @@ def score_correspondences(
     random_neighbour_roi = _random_rows(starts, top["neighbour_id"], generator)
     top_outcomes = _outcomes(classes[top["roi"]], classes[top["neighbour_roi"]])
     random_outcomes = _outcomes(classes[random_roi], classes[random_neighbour_roi])
+    fractions = area_fractions(rois["box"], np.array(sizes_wh)[rois["image_id"]])
+    matched_outcomes = size_matched_outcomes(
+        np.stack([top["roi"], top["neighbour_roi"]], axis=1),
+        np.stack([starts[top[name] + end] for name in ("image_id", "neighbour_id") for end in (0, 1)], axis=1),
+        classes,
+        fractions,
+    )
+    groups = size_groups(fractions[top["roi"]], fractions[top["neighbour_roi"]])
     top_score, random_score = _pair_score(top_outcomes), _pair_score(random_outcomes)
+    matched_score = _pair_score(matched_outcomes)
+    intervals, size_intervals = _bootstrap(
+        top["image_id"], top_outcomes, random_outcomes, matched_outcomes, groups, generator
+    )
     return DiscoveryScore(
         top=top_score,
         random=random_score,
+        size_matched=matched_score,
         kept=_pair_score(_outcomes(classes[kept["roi"]], classes[kept["neighbour_roi"]])),
-        lift=top_score.both_fraction / random_score.both_fraction if random_score.both_fraction else None,
-        intervals=_bootstrap(top["image_id"], top_outcomes, random_outcomes, generator),
+        lift=_ratio(top_score.both_fraction, random_score.both_fraction),
+        size_matched_lift=_ratio(top_score.both_fraction, matched_score.both_fraction),
+        by_size={
+            name: _size_score(top_outcomes[groups == group], matched_outcomes[groups == group], size_intervals[group])
+            for group, name in enumerate(SIZE_GROUPS)
+        },
+        intervals=intervals,
         num_images=int(has_labels.sum()),
         num_images_without_labels=int((~has_labels).sum()),
         num_pairs_without_labels=int((~usable).sum()),
@@ -188,29 +230,59 @@ def _outcomes(classes: Int[ndarray, "p"], neighbour_classes: Int[ndarray, "p"]) 
 def _pair_score(outcomes: Shaped[ndarray, "p 3"]) -> PairScore:
     num_pairs, num_objects, num_same = outcomes.sum(axis=0).tolist()
     return PairScore(
-        num_pairs=num_pairs,
+        num_pairs=round(num_pairs),
         object_fraction=num_objects / num_pairs,
-        same_class_fraction=num_same / num_objects if num_objects else None,
+        same_class_fraction=_ratio(num_same, num_objects),
         both_fraction=num_same / num_pairs,
     )
+
+
+def _size_score(
+    outcomes: Shaped[ndarray, "p 3"], matched: Shaped[ndarray, "p 3"], interval: tuple[float, float] | None
+) -> SizeScore:
+    num_pairs, _, num_same = outcomes.sum(axis=0).tolist()
+    expected = float(matched[:, 2].sum())
+    return SizeScore(
+        num_pairs=num_pairs,
+        both_fraction=_ratio(num_same, num_pairs),
+        size_matched_both_fraction=_ratio(expected, num_pairs),
+        size_matched_lift=_ratio(num_same, expected),
+        size_matched_lift_interval_95=interval if num_pairs else None,
+    )
+
+
+def _ratio(value: float, base: float) -> float | None:
+    return value / base if base else None
 
 
 def _bootstrap(
     image_ids: Int[ndarray, "p"],
     top_outcomes: Shaped[ndarray, "p 3"],
     random_outcomes: Shaped[ndarray, "p 3"],
+    matched_outcomes: Shaped[ndarray, "p 3"],
+    groups: Int[ndarray, "p"],
     generator: np.random.Generator,
-) -> dict[str, tuple[float, float] | None]:
-    """Compute 95% intervals by resampling query images, each with all its top-ranked and random pairs."""
+) -> tuple[dict[str, tuple[float, float] | None], list[tuple[float, float] | None]]:
+    """Compute 95% intervals by resampling query images, each with all its top-ranked and random pairs.
+
+    Returns:
+        Intervals by name, and that of the size-matched lift of each group of sizes.
+    """
     _, images = np.unique(image_ids, return_inverse=True)
-    counts = np.zeros((images.max() + 1, 6))
-    np.add.at(counts, images, np.concatenate([top_outcomes, random_outcomes], axis=1))
+    in_group = (groups[:, None] == np.arange(len(SIZE_GROUPS))[None]).astype(np.float64)
+    columns = (
+        *(top_outcomes, random_outcomes, matched_outcomes[:, 2:]),
+        *(top_outcomes[:, 2:] * in_group, matched_outcomes[:, 2:] * in_group),
+    )
+    values = np.concatenate(columns, axis=1)
+    counts = np.zeros((images.max() + 1, values.shape[1]))
+    np.add.at(counts, images, values)
     sums = np.stack(
         [counts[generator.integers(len(counts), size=len(counts))].sum(axis=0) for _ in range(NUM_RESAMPLES)]
     )
-    num_pairs, objects, same, num_random, random_objects, random_same = sums.T
+    num_pairs, objects, same, num_random, random_objects, random_same, matched_same, *by_group = sums.T
     with np.errstate(divide="ignore", invalid="ignore"):
-        values = {
+        resampled = {
             "object_fraction": objects / num_pairs,
             "same_class_fraction": same / objects,
             "both_fraction": same / num_pairs,
@@ -218,8 +290,10 @@ def _bootstrap(
             "random_same_class_fraction": random_same / random_objects,
             "random_both_fraction": random_same / num_random,
             "lift": same / random_same,
+            "size_matched_lift": same / matched_same,
         }
-    return {name: _interval(resampled) for name, resampled in values.items()}
+        lifts = [by_group[group] / by_group[len(SIZE_GROUPS) + group] for group in range(len(SIZE_GROUPS))]
+    return {name: _interval(each) for name, each in resampled.items()}, [_interval(each) for each in lifts]
 
 
 def _interval(values: Float[ndarray, "b"]) -> tuple[float, float] | None:

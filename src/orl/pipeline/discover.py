@@ -221,6 +221,7 @@ def score_discovery(config: RunConfig, images: ImageTable) -> None:
         images.names,
         {name: rois.column(name) for name in ("image_id", "box")},
         {name: correspondences.column(name) for name in columns},
+        sizes_wh=images.sizes_wh,
         seed=config.seed,
     )
     result = score.to_json() | {"correspondences": correspondences.fingerprint}

@@ -3,12 +3,14 @@
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from orl.datasets.decode import image_size
 from orl.datasets.labels import COVERING_IOU, NO_OBJECT, LabelledSplit
 from orl.discovery.matching import match_neighbours
 from orl.discovery.nearest_neighbours import nearest_neighbours, row_blocks, unit_vectors
@@ -20,6 +22,7 @@ from orl.evaluation.objects.object_features import ObjectFeatures, feature_input
 from orl.evaluation.objects.object_result import object_entries, object_result, object_tables, row_of
 from orl.evaluation.objects.proposals import ProposalsConfig, find_rois
 from orl.evaluation.output import EvaluationOutput, finished, write_result
+from orl.evaluation.pair_sizes import SIZE_GROUPS, area_fractions, size_groups, size_matched_outcomes
 from orl.evaluation.protocol import Evaluation, Result
 from orl.processes import Processes
 
@@ -30,8 +33,12 @@ class PairsConfig(ProposalsConfig):
 
     image_px: int = 224
     """Side of the square that images are resized to for neighbours, pixels."""
+    roi_features: Literal["crops", "map"] = "crops"
+    """Features of RoIs: of the resized RoI, or cut from the feature map of the image."""
     roi_px: int = 224
-    """Side of the square that RoIs are resized to, pixels."""
+    """Side of the square that RoIs are resized to, pixels; for crops."""
+    roi_map_px: int = 480
+    """Short side of the image whose feature map RoIs are cut from, pixels; for map."""
     neighbours: int = 10
     """Neighbours of each image."""
     max_pair_images: int = 200
@@ -65,7 +72,8 @@ def run(
         scored=tuple(np.ones(len(own), dtype=bool) for own in rois.boxes),
     )
     features = open_object_features(backbone, data, output)
-    top, expected = pair_outcomes(features, images, rois, config)
+    outcomes = pair_outcomes(features, images, rois, config)
+    top, expected, matched = outcomes.top.sum(axis=1), outcomes.expected.sum(axis=1), outcomes.matched
     names = images.names
     same, random_same = _sums(names, top[:, 1:], top[:, :1]), expected[:, 1].sum() / top[:, 0].sum()
     rows = [
@@ -77,7 +85,18 @@ def run(
             chance=float(expected[:, 2].sum() / top[:, 0].sum()),
         ),
         row_of("lift", _sums(names, top[:, 1:2], expected[:, 1:2]), seed=output.seed, unit="number", chance=1.0),
+        row_of(
+            "size-matched lift",
+            _sums(names, top[:, 1:2], matched.sum(axis=1)[:, None]),
+            seed=output.seed,
+            unit="number",
+            chance=1.0,
+        ),
     ]
+    for group, name in enumerate(SIZE_GROUPS):
+        if matched[:, group].sum() > 0:
+            sums = _sums(names, outcomes.top[:, group, 1:2], matched[:, group, None])
+            rows.append(row_of(f"size-matched lift, {name}", sums, seed=output.seed, unit="number", chance=1.0))
     result = object_result(
         "pairs",
         rows,
@@ -97,33 +116,49 @@ def run(
     return write_result(output, result, inputs)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PairOutcomes:
+    """Sums over the pairs of each image, by the group of sizes of the pair."""
+
+    top: Float[ndarray, "n g 3"]
+    """Numbers of pairs, of those that cover objects of one class, and of those that cover objects."""
+    expected: Float[ndarray, "n g 3"]
+    """The same as expected of pairs of random RoIs of the same two images."""
+    matched: Float[ndarray, "n g"]
+    """Pairs that cover objects of one class, as expected of pairs of random RoIs of about the same sizes."""
+
+
 def pair_outcomes(
     features: ObjectFeatures, images: ObjectBoxes, rois: ObjectBoxes, config: PairsConfig
-) -> tuple[Float[ndarray, "n 3"], Float[ndarray, "n 3"]]:
-    """Match each image with its neighbours, and count what the most similar pair with each neighbour covers.
-
-    Returns:
-        For each image the number of pairs, of those that cover objects of one class, and of those that cover objects;
-        and the same as expected of pairs of random RoIs of the same two images.
-    """
+) -> PairOutcomes:
+    """Match each image with its neighbours, and count what the most similar pair with each neighbour covers."""
     units = unit_vectors(features.images(images, size_px=config.image_px))
     ids = torch.arange(len(units))
     neighbour_ids, _ = nearest_neighbours(units, ids, row_blocks(units), config.neighbours)
-    roi_units = unit_vectors(features.rois(rois, cut="crop", size_px=config.roi_px))
+    if config.roi_features == "map":
+        roi_units = unit_vectors(features.rois(rois, cut="map", size_px=config.roi_map_px))
+    else:
+        roi_units = unit_vectors(features.rois(rois, cut="crop", size_px=config.roi_px))
     starts = np.concatenate([[0], np.cumsum([len(own) for own in rois.boxes])])
     classes = _covered_classes(images, rois)
+    sizes_wh = np.concatenate([np.tile(image_size(path), (len(own), 1)) for path, own in zip(images.paths, rois.boxes)])
+    fractions = area_fractions(np.concatenate(rois.boxes), sizes_wh)
     by_image = [slice(*starts[row : row + 2].tolist()) for row in range(len(images))]
-    top, expected = np.zeros((len(images), 3)), np.zeros((len(images), 3))
+    top, expected = (np.zeros((len(images), len(SIZE_GROUPS), 3)) for _ in range(2))
+    matched = np.zeros((len(images), len(SIZE_GROUPS)))
     for row, others in enumerate(neighbour_ids.tolist()):
         own = by_image[row]
         parts = [roi_units[by_image[other]] for other in others]
         matches = match_neighbours(roi_units[own], torch.cat(parts), [len(part) for part in parts])
         for other, (pairs, _) in zip(others, matches):
-            theirs = classes[by_image[other]]
-            first, second = pairs[0].tolist()
-            top[row] += _outcome(classes[own][first : first + 1], theirs[second : second + 1])
-            expected[row] += _outcome(classes[own], theirs)
-    return top, expected
+            theirs = by_image[other]
+            first, second = (pairs[0] + torch.tensor([own.start, theirs.start])).tolist()
+            group = int(size_groups(fractions[first : first + 1], fractions[second : second + 1])[0])
+            top[row, group] += _outcome(classes[first : first + 1], classes[second : second + 1])
+            expected[row, group] += _outcome(classes[own], classes[theirs])
+            rows = np.array([[own.start, own.stop, theirs.start, theirs.stop]])
+            matched[row, group] += size_matched_outcomes(np.array([[first, second]]), rows, classes, fractions)[0, 2]
+    return PairOutcomes(top=top, expected=expected, matched=matched)
 
 
 def _outcome(classes: Int[ndarray, "a"], others: Int[ndarray, "b"]) -> Float[ndarray, "3"]:
