@@ -229,12 +229,12 @@ class DiscoverConfig:
     """File of your own boxes, for --discover.proposals file: a COCO JSON or a published proposal file."""
     search_scale: float = 1.0
     """Scale of an image for selective search; 0.5 takes a quarter of the time."""
-    roi_features: Literal["crops", "map"] = "crops"
-    """Features of RoIs: each RoI is resized and passes the network, as published; or it is cut from the image's map."""
+    roi_features: Literal["crops", "map", "centred-map"] = "crops"
+    """Features of RoIs: each is resized and passes the network, as published; or cut from the (centred) image's map."""
     roi_embed_px: int = 224
     """Side that an RoI is resized to before it is embedded, pixels; for --discover.roi-features crops."""
     roi_map_px: int = 480
-    """Short side of the image whose feature map RoIs are cut from, pixels; for --discover.roi-features map."""
+    """Short side of the image whose feature map RoIs are cut from, pixels; for maps."""
     min_side: float = 96.0
     """Smallest width and height of an RoI: pixels from 1 on, below 1 a fraction of the image's short side."""
     max_aspect_ratio: float = 3.0

@@ -53,10 +53,11 @@ def embed_rois(
         float32 features, in the order of the images and of their RoIs.
     """
     embed: Callable[..., Iterator[ndarray]]
-    if config.roi_features == "map":
-        embed = partial(embed_boxes_on_maps, backbone, short_px=config.roi_map_px)
-    else:
+    if config.roi_features == "crops":
         embed = partial(embed_boxes, lambda views: pool(backbone(views)), size_px=config.roi_embed_px)
+    else:
+        centred = config.roi_features == "centred-map"
+        embed = partial(embed_boxes_on_maps, backbone, short_px=config.roi_map_px, centred=centred)
     yield from embed(paths, image_rois, device=device, workers=workers, report=report)
 
 
@@ -66,6 +67,7 @@ def embed_boxes_on_maps(
     image_boxes: Sequence[Float[ndarray, "_ 4"]],
     *,
     short_px: int,
+    centred: bool = False,
     device: torch.device,
     workers: int | ImageWorkers,
     report: Callable[[int], object],
@@ -74,11 +76,16 @@ def embed_boxes_on_maps(
 
     It takes about the time of the image's area over the area of all crops that `embed_boxes` would resize.
 
+    Every position of a map sees most of the image, so that features of its boxes are alike, and large boxes of two
+    images of one kind are most alike. Centring subtracts what all positions of the image have in common. A box of the
+    complete image is then left with rounding: it matches at random.
+
     Args:
         encode: the frozen network on the device, from normalised images to feature maps.
         paths: the images.
         image_boxes: boxes `xyxy` of each image, in its pixels.
         short_px: short side that an image is resized to, pixels; its aspect ratio is kept.
+        centred: subtract the mean of each map over its positions.
         device: device to compute on.
         workers: number of processes that read and resize, or the `ImageWorkers` of an earlier call.
         report: called with the number of images just finished.
@@ -104,6 +111,8 @@ def embed_boxes_on_maps(
                     f"the feature map of {paths[done]} has a single position, and RoIs need a map of several; give "
                     f"larger images than a short side of {short_px} px, or a network with a spatial map"
                 )
+            if centred:
+                maps = maps - maps.mean(dim=(2, 3), keepdim=True)
             found = [
                 rois_on_map(feature_map[None], boxes, size_wh).cpu().numpy()
                 for feature_map, (_, size_wh), boxes in zip(maps, batch, image_boxes[done:])

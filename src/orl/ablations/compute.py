@@ -46,7 +46,7 @@ def discover_pixels(config: RunConfig) -> float:
     rois_per_image = tables.load(run.table("rois")).num_rows / num_images
     options = config.discover
     roi_pixels = rois_per_image * options.roi_embed_px**2
-    if options.roi_features == "map":
+    if options.roi_features != "crops":
         ratios = [max(size_wh) / min(size_wh) for size_wh in load_image_table(run.images).sizes_wh]
         roi_pixels = options.roi_map_px**2 * sum(ratios) / len(ratios)
     return FORWARD_FRACTION * (options.embed_px**2 + roi_pixels)

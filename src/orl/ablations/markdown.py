@@ -58,6 +58,7 @@ DISCOVERY_COLUMNS = [
     discovery_column("of those, one class, %", "same_class_fraction"),
     discovery_column("random pairs: one class, %", "random_same_class_fraction"),
     LIFT,
+    discovery_column("lift over pairs of the same sizes", "size_matched_lift", scale=1.0),
     discovery_column("all kept pairs: on two objects, %", "kept_object_fraction", decimals=2),
     discovery_column("of those, one class, %", "kept_same_class_fraction"),
 ]

@@ -22,7 +22,7 @@ ABLATION, RECORDED = "ablation", "recorded"
 DISCOVERY_KEYS = (
     *("object_fraction", "same_class_fraction", "both_fraction", "lift", "roi_object_fraction"),
     *("random_object_fraction", "random_same_class_fraction", "random_both_fraction", "lift_interval_95"),
-    *("kept_object_fraction", "kept_same_class_fraction"),
+    *("kept_object_fraction", "kept_same_class_fraction", "size_matched_lift"),
 )
 """Parts of the discovery score that are recorded."""
 

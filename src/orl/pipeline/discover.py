@@ -193,9 +193,9 @@ def _ignore(num_images: int) -> None:
 
 
 def _feature_options(config: DiscoverConfig) -> dict[str, Any]:
-    if config.roi_features == "map":
-        return {"roi_features": "map", "roi_map_px": config.roi_map_px}
-    return {"roi_embed_px": config.roi_embed_px}
+    if config.roi_features == "crops":
+        return {"roi_embed_px": config.roi_embed_px}
+    return {"roi_features": config.roi_features, "roi_map_px": config.roi_map_px}
 
 
 def _filter_options(config: DiscoverConfig) -> dict[str, Any]:

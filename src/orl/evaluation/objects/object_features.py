@@ -17,8 +17,9 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from orl import provenance, tables
+from orl.config import DiscoverConfig
 from orl.embed import Encode, ImageWorkers, at_precision, embed_boxes, embed_images
-from orl.embed_maps import embed_boxes_on_maps
+from orl.embed_maps import embed_boxes_on_maps, embed_rois
 from orl.evaluation.detection.precise_bn import update_batch_statistics
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.objects.object_dataset import ObjectBoxes, ObjectDataset
@@ -117,6 +118,30 @@ class ObjectFeatures:
         }
         name = f"{boxes.split}_{cut}_{size_px}px" + ("" if recalibrate_on is None else "_recalibrated")
         return self._cached(name, inputs, lambda: self._embed_rois(boxes, cut, size_px, recalibrate_on))
+
+    def stage2_rois(self, boxes: ObjectBoxes, config: DiscoverConfig) -> Float32[ndarray, "r d"]:
+        """Compute the features of boxes with the network and the options of stage 2, without dilation."""
+        if config.roi_features == "crops":
+            return self.rois(boxes, cut="crop", size_px=config.roi_embed_px)
+        name = f"{config.roi_features}_{config.roi_map_px}px"
+        inputs = {"rois": boxes.fingerprint, "roi_features": name}
+
+        def embed() -> Float32[ndarray, "r d"]:
+            network = self._prepared(self.backbone.network)
+            title = f"feature maps of {boxes.split}"
+            with progress_bar(total=len(boxes), title=title, unit="images", quiet=self.quiet) as bar:
+                parts = embed_rois(
+                    network,
+                    boxes.paths,
+                    boxes.boxes,
+                    config,
+                    device=self.device,
+                    workers=self.workers,
+                    report=bar.update,
+                )
+                return np.concatenate(list(parts))
+
+        return self._cached(f"{boxes.split}_{name}", inputs, embed)
 
     def images(self, images: Images, *, size_px: int) -> Float32[ndarray, "n d"]:
         """Compute pooled features of complete images, resized to a square."""

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from orl.config import DiscoverConfig
 from orl.datasets.decode import image_size
 from orl.datasets.labels import COVERING_IOU, NO_OBJECT, LabelledSplit
 from orl.discovery.matching import match_neighbours
@@ -33,12 +34,12 @@ class PairsConfig(ProposalsConfig):
 
     image_px: int = 224
     """Side of the square that images are resized to for neighbours, pixels."""
-    roi_features: Literal["crops", "map"] = "crops"
-    """Features of RoIs: of the resized RoI, or cut from the feature map of the image."""
+    roi_features: Literal["crops", "map", "centred-map"] = "crops"
+    """Features of RoIs, as in stage 2: of the resized RoI, or cut from the (centred) feature map of the image."""
     roi_px: int = 224
     """Side of the square that RoIs are resized to, pixels; for crops."""
     roi_map_px: int = 480
-    """Short side of the image whose feature map RoIs are cut from, pixels; for map."""
+    """Short side of the image whose feature map RoIs are cut from, pixels; for maps."""
     neighbours: int = 10
     """Neighbours of each image."""
     max_pair_images: int = 200
@@ -135,10 +136,8 @@ def pair_outcomes(
     units = unit_vectors(features.images(images, size_px=config.image_px))
     ids = torch.arange(len(units))
     neighbour_ids, _ = nearest_neighbours(units, ids, row_blocks(units), config.neighbours)
-    if config.roi_features == "map":
-        roi_units = unit_vectors(features.rois(rois, cut="map", size_px=config.roi_map_px))
-    else:
-        roi_units = unit_vectors(features.rois(rois, cut="crop", size_px=config.roi_px))
+    options = DiscoverConfig(roi_features=config.roi_features, roi_embed_px=config.roi_px, roi_map_px=config.roi_map_px)
+    roi_units = unit_vectors(features.stage2_rois(rois, options))
     starts = np.concatenate([[0], np.cumsum([len(own) for own in rois.boxes])])
     classes = _covered_classes(images, rois)
     sizes_wh = np.concatenate([np.tile(image_size(path), (len(own), 1)) for path, own in zip(images.paths, rois.boxes)])

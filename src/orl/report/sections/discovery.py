@@ -9,13 +9,22 @@ from orl.report.content import Cell, Fraction, ScoreTable, Section
 from orl.report.runs import ReportedRun, ReportInputs
 from orl.rundir import read_discovery_score
 
-KINDS = {"": "Best pair of two images", "kept_": "All kept pairs", "random_": "Random pairs"}
+KINDS = {
+    "": "Best pair of two images",
+    "kept_": "All kept pairs",
+    "size_matched_": "Random pairs of the same sizes",
+    "random_": "Random pairs",
+}
 """Prefix of the keys of a score -> name of the scored pairs."""
+SIZE_COLUMNS = ["Pairs", "Number", "Both, one class (%)", "Random of the same sizes (%)", "Times that"]
 FRACTIONS = {
     "object_fraction": "Both on an object (%)",
     "same_class_fraction": "Of those, one class (%)",
     "both_fraction": "Both, one class (%)",
 }
+
+
+LIFTS = {"size_matched_lift": "Times random of the same sizes", "lift": "Times random"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +33,7 @@ class Discovery(Section):
 
     template = "discovery.html"
     scores: ScoreTable | None
+    by_size: ScoreTable | None
     iou_threshold: float
     sentences: Sequence[str]
 
@@ -39,11 +49,19 @@ def discovery_section(inputs: ReportInputs) -> Discovery:
         for kind, name in KINDS.items()
         if f"{kind}num_pairs" in score
     ]
-    columns = ["Pairs", "Number", *FRACTIONS.values(), "Times random"]
+    columns = ["Pairs", "Number", *FRACTIONS.values(), *LIFTS.values()]
+    by_size = [
+        [run.named(name), *_size_cells(group)]
+        for run, score in scores
+        for name, group in score.get("by_size", {}).items()
+    ]
     return Discovery(
         title="Discovery score",
         notes=[run.note(reason) for run in inputs.runs if run not in scored],
         scores=ScoreTable(caption="Matched pairs and random pairs", columns=columns, rows=rows) if rows else None,
+        by_size=ScoreTable(caption="Best pairs by the size of their boxes", columns=SIZE_COLUMNS, rows=by_size)
+        if by_size
+        else None,
         iou_threshold=scores[0][1].get("iou_threshold", COVERING_IOU) if scores else COVERING_IOU,
         sentences=[_sentence(run, score) for run, score in scores],
     )
@@ -57,8 +75,21 @@ def _cells(score: Mapping[str, Any], kind: str, all_scores: Sequence[Mapping[str
         best = max(each.get(f"{kind}{fraction}") or 0.0 for each in all_scores)
         is_best = len(all_scores) > 1 and not kind and value == best
         cells.append(Fraction(value, score.get(f"{kind}{fraction}_interval_95"), is_best))
-    lift = score.get("lift") if not kind else None
-    return [*cells, "–" if lift is None else f"{lift:.2f}"]
+    return [*cells, *(_number(score.get(lift) if not kind else None) for lift in LIFTS)]
+
+
+def _size_cells(group: Mapping[str, Any]) -> list[Cell]:
+    interval = group["size_matched_lift_interval_95"]
+    return [
+        f"{group['num_pairs']:,}",
+        Fraction(group["both_fraction"]),
+        Fraction(group["size_matched_both_fraction"]),
+        _number(group["size_matched_lift"]) + (f" ({interval[0]:.1f}–{interval[1]:.1f})" if interval else ""),
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
 def _sentence(run: ReportedRun, score: Mapping[str, Any]) -> str:
