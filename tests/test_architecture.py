@@ -24,6 +24,7 @@ FLOORS = {
     "synthetic": 4,
     "methods": 4,
     "published_files": 4,
+    "own_boxes": 5,
     "processes": 4,
     "embed": 5,
     "embed_maps": 6,

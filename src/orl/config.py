@@ -25,6 +25,12 @@ WARM_START_METHODS: tuple[ImageMethod, ...] = ("byol", "selfemd")
 """Methods of stage 1 whose projector has the form of stage 3's, so that stage 3 can start from its weights."""
 
 
+PROPOSAL_SOURCES = ("selective-search", "opencv", "grid", "random", "file")
+"""Sources of boxes beside a function of the user."""
+OWN_FUNCTION = "python:"
+"""Prefix of a function of the user as source of boxes: 'python:module:function'."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
     """Network that both training stages train."""
@@ -223,10 +229,11 @@ class DiscoverConfig:
     """Cosine above which two images are near-duplicates and rank after all others as neighbours; None: off."""
     neighbour_search: Literal["exact", "faiss"] = "exact"
     """Exact search for neighbours, or an approximate index for tens of millions of images."""
-    proposals: Literal["selective-search", "opencv", "grid", "random", "file"] = "selective-search"
-    """Source of boxes: our selective search, OpenCV's (slow; for comparison), a grid, random boxes, or a file."""
+    proposals: str = "selective-search"
+    """Source of boxes: 'selective-search' (ours), 'opencv' (slow; for comparison), 'grid', 'random', 'file', or a
+    Python function of your own, 'python:module:function', which gets an image and returns boxes."""
     proposals_file: Path | None = None
-    """File of your own boxes, for --discover.proposals file: a COCO JSON or a published proposal file."""
+    """Your own boxes, for --discover.proposals file: COCO JSON or results, .npz, Parquet, or a folder of YOLO files."""
     search_scale: float = 1.0
     """Scale of an image for selective search; 0.5 takes a quarter of the time."""
     roi_features: Literal["crops", "map", "centred-map"] = "crops"
@@ -266,6 +273,7 @@ class DiscoverConfig:
         _require(self, "in [0, 1]", lambda value: 0 <= value <= 1, "max_iou")
         _require(self, "above 0", lambda value: value > 0, "min_side")
         _require(self, "in (-1, 1]", lambda value: value is None or -1 < value <= 1, "max_similarity")
+        check_proposal_source("proposals", self.proposals)
         if (self.proposals == "file") != (self.proposals_file is not None):
             raise ValueError(
                 f"proposals {self.proposals!r} and proposals_file {self.proposals_file} do not go together: "
@@ -485,6 +493,21 @@ def _is_jitter(jitter: tuple[float, ...]) -> bool:
 
 def _are_probabilities(values: tuple[float, ...]) -> bool:
     return all(0 <= value <= 1 for value in values)
+
+
+def check_proposal_source(name: str, source: str) -> None:
+    """Refuse a source of boxes that is neither known nor of the form 'python:module:function'.
+
+    Raises:
+        ValueError: with the name of the field and its value.
+    """
+    if not source.startswith(OWN_FUNCTION):
+        if source not in PROPOSAL_SOURCES:
+            raise ValueError(f"{name} must be {one_of((*PROPOSAL_SOURCES, 'python:module:function'), source)}")
+        return
+    module, _, function = source.removeprefix(OWN_FUNCTION).partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), function)):
+        raise ValueError(f"{name} must be 'python:module:function', such as 'python:my_boxes:propose', not {source!r}")
 
 
 def save_config(config: RunConfig, path: Path) -> None:

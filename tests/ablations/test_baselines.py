@@ -11,9 +11,9 @@ from orl.datasets.image_table import load_image_table
 from orl.datasets.sources import read_labels
 from orl.evaluation.evaluated_backbone import RANDOM, load_evaluated_backbone
 from orl.networks.backbones import read_backbone_file
+from orl.own_boxes.box_file import read_box_file
 from orl.pipeline.preflight import preflight
 from orl.pipeline.scan import scan
-from orl.published_files.box_file import read_box_file
 from orl.recipes import demo
 from orl.rundir import RunDir
 from orl.synthetic.scenes import draw_scenes
@@ -35,7 +35,7 @@ def test_labelled_boxes_are_read_as_the_proposals_of_their_images(config: RunCon
     assert labels is not None
     expected = dict(zip(labels.names, labels.boxes))
     for name, size_wh, own in zip(images.names, images.sizes_wh, found, strict=True):
-        np.testing.assert_allclose(own, boxes.clip(expected[name], size_wh), atol=1e-4)
+        np.testing.assert_allclose(own.xyxy, boxes.clip(expected[name], size_wh), atol=1e-4)
 
 
 def test_images_without_labels_have_no_labelled_boxes(config: RunConfig, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from orl.datasets.masks import compress_mask, decode_masks, encode_masks
+from orl.datasets.masks import box_of_mask, compress_mask, decode_masks, encode_masks
 
 SIZE_WH = (30, 20)
 
@@ -80,3 +80,12 @@ def test_a_compressed_mask_of_a_larger_image_is_refused() -> None:
     rle = encode_masks(np.zeros((1, 50, 60), dtype=bool))[0]
     with pytest.raises(ValueError, match="must have the 600 pixels of its image, got 3000"):
         compress_mask({"size": [20, 30], "counts": rle["counts"]}, SIZE_WH)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 40))
+def test_the_box_of_a_mask_is_the_smallest_around_its_pixels(seed: int, width: int, height: int) -> None:
+    mask = random_masks(seed, 1, (width, height))[0] & random_masks(seed + 1, 1, (width, height))[0]
+    found = box_of_mask(encode_masks(mask[None])[0])
+    rows, columns = np.nonzero(mask)
+    expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) else [0, 0, 0, 0]
+    assert found.tolist() == expected

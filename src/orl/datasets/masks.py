@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from numpy import ndarray
 
+from orl import boxes
 from orl.boxes import LARGEST_COORDINATE_PX
 
 MIN_POLYGON_NUMBERS = 6
@@ -70,6 +71,13 @@ def compress_mask(segmentation: object, size_wh: tuple[int, int]) -> dict[str, A
         raise ValueError(f"a polygon must be near its image, got {repr(segmentation)[:80]}")
     parts = coco_mask.frPyObjects(polygons, height, width)
     return rle_with_bytes(coco_mask.merge(parts) if len(parts) > 1 else parts[0])
+
+
+def box_of_mask(rle: dict[str, Any]) -> Float32[ndarray, "4"]:
+    """Return the smallest box `xyxy` around the pixels of a compressed RLE; empty at the origin if there are none."""
+    from faster_coco_eval.core import mask as coco_mask
+
+    return boxes.from_xywh(np.asarray(coco_mask.toBbox([rle]))[0])
 
 
 def rle_with_bytes(rle: dict[str, Any]) -> dict[str, Any]:

@@ -24,8 +24,9 @@ from orl.discovery.opencv_search import new_opencv_search
 from orl.evaluation.run_evaluations import RunDatasets, check_run_datasets
 from orl.networks.backbones import Backbone, build_backbone
 from orl.networks.device import compute_device
+from orl.own_boxes.box_file import detect_box_format
 from orl.pipeline.feature_extractor import FeatureExtractor, load_external_extractor
-from orl.pipeline.proposal_tables import boxes_file
+from orl.pipeline.proposal_tables import boxes_file, own_function
 from orl.pipeline.training_setup import stage_config
 from orl.processes import Processes
 from orl.rundir import TRAINED_STAGES, RunDir
@@ -250,6 +251,8 @@ def _check_packages(config: RunConfig, stages: Sequence[str], device: torch.devi
         load_faiss()
     if "discover" in stages and config.discover.proposals == "opencv":
         new_opencv_search()
+    if "discover" in stages:
+        own_function(config.discover)
     if config.wandb != "off" and importlib.util.find_spec("wandb") is None:
         raise ImportError(f"--wandb {config.wandb} needs Weights & Biases: pip install wandb, or leave it off")
     if config.precision == "16-mixed" and device.type == "cpu":
@@ -334,8 +337,8 @@ def _check_image_source(config: RunConfig, stages: Sequence[str], root: Path) ->
         )
     if "discover" not in stages or config.discover.proposals != "file":
         return
-    boxes_file(config.discover)
-    if is_pack(root) and open_pack(root).is_reduced:
+    box_format = detect_box_format(boxes_file(config.discover))
+    if box_format.in_pixels and is_pack(root) and open_pack(root).is_reduced:
         raise ValueError(
             f"boxes from a file are in pixels of the original images, and pack {root} has reduced them: "
             "pack them with --short-side None, or give the images themselves"

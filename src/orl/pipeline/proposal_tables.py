@@ -1,4 +1,4 @@
-"""Proposals of stage 2: from selective search, from a baseline (OpenCV, grid, random), or from a user's file."""
+"""Proposals of stage 2: from selective search, a baseline (OpenCV, grid, random), or the user's file or function."""
 
 import threading
 import zlib
@@ -10,16 +10,18 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from orl import files, tables
-from orl.config import DiscoverConfig, RunConfig
+from orl import tables
+from orl.config import OWN_FUNCTION, DiscoverConfig, RunConfig
 from orl.datasets.decode import load_image
-from orl.datasets.image_table import ImageTable, require_original_sizes
+from orl.datasets.image_table import ImageTable
 from orl.datasets.threads import map_in_threads
 from orl.discovery.baseline_boxes import grid_boxes, random_boxes
 from orl.discovery.opencv_search import opencv_selective_search
 from orl.discovery.selective_search import compile_search, selective_search
+from orl.own_boxes.box_file import box_file_digest, detect_box_format, read_box_file
+from orl.own_boxes.box_function import BoxFunction, load_box_function
+from orl.own_boxes.image_boxes import ImageBoxes
 from orl.pipeline.shards import Columns, Report, ShardMaker
-from orl.published_files.box_file import read_box_file
 
 SEARCH_VERSION = 1
 """Version of selective search; increased when the same config gives different boxes."""
@@ -34,7 +36,12 @@ def proposal_inputs(images: ImageTable, config: RunConfig) -> dict[str, Any]:
     options = config.discover
     inputs: dict[str, Any] = {"images": images.fingerprint, "proposals": options.proposals}
     if options.proposals == "file":
-        return {**inputs, "file": files.file_digest(boxes_file(options))}
+        path = boxes_file(options)
+        # Tables without masks keep the inputs that they had before masks were kept.
+        masks = {"masks": True} if detect_box_format(path).has_masks else {}
+        return {**inputs, "file": box_file_digest(path), **masks}
+    if (function := own_function(options)) is not None:
+        return {**inputs, "source": function.digest}
     if options.proposals == "selective-search":
         inputs |= {"search_version": SEARCH_VERSION, "search_scale": options.search_scale}
     return inputs if options.proposals == "grid" else {**inputs, "seed": config.seed}
@@ -49,21 +56,41 @@ def proposer(images: ImageTable, config: RunConfig, folder: Path) -> ShardMaker:
         folder: folder of the table, where a large file of boxes is sorted.
     """
     if config.discover.proposals == "file":
-        require_original_sizes(images)
-        lists = read_box_file(boxes_file(config.discover), images, config.images, folder)
+        box_file = read_box_file(boxes_file(config.discover), images, config.images, folder)
 
         def read(rows: slice, report: Report) -> Columns:
-            found = lists(rows)
+            found = box_file(rows)
             report(rows.stop - rows.start)
-            return tables.box_columns(rows, found)
+            return _own_columns(rows, found, has_masks=box_file.has_masks)
 
         return read
+    if (function := own_function(config.discover)) is not None:
+        return _function_caller(function, images)
     find = _finder(images, config)
 
     def search(rows: slice, report: Report) -> Columns:
         return tables.box_columns(rows, _search_in_threads(find, range(rows.start, rows.stop), config.workers, report))
 
     return search
+
+
+def _function_caller(function: BoxFunction, images: ImageTable) -> ShardMaker:
+    """Build the maker of shards by a function of the user, which is called for one image after the other."""
+
+    def call(rows: slice, report: Report) -> Columns:
+        found = []
+        for image_id in range(rows.start, rows.stop):
+            found.append(function(load_image(images.path(image_id), None), images.names[image_id]))
+            report(1)
+        # Which images will have masks is not known before, and all shards need the same columns.
+        return _own_columns(rows, found, has_masks=True)
+
+    return call
+
+
+def _own_columns(rows: slice, found: Sequence[ImageBoxes], *, has_masks: bool) -> Columns:
+    rles = [[""] * len(each.xyxy) if each.rles is None else each.rles for each in found]
+    return tables.box_columns(rows, [each.xyxy for each in found], rles if has_masks else None)
 
 
 def _finder(images: ImageTable, config: RunConfig) -> Callable[[int], Boxes]:
@@ -107,13 +134,24 @@ def _search_in_threads(
     return found
 
 
+def own_function(config: DiscoverConfig) -> BoxFunction | None:
+    """Return the function of the user that gives the boxes; None for other sources.
+
+    Raises:
+        ValueError: if it cannot be imported.
+    """
+    if not config.proposals.startswith(OWN_FUNCTION):
+        return None
+    return load_box_function(config.proposals.removeprefix(OWN_FUNCTION))
+
+
 def boxes_file(config: DiscoverConfig) -> Path:
     """Return the path of the user's own boxes.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if there is no such file or folder.
     """
     path = config.proposals_file
-    if path is None or not path.is_file():
+    if path is None or not path.exists():
         raise FileNotFoundError(f"no file of boxes at {path}; give one with --discover.proposals-file")
     return path

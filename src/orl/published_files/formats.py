@@ -40,7 +40,11 @@ def detect_format(path: Path, expected: Sequence[str]) -> str:
         FileNotFoundError: if there is no such file.
         ValueError: if the file has another format, is truncated, or continues after its end.
     """
-    found = keys_in(path)
+    return format_of_keys(path, keys_in(path), expected)
+
+
+def format_of_keys(path: Path, found: Sequence[str], expected: Sequence[str]) -> str:
+    """Return the format of a file with these keys, as `detect_format` does."""
     known = next((name for name, keys in NEEDED_KEYS.items() if set(keys) <= set(found)), None)
     if known in expected:
         return str(known)

@@ -35,7 +35,7 @@ def elements(path: Path, key: str, noun: str = "images") -> Iterator[Any]:
 
     Args:
         path: file with one JSON object; the order of its keys does not matter.
-        key: key of the list, such as 'pseudo_annotations.bbox'.
+        key: key of the list, such as 'pseudo_annotations.bbox'; empty if the file is a list itself.
         noun: plural noun for the elements, for error messages.
 
     Raises:
@@ -46,11 +46,13 @@ def elements(path: Path, key: str, noun: str = "images") -> Iterator[Any]:
     count = 0
     with open(files.regular_file(path), "rb") as file:
         try:
-            for element in ijson.items(file, f"{key}.item", use_float=True, buf_size=BUFFER_BYTES):
+            prefix = f"{key}.item" if key else "item"
+            for element in ijson.items(file, prefix, use_float=True, buf_size=BUFFER_BYTES):
                 yield element
                 count += 1
         except (ijson.JSONError, UnicodeError) as error:
-            raise DamagedFileError(_error_message(path, f"after {count} complete {noun} of {key!r}", error)) from error
+            where = f"after {count} complete {noun}" + (f" of {key!r}" if key else "")
+            raise DamagedFileError(_error_message(path, where, error)) from error
 
 
 def value(path: Path, key: str) -> Any:

@@ -72,6 +72,23 @@ def source_listing(source: Path, images: ImageTable) -> Listing:
     return Listing(names=tuple(name for name, _ in entries), ids=tuple(image_id for _, image_id in entries))
 
 
+def rows_by_id(source: Path, images: ImageTable) -> dict[Any, int]:
+    """Return the row of each image id of the COCO JSON that the images come from, -1 for an image not in the run.
+
+    Args:
+        source: source of the run's images, as given with --images; other sources have no ids.
+        images: image table of the run.
+
+    Raises:
+        ValueError: if the COCO JSON is damaged.
+    """
+    if source.suffix.lower() != ".json":
+        return {}
+    rows = {name: row for row, name in enumerate(images.names)}
+    entries = coco_images(source.expanduser())
+    return {image_id: rows.get(_name_in_run(name, images), -1) for image_id, name in entries}
+
+
 def _name_in_run(name: str, images: ImageTable) -> str:
     """Return a name of a COCO JSON as `orl.datasets.coco` reads it: with slashes, and relative to the run's root."""
     name = name.replace("\\", "/")
@@ -125,12 +142,24 @@ def match_names(names: Sequence[str], known: Sequence[str]) -> list[list[int]]:
 
     A file that was written on Windows has backslashes between folders.
     """
-    names = [name if "/" in name else name.replace("\\", "/") for name in names]
-    exact = {name: index for index, name in enumerate(known)}
-    by_base: dict[str, list[int]] = {}
-    for index, name in enumerate(known):
-        by_base.setdefault(PurePosixPath(name).name, []).append(index)
-    return [[exact[name]] if name in exact else by_base.get(PurePosixPath(name).name, []) for name in names]
+    matcher = NameMatcher(known)
+    return [matcher(name) for name in names]
+
+
+class NameMatcher:
+    """Function from a name to the indices of the known names that it may stand for, as in `match_names`."""
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self._exact: dict[str, list[int]] = {}
+        self._by_base: dict[str, list[int]] = {}
+        for index, name in enumerate(known):
+            self._exact.setdefault(name, []).append(index)
+            self._by_base.setdefault(PurePosixPath(name).name, []).append(index)
+
+    def __call__(self, name: str) -> list[int]:
+        """Return the indices that a name may stand for."""
+        name = name if "/" in name else name.replace("\\", "/")
+        return self._exact.get(name) or self._by_base.get(PurePosixPath(name).name, [])
 
 
 def save_listing(

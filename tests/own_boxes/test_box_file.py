@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 from tests.reference.published import xyxy
 
 from orl.datasets.image_table import ImageTable
-from orl.published_files.box_file import read_box_file
+from orl.datasets.masks import decode_masks
+from orl.own_boxes.box_file import box_file_digest, detect_box_format, read_box_file
 
 Write = Callable[[str, object], Path]
+TRIANGLE = [[1, 1, 5, 1, 1, 5]]
 SOURCE = ImageTable(
     root=Path("images"),
     names=("x/a.jpg", "x/b.jpg", "y/b.jpg", "y/c.jpg"),
@@ -26,7 +29,7 @@ IMAGES = [
 
 
 def annotation(image_id: object, *box: float) -> dict:
-    return {"image_id": image_id, "bbox": list(box), "category_id": 3, "iscrowd": 1, "segmentation": [[1, 2, 3]]}
+    return {"image_id": image_id, "bbox": list(box), "category_id": 3, "iscrowd": 1, "segmentation": TRIANGLE}
 
 
 def coco(*annotations: object) -> dict:
@@ -35,7 +38,7 @@ def coco(*annotations: object) -> dict:
 
 def found(path: Path, folder: Path, step: int = 4, source: Path = Path("images")) -> list[list[list[float]]]:
     boxes = read_box_file(path, SOURCE, source, folder)
-    parts = [part for start in range(0, 4, step) for part in boxes(slice(start, min(4, start + step)))]
+    parts = [part.xyxy for start in range(0, 4, step) for part in boxes(slice(start, min(4, start + step)))]
     assert all(part.dtype == np.float32 for part in parts)
     assert all(part.shape[1] == 4 for part in parts)
     return [part.tolist() for part in parts]
@@ -87,8 +90,19 @@ def test_images_that_the_file_does_not_list_are_logged(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (coco({"image_id": 10}), r"entry 0 of 'annotations' needs image_id and bbox, got \{'image_id': 10\}"),
-        (coco(annotation(10, 0, 0, 1, 1), 7), "entry 1 of 'annotations' needs image_id and bbox, got 7"),
+        (coco({"image_id": 10}), r"entry 0 of 'annotations' needs image_id and bbox, .*got \{'image_id': 10\}"),
+        (coco(annotation(10, 0, 0, 1, 1), 7), "entry 1 of 'annotations' needs image_id and bbox, .*got 7"),
+        (coco({"image_id": None, "bbox": [0, 0, 1, 1]}), "image_id is a whole number or a name, not None"),
+        (coco({**annotation(10, 0, 0, 1, 1), "score": "high"}), "score is a finite number, not 'high'"),
+        (coco({**annotation(10, 0, 0, 1, 1), "score": 1}, annotation(10, 0, 0, 1, 1)), "1 of 2 boxes have a score"),
+        (
+            coco({"image_id": 10, "segmentation": [[1, 2, 3]]}),
+            r"entry 0 .*: a polygon needs x and y of at least three corners, got \[1, 2, 3\]",
+        ),
+        (
+            coco({"image_id": 10, "segmentation": {"size": [80, 90], "counts": [7200]}}),
+            r"entry 0 .*: a mask must have the height and width \[80, 100\] of its image, got \[80, 90\]",
+        ),
         (coco(annotation(10, 0, 0, 1)), r"entry 0 of 'annotations': \[0, 0, 1\] is not a list of 4"),
         (coco(annotation(10, 0, 0, -1, 1)), "entry 0 of 'annotations': .* below 0"),
         (coco(annotation(10, 0, 0, 1e7, 1)), r"entry 0 .*: box \[0.0, 0.0, 10000000.0, 1.0\] lies far outside of"),
@@ -114,8 +128,8 @@ def test_images_that_the_file_does_not_list_are_logged(
         ({"bbox": [[], []]}, "lists 2 images and the run has 4"),
         ({"bbox": [[], [], [[1, 2, 3]], []]}, r"image 2: \[1, 2, 3\] is not a list of 4"),
         (
-            json.dumps(coco(annotation(10, 0, 0, 1, 1), annotation(20, 0, 0, 1, 1)))[:-120],
-            r"is truncated: it ends at byte \d+ in 'segmentation' \(open brackets: 2\)",
+            json.dumps(coco(annotation(10, 0, 0, 1, 1), annotation(20, 0, 0, 1, 1)))[:-25],
+            r"is truncated: it ends at byte \d+ in 'segmentation' \(open brackets: 5\)",
         ),
         ('{"bbox": [[], [], [[1, 2', r"is truncated: it ends at byte 24 in 'bbox' \(open brackets: 4\)"),
     ],
@@ -128,3 +142,49 @@ def test_a_bad_file_is_refused_with_the_value(write: Write, tmp_path: Path, cont
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no file at .*none\.json"):
         read_box_file(tmp_path / "none.json", SOURCE, Path("images"), tmp_path)
+
+
+def test_the_box_of_a_mask_stands_in_for_a_missing_one_and_masks_are_kept(write: Write, tmp_path: Path) -> None:
+    """Annotations of images.cocodataset.org/#format-data: polygons, or an RLE with the counts as a list or as text."""
+    masks = np.zeros((2, 80, 100), dtype=bool)
+    masks[0, 30:50, 20:61] = True
+    masks[1, [5, 70], [90, 3]] = True
+    rles = [{"size": [80, 100], "counts": coco_mask.encode(np.asfortranarray(m))["counts"].decode()} for m in masks]
+    rectangle = {"image_id": 10, "segmentation": [[20, 30, 61, 30, 61, 50, 20, 50]]}
+    uncompressed = {"size": [80, 100], "counts": [10, 5, 7985]}  # rows 10 to 14 of the first column
+    entries = [rectangle, {"image_id": 10, "segmentation": rles[1]}, {"image_id": 10, "segmentation": uncompressed}]
+    both = {"image_id": 20, "bbox": [1, 2, 3, 4], "segmentation": [[0, 0, 9, 0, 9, 9]]}
+    path = write("own", coco(*entries, both, {"image_id": 10, "bbox": [5, 5, 9, 9], "segmentation": []}))
+    box_file = read_box_file(path, SOURCE, Path("images"), tmp_path)
+    first, second, third, _ = box_file(slice(0, 4))
+    expected = [[20, 30, 61, 50], [3, 5, 91, 71], [0, 10, 1, 15], [5, 5, 14, 14]]
+    assert box_file.has_masks
+    assert first.xyxy.tolist() == expected
+    assert first.rles is not None
+    assert first.rles[:2] == tuple(rle["counts"] for rle in rles)
+    assert first.rles[3] == ""
+    assert second.xyxy.tolist() == [[1, 2, 4, 6]]
+    assert third.rles == ()
+
+
+def test_masks_stay_with_their_boxes_when_boxes_are_ranked_and_left_out(write: Write, tmp_path: Path) -> None:
+    entries = [
+        {"image_id": 10, "bbox": [column, 0, width, 9], "segmentation": [[column, 0, 50, 0, 50, 9]], "score": score}
+        for column, width, score in ((1, 9, 0.1), (2, 0, 0.9), (3, 9, 0.5), (4, 9, 0.5))
+    ]
+    (first, *_) = read_box_file(write("own", coco(*entries)), SOURCE, Path("images"), tmp_path)(slice(0, 4))
+    assert first.xyxy[:, 0].tolist() == [3, 4, 1]
+    assert first.rles is not None
+    found = decode_masks([{"size": [80, 100], "counts": rle} for rle in first.rles], (100, 80))
+    polygons = coco_mask.frPyObjects([[column, 0, 50, 0, 50, 9] for column in (3, 4, 1)], 80, 100)
+    np.testing.assert_array_equal(found, coco_mask.decode(polygons).transpose(2, 0, 1).astype(bool))
+
+
+def test_formats_are_detected_by_content_and_their_digest_follows_it(write: Write, tmp_path: Path) -> None:
+    plain, masked = coco({"image_id": 10, "bbox": [0, 0, 1, 1]}), coco(annotation(10, 0, 0, 1, 1))
+    found = [detect_box_format(write(name, each)) for name, each in (("plain", plain), ("masked", masked))]
+    assert [(each.name, each.has_masks) for each in found] == [("COCO", False), ("COCO", True)]
+    found = [detect_box_format(write("results", list(each["annotations"]))) for each in (plain, masked)]
+    assert [(each.name, each.has_masks) for each in found] == [("COCO results", False), ("COCO results", True)]
+    assert detect_box_format(write("bbox", {"bbox": []})).name == "selective_search_proposal"
+    assert box_file_digest(tmp_path / "plain.json") != box_file_digest(tmp_path / "masked.json")
