@@ -1,27 +1,25 @@
 """Quality of class-agnostic boxes, before and after the filter of stage 2: recall and overlap of labelled objects.
 
-The boxes do not depend on a backbone: every backbone of a scoreboard has the same rows.
+The boxes do not depend on a backbone: every backbone of a scoreboard has the same rows. Boxes of another source than
+selective search are scored beside those of selective search.
 """
 
+import logging
 import time
-import zlib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from numpy import ndarray
 
 from orl import boxes as geometry
-from orl.config import check_numbers
 from orl.datasets.decode import load_image
 from orl.datasets.threads import map_in_threads
-from orl.discovery.baseline_boxes import grid_boxes, random_boxes
 from orl.discovery.proposal_filter import filter_proposals
-from orl.discovery.selective_search import selective_search
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
+from orl.evaluation.objects.box_sources import BoxSourceConfig, Find, box_finder, source_inputs
 from orl.evaluation.objects.image_sums import ImageSums
 from orl.evaluation.objects.object_dataset import ObjectBoxes, ObjectDataset
 from orl.evaluation.objects.object_result import Row, object_entries, object_result, object_tables, row_of
@@ -35,16 +33,16 @@ AVERAGE_RECALL_COUNTS = (10, 100, 1000)
 IOU_THRESHOLDS = np.arange(50, 100, 5) / 100
 """Thresholds of COCO's average recall."""
 RECALL_THRESHOLDS = (0.5, 0.7)
-ProposalSource = Literal["selective-search", "grid", "random"]
-Find = Callable[[UInt8[ndarray, "h w 3"], int], Float[ndarray, "_ 4"]]
+SEARCH, CHANCE = "selective search", "random boxes"
+"""Sources that are scored beside the given one."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProposalsConfig:
+class ProposalsConfig(BoxSourceConfig):
     """Source of the boxes, and the filter of stage 2."""
 
-    source: ProposalSource = "selective-search"
-    """Source of the boxes; random boxes are scored beside it."""
     min_side: float = 0.2
     """Smallest side of an RoI over the short side of the image; the published 96 px are 0.2 of COCO's 480."""
     max_aspect_ratio: float = 3.0
@@ -54,12 +52,21 @@ class ProposalsConfig:
     max_rois: int = 100
     """Most RoIs of an image."""
 
-    def __post_init__(self) -> None:
-        check_numbers(self)
+
+@dataclass(frozen=True)
+class FoundBoxes:
+    """Boxes of each image by one source."""
+
+    proposals: list[Float[ndarray, "_ 4"]]
+    rois: list[Float[ndarray, "_ 4"]]
+    """Boxes after the filter."""
+    seconds: list[float]
+    """Time of each search, without reading the image."""
 
 
 def check(data: ObjectDataset, config: ProposalsConfig) -> None:
-    """Read the labels of both splits."""
+    """Read the labels of both splits, and find the user's file or function of boxes."""
+    source_inputs(config)
     _ = data.boxes
 
 
@@ -68,7 +75,8 @@ def run(
 ) -> Result:
     """Score the boxes of the images to score, and write the result; the backbone is not used."""
     images = data.boxes.test
-    inputs = {"boxes": images.fingerprint, **asdict(config), "seed": output.seed}
+    options = {name: value for name, value in asdict(config).items() if name != "file"}
+    inputs = {"boxes": images.fingerprint, **options, **source_inputs(config), "seed": output.seed}
     if (result := finished(output, inputs)) is not None:
         return result
     started = time.perf_counter()
@@ -87,7 +95,8 @@ def run(
             "boxes_per_image": num_boxes,
             "backbone_used": False,
             "chance": "random boxes, filtered alike for RoIs",
-            **asdict(config),
+            **options,
+            **({} if config.file is None else {"file": config.file}),
         },
     )
     return write_result(output, result, inputs)
@@ -95,48 +104,78 @@ def run(
 
 def find_rois(images: ObjectBoxes, config: ProposalsConfig, output: EvaluationOutput) -> list[Float[ndarray, "_ 4"]]:
     """Return the RoIs of each image: proposals after the filter."""
-    return [each[2] for each in _find_all(images, config, output)]
+    finders = {config.source: box_finder(config, images, output.seed, output.folder)}
+    return _find_all(images, finders, config, output)[config.source].rois
 
 
 def proposal_rows(
     images: ObjectBoxes, config: ProposalsConfig, output: EvaluationOutput
 ) -> tuple[list[Row], dict[str, float]]:
-    """Return the scores of the boxes before and after the filter, and the mean number of boxes of an image."""
-    found = _find_all(images, config, output)
+    """Return the scores of the boxes before and after the filter, and the mean number of boxes of an image.
+
+    The rows of selective search, where it is not the source, begin with its name.
+    """
+    sources = {"": config, CHANCE: BoxSourceConfig(source="random")}
+    if config.source != BoxSourceConfig.source:
+        sources[SEARCH] = BoxSourceConfig()
+    finders = {name: box_finder(each, images, output.seed, output.folder) for name, each in sources.items()}
+    found = _find_all(images, finders, config, output)
     rows: list[Row] = []
     counts: dict[str, float] = {}
-    for name, column in (("proposals", 0), ("RoIs", 2)):
-        own, chance = ([each[column + offset] for each in found] for offset in (0, 1))
-        counts[name] = float(np.mean([len(each) for each in own]))
-        for title, measure in MEASURES.items():
-            rows.append(
+    for source in [name for name in sources if name != CHANCE]:
+        prefix = f"{source}: " if source else ""
+        for name, own, chance in (
+            ("proposals", found[source].proposals, found[CHANCE].proposals),
+            ("RoIs", found[source].rois, found[CHANCE].rois),
+        ):
+            counts[f"{prefix}{name}"] = float(np.mean([len(each) for each in own]))
+            rows += [
                 row_of(
-                    f"{name}, {title}",
+                    f"{prefix}{name}, {title}",
                     box_sums(images, own, measure),
                     seed=output.seed,
                     chance=box_sums(images, chance, measure).value,
                 )
-            )
+                for title, measure in MEASURES.items()
+            ]
+        # Boxes of a file were found elsewhere.
+        if source or config.source != "file":
+            times = _time_row(f"{prefix}seconds an image", images, found[source], found[CHANCE], output.seed)
+            logger.info("%s: %.4f s an image", source or config.source, times.estimate.value)
+            rows.append(times)
     return rows, counts
 
 
-def _find_all(
-    images: ObjectBoxes, config: ProposalsConfig, output: EvaluationOutput
-) -> list[list[Float[ndarray, "_ 4"]]]:
-    """Return the proposals of each image, random boxes, and both after the filter."""
+def _time_row(name: str, images: ObjectBoxes, own: FoundBoxes, chance: FoundBoxes, seed: int) -> Row:
+    seconds = np.array(own.seconds)[None, :, None]
+    sums = ImageSums(images=images.names, numerators=seconds, denominators=np.ones_like(seconds))
+    row = row_of(name, sums, seed=seed, unit="number", chance=float(np.mean(chance.seconds)))
+    return replace(row, higher_is_better=False)
 
-    def find(row: int) -> list[Float[ndarray, "_ 4"]]:
+
+def _find_all(
+    images: ObjectBoxes, finders: Mapping[str, Find], config: ProposalsConfig, output: EvaluationOutput
+) -> dict[str, FoundBoxes]:
+    """Return the boxes of each image by each source, before and after the filter."""
+    found = {name: FoundBoxes([], [], []) for name in finders}
+
+    def find(row: int) -> list[tuple[Float[ndarray, "_ 4"], Float[ndarray, "_ 4"], float]]:
         image = load_image(images.paths[row])
-        size_wh = (image.shape[1], image.shape[0])
-        seed = zlib.crc32(f"{output.seed} {images.names[row]}".encode())
-        found = [FINDERS[config.source](image, seed), _random(image, seed)]
-        return [*found, *(_filtered(each, size_wh, config) for each in found)]
+        parts = []
+        for finder in finders.values():
+            started = time.perf_counter()
+            boxes = finder(image, row)
+            seconds = time.perf_counter() - started
+            parts.append((boxes, _filtered(boxes, (image.shape[1], image.shape[0]), config), seconds))
+        return parts
 
     with progress_bar(total=len(images), title="proposals", unit="images", quiet=output.quiet) as bar:
-        found: list[list[Float[ndarray, "_ 4"]]] = []
 
-        def take(boxes: list[Float[ndarray, "_ 4"]]) -> None:
-            found.append(boxes)
+        def take(parts: list[tuple[Float[ndarray, "_ 4"], Float[ndarray, "_ 4"], float]]) -> None:
+            for each, (boxes, rois, seconds) in zip(found.values(), parts):
+                each.proposals.append(boxes)
+                each.rois.append(rois)
+                each.seconds.append(seconds)
             bar.update()
 
         map_in_threads(find, range(len(images)), output.workers, take)
@@ -194,21 +233,6 @@ def _filtered(boxes: Float[ndarray, "_ 4"], size_wh: tuple[int, int], config: Pr
         max_rois=config.max_rois,
     )
 
-
-def _search(image: UInt8[ndarray, "h w 3"], seed: int) -> Float[ndarray, "_ 4"]:
-    return selective_search(image, seed % 2**31)
-
-
-def _grid(image: UInt8[ndarray, "h w 3"], _: int) -> Float[ndarray, "_ 4"]:
-    return grid_boxes((image.shape[1], image.shape[0]))
-
-
-def _random(image: UInt8[ndarray, "h w 3"], seed: int) -> Float[ndarray, "_ 4"]:
-    return random_boxes((image.shape[1], image.shape[0]), np.random.default_rng(seed))
-
-
-FINDERS: dict[ProposalSource, Find] = {"selective-search": _search, "grid": _grid, "random": _random}
-"""Function from an image and a seed to its boxes, the best ranked first."""
 
 PROPOSALS = Evaluation(
     name="proposals",
