@@ -242,6 +242,8 @@ class DiscoverConfig:
     """Side that an RoI is resized to before it is embedded, pixels; for --discover.roi-features crops."""
     roi_map_px: int = 480
     """Short side of the image whose feature map RoIs are cut from, pixels; for maps."""
+    roi_dims: int | None = None
+    """Numbers that the embedding of an RoI is reduced to before it is stored (PCA); None: all of them."""
     min_side: float = 96.0
     """Smallest width and height of an RoI: pixels from 1 on, below 1 a fraction of the image's short side."""
     max_aspect_ratio: float = 3.0
@@ -267,6 +269,7 @@ class DiscoverConfig:
         _check_types(self)
         _require(self, "at least 1", lambda value: value >= 1, "embed_px", "roi_embed_px", "shard_size", "max_rois")
         _require(self, "at least 1", lambda value: value >= 1, "hubness_neighbours", "hubness_bank")
+        _require(self, "at least 1", lambda value: value is None or value >= 1, "roi_dims")
         _require(self, "at least 32", lambda value: value >= 32, "roi_map_px")
         _require(self, "at least 1", lambda value: value >= 1, "num_neighbours", "max_aspect_ratio")
         _require(self, "above 0 and at most 1", lambda value: 0 < value <= 1, "top_fraction", "search_scale")

@@ -13,6 +13,7 @@ table (images: `images.parquet`, all others: `discover/NAME/`):
 | proposals | box as found | `image_id` int32, `box` float32 (4,) |
 | rois | box as kept | `image_id` int32, `box` float32 (4,) |
 | roi_embeddings | RoI | `embedding` float16 (D,) |
+| roi_reduction | dimension | `matrix` float32 (K,); for `discover.roi_dims` |
 | whitening | dimension | `mean` float32, `matrix` float32 (D,); for `discover.matching` whitened and contrast |
 | roi_hubness | RoI | `mean_similarity` float32; for `discover.matching` csls and contrast |
 | correspondences | pair | `image_id`, `neighbour_id` int32, `roi`, `neighbour_roi` int64, `similarity` float32 |

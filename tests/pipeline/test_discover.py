@@ -179,6 +179,30 @@ def test_map_features_are_means_of_the_map_of_each_image_alone(
     assert cosines[: -1 if kind == "centred-map" else None].min() > 0.99
 
 
+def test_reduced_embeddings_keep_the_cosines_of_rois(images: ImageTable, complete: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(complete, out)
+    config = replace(new_config(out, shard_size=3, roi_dims=24), overwrite=True)
+    run_stage2(config, images)
+    full, reduced = (
+        unit_vectors(tables.load(RunDir(root).table("roi_embeddings")).column("embedding")) for root in (complete, out)
+    )
+    assert reduced.shape == (len(full), 24)
+    assert (reduced @ reduced.T - full @ full.T).abs().mean() < 0.02
+    # The projection is of the highest singular values: no other 24 dimensions keep more.
+    basis = torch.linalg.svd(full, full_matrices=False).Vh[:24]
+    kept = torch.nn.functional.normalize(full @ basis.T)
+    torch.testing.assert_close(reduced @ reduced.T, kept @ kept.T, atol=2e-3, rtol=0)
+    assert rebuilt_by(replace(config, overwrite=False), images) == []
+
+
+def test_more_dimensions_than_there_are_are_refused(images: ImageTable, complete: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(complete, out)
+    with pytest.raises(ValueError, match="embeddings have 512 numbers, which 512 do not reduce"):
+        run_stage2(replace(new_config(out, shard_size=3, roi_dims=512), overwrite=True), images)
+
+
 @pytest.mark.parametrize("mutual", [False, True])
 @pytest.mark.parametrize("matching", ["whitened", "csls", "contrast"])
 def test_corrected_matching_equals_the_definition_as_loops(

@@ -24,6 +24,7 @@ from orl.pipeline.neighbour_tables import neighbour_finder, neighbour_inputs
 from orl.pipeline.preflight import RunInputs
 from orl.pipeline.proposal_tables import proposal_inputs, proposer
 from orl.pipeline.record import recorded_stage
+from orl.pipeline.roi_reduction import build_reduction, read_reduction
 from orl.pipeline.run_report import optional_annotations
 from orl.processes import Processes, local_device
 from orl.progress import progress_bar
@@ -62,7 +63,7 @@ def discover(inputs: RunInputs, images: ImageTable, processes: Processes | None 
 
 
 def _build_tables(inputs: RunInputs, images: ImageTable, processes: Processes) -> bool:
-    """Build the six tables; return True if the correspondences are new."""
+    """Build the tables; return True if the correspondences are new."""
     config, run, options = inputs.config, inputs.run, inputs.config.discover
     device = local_device(config.device)
     extractor = inputs.feature_extractor or load_stage1_extractor(run)
@@ -94,15 +95,18 @@ def _build_tables(inputs: RunInputs, images: ImageTable, processes: Processes) -
         {"proposals": proposals.fingerprint, **_filter_options(options)},
         lambda: shards.proposal_filter(images, proposals, **_filter_options(options)),
     )
+    embedded_from = {
+        "images": images.fingerprint,
+        "rois": rois.fingerprint,
+        "backbone": extractor.backbone_digest,
+        **_feature_options(options),
+        "resampling": RESAMPLING,
+    }
+    reduction = build_reduction(inputs, images, rois, encoder, embedded_from, device, processes)
     roi_embeddings = build(
         "roi_embeddings",
-        {
-            "rois": rois.fingerprint,
-            "backbone": extractor.backbone_digest,
-            **_feature_options(options),
-            "resampling": RESAMPLING,
-        },
-        lambda: shards.roi_embedder(images, rois, encoder, options, device, config.workers),
+        {**embedded_from, **({} if reduction is None else {"roi_reduction": reduction.fingerprint})},
+        lambda: shards.roi_embedder(images, rois, encoder, options, device, config.workers, read_reduction(reduction)),
     )
     whitening = build_whitening(inputs, roi_embeddings, processes)
     roi_hubness = None

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Float32, Int, Shaped
 from numpy import ndarray
 from torch import Tensor
 
@@ -87,9 +87,15 @@ def proposal_filter(
 
 
 def roi_embedder(
-    images: ImageTable, rois: tables.Table, encoder: Encoder, config: DiscoverConfig, device: torch.device, workers: int
+    images: ImageTable,
+    rois: tables.Table,
+    encoder: Encoder,
+    config: DiscoverConfig,
+    device: torch.device,
+    workers: int,
+    reduction: Float32[ndarray, "d k"] | None = None,
 ) -> ShardMaker:
-    """Build the maker of RoI embeddings: features of each RoI, computed once."""
+    """Build the maker of RoI embeddings: features of each RoI, computed once, and reduced by a projection if given."""
     image_workers = ImageWorkers(workers)
 
     def make(rows: slice, report: Report) -> Columns:
@@ -103,7 +109,7 @@ def roi_embedder(
             workers=image_workers,
             report=report,
         )
-        return _embedding_columns(list(parts))
+        return _embedding_columns(list(parts), reduction)
 
     return make
 
@@ -282,8 +288,11 @@ def _masks_of(table: tables.Table, images: slice) -> list[Shaped[ndarray, "_"]]:
     return np.split(rles, starts[1:-1])
 
 
-def _embedding_columns(parts: list[Float[ndarray, "_ d"]]) -> Columns:
-    embeddings = unit_vectors(np.concatenate(parts)).numpy().astype(np.float16)
+def _embedding_columns(parts: list[Float[ndarray, "_ d"]], reduction: Float32[ndarray, "d k"] | None = None) -> Columns:
+    units = unit_vectors(np.concatenate(parts))
+    if reduction is not None:
+        units = torch.nn.functional.normalize(units @ torch.from_numpy(reduction), dim=1)
+    embeddings = units.numpy().astype(np.float16)
     if not np.isfinite(embeddings).all():
         raise ValueError(
             "the embeddings of stage 1's network are not finite: it has diverged; train it again with a smaller base-lr"
