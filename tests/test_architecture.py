@@ -28,6 +28,7 @@ FLOORS = {
     "processes": 4,
     "embed": 5,
     "embed_maps": 6,
+    "map_boxes": 6,
     "config": 5,
     "training": 5,
     "weights": 5,

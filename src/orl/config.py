@@ -25,7 +25,7 @@ WARM_START_METHODS: tuple[ImageMethod, ...] = ("byol", "selfemd")
 """Methods of stage 1 whose projector has the form of stage 3's, so that stage 3 can start from its weights."""
 
 
-PROPOSAL_SOURCES = ("selective-search", "opencv", "grid", "random", "file")
+PROPOSAL_SOURCES = ("selective-search", "extractor", "opencv", "grid", "random", "file")
 """Sources of boxes beside a function of the user."""
 OWN_FUNCTION = "python:"
 """Prefix of a function of the user as source of boxes: 'python:module:function'."""
@@ -230,8 +230,8 @@ class DiscoverConfig:
     neighbour_search: Literal["exact", "faiss"] = "exact"
     """Exact search for neighbours, or an approximate index for tens of millions of images."""
     proposals: str = "selective-search"
-    """Source of boxes: 'selective-search' (ours), 'opencv' (slow; for comparison), 'grid', 'random', 'file', or a
-    Python function of your own, 'python:module:function', which gets an image and returns boxes."""
+    """Source of boxes: 'selective-search' (ours), 'extractor' (on maps of the feature extractor), 'opencv' (slow; for
+    comparison), 'grid', 'random', 'file', or a function of your own, 'python:module:function', from image to boxes."""
     proposals_file: Path | None = None
     """Your own boxes, for --discover.proposals file: COCO JSON or results, .npz, Parquet, or a folder of YOLO files."""
     search_scale: float = 1.0

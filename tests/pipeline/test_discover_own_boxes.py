@@ -9,19 +9,25 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 from tests.pipeline.test_discover import new_config, run_stage2, stage_1
 
 from orl import provenance, tables
 from orl.cli import main
+from orl.datasets.decode import load_image
 from orl.datasets.image_table import ImageTable
+from orl.map_boxes import at_short_sides, find_boxes_on_maps
+from orl.networks.backbones import read_backbone_file
+from orl.networks.fuse_batch_norm import fuse_batch_norm
 from orl.own_boxes.box_function import load_box_function
 from orl.pipeline.proposal_tables import proposal_inputs
 from orl.rundir import RunDir
 
 DOCS = Path(__file__).parents[2] / "docs" / "own-boxes.md"
 SIZE_WH, NUM_IMAGES = (96, 72), 7
+CPU = torch.device("cpu")
 FUNCTION = "python:orl_own_boxes:propose"
 MODULE = """
 import os
@@ -98,6 +104,19 @@ def test_a_function_that_fails_leaves_its_finished_shards_and_is_resumed(
     assert [bool(rle) for rle in rois["rle"]] == [image % 2 == 1 for image in range(NUM_IMAGES) for _ in range(2)]
     areas = coco_mask.area([{"size": [72, 96], "counts": rle} for rle in rois["rle"] if rle])
     assert areas.tolist() == [area for image in (1, 3, 5) for area in (32 * 56, 30 * (20 + image))]
+
+
+def test_boxes_on_the_maps_of_the_feature_extractor_depend_on_its_weights(images: ImageTable, tmp_path: Path) -> None:
+    for out, seed in ((tmp_path / "one", 0), (tmp_path / "other", 1)):
+        stage_1(out, seed)
+        run_stage2(new_config(out, proposals="extractor"), images)
+    first = columns(tmp_path / "one", "proposals")
+    assert set(first) == {"image_id", "box"}
+    inputs = [tables.load(RunDir(tmp_path / name).table("proposals")).inputs for name in ("one", "other")]
+    assert {key for key in inputs[0] if inputs[0][key] != inputs[1][key]} == {"backbone"}
+    backbone = read_backbone_file(RunDir(tmp_path / "one").backbone("stage1"))
+    expected = find_boxes_on_maps(fuse_batch_norm(backbone), at_short_sides(load_image(images.path(3))), CPU)
+    np.testing.assert_array_equal(first["box"][first["image_id"] == 3], expected)
 
 
 def test_a_changed_module_is_another_source(images: ImageTable, function: Path, tmp_path: Path) -> None:

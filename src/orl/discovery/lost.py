@@ -1,7 +1,9 @@
-"""LOST: one object of an image from the similarities of its patches, without labels."""
+"""LOST: one object of an image from the similarities of its patches, without labels; or several, in the same way."""
+
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 NUM_EXPANSION_PATCHES = 100
@@ -16,6 +18,12 @@ def layer_normalised(feature_map: Float[Tensor, "d h w"]) -> Float[Tensor, "n d"
     """
     patches = feature_map.flatten(1).T
     return torch.nn.functional.layer_norm(patches, patches.shape)
+
+
+def centred_units(feature_map: Float[Tensor, "d h w"]) -> Float[Tensor, "n d"]:
+    """Return the features of all patches, less their mean over the map, as unit vectors; a zero stays zero."""
+    patches = feature_map.flatten(1).T
+    return torch.nn.functional.normalize(patches - patches.mean(dim=0), dim=1)
 
 
 def find_object(
@@ -38,19 +46,67 @@ def find_object(
     Source:
         LOST (arXiv 2109.14279), Section 3. Of equal degrees the first patch counts; the published sort leaves it open.
     """
-    from scipy import ndimage
+    (box,) = find_objects(patches, size_hw, num_expansion=num_expansion, thresholds=(0.0,), max_objects=1)
+    return box
 
+
+def find_objects(
+    patches: Float[Tensor, "n d"],
+    size_hw: tuple[int, int],
+    *,
+    num_expansion: int,
+    thresholds: Sequence[float],
+    max_objects: int,
+) -> Int[Tensor, "m 4"]:
+    """Find the boxes of several objects, in patches: `xyxy`, right and bottom exclusive.
+
+    An object is found as in `find_object` and its patches are taken away, then the next object among the patches that
+    remain. That is repeated for each threshold, with all patches again.
+
+    Args:
+        patches: features of the patches, row by row of the map.
+        size_hw: height and width of the map, patches.
+        num_expansion: remaining patches of lowest degree that may join a seed, the seed included.
+        thresholds: similarities above which patches are similar; LOST has 0.
+        max_objects: most objects for a threshold.
+
+    Returns:
+        Boxes in the order of the thresholds, then of the degrees of their seeds; one at least for each threshold.
+
+    Raises:
+        ValueError: if the number of patches is not height times width.
+
+    Source:
+        LOST (arXiv 2109.14279), Section 3, with a threshold, and repeated.
+    """
     height, width = size_hw
     if len(patches) != height * width:
         raise ValueError(f"{len(patches)} patches are not {height} x {width}; give the size of their map")
     similarity = patches @ patches.T
-    degree = (similarity > 0).sum(dim=1) - (similarity.diagonal() > 0).long()
-    by_degree = degree.argsort(stable=True)
-    seed, potential = int(by_degree[0]), by_degree[:num_expansion]
-    joined = potential[similarity[seed, potential] > 0]
-    is_object = similarity[joined].sum(dim=0) > 0
-    # The seed belongs to its own object, even where all its features are zero.
-    is_object[seed] = True
-    component, _ = ndimage.label(is_object.reshape(height, width).cpu().numpy())
-    rows, columns = (component == component[divmod(seed, width)]).nonzero()
-    return torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+    boxes = []
+    for threshold in thresholds:
+        is_similar = similarity > threshold
+        by_degree = (is_similar.sum(dim=1) - is_similar.diagonal().long()).argsort(stable=True)
+        remaining = torch.ones_like(by_degree, dtype=torch.bool)
+        for _ in range(max_objects):
+            candidates = by_degree[remaining[by_degree]][:num_expansion]
+            if len(candidates) == 0:
+                break
+            seed = int(candidates[0])
+            joined = candidates[is_similar[seed, candidates]]
+            is_object = remaining & (similarity[joined].sum(dim=0) > threshold * len(joined))
+            # The seed belongs to its own object, even where all its features are zero.
+            is_object[seed] = True
+            mask = _component(is_object.reshape(height, width), divmod(seed, width))
+            remaining &= ~mask.reshape(-1).to(remaining.device)
+            rows, columns = mask.nonzero(as_tuple=True)
+            boxes.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+    return torch.tensor(boxes)
+
+
+def _component(mask: Bool[Tensor, "h w"], seed: tuple[int, int]) -> Bool[Tensor, "h w"]:
+    """Return the connected component of a mask around the seed, on the CPU."""
+    from scipy import ndimage
+
+    component, _ = ndimage.label(mask.cpu().numpy())
+    return torch.from_numpy(component == component[seed])

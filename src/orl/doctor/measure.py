@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
+from torch import nn
 
 from orl import tables
 from orl.config import DenseCLConfig, MoCoV2Config, RunConfig
@@ -31,6 +32,8 @@ from orl.embed import BATCH_SIZE, CPU_BATCH_SIZE, embed_boxes
 from orl.memory import keep_freed_memory, peak_resident_bytes
 from orl.networks.backbones import build_backbone, pool
 from orl.networks.fuse_batch_norm import fuse_batch_norm
+from orl.networks.online_target import Encoder
+from orl.pipeline.feature_extractor import FeatureExtractor
 from orl.pipeline.proposal_tables import proposer
 from orl.pipeline.shards import proposal_filter
 from orl.pipeline.training_setup import (
@@ -181,11 +184,11 @@ def measure_training(config: RunConfig, stage: str, images: ImageTable, found: F
 
 def measure_discovery(config: RunConfig, images: ImageTable) -> tuple[DiscoveryCost, FoundRois]:
     """Measure the search of boxes, their filter, and the embedding of some of them."""
-    with tempfile.TemporaryDirectory() as folder:
-        proposals_s, found = _find_rois(config, images, Path(folder))
     device = local_device(config.device)
     backbone = build_backbone(config.network.backbone)
     folded = fuse_batch_norm(backbone).to(memory_format=torch.channels_last).to(device)
+    with tempfile.TemporaryDirectory() as folder:
+        proposals_s, found = _find_rois(config, images, Path(folder), folded)
     first = found.boxes[found.image_ids == 0]
     crops = np.resize(first, (CPU_BATCH_SIZE if device.type == "cpu" else BATCH_SIZE, 4))
 
@@ -255,13 +258,14 @@ def measured_object_table(found: FoundRois, num_table_images: int) -> ObjectTabl
     )
 
 
-def _find_rois(config: RunConfig, images: ImageTable, folder: Path) -> tuple[float, FoundRois]:
+def _find_rois(config: RunConfig, images: ImageTable, folder: Path, backbone: nn.Module) -> tuple[float, FoundRois]:
     """Return the seconds per image of the search, and the RoIs after stage 2's filter."""
     discover_config = config.discover
     if discover_config.proposals == "file":
         # Boxes from a file need no search; the rest of the measurement works with any boxes.
         config = replace(config, discover=replace(discover_config, proposals="grid", proposals_file=None))
-    make = proposer(images, config, folder)
+    extractor = FeatureExtractor(encoder=Encoder(backbone, nn.Identity()), backbone_digest="", projector_digest="")
+    make = proposer(images, config, folder, extractor)
     rows, shard = slice(0, len(images)), {"shard_size": len(images)}
     started = time.perf_counter()
     columns = make(rows, lambda _: None)

@@ -87,8 +87,8 @@ def _build_tables(inputs: RunInputs, images: ImageTable, processes: Processes) -
     )
     proposals = build(
         "proposals",
-        proposal_inputs(images, config),
-        lambda: proposer(images, config, run.table("proposals")),
+        proposal_inputs(images, config, extractor),
+        lambda: proposer(images, config, run.table("proposals"), extractor),
     )
     rois = build(
         "rois",

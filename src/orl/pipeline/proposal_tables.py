@@ -18,10 +18,14 @@ from orl.datasets.threads import map_in_threads
 from orl.discovery.baseline_boxes import grid_boxes, random_boxes
 from orl.discovery.opencv_search import opencv_selective_search
 from orl.discovery.selective_search import compile_search, selective_search
+from orl.embed import ImageWorkers
+from orl.map_boxes import MAP_BOXES_VERSION, boxes_on_maps
 from orl.own_boxes.box_file import box_file_digest, detect_box_format, read_box_file
 from orl.own_boxes.box_function import BoxFunction, load_box_function
 from orl.own_boxes.image_boxes import ImageBoxes
+from orl.pipeline.feature_extractor import FeatureExtractor
 from orl.pipeline.shards import Columns, Report, ShardMaker
+from orl.processes import local_device
 
 SEARCH_VERSION = 1
 """Version of selective search; increased when the same config gives different boxes."""
@@ -31,8 +35,8 @@ Boxes = Float[ndarray, "_ 4"]
 _opencv_lock = threading.Lock()
 
 
-def proposal_inputs(images: ImageTable, config: RunConfig) -> dict[str, Any]:
-    """Return all inputs that determine the proposals of a run."""
+def proposal_inputs(images: ImageTable, config: RunConfig, extractor: FeatureExtractor | None = None) -> dict[str, Any]:
+    """Return all inputs that determine the proposals of a run; `extractor` is needed for its own boxes only."""
     options = config.discover
     inputs: dict[str, Any] = {"images": images.fingerprint, "proposals": options.proposals}
     if options.proposals == "file":
@@ -40,6 +44,9 @@ def proposal_inputs(images: ImageTable, config: RunConfig) -> dict[str, Any]:
         # Tables without masks keep the inputs that they had before masks were kept.
         masks = {"masks": True} if detect_box_format(path).has_masks else {}
         return {**inputs, "file": box_file_digest(path), **masks}
+    if options.proposals == "extractor":
+        assert extractor is not None
+        return {**inputs, "backbone": extractor.backbone_digest, "map_boxes_version": MAP_BOXES_VERSION}
     if (function := own_function(options)) is not None:
         return {**inputs, "source": function.digest}
     if options.proposals == "selective-search":
@@ -47,13 +54,16 @@ def proposal_inputs(images: ImageTable, config: RunConfig) -> dict[str, Any]:
     return inputs if options.proposals == "grid" else {**inputs, "seed": config.seed}
 
 
-def proposer(images: ImageTable, config: RunConfig, folder: Path) -> ShardMaker:
+def proposer(
+    images: ImageTable, config: RunConfig, folder: Path, extractor: FeatureExtractor | None = None
+) -> ShardMaker:
     """Build the maker of shards with the proposals of images, before the filter.
 
     Args:
         images: the images of the run.
         config: the run; `discover.proposals` chooses the source of boxes.
         folder: folder of the table, where a large file of boxes is sorted.
+        extractor: the feature extractor, on the device of the run; needed for its own boxes only.
     """
     if config.discover.proposals == "file":
         box_file = read_box_file(boxes_file(config.discover), images, config.images, folder)
@@ -64,12 +74,27 @@ def proposer(images: ImageTable, config: RunConfig, folder: Path) -> ShardMaker:
             return _own_columns(rows, found, has_masks=box_file.has_masks)
 
         return read
+    if config.discover.proposals == "extractor":
+        assert extractor is not None
+        return _map_searcher(extractor, images, config)
     if (function := own_function(config.discover)) is not None:
         return _function_caller(function, images)
     find = _finder(images, config)
 
     def search(rows: slice, report: Report) -> Columns:
         return tables.box_columns(rows, _search_in_threads(find, range(rows.start, rows.stop), config.workers, report))
+
+    return search
+
+
+def _map_searcher(extractor: FeatureExtractor, images: ImageTable, config: RunConfig) -> ShardMaker:
+    """Build the maker of shards with boxes from the feature maps of the feature extractor."""
+    workers, device = ImageWorkers(config.workers), local_device(config.device)
+
+    def search(rows: slice, report: Report) -> Columns:
+        paths = [images.path(image_id) for image_id in range(rows.start, rows.stop)]
+        found = boxes_on_maps(extractor.encoder.backbone, paths, device=device, workers=workers, report=report)
+        return tables.box_columns(rows, list(found))
 
     return search
 

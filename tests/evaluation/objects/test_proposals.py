@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from orl.boxes import to_xywh
-from orl.datasets.decode import image_size
+from orl.datasets.decode import image_size, load_image
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.objects.object_dataset import ObjectDataset
-from orl.evaluation.objects.proposals import PROPOSALS, ProposalsConfig, find_rois
+from orl.evaluation.objects.proposals import MEASURES, PROPOSALS, ProposalsConfig, box_sums, find_rois
 from orl.evaluation.output import EvaluationOutput
+from orl.map_boxes import at_short_sides, find_boxes_on_maps
 from orl.networks.backbones import Backbone
 from orl.own_boxes.box_function import load_box_function
 from orl.processes import Processes
@@ -50,12 +52,19 @@ def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     load_box_function.cache_clear()
 
 
-def score(data: ObjectDataset, folder: Path, **options: Any) -> dict[str, Any]:
+class Colours(nn.Module):
+    """The mean colour of each block of 16 px."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(images, 16)
+
+
+def score(data: ObjectDataset, folder: Path, digest: str = "none", **options: Any) -> dict[str, Any]:
     config = ProposalsConfig(**options)
     PROPOSALS.check(data, config)
     output = EvaluationOutput(result=folder / "scores.json", workers=1, device="cpu", quiet=True)
-    backbone = Backbone(OrderedDict(body=nn.Identity()), "none", 3)
-    evaluated = EvaluatedBackbone(label="none", network=backbone, digest="none")
+    backbone = Backbone(OrderedDict(body=Colours()), "none", 3)
+    evaluated = EvaluatedBackbone(label="none", network=backbone, digest=digest)
     result = PROPOSALS.run(evaluated, data, config, output, Processes())
     assert result is not None
     return result
@@ -151,6 +160,23 @@ def test_results_with_the_ids_of_a_labelled_coco_json_are_read(tmp_path: Path) -
     (tmp_path / "results.json").write_text(json.dumps(results))
     found = rows(score(data, tmp_path, source="file", file=str(tmp_path / "results.json")))
     assert found["proposals, recall at 0.7"][0] == 1
+
+
+def test_boxes_on_feature_maps_are_of_the_backbone_and_stale_with_another(data: ObjectDataset, tmp_path: Path) -> None:
+    result = score(data, tmp_path, source="extractor")
+    assert result["backbone_used"]
+    assert list(times(result)) == ["seconds an image", "selective search: seconds an image"]
+    images = data.boxes.test
+    found = [
+        find_boxes_on_maps(Colours(), at_short_sides(load_image(path)), torch.device("cpu")) for path in images.paths
+    ]
+    expected = box_sums(images, found, MEASURES["AR@100"]).value
+    assert rows(result)["proposals, AR@100"][0] == pytest.approx(expected)
+    with pytest.raises(StaleResultError, match=r"other weights or options \(backbone\)"):
+        score(data, tmp_path, digest="another", source="extractor")
+    output = EvaluationOutput(result=tmp_path / "r.json", quiet=True)
+    with pytest.raises(ValueError, match="source 'extractor' needs a backbone"):
+        find_rois(images, ProposalsConfig(source="extractor"), output)
 
 
 @pytest.mark.usefixtures("_module")

@@ -17,6 +17,7 @@ from orl.discovery.matching import match_neighbours
 from orl.discovery.nearest_neighbours import nearest_neighbours, row_blocks, unit_vectors
 from orl.evaluation.correspondences import roi_classes
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
+from orl.evaluation.objects.box_sources import source_inputs
 from orl.evaluation.objects.image_sums import ImageSums
 from orl.evaluation.objects.object_dataset import ObjectBoxes, ObjectDataset, sampled_rows
 from orl.evaluation.objects.object_features import ObjectFeatures, feature_inputs, open_object_features
@@ -62,11 +63,17 @@ def run(
     """Find and score the correspondences of the images to score, and write the result."""
     check(data, config)
     images = _images(data, config)
-    inputs = {**feature_inputs(backbone, output), "boxes": images.fingerprint, **asdict(config), "seed": output.seed}
+    inputs = {
+        **feature_inputs(backbone, output),
+        "boxes": images.fingerprint,
+        **asdict(config),
+        **source_inputs(config),
+        "seed": output.seed,
+    }
     if (result := finished(output, inputs)) is not None:
         return result
     started = time.perf_counter()
-    rois = replace(images, split=f"{images.split}-rois", boxes=tuple(find_rois(images, config, output)))
+    rois = replace(images, split=f"{images.split}-rois", boxes=tuple(find_rois(images, config, output, backbone)))
     rois = replace(
         rois,
         box_classes=tuple(np.zeros(len(own), dtype=np.int64) for own in rois.boxes),

@@ -1,7 +1,7 @@
 """Quality of class-agnostic boxes, before and after the filter of stage 2: recall and overlap of labelled objects.
 
-The boxes do not depend on a backbone: every backbone of a scoreboard has the same rows. Boxes of another source than
-selective search are scored beside those of selective search.
+Only boxes on feature maps depend on the backbone: else every backbone of a scoreboard has the same rows. Boxes of
+another source than selective search are scored beside those of selective search.
 """
 
 import logging
@@ -73,14 +73,14 @@ def check(data: ObjectDataset, config: ProposalsConfig) -> None:
 def run(
     backbone: EvaluatedBackbone, data: ObjectDataset, config: ProposalsConfig, output: EvaluationOutput, _: Processes
 ) -> Result:
-    """Score the boxes of the images to score, and write the result; the backbone is not used."""
+    """Score the boxes of the images to score, and write the result; the backbone is for the source 'extractor'."""
     images = data.boxes.test
     options = {name: value for name, value in asdict(config).items() if name != "file"}
-    inputs = {"boxes": images.fingerprint, **options, **source_inputs(config), "seed": output.seed}
+    inputs = {"boxes": images.fingerprint, **options, **source_inputs(config, backbone), "seed": output.seed}
     if (result := finished(output, inputs)) is not None:
         return result
     started = time.perf_counter()
-    rows, num_boxes = proposal_rows(images, config, output)
+    rows, num_boxes = proposal_rows(images, config, output, backbone)
     result = object_result(
         "proposals",
         rows,
@@ -93,7 +93,7 @@ def run(
             "num_test": len(images),
             "num_test_boxes": images.num_scored,
             "boxes_per_image": num_boxes,
-            "backbone_used": False,
+            "backbone_used": config.source == "extractor",
             "chance": "random boxes, filtered alike for RoIs",
             **options,
             **({} if config.file is None else {"file": config.file}),
@@ -102,14 +102,16 @@ def run(
     return write_result(output, result, inputs)
 
 
-def find_rois(images: ObjectBoxes, config: ProposalsConfig, output: EvaluationOutput) -> list[Float[ndarray, "_ 4"]]:
+def find_rois(
+    images: ObjectBoxes, config: ProposalsConfig, output: EvaluationOutput, backbone: EvaluatedBackbone | None = None
+) -> list[Float[ndarray, "_ 4"]]:
     """Return the RoIs of each image: proposals after the filter."""
-    finders = {config.source: box_finder(config, images, output.seed, output.folder)}
+    finders = {config.source: box_finder(config, images, output, backbone)}
     return _find_all(images, finders, config, output)[config.source].rois
 
 
 def proposal_rows(
-    images: ObjectBoxes, config: ProposalsConfig, output: EvaluationOutput
+    images: ObjectBoxes, config: ProposalsConfig, output: EvaluationOutput, backbone: EvaluatedBackbone | None = None
 ) -> tuple[list[Row], dict[str, float]]:
     """Return the scores of the boxes before and after the filter, and the mean number of boxes of an image.
 
@@ -118,7 +120,7 @@ def proposal_rows(
     sources = {"": config, CHANCE: BoxSourceConfig(source="random")}
     if config.source != BoxSourceConfig.source:
         sources[SEARCH] = BoxSourceConfig()
-    finders = {name: box_finder(each, images, output.seed, output.folder) for name, each in sources.items()}
+    finders = {name: box_finder(each, images, output, backbone) for name, each in sources.items()}
     found = _find_all(images, finders, config, output)
     rows: list[Row] = []
     counts: dict[str, float] = {}
