@@ -236,8 +236,10 @@ class DiscoverConfig:
     """Your own boxes, for --discover.proposals file: COCO JSON or results, .npz, Parquet, or a folder of YOLO files."""
     search_scale: float = 1.0
     """Scale of an image for selective search; 0.5 takes a quarter of the time."""
-    roi_features: Literal["crops", "map", "centred-map"] = "crops"
-    """Features of RoIs: each is resized and passes the network, as published; or cut from the (centred) image's map."""
+    roi_features: Literal["crops", "map"] = "crops"
+    """Features of RoIs: each is resized and passes the network, as published; or they are cut from the image's map."""
+    roi_centred: bool = False
+    """Subtract the features of the complete image from those of its RoIs, so that the scene does not decide the pairs."""
     roi_embed_px: int = 224
     """Side that an RoI is resized to before it is embedded, pixels; for --discover.roi-features crops."""
     roi_map_px: int = 480

@@ -14,10 +14,10 @@ from torchvision.ops import roi_align
 from orl import boxes as geometry
 from orl.config import DiscoverConfig
 from orl.datasets.packs import PackedImage
-from orl.embed import Encode, ImageWorkers, embed_boxes
+from orl.embed import Encode, ImageWorkers, embed_boxes, embed_crops
 from orl.networks.backbones import pool
 from orl.views.augment import normalise
-from orl.views.crops import resize_short_side
+from orl.views.crops import cut_boxes, resize_short_side
 
 ROI_GRID = 7
 """Side of the grid of RoIAlign, whose values are averaged."""
@@ -38,7 +38,11 @@ def embed_rois(
     workers: int | ImageWorkers,
     report: Callable[[int], object],
 ) -> Iterator[Float32[ndarray, "_ d"]]:
-    """Embed RoIs as stage 2 does: by crops or from feature maps, as `roi_features` says.
+    """Embed RoIs as stage 2 does: by crops or from feature maps, centred or not.
+
+    Features of the RoIs of an image have the scene in common: of a map, because every position sees most of the image.
+    The most alike RoIs of two images of one kind are then large ones, whatever they cover. Centring subtracts from each
+    RoI what the complete image has.
 
     Args:
         backbone: the frozen network on the device, from normalised images to feature maps.
@@ -53,12 +57,46 @@ def embed_rois(
         float32 features, in the order of the images and of their RoIs.
     """
     embed: Callable[..., Iterator[ndarray]]
-    if config.roi_features == "crops":
-        embed = partial(embed_boxes, lambda views: pool(backbone(views)), size_px=config.roi_embed_px)
+    if config.roi_features == "map":
+        embed = partial(embed_boxes_on_maps, backbone, short_px=config.roi_map_px, centred=config.roi_centred)
+    elif config.roi_centred:
+        embed = partial(embed_centred_boxes, lambda views: pool(backbone(views)), size_px=config.roi_embed_px)
     else:
-        centred = config.roi_features == "centred-map"
-        embed = partial(embed_boxes_on_maps, backbone, short_px=config.roi_map_px, centred=centred)
+        embed = partial(embed_boxes, lambda views: pool(backbone(views)), size_px=config.roi_embed_px)
     yield from embed(paths, image_rois, device=device, workers=workers, report=report)
+
+
+def embed_centred_boxes(
+    encode: Encode,
+    paths: Sequence[Path | PackedImage],
+    image_boxes: Sequence[Float[ndarray, "_ 4"]],
+    *,
+    size_px: int,
+    device: torch.device,
+    workers: int | ImageWorkers,
+    report: Callable[[int], object],
+) -> Iterator[Float32[ndarray, "_ d"]]:
+    """Embed boxes of images as `embed_boxes`, and subtract the embedding of the complete image, resized alike.
+
+    A box of the complete image is left with zeros: it matches at random.
+    """
+    cuts = [partial(_image_and_boxes, boxes=boxes, size_px=size_px) for boxes in image_boxes]
+    waiting: list[ndarray] = []
+    counts = iter([len(boxes) for boxes in image_boxes])
+    count = next(counts, None)
+    for batch in embed_crops(encode, paths, cuts, device=device, workers=workers, report=report):
+        waiting.append(batch)
+        while count is not None and sum(map(len, waiting)) > count:
+            rows = np.concatenate(waiting)
+            yield rows[1 : count + 1] - rows[0]
+            waiting, count = [rows[count + 1 :]], next(counts, None)
+
+
+def _image_and_boxes(
+    image: UInt8[ndarray, "h w 3"], boxes: Float[ndarray, "b 4"], size_px: int
+) -> UInt8[Tensor, "_ 3 s s"]:
+    complete = np.array([[0, 0, image.shape[1], image.shape[0]]], dtype=np.float32)
+    return cut_boxes(image, np.concatenate([complete, boxes.astype(np.float32)]), size_px)
 
 
 def embed_boxes_on_maps(
@@ -76,16 +114,13 @@ def embed_boxes_on_maps(
 
     It takes about the time of the image's area over the area of all crops that `embed_boxes` would resize.
 
-    Every position of a map sees most of the image, so that features of its boxes are alike, and large boxes of two
-    images of one kind are most alike. Centring subtracts what all positions of the image have in common. A box of the
-    complete image is then left with rounding: it matches at random.
-
     Args:
         encode: the frozen network on the device, from normalised images to feature maps.
         paths: the images.
         image_boxes: boxes `xyxy` of each image, in its pixels.
         short_px: short side that an image is resized to, pixels; its aspect ratio is kept.
-        centred: subtract the mean of each map over its positions.
+        centred: subtract the mean of each map over its positions. A box of the complete image is left with rounding: it
+            matches at random.
         device: device to compute on.
         workers: number of processes that read and resize, or the `ImageWorkers` of an earlier call.
         report: called with the number of images just finished.

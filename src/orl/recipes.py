@@ -62,7 +62,7 @@ def quick(images: Path | str, out: Path | str) -> RunConfig:
         network=NetworkConfig(backbone="resnet18", initial_weights="torchvision"),
         stage1=_short_training(epochs=20, batch_size=64, size_px=96, hidden_features=1024),
         stage3=_short_training(epochs=20, batch_size=64, size_px=96, hidden_features=1024),
-        discover=DiscoverConfig(embed_px=128, roi_embed_px=96, min_side=0.2),
+        discover=DiscoverConfig(embed_px=128, roi_features="map", roi_map_px=160, roi_centred=True, min_side=0.2),
         objects=ObjectConfig(roi_size_px=48),
         evaluation=EvaluationConfig(size_px=128, features="pooled"),
     )
@@ -86,7 +86,7 @@ def small(images: Path | str, out: Path | str) -> RunConfig:
         network=NetworkConfig(backbone="resnet10", initial_weights="torchvision"),
         stage1=training,
         stage3=replace(training, epochs=15),
-        discover=DiscoverConfig(embed_px=128, roi_embed_px=64, min_side=0.2),
+        discover=DiscoverConfig(embed_px=128, roi_features="map", roi_map_px=160, roi_centred=True, min_side=0.2),
         objects=ObjectConfig(roi_size_px=32, warm_start=True),
         evaluation=EvaluationConfig(size_px=128, features="pooled", shots=(1, 2, 4, 8, 16, 32)),
     )
@@ -104,7 +104,7 @@ def demo(images: Path | str, out: Path | str) -> RunConfig:
         network=NetworkConfig(backbone="resnet10", initial_weights="torchvision"),
         stage1=_short_training(epochs=20, batch_size=32, size_px=64, hidden_features=512),
         stage3=_short_training(epochs=20, batch_size=32, size_px=64, hidden_features=512),
-        discover=DiscoverConfig(embed_px=96, roi_embed_px=64, min_side=0.2, shard_size=64),
+        discover=DiscoverConfig(embed_px=96, roi_embed_px=64, roi_centred=True, min_side=0.2, shard_size=64),
         objects=ObjectConfig(roi_size_px=32),
         evaluation=EvaluationConfig(size_px=96, features="pooled", max_object_images=200),
     )

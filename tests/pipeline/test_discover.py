@@ -151,13 +151,13 @@ def test_neighbours_and_correspondences_equal_the_recipe_as_loops(complete: Path
     np.testing.assert_allclose(table.column("similarity"), similarities, atol=1e-6)
 
 
-@pytest.mark.parametrize(("kind", "workers"), [("map", 0), ("centred-map", 2)])
+@pytest.mark.parametrize(("centred", "workers"), [(False, 0), (True, 2)])
 def test_map_features_are_means_of_the_map_of_each_image_alone(
-    images: ImageTable, complete: Path, tmp_path: Path, kind: str, workers: int
+    images: ImageTable, complete: Path, tmp_path: Path, centred: bool, workers: int
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(complete, out)
-    config = new_config(out, shard_size=100, roi_features=kind, roi_map_px=64)
+    config = new_config(out, shard_size=100, roi_features="map", roi_centred=centred, roi_map_px=64)
     run_stage2(replace(config, overwrite=True, workers=workers), images)
     run = RunDir(out)
     backbone = read_backbone_file(run.backbone("stage1")).eval()
@@ -168,7 +168,7 @@ def test_map_features_are_means_of_the_map_of_each_image_alone(
         boxes = rois.column("box")[rois.column("image_id") == image]
         with torch.no_grad():
             feature_map = backbone(normalise(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]))
-        if kind == "centred-map":
+        if centred:
             feature_map = feature_map - feature_map.mean(dim=(2, 3), keepdim=True)
         scale = torch.tensor([feature_map.shape[3] / 96, feature_map.shape[2] / 72] * 2)
         on_map = torch.from_numpy(np.array(boxes)) * scale
@@ -176,7 +176,30 @@ def test_map_features_are_means_of_the_map_of_each_image_alone(
     found = tables.load(run.table("roi_embeddings")).column("embedding").astype(np.float32)
     cosines = (found * unit_vectors(torch.cat(expected).numpy()).numpy()).sum(axis=1)
     # Pillow resizes columns first. The last image is its own RoI, of one colour: centred, it is left with rounding.
-    assert cosines[: -1 if kind == "centred-map" else None].min() > 0.99
+    assert cosines[: -1 if centred else None].min() > 0.99
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_centred_crops_are_less_the_crop_of_their_image(
+    images: ImageTable, complete: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(complete, out)
+    monkeypatch.setattr("orl.embed.CPU_BATCH_SIZE", 5)  # batches end within images
+    config = new_config(out, shard_size=4, roi_centred=True)
+    run_stage2(replace(config, overwrite=True, workers=workers), images)
+    run = RunDir(out)
+    backbone, rois = read_backbone_file(run.backbone("stage1")).eval(), tables.load(run.table("rois"))
+    expected = []
+    for image in range(NUM_IMAGES):
+        boxes = np.concatenate([[[0, 0, 96, 72]], rois.column("box")[rois.column("image_id") == image]])
+        with torch.no_grad():
+            features = pool(backbone(normalise(cut_boxes(load_image(images.path(image)), boxes, 32))))
+        expected.append(features[1:] - features[0])
+    found = tables.load(run.table("roi_embeddings")).column("embedding").astype(np.float32)
+    # The last image is its own RoI.
+    expected = unit_vectors(torch.cat(expected).numpy())[:-1]
+    torch.testing.assert_close(torch.from_numpy(found[:-1]), expected, atol=2e-3, rtol=0)
 
 
 def test_reduced_embeddings_keep_the_cosines_of_rois(images: ImageTable, complete: Path, tmp_path: Path) -> None:
@@ -315,6 +338,7 @@ def test_a_finished_stage_does_nothing(images: ImageTable, complete: Path) -> No
         ({"min_side": 0.4}, ["rois", "roi_embeddings", "correspondences"]),
         ({"roi_embed_px": 40}, ["roi_embeddings", "correspondences"]),
         ({"roi_features": "map"}, ["roi_embeddings", "correspondences"]),
+        ({"roi_centred": True}, ["roi_embeddings", "correspondences"]),
         ({"mutual_pairs": True}, ["correspondences"]),
         ({"top_fraction": 0.5}, ["correspondences"]),
         ({"embed_px": 40}, ["embeddings", "neighbours", "correspondences"]),

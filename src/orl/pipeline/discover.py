@@ -197,9 +197,10 @@ def _ignore(num_images: int) -> None:
 
 
 def _feature_options(config: DiscoverConfig) -> dict[str, Any]:
-    if config.roi_features == "crops":
-        return {"roi_embed_px": config.roi_embed_px}
-    return {"roi_features": config.roi_features, "roi_map_px": config.roi_map_px}
+    by_crops = {"roi_embed_px": config.roi_embed_px}
+    by_map = {"roi_features": "map", "roi_map_px": config.roi_map_px}
+    options = by_crops if config.roi_features == "crops" else by_map
+    return {**options, **({"roi_centred": True} if config.roi_centred else {})}
 
 
 def _filter_options(config: DiscoverConfig) -> dict[str, Any]:

@@ -121,9 +121,10 @@ class ObjectFeatures:
 
     def stage2_rois(self, boxes: ObjectBoxes, config: DiscoverConfig) -> Float32[ndarray, "r d"]:
         """Compute the features of boxes with the network and the options of stage 2, without dilation."""
-        if config.roi_features == "crops":
-            return self.rois(boxes, cut="crop", size_px=config.roi_embed_px)
-        name = f"{config.roi_features}_{config.roi_map_px}px"
+        size_px = config.roi_map_px if config.roi_features == "map" else config.roi_embed_px
+        if config.roi_features == "crops" and not config.roi_centred:
+            return self.rois(boxes, cut="crop", size_px=size_px)
+        name = f"stage2_{config.roi_features}_{size_px}px" + ("_centred" if config.roi_centred else "")
         inputs = {"rois": boxes.fingerprint, "roi_features": name}
 
         def embed() -> Float32[ndarray, "r d"]:

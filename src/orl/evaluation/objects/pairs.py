@@ -35,8 +35,10 @@ class PairsConfig(ProposalsConfig):
 
     image_px: int = 224
     """Side of the square that images are resized to for neighbours, pixels."""
-    roi_features: Literal["crops", "map", "centred-map"] = "crops"
-    """Features of RoIs, as in stage 2: of the resized RoI, or cut from the (centred) feature map of the image."""
+    roi_features: Literal["crops", "map"] = "crops"
+    """Features of RoIs, as in stage 2: of the resized RoI, or cut from the feature map of the image."""
+    roi_centred: bool = False
+    """Subtract the features of the complete image, as stage 2 can."""
     roi_px: int = 224
     """Side of the square that RoIs are resized to, pixels; for crops."""
     roi_map_px: int = 480
