@@ -60,15 +60,18 @@ class BoxLists:
         Raises:
             ValueError: if some boxes have a score and some have none.
         """
-        scores, xyxy = np.array(self._scores), np.array(self._values, dtype=np.float32).reshape(-1, 4)
+        # Views of the arrays, without a copy.
+        scores, xyxy = np.frombuffer(self._scores), np.frombuffer(self._values, dtype=np.float32).reshape(-1, 4)
         without = np.isnan(scores)
         if without.any() and not without.all():
             raise ValueError(
                 f"{self._path}: {int((~without).sum())} of {len(scores)} boxes have a score; give it to all or none"
             )
-        image_ids = np.array(self._rows, dtype=np.int64)
+        image_ids = np.frombuffer(self._rows, dtype=np.int64)
         order = np.lexsort((np.where(without, 0, -scores), image_ids))
         starts = np.searchsorted(image_ids[order], np.arange(num_images + 1))
+
+        self._rows, self._scores = array("q"), array("d")
 
         def read(rows: slice) -> list[ImageBoxes]:
             places = [order[starts[row] : starts[row + 1]] for row in range(rows.start, rows.stop)]

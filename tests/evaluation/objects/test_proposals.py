@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from orl.boxes import to_xywh
 from orl.datasets.decode import image_size, load_image
+from orl.discovery.baseline_boxes import grid_boxes
 from orl.evaluation.evaluated_backbone import EvaluatedBackbone
 from orl.evaluation.objects.object_dataset import ObjectDataset
 from orl.evaluation.objects.proposals import MEASURES, PROPOSALS, ProposalsConfig, box_sums, find_rois
@@ -104,6 +105,10 @@ def test_other_sources_stand_beside_selective_search(data: ObjectDataset, tmp_pa
     assert list(times(search)) == ["seconds an image"]
     assert list(times(own)) == ["seconds an image", "selective search: seconds an image"]
     assert min(times(own).values()) > 0
+    images, config = data.boxes.test, ProposalsConfig(source="grid")
+    kept = find_rois(images, config, EvaluationOutput(result=tmp_path / "r.json", workers=1, quiet=True))
+    assert rows(grid)["RoIs, AR@100"][0] == pytest.approx(box_sums(images, kept, MEASURES["AR@100"]).value)
+    assert len(kept[0]) < len(grid_boxes(image_size(images.paths[0])))
     assert set(grid["boxes_per_image"]) == {
         "proposals",
         "RoIs",
