@@ -6,6 +6,7 @@ import torch
 from tests.reference.discovery import match_by_loops
 
 from orl import tables
+from orl.config import DiscoverConfig
 from orl.datasets.image_table import ImageTable
 from orl.discovery.nearest_neighbours import unit_vectors
 from orl.pipeline import shards
@@ -46,7 +47,7 @@ def test_correspondences_equal_loops_over_pairs_of_images(
     write(tmp_path / "roi_embeddings", counts, {"embedding": vectors})
     write(tmp_path / "neighbours", [1] * NUM_IMAGES, {"neighbour_ids": ids.astype(np.int32)})
     loaded = [tables.load(tmp_path / name) for name in ("neighbours", "rois", "roi_embeddings")]
-    found = found_by(shards.matcher(NUM_IMAGES, *loaded, top_fraction=0.3, device=CPU))
+    found = found_by(shards.matcher(NUM_IMAGES, *loaded, DiscoverConfig(top_fraction=0.3), CPU))
 
     units = unit_vectors(vectors).double().numpy()
     expected = [
@@ -75,7 +76,7 @@ def test_embeddings_of_other_rois_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "roi_embeddings", [2] * NUM_IMAGES, {"embedding": np.zeros((2 * NUM_IMAGES, 3), np.float16)})
     rois, roi_embeddings = tables.load(tmp_path / "rois"), tables.load(tmp_path / "roi_embeddings")
     with pytest.raises(ValueError, match=r"roi_embeddings has 22 rows but there are 11 RoIs; rebuild"):
-        shards.matcher(NUM_IMAGES, rois, rois, roi_embeddings, 0.1, CPU)
+        shards.matcher(NUM_IMAGES, rois, rois, roi_embeddings, DiscoverConfig(), CPU)
 
 
 def test_proposals_cut_into_other_shards_are_refused(tmp_path: Path) -> None:
