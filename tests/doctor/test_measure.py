@@ -118,6 +118,13 @@ def test_boxes_of_a_file_are_measured_on_a_grid(images: ImageTable, tmp_path: Pa
     np.testing.assert_array_equal(found.boxes, on_a_grid.boxes)
 
 
+def test_boxes_of_the_feature_extractor_are_measured_with_the_network_to_train(images: ImageTable) -> None:
+    config = replace(CONFIG.discover, proposals="extractor")
+    discovery, found = measure_discovery(replace(CONFIG, discover=config), images)
+    assert discovery.rois == len(found.boxes) / 4 >= 1
+    assert discovery.proposals_s > 0
+
+
 def test_each_image_corresponds_to_the_next() -> None:
     found = FoundRois(np.zeros((5, 4), np.float32), np.array([0, 0, 1, 2, 2], np.int32))
     table = measured_object_table(found, 3)

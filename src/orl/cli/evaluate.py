@@ -118,7 +118,7 @@ def command_evaluate(arguments: Sequence[str]) -> None:
     linear-segmentation       segmentation by a linear layer on the frozen feature map
     overclustering            segmentation by clusters of patches
     corloc                    objects found without labels (LOST)
-    proposals, pairs          boxes of selective search, and correspondences between images
+    proposals, pairs          boxes of any source, and correspondences between images
     rank                      effective rank and other numbers of the features, without labels
     all                       every task that the given data sets allow, for several backbones
 
