@@ -239,7 +239,7 @@ class DiscoverConfig:
     roi_features: Literal["crops", "map"] = "crops"
     """Features of RoIs: each is resized and passes the network, as published; or they are cut from the image's map."""
     roi_centred: bool = False
-    """Subtract the features of the complete image from those of its RoIs, so that the scene does not decide the pairs."""
+    """Subtract the features of the image from those of its RoIs, so that the scene does not decide the pairs."""
     roi_embed_px: int = 224
     """Side that an RoI is resized to before it is embedded, pixels; for --discover.roi-features crops."""
     roi_map_px: int = 480
