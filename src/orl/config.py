@@ -260,6 +260,8 @@ class DiscoverConfig:
     """Score of a pair: cosine, as published; of whitened embeddings; corrected for hubs (csls); contrast: both."""
     mutual_pairs: bool = False
     """Keep only pairs that are the best of both RoIs; there may be fewer than top_fraction allows."""
+    textured_only: bool = False
+    """Leave RoIs without texture, such as sky or a bare wall, out of the pairs, but for images that have no other."""
     hubness_neighbours: int = 10
     """Nearest RoIs of other images whose mean similarity is the hubness of an RoI; for csls and contrast."""
     hubness_bank: int = 8192

@@ -15,6 +15,7 @@ table (images: `images.parquet`, all others: `discover/NAME/`):
 | roi_embeddings | RoI | `embedding` float16 (D,) |
 | roi_reduction | dimension | `matrix` float32 (K,); for `discover.roi_dims` |
 | whitening | dimension | `mean` float32, `matrix` float32 (D,); for `discover.matching` whitened and contrast |
+| roi_textures | RoI | `contrast`, `edges` float32; for `discover.textured_only` |
 | roi_hubness | RoI | `mean_similarity` float32; for `discover.matching` csls and contrast |
 | correspondences | pair | `image_id`, `neighbour_id` int32, `roi`, `neighbour_roi` int64, `similarity` float32 |
 

@@ -16,6 +16,7 @@ from orl.datasets.decode import load_image
 from orl.datasets.image_table import ImageTable
 from orl.discovery.nearest_neighbours import unit_vectors
 from orl.discovery.proposal_filter import filter_proposals
+from orl.discovery.roi_texture import has_texture
 from orl.networks.backbones import build_backbone, pool, read_backbone_file, save_backbone
 from orl.networks.mlp import byol_mlp, load_projector, save_projector
 from orl.pipeline import discover as module
@@ -270,6 +271,27 @@ def test_corrected_matching_equals_the_definition_as_loops(
     np.testing.assert_allclose(table.column("similarity"), cosines, atol=1e-5)
     if mutual:
         assert len(set(zip(table.column("neighbour_id").tolist(), table.column("roi").tolist()))) == table.num_rows
+
+
+def test_pairs_leave_out_rois_without_texture_but_for_images_that_have_no_other(
+    images: ImageTable, complete: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(complete, out)
+    run_stage2(replace(new_config(out, shard_size=3, textured_only=True), overwrite=True), images)
+    run = RunDir(out)
+    rois, textures, pairs = (tables.load(run.table(name)) for name in ("rois", "roi_textures", "correspondences"))
+    measured = np.stack([textures.column("contrast"), textures.column("edges")], axis=1)
+    textured, image_ids = has_texture(measured), rois.column("image_id")
+    assert not textured[image_ids == NUM_IMAGES - 1].any()  # the image of one colour
+    has_none = np.array([not textured[image_ids == image].any() for image in range(NUM_IMAGES)])
+    assert has_none.sum() < NUM_IMAGES - 1
+    for column in ("roi", "neighbour_roi"):
+        used = pairs.column(column)
+        assert (textured[used] | has_none[image_ids[used]]).all()
+    neighbours = tables.load(run.table("neighbours")).column("neighbour_ids")
+    found = set(zip(pairs.column("image_id").tolist(), pairs.column("neighbour_id").tolist()))
+    assert found == {(image, int(other)) for image, own in enumerate(neighbours) for other in own}
 
 
 def test_a_bank_without_enough_rois_of_other_images_is_refused(

@@ -22,6 +22,7 @@ DISCOVERY_COLUMNS = {
     "proposals": {"image_id": ("i", 1), "box": ("f", 2)},
     "rois": {"image_id": ("i", 1), "box": ("f", 2)},
     "roi_embeddings": {"embedding": ("f", 2)},
+    "roi_textures": {"contrast": ("f", 1), "edges": ("f", 1)},
     "roi_hubness": {"mean_similarity": ("f", 1)},
     "correspondences": {
         "image_id": ("i", 1),

@@ -129,14 +129,15 @@ def select_pairs(
     """Select the pairs of the highest scores between an image and each of its neighbours.
 
     Args:
-        scores: score of each RoI of the image with each RoI of all neighbours, concatenated.
+        scores: score of each RoI of the image with each RoI of all neighbours, concatenated; -inf for pairs that are
+            left out.
         neighbour_counts: number of RoIs of each neighbour.
         fraction: number of pairs with one neighbour over the number of the image's RoIs.
         mutual: keep only pairs that are the best of both RoIs. There is one at least, and there may be fewer than
             `fraction` allows.
 
     Returns:
-        Pairs and scores for each neighbour, the highest first.
+        Pairs and scores for each neighbour, the highest first; fewer where pairs are left out.
 
     Raises:
         ValueError: if an image has no RoI, or the counts do not sum to the number of columns.
@@ -148,9 +149,9 @@ def select_pairs(
         raise ValueError(f"neighbour_counts sum to {sum(neighbour_counts)}, but there are {scores.shape[1]} embeddings")
     num_pairs = max(1, int(fraction * len(scores)))
     parts = scores.split(list(neighbour_counts), dim=1)
-    if not mutual:
-        return [_highest(part, num_pairs) for part in parts]
-    return [_highest(part.masked_fill(~_is_mutual(part), -torch.inf), num_pairs, finite=True) for part in parts]
+    if mutual:
+        parts = tuple(part.masked_fill(~_is_mutual(part), -torch.inf) for part in parts)
+    return [_highest(part, num_pairs) for part in parts]
 
 
 def _is_mutual(scores: Float[Tensor, "b c"]) -> Bool[Tensor, "b c"]:
@@ -161,12 +162,13 @@ def _is_mutual(scores: Float[Tensor, "b c"]) -> Bool[Tensor, "b c"]:
     return rows & columns
 
 
-def _highest(scores: Float[Tensor, "b c"], num_pairs: int, finite: bool = False) -> Matches:
-    """Return the highest entries; only candidates are sorted, because sorting takes most of the time."""
+def _highest(scores: Float[Tensor, "b c"], num_pairs: int) -> Matches:
+    """Return the highest entries above -inf; only candidates are sorted, because sorting takes most of the time."""
     entries = scores.flatten()
-    if finite:
-        num_pairs = min(num_pairs, int(torch.isfinite(entries).sum()))
-    lowest = entries.topk(num_pairs).values[-1]
+    highest = entries.topk(num_pairs).values
+    if highest[-1] == -torch.inf:
+        num_pairs = int((highest > -torch.inf).sum())
+    lowest = highest[num_pairs - 1]
     candidates = (entries >= lowest).nonzero().flatten()
     values, order = entries[candidates].sort(descending=True, stable=True)
     chosen = candidates[order[:num_pairs]]

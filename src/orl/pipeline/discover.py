@@ -124,6 +124,13 @@ def _build_tables(inputs: RunInputs, images: ImageTable, processes: Processes) -
                 len(images), rois, roi_embeddings, read_whitening(whitening), options, config.seed, device
             ),
         )
+    textures = None
+    if options.textured_only:
+        textures = build(
+            "roi_textures",
+            {"rois": rois.fingerprint},
+            lambda: shards.texture_measurer(images, rois, config.workers),
+        )
     correspondences = build(
         "correspondences",
         {
@@ -132,10 +139,19 @@ def _build_tables(inputs: RunInputs, images: ImageTable, processes: Processes) -
             "top_fraction": options.top_fraction,
             **({} if whitening is None else {"whitening": whitening.fingerprint}),
             **({} if roi_hubness is None else {"roi_hubness": roi_hubness.fingerprint}),
+            **({} if textures is None else {"roi_textures": textures.fingerprint}),
             **({"mutual_pairs": True} if options.mutual_pairs else {}),
         },
         lambda: shards.matcher(
-            len(images), neighbours, rois, roi_embeddings, options, device, read_whitening(whitening), roi_hubness
+            len(images),
+            neighbours,
+            rois,
+            roi_embeddings,
+            options,
+            device,
+            read_whitening(whitening),
+            roi_hubness,
+            textures,
         ),
     )
     return correspondences.fingerprint != earlier

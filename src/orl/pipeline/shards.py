@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int, Shaped
+from jaxtyping import Bool, Float, Float32, Int, Shaped
 from numpy import ndarray
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from orl.datasets.image_table import ImageTable
 from orl.discovery.matching import corrected_similarities, hubness, select_pairs
 from orl.discovery.nearest_neighbours import unit_vectors
 from orl.discovery.proposal_filter import filter_proposals, kept_proposals
+from orl.discovery.roi_texture import has_texture, roi_textures
 from orl.discovery.whitening import Whitening
 from orl.embed import ImageWorkers, embed_crops
 from orl.embed_maps import embed_rois
@@ -114,6 +115,24 @@ def roi_embedder(
     return make
 
 
+def texture_measurer(images: ImageTable, rois: tables.Table, workers: int) -> ShardMaker:
+    """Build the maker of the contrast and the edges of each RoI."""
+    image_workers = ImageWorkers(workers)
+
+    def make(rows: slice, report: Report) -> Columns:
+        paths = [images.path(index) for index in range(rows.start, rows.stop)]
+        found = []
+        for textures in image_workers.apply(
+            paths, [partial(roi_textures, boxes=boxes) for boxes in _boxes_of(rois, rows)]
+        ):
+            found.append(textures)
+            report(1)
+        joined = np.concatenate(found)
+        return {"contrast": joined[:, 0].copy(), "edges": joined[:, 1].copy()}
+
+    return make
+
+
 def hubness_measurer(
     num_images: int,
     rois: tables.Table,
@@ -151,11 +170,13 @@ def matcher(
     device: torch.device,
     whitening: Whitening | None = None,
     roi_hubness: tables.Table | None = None,
+    textures: tables.Table | None = None,
 ) -> ShardMaker:
     """Build the maker of correspondences of images with each of their neighbours.
 
     Pairs are chosen by their score: the cosine, or that of whitened embeddings, corrected by hubness if there is a
-    table of it. The raw cosine is a column in each case, and the score one where it is another.
+    table of it. The raw cosine is a column in each case, and the score one where it is another. With a table of
+    textures, RoIs without texture are left out, but for images that have no other.
     """
     starts = rois.row_starts(num_images)
     vectors = RoiVectors(roi_embeddings, starts, device)
@@ -169,6 +190,10 @@ def matcher(
             parts = [roi_hubness.rows("mean_similarity", *starts[image : image + 2].tolist()) for image in images]
             own, *others = (torch.from_numpy(np.array(part)).to(device) for part in parts)
             scores = corrected_similarities(scores, own, torch.cat(others))
+        if textures is not None:
+            usable_own, *usable = (_usable(textures, slice(*starts[image : image + 2].tolist())) for image in images)
+            is_usable = torch.from_numpy(usable_own[:, None] & np.concatenate(usable)[None])
+            scores = scores.masked_fill(~is_usable.to(device), -torch.inf)
         matches = select_pairs(scores, counts, config.top_fraction, config.mutual_pairs)
         num_pairs = [len(found) for found, _ in matches]
         own_rois = torch.cat([found[:, 0] for found, _ in matches])
@@ -196,11 +221,20 @@ def matcher(
             report(1)
         neighbours.release()
         vectors.release()
-        if roi_hubness is not None:
-            roi_hubness.release()
+        for table in (roi_hubness, textures):
+            if table is not None:
+                table.release()
         return {name: np.concatenate([columns[name] for columns in found]) for name in found[0]}
 
     return make
+
+
+def _usable(textures: tables.Table, rows: slice) -> Bool[ndarray, "b"]:
+    """Return which RoIs of an image have texture; all of them if none has."""
+    found = has_texture(
+        np.stack([textures.rows(name, rows.start, rows.stop) for name in ("contrast", "edges")], axis=1)
+    )
+    return found if found.any() else np.ones_like(found)
 
 
 def random_rows(num_rows: int, most: int, seed: int) -> Int[ndarray, "m"]:
