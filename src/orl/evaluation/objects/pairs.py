@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from orl import provenance
 from orl.config import DiscoverConfig
 from orl.datasets.decode import image_size
 from orl.datasets.labels import COVERING_IOU, NO_OBJECT, LabelledSplit
@@ -75,7 +76,10 @@ def run(
     if (result := finished(output, inputs)) is not None:
         return result
     started = time.perf_counter()
-    rois = replace(images, split=f"{images.split}-rois", boxes=tuple(find_rois(images, config, output, backbone)))
+    boxes = tuple(find_rois(images, config, output, backbone))
+    # Boxes of another source, or filtered otherwise, have a cache of their own.
+    split = f"{images.split}-rois-{provenance.fingerprint({'boxes': [own.tolist() for own in boxes]})[:6]}"
+    rois = replace(images, split=split, boxes=boxes)
     rois = replace(
         rois,
         box_classes=tuple(np.zeros(len(own), dtype=np.int64) for own in rois.boxes),
