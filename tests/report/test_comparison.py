@@ -254,6 +254,6 @@ def test_a_lift_of_zero_is_shown_as_a_number(runs, tmp_path):
     score = json.loads(runs[0].discovery_score.read_text())
     write_json(runs[0].discovery_score, score | {"lift": 0.0})
     _, reader = comparison_of(runs, tmp_path)
-    assert "34.6––0.00 first: Random pairs" in reader.text
-    # The score of the second run has no lift: the row ends with dashes.
-    assert "34.6––– second $x$: Random pairs" in reader.text
+    assert re.search(r"first: Best pair of two images\s*[\d,]+–0\.00", reader.text)
+    # The score of the second run has no lift: the row has dashes.
+    assert re.search(r"second \$x\$: Best pair of two images\s*[\d,]+––", reader.text)

@@ -24,7 +24,7 @@ FRACTIONS = {
 }
 
 
-LIFTS = {"size_matched_lift": "Times random of the same sizes", "lift": "Times random"}
+LIFTS = {"size_matched_lift": "Times same sizes", "lift": "Times random"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def discovery_section(inputs: ReportInputs) -> Discovery:
         for kind, name in KINDS.items()
         if f"{kind}num_pairs" in score
     ]
-    columns = ["Pairs", "Number", *FRACTIONS.values(), *LIFTS.values()]
+    columns = ["Pairs", "Number", *LIFTS.values(), *FRACTIONS.values()]
     by_size = [
         [run.named(name), *_size_cells(group)]
         for run, score in scores
@@ -70,12 +70,13 @@ def discovery_section(inputs: ReportInputs) -> Discovery:
 def _cells(score: Mapping[str, Any], kind: str, all_scores: Sequence[Mapping[str, Any]]) -> list[Cell]:
     """Return a row; with several runs the best of the matched pairs is marked."""
     cells: list[Cell] = [f"{score[f'{kind}num_pairs']:,}"]
+    cells += [_number(score.get(lift) if not kind else None) for lift in LIFTS]
     for fraction in FRACTIONS:
         value = score.get(f"{kind}{fraction}")
         best = max(each.get(f"{kind}{fraction}") or 0.0 for each in all_scores)
         is_best = len(all_scores) > 1 and not kind and value == best
         cells.append(Fraction(value, score.get(f"{kind}{fraction}_interval_95"), is_best))
-    return [*cells, *(_number(score.get(lift) if not kind else None) for lift in LIFTS)]
+    return cells
 
 
 def _size_cells(group: Mapping[str, Any]) -> list[Cell]:
