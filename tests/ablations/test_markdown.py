@@ -1,6 +1,7 @@
 from typing import Any
 
 from orl.ablations.markdown import ablation_tables, markdown_table, provenance_line, variant_labels
+from orl.evaluation.pair_sizes import SIZE_GROUPS
 
 
 def rows(ablation: dict[str, Any], caption: str) -> list[list[str]]:
@@ -41,6 +42,20 @@ def test_a_lift_missing_at_a_seed_is_left_out_of_the_mean(ablation: dict[str, An
     first["discovery"]["lift"] = None
     head, *body = rows(ablation, "Discovery")
     assert dict(zip(head, body[0]))["lift over random pairs"] == "6.5 ± 0.7"
+
+
+def test_size_matched_lifts_have_columns_where_they_were_scored(ablation: dict[str, Any]) -> None:
+    head, _ = rows(ablation, "Discovery")
+    assert not any("size-matched" in title for title in head)
+    for record in ablation["records"]:
+        if record["discovery"]:
+            groups = {name: {"size_matched_lift": value} for name, value in zip(SIZE_GROUPS, (3.0, None, 1.5))}
+            record["discovery"] |= {"size_matched_lift": 2.0, "by_size": groups}
+    head, body = rows(ablation, "Discovery")
+    shown = dict(zip(head, body))
+    assert shown["size-matched lift"] == "2.0 ± 0.0"
+    assert shown[f"size-matched lift, {SIZE_GROUPS[0]}"] == "3.0 ± 0.0"
+    assert f"size-matched lift, {SIZE_GROUPS[1]}" not in shown
 
 
 def test_an_ablation_without_training_has_no_scores(ablation: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from tests.reference.discovery_fractions import count_pairs, covered_class, expe
 from orl.datasets.labels import LabelledSplit
 from orl.evaluation import correspondences as module
 from orl.evaluation.correspondences import roi_classes, top_ranked
-from orl.evaluation.pair_sizes import SIZE_GROUPS
+from orl.evaluation.pair_sizes import SIZE_GROUPS, area_fractions, size_groups, size_matched_outcomes
 
 CAT, DOG = 0, 1
 LEFT, RIGHT, CORNER = (0, 0, 40, 40), (60, 0, 100, 40), (0, 90, 10, 100)
@@ -223,7 +223,9 @@ def test_a_matcher_that_only_prefers_large_boxes_has_a_size_matched_lift_of_one(
     pairs = pair_table(*[(i, (i + step) % 3, 6 * i, 6 * ((i + step) % 3), 0.9) for i in range(3) for step in (1, 2)])
     score = score_correspondences(split, NAMES, rois, pairs)
     assert score.top.both_fraction == 1
-    assert score.lift is None or score.lift > 1
+    # Of random pairs 1 in 36 is of the large boxes, so of six pairs often none.
+    lifts = [score_correspondences(split, NAMES, rois, pairs, seed=seed).lift for seed in range(20)]
+    assert min(lift for lift in lifts if lift is not None) > 1
     assert score.size_matched_lift == 1
     assert score.intervals["size_matched_lift"] == (1, 1)
     groups = {name: group.num_pairs for name, group in score.by_size.items()}
@@ -241,6 +243,64 @@ def test_a_matcher_that_knows_classes_beats_pairs_of_the_same_sizes():
     assert score.size_matched.both_fraction == 1 / 2
     assert score.size_matched_lift == 2
     assert score.by_size[SIZE_GROUPS[1]].size_matched_lift == 2
+
+
+def test_of_rois_of_one_size_the_size_matched_expectation_is_that_over_all_pairs():
+    # Image 0 has cat, dog, nothing; image 1 cat, nothing, nothing: one pair in nine is of cats, two cover objects.
+    nothing = [(0, 60, 40, 100), (60, 60, 100, 100)]
+    split = labelled([[(LEFT, CAT), (RIGHT, DOG)], [(LEFT, CAT)]], NAMES[:2])
+    rois = roi_table(*[(0, box) for box in (LEFT, RIGHT, nothing[0])], *[(1, box) for box in (LEFT, *nothing)])
+    for pair in ((0, 3), (2, 5), (1, 4)):
+        score = score_correspondences(split, NAMES[:2], rois, pair_table((0, 1, *pair, 0.9)))
+        assert score.size_matched.object_fraction == pytest.approx(2 / 9)
+        assert score.size_matched.both_fraction == pytest.approx(1 / 9)
+
+
+def test_only_rois_of_half_to_twice_the_area_are_of_the_same_size():
+    # Areas of 800, 400 and 1600 px are of the same size as 800; 399 and 1601 px are not.
+    sides = [(40, 20), (20, 20), (40, 40), (21, 19), (1601 / 40, 40)]
+    own = [(0, 0, *side) for side in sides]
+    classes, fractions = (
+        np.array([CAT, CAT, DOG, DOG, DOG, CAT]),
+        area_fractions(np.array([*own, (0, 0, 30, 30)], dtype=np.float32), np.full((6, 2), (70, 90))),
+    )
+    found = size_matched_outcomes(np.array([[0, 5]]), np.array([[0, 5, 5, 6]]), classes, fractions)
+    assert found[0].tolist() == pytest.approx([1, 1, 2 / 3])
+
+
+def test_the_size_of_a_pair_is_the_geometric_mean_of_its_boxes_fractions():
+    first, second = np.array([0.05, 0.05, 0.1, 0.3, 0.9, 0.2]), np.array([0.05, 0.21, 0.1, 0.3, 0.09, 0.8])
+    assert size_groups(first, second).tolist() == [0, 1, 1, 2, 1, 2]
+
+
+@pytest.mark.parametrize("block_pairs", [1, 3, 100])
+def test_blocks_of_pairs_and_their_order_change_nothing(block_pairs, monkeypatch):
+    generator = np.random.default_rng(5)
+    classes, fractions = generator.integers(-1, 3, 30), generator.uniform(0.01, 1, 30)
+    images = generator.integers(0, 5, size=(11, 2))
+    pairs = 6 * images + generator.integers(0, 6, size=(11, 2))
+    rows = np.stack([6 * images[:, 0], 6 * images[:, 0] + 6, 6 * images[:, 1], 6 * images[:, 1] + 6], axis=1)
+    complete = size_matched_outcomes(pairs, rows, classes, fractions)
+    assert 0 < complete[:, 2].sum() < complete[:, 1].sum()
+    order = generator.permutation(11)
+    monkeypatch.setattr("orl.evaluation.pair_sizes.BLOCK_PAIRS", block_pairs)
+    assert np.array_equal(size_matched_outcomes(pairs[order], rows[order], classes, fractions), complete[order])
+
+
+def test_permuted_correspondences_have_the_same_size_matched_lifts():
+    score = score_correspondences(SPLIT, NAMES, ROIS, PAIRS)
+    order = np.random.default_rng(1).permutation(len(PAIRS["roi"]))
+    again = score_correspondences(SPLIT, NAMES, ROIS, {name: column[order] for name, column in PAIRS.items()})
+    assert again.size_matched == score.size_matched
+    assert again.by_size == score.by_size
+
+
+def test_the_summary_names_the_size_matched_lift_first_and_missing_lifts_as_unknown():
+    # All RoIs are small or middle-sized: there is no pair of large boxes.
+    score = score_correspondences(SPLIT, NAMES, ROIS, PAIRS)
+    text = score.summary()
+    assert text.startswith("50.00% of the best pairs join objects of one class: size-matched lift 1.33")
+    assert "unknown (boxes above 30%)" in text
 
 
 def test_pairs_are_ranked_by_their_score_where_they_have_one():

@@ -387,6 +387,40 @@ def test_a_sentence_names_discovery_that_is_no_better_than_chance(run):
     assert "Discovery is no better than chance here" in reader.text
 
 
+@pytest.mark.parametrize(
+    ("lift", "interval", "verdict"),
+    [
+        (2.5, [1.5, 3.5], "The further above 1, the more stage 3 can learn"),
+        (2.5, [0.5, 3.5], "The interval includes 1"),
+        (2.5, None, "Too few pairs are of one class for an interval"),
+        (0.9, [0.5, 1.5], "Discovery is no better than chance here"),
+    ],
+)
+def test_the_size_matched_lift_is_the_headline_of_discovery_and_stands_by_size(run, lift, interval, verdict):
+    pairs = {"num_pairs": 9, "object_fraction": 0.4, "same_class_fraction": 0.5, "both_fraction": 0.2}
+    group = {"num_pairs": 7, "both_fraction": 0.3, "size_matched_both_fraction": 0.1}
+    score = {
+        **{f"{kind}{key}": value for kind in ("", "random_", "kept_", "size_matched_") for key, value in pairs.items()},
+        **{"size_matched_both_fraction": 0.08, "size_matched_lift": lift, "size_matched_lift_interval_95": interval},
+        "lift": 7.25,
+        "by_size": {
+            "boxes below 10%": {**group, "size_matched_lift": 3.0, "size_matched_lift_interval_95": [2.0, 4.25]},
+            "boxes above 30%": {
+                **{"num_pairs": 0, "both_fraction": None, "size_matched_both_fraction": None},
+                **{"size_matched_lift": None, "size_matched_lift_interval_95": None},
+            },
+        },
+    }
+    run.discovery_score.write_text(json.dumps(score))
+    _, reader = report_of(run)
+    shown = f" ({interval[0]:.2f}–{interval[1]:.2f})" if interval else ""
+    assert f"Size-matched lift {lift:.2f}{shown}: 20.00% of the best pairs join two objects of one class" in reader.text
+    assert "8.00% of random pairs of RoIs of the same images and sizes" in reader.text
+    assert verdict in reader.text
+    assert "boxes below 10%730.010.03.00 (2.00–4.25)" in "".join(reader.text.split("\n"))
+    assert "boxes above 30%0" in "".join(reader.text.split("\n"))
+
+
 def test_a_missing_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no run at .*nowhere"):
         write_report([tmp_path / "nowhere"])

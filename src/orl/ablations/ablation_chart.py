@@ -6,14 +6,24 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from orl.ablations.markdown import LIFT, SCORE_COLUMNS, Column, differs_in_discovery, values_by_seed, variant_labels
+from orl.ablations.markdown import (
+    LIFT,
+    SCORE_COLUMNS,
+    SIZE_MATCHED_LIFT,
+    Column,
+    differs_in_discovery,
+    values_by_seed,
+    variant_labels,
+)
 from orl.ablations.seed_statistics import SeedStatistics
 
 COLOURS = {"reference": "#5c626b", "other": "#2563c9"}
 
 
 def draw_ablation(result: Mapping[str, Any]) -> Figure | None:
-    """Draw the scores of an ablation and, if its variants differ in stage 2, the lift of their pairs over random pairs.
+    """Draw the scores of an ablation and, if its variants differ in stage 2, the lift of their pairs.
+
+    The lift is the size-matched one; results of before 0.2 have only that over random pairs of any size.
 
     Args:
         result: result of an ablation, as `read_result` returns it.
@@ -21,8 +31,10 @@ def draw_ablation(result: Mapping[str, Any]) -> Figure | None:
     Returns:
         The chart; None if there is no score.
     """
-    columns = [*SCORE_COLUMNS, *([LIFT] if differs_in_discovery(result, [LIFT]) else [])]
     labels = variant_labels(result)
+    has_size_matched = any(values_by_seed(result, label, SIZE_MATCHED_LIFT) for label in labels)
+    lift = SIZE_MATCHED_LIFT if has_size_matched else LIFT
+    columns = [*SCORE_COLUMNS, *([lift] if differs_in_discovery(result, [lift]) else [])]
     columns = [column for column in columns if any(values_by_seed(result, label, column) for label in labels)]
     if not columns:
         return None

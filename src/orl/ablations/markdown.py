@@ -8,6 +8,7 @@ from orl.ablations.seed_statistics import SeedStatistics, by_seed, is_beyond_cha
 from orl.evaluation.evaluations import OBJECT_EVALUATIONS, RUN_EVALUATIONS
 from orl.evaluation.low_shot import LOW_SHOT
 from orl.evaluation.markdown_table import markdown_rows
+from orl.evaluation.pair_sizes import SIZE_GROUPS
 
 AblationResult = Mapping[str, Any]
 
@@ -44,6 +45,16 @@ def discovery_column(title: str, key: str, scale: float = 100.0, decimals: int =
     return Column(title=title, value=read, scale=scale, decimals=decimals)
 
 
+def size_column(group: str) -> Column:
+    """Return the column of the size-matched lift of the pairs of one group of sizes."""
+
+    def read(record: Mapping[str, Any]) -> float | None:
+        by_size = (record["discovery"] or {}).get("by_size") or {}
+        return by_size.get(group, {}).get("size_matched_lift")
+
+    return Column(title=f"size-matched lift, {group}", value=read, scale=1.0)
+
+
 SCORE_COLUMNS = [
     score_column(f"{evaluation.label} mAP", evaluation.name)
     for evaluation in RUN_EVALUATIONS
@@ -52,13 +63,15 @@ SCORE_COLUMNS = [
 NUMBERS = {"rank"}
 """Object evaluations whose rows are numbers, not fractions."""
 LIFT = discovery_column("lift over random pairs", "lift", scale=1.0)
+SIZE_MATCHED_LIFT = discovery_column("size-matched lift", "size_matched_lift", scale=1.0)
 DISCOVERY_COLUMNS = [
     discovery_column("RoIs on an object, %", "roi_object_fraction"),
     discovery_column("pairs on two objects, %", "object_fraction", decimals=2),
     discovery_column("of those, one class, %", "same_class_fraction"),
     discovery_column("random pairs: one class, %", "random_same_class_fraction"),
     LIFT,
-    discovery_column("lift over pairs of the same sizes", "size_matched_lift", scale=1.0),
+    SIZE_MATCHED_LIFT,
+    *(size_column(group) for group in SIZE_GROUPS),
     discovery_column("all kept pairs: on two objects, %", "kept_object_fraction", decimals=2),
     discovery_column("of those, one class, %", "kept_same_class_fraction"),
 ]

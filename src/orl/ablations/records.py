@@ -22,9 +22,10 @@ ABLATION, RECORDED = "ablation", "recorded"
 DISCOVERY_KEYS = (
     *("object_fraction", "same_class_fraction", "both_fraction", "lift", "roi_object_fraction"),
     *("random_object_fraction", "random_same_class_fraction", "random_both_fraction", "lift_interval_95"),
-    *("kept_object_fraction", "kept_same_class_fraction", "size_matched_lift"),
+    *("kept_object_fraction", "kept_same_class_fraction"),
+    *("size_matched_lift", "size_matched_lift_interval_95", "size_matched_both_fraction", "by_size"),
 )
-"""Parts of the discovery score that are recorded."""
+"""Parts of the discovery score that are recorded; scores of before 0.2 lack the size-matched ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +147,7 @@ def _pixels(config: RunConfig, backbone: str) -> float:
 
 def _discovery(run: RunDir) -> dict[str, Any] | None:
     score = read_discovery_score(run)
-    return None if score is None else {name: score[name] for name in DISCOVERY_KEYS}
+    return None if score is None else {name: score.get(name) for name in DISCOVERY_KEYS}
 
 
 def _scores(run: RunDir, backbone: str) -> dict[str, Any]:

@@ -82,6 +82,16 @@ class DiscoveryScore:
         intervals = {f"{key}_interval_95": value and list(value) for key, value in fields.pop("intervals").items()}
         return {**fractions, **fields, **intervals}
 
+    def summary(self) -> str:
+        """Return the fraction of one class and the lifts of the top-ranked pairs in one line."""
+        by_size = ", ".join(f"{_lift_text(each.size_matched_lift)} ({name})" for name, each in self.by_size.items())
+        interval = self.intervals["size_matched_lift"]
+        return (
+            f"{self.top.both_fraction:.2%} of the best pairs join objects of one class: size-matched lift "
+            f"{_lift_text(self.size_matched_lift)}{f' ({interval[0]:.2f}-{interval[1]:.2f})' if interval else ''}; "
+            f"{by_size}; over random pairs of any size {_lift_text(self.lift)}"
+        )
+
 
 def roi_classes(
     split: LabelledSplit,
@@ -249,6 +259,10 @@ def _size_score(
         size_matched_lift=_ratio(num_same, expected),
         size_matched_lift_interval_95=interval if num_pairs else None,
     )
+
+
+def _lift_text(lift: float | None) -> str:
+    return "unknown" if lift is None else f"{lift:.2f}"
 
 
 def _ratio(value: float, base: float) -> float | None:

@@ -247,3 +247,4 @@ def score_discovery(config: RunConfig, images: ImageTable) -> None:
     )
     result = score.to_json() | {"correspondences": correspondences.fingerprint}
     files.write_atomically(run.discovery_score, json.dumps(result, indent=1))
+    logger.info("%s", score.summary())

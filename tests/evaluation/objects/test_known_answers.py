@@ -198,6 +198,12 @@ def test_pairs_join_objects_of_one_class_for_a_backbone_that_sees(boxes: ObjectD
     seeing = score("pairs", Seeing(), boxes, tmp_path)
     found = {row["name"]: row for row in seeing["rows"]}
     assert found["lift"]["estimate"]["value"] > 1.5
+    assert found["size-matched lift"]["estimate"]["value"] > 1.2
+    by_size = [row for name, row in found.items() if name.startswith("size-matched lift, boxes")]
+    # Sums of the groups are parts of the total; a group where no pair of one class is expected has no row.
+    for key in ("numerators", "denominators"):
+        total = sum(found["size-matched lift"]["sums"][key])
+        assert sum(sum(row["sums"][key]) for row in by_size) == pytest.approx(total)
     same = found["one class, top pairs"]
     assert same["estimate"]["value"] > 1.5 * same["chance"] > 0
 

@@ -99,18 +99,13 @@ def run(
             chance=float(expected[:, 2].sum() / top[:, 0].sum()),
         ),
         row_of("lift", _sums(names, top[:, 1:2], expected[:, 1:2]), seed=output.seed, unit="number", chance=1.0),
-        row_of(
-            "size-matched lift",
-            _sums(names, top[:, 1:2], matched.sum(axis=1)[:, None]),
-            seed=output.seed,
-            unit="number",
-            chance=1.0,
-        ),
     ]
-    for group, name in enumerate(SIZE_GROUPS):
-        if matched[:, group].sum() > 0:
-            sums = _sums(names, outcomes.top[:, group, 1:2], matched[:, group, None])
-            rows.append(row_of(f"size-matched lift, {name}", sums, seed=output.seed, unit="number", chance=1.0))
+    by_size = {f", {name}": (outcomes.top[:, group], matched[:, group]) for group, name in enumerate(SIZE_GROUPS)}
+    for suffix, (found, expected_same) in {"": (top, matched.sum(axis=1)), **by_size}.items():
+        # Where no pair of one class was expected, the ratio has no value: the row is left out.
+        if expected_same.any():
+            sums = _sums(names, found[:, 1:2], expected_same[:, None])
+            rows.append(row_of(f"size-matched lift{suffix}", sums, seed=output.seed, unit="number", chance=1.0))
     result = object_result(
         "pairs",
         rows,
@@ -123,7 +118,7 @@ def run(
             "num_test": len(images),
             "num_rois": sum(len(own) for own in rois.boxes),
             "iou_threshold": COVERING_IOU,
-            "chance": "random pairs of RoIs of the same images",
+            "chance": "random pairs of RoIs of the same images; for size-matched rows, of about the same sizes too",
             **asdict(config),
         },
     )

@@ -22,9 +22,8 @@ FRACTIONS = {
     "same_class_fraction": "Of those, one class (%)",
     "both_fraction": "Both, one class (%)",
 }
-
-
 LIFTS = {"size_matched_lift": "Times same sizes", "lift": "Times random"}
+"""Keys of a score that compare its best pairs with random pairs -> title of the column; old scores have the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +84,7 @@ def _size_cells(group: Mapping[str, Any]) -> list[Cell]:
         f"{group['num_pairs']:,}",
         Fraction(group["both_fraction"]),
         Fraction(group["size_matched_both_fraction"]),
-        _number(group["size_matched_lift"]) + (f" ({interval[0]:.1f}–{interval[1]:.1f})" if interval else ""),
+        _number(group["size_matched_lift"]) + _range(interval),
     ]
 
 
@@ -93,7 +92,28 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
+def _range(interval: Sequence[float] | None) -> str:
+    return f" ({interval[0]:.2f}–{interval[1]:.2f})" if interval else ""
+
+
 def _sentence(run: ReportedRun, score: Mapping[str, Any]) -> str:
+    """Return the size-matched lift and its meaning; for scores without it, the fractions on objects."""
+    lift, interval = (score.get(key) for key in ("size_matched_lift", "size_matched_lift_interval_95"))
+    if lift is None:
+        return _object_sentence(run, score)
+    both, expected = 100 * score["both_fraction"], 100 * score["size_matched_both_fraction"]
+    sentence = run.titled(f"size-matched lift {lift:.2f}{_range(interval)}: {both:.2f}% of the best pairs join two ")
+    sentence += f"objects of one class, and {expected:.2f}% of random pairs of RoIs of the same images and sizes"
+    if lift <= 1:
+        return f"{sentence}. Discovery is no better than chance here: stage 3 learns from noise."
+    if not interval:
+        return f"{sentence}. Too few pairs are of one class for an interval: this may be chance."
+    if interval[0] <= 1:
+        return f"{sentence}. The interval includes 1: with so few images this may be chance."
+    return f"{sentence}. The further above 1, the more stage 3 can learn."
+
+
+def _object_sentence(run: ReportedRun, score: Mapping[str, Any]) -> str:
     matched, chance = score["object_fraction"], score["random_object_fraction"]
     sentence = run.titled(f"both boxes lie on objects in {100 * matched:.1f}% of the best pairs ")
     sentence += f"and in {100 * chance:.1f}% of the random pairs"
