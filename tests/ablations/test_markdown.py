@@ -1,5 +1,8 @@
 from typing import Any
 
+import pytest
+
+from orl.ablations.ablation_chart import draw_ablation
 from orl.ablations.markdown import ablation_tables, markdown_table, provenance_line, variant_labels
 from orl.evaluation.pair_sizes import SIZE_GROUPS
 
@@ -56,6 +59,16 @@ def test_size_matched_lifts_have_columns_where_they_were_scored(ablation: dict[s
     assert shown["size-matched lift"] == "2.0 ± 0.0"
     assert shown[f"size-matched lift, {SIZE_GROUPS[0]}"] == "3.0 ± 0.0"
     assert f"size-matched lift, {SIZE_GROUPS[1]}" not in shown
+
+
+@pytest.mark.parametrize("title", ["lift over random pairs", "size-matched lift"])
+def test_the_chart_has_the_size_matched_lift_where_it_was_scored(ablation: dict[str, Any], title: str) -> None:
+    key = {"lift over random pairs": "lift", "size-matched lift": "size_matched_lift"}[title]
+    for index, record in enumerate(ablation["records"]):
+        record["discovery"] = {"lift": 5.0, key: float(index)}
+    chart = draw_ablation(ablation)
+    assert chart is not None
+    assert [axes.get_xlabel() for axes in chart.axes if "lift" in axes.get_xlabel()] == [title]
 
 
 def test_an_ablation_without_training_has_no_scores(ablation: dict[str, Any]) -> None:
