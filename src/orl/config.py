@@ -236,14 +236,15 @@ class DiscoverConfig:
     """Your own boxes, for --discover.proposals file: COCO JSON or results, .npz, Parquet, or a folder of YOLO files."""
     search_scale: float = 1.0
     """Scale of an image for selective search; 0.5 takes a quarter of the time."""
-    roi_features: Literal["crops", "map"] = "crops"
-    """Features of RoIs: each is resized and passes the network, as published; or they are cut from the image's map."""
+    roi_features: Literal["crops", "map", "mask"] = "crops"
+    """Features of RoIs: each is resized and passes the network, as published; the image's map is averaged inside each
+    RoI; or inside its mask, where the boxes have masks."""
     roi_centred: bool = False
     """Subtract the features of the image from those of its RoIs, so that the scene does not decide the pairs."""
     roi_embed_px: int = 224
     """Side that an RoI is resized to before it is embedded, pixels; for --discover.roi-features crops."""
     roi_map_px: int = 480
-    """Short side of the image whose feature map RoIs are cut from, pixels; for maps."""
+    """Short side of the image whose feature map RoIs are cut from, pixels; for map and mask."""
     roi_dims: int | None = None
     """Numbers that the embedding of an RoI is reduced to before it is stored (PCA); None: all of them."""
     min_side: float = 96.0

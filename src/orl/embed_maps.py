@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32, UInt8
 from numpy import ndarray
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from orl import boxes as geometry
 from orl.config import DiscoverConfig
+from orl.datasets.masks import decode_masks
 from orl.datasets.packs import PackedImage
 from orl.embed import Encode, ImageWorkers, embed_boxes, embed_crops
 from orl.networks.backbones import pool
@@ -37,8 +40,9 @@ def embed_rois(
     device: torch.device,
     workers: int | ImageWorkers,
     report: Callable[[int], object],
+    image_masks: Sequence[Sequence[str]] | None = None,
 ) -> Iterator[Float32[ndarray, "_ d"]]:
-    """Embed RoIs as stage 2 does: by crops or from feature maps, centred or not.
+    """Embed RoIs as stage 2 does: by crops, from feature maps, or inside masks, centred or not.
 
     Features of the RoIs of an image have the scene in common: of a map, because every position sees most of the image.
     The most alike RoIs of two images of one kind are then large ones, whatever they cover. Centring subtracts from each
@@ -52,13 +56,20 @@ def embed_rois(
         device: device to compute on.
         workers: number of processes that read images, or the `ImageWorkers` of an earlier call.
         report: called with the number of images just finished.
+        image_masks: RLE of the mask of each RoI, empty for none, for `roi_features` 'mask'.
 
     Yields:
         float32 features, in the order of the images and of their RoIs.
     """
     embed: Callable[..., Iterator[ndarray]]
-    if config.roi_features == "map":
-        embed = partial(embed_boxes_on_maps, backbone, short_px=config.roi_map_px, centred=config.roi_centred)
+    if config.roi_features != "crops":
+        embed = partial(
+            embed_boxes_on_maps,
+            backbone,
+            short_px=config.roi_map_px,
+            centred=config.roi_centred,
+            image_masks=image_masks if config.roi_features == "mask" else None,
+        )
     elif config.roi_centred:
         embed = partial(embed_centred_boxes, lambda views: pool(backbone(views)), size_px=config.roi_embed_px)
     else:
@@ -106,6 +117,7 @@ def embed_boxes_on_maps(
     *,
     short_px: int,
     centred: bool = False,
+    image_masks: Sequence[Sequence[str]] | None = None,
     device: torch.device,
     workers: int | ImageWorkers,
     report: Callable[[int], object],
@@ -121,6 +133,8 @@ def embed_boxes_on_maps(
         short_px: short side that an image is resized to, pixels; its aspect ratio is kept.
         centred: subtract the mean of each map over its positions. A box of the complete image is left with rounding: it
             matches at random.
+        image_masks: RLE of the mask of each box, of the size of the image, empty for none; the map is averaged inside
+            the masks in place of the boxes.
         device: device to compute on.
         workers: number of processes that read and resize, or the `ImageWorkers` of an earlier call.
         report: called with the number of images just finished.
@@ -149,8 +163,10 @@ def embed_boxes_on_maps(
             if centred:
                 maps = maps - maps.mean(dim=(2, 3), keepdim=True)
             found = [
-                rois_on_map(feature_map[None], boxes, size_wh).cpu().numpy()
-                for feature_map, (_, size_wh), boxes in zip(maps, batch, image_boxes[done:])
+                _pooled(feature_map, boxes, masks, size_wh).cpu().numpy()
+                for feature_map, (_, size_wh), boxes, masks in zip(
+                    maps, batch, image_boxes[done:], repeat(None) if image_masks is None else image_masks[done:]
+                )
             ]
         done += len(batch)
         yield from found
@@ -170,6 +186,42 @@ def rois_on_map(
     scale = np.array([feature_map.shape[3] / size_wh[0], feature_map.shape[2] / size_wh[1]] * 2, dtype=np.float32)
     on_map = torch.from_numpy(geometry.clip(boxes, size_wh) * scale).to(feature_map)
     return roi_align(feature_map, [on_map], ROI_GRID, sampling_ratio=2, aligned=True).mean(dim=(2, 3))
+
+
+def masks_on_map(
+    feature_map: Float[Tensor, "1 d i j"], masks: Bool[ndarray, "b h w"]
+) -> tuple[Float[Tensor, "b d"], Bool[Tensor, "b"]]:
+    """Average a feature map inside masks: each position counts by the fraction of its pixels inside.
+
+    Args:
+        feature_map: map of a complete image.
+        masks: masks of the size of the image file.
+
+    Returns:
+        The means, and whether each mask has a pixel; the mean of an empty mask is 0.
+    """
+    size_hw = feature_map.shape[2:]
+    parts = [F.interpolate(torch.from_numpy(mask)[None, None].float(), size_hw, mode="area")[0, 0] for mask in masks]
+    weights = torch.stack(parts).to(feature_map).flatten(1)
+    sums = weights.sum(dim=1, keepdim=True)
+    return weights @ feature_map[0].flatten(1).T / sums.clamp(min=1e-12), sums[:, 0] > 0
+
+
+def _pooled(
+    feature_map: Float[Tensor, "d i j"],
+    boxes: Float[ndarray, "b 4"],
+    masks: Sequence[str] | None,
+    size_wh: tuple[int, int],
+) -> Float[Tensor, "b d"]:
+    """Average a map inside boxes, or inside their masks where they have one."""
+    features = rois_on_map(feature_map[None], boxes, size_wh)
+    rows = [] if masks is None else [row for row, mask in enumerate(masks) if mask]
+    if masks is not None and rows:
+        size_hw = [size_wh[1], size_wh[0]]
+        bitmaps = decode_masks([{"size": size_hw, "counts": masks[row]} for row in rows], size_wh)
+        inside, is_filled = masks_on_map(feature_map[None], bitmaps)
+        features[rows] = torch.where(is_filled[:, None], inside, features[rows])
+    return features
 
 
 def with_size(image: UInt8[ndarray, "h w 3"], short_px: int) -> ResizedImage:

@@ -18,12 +18,15 @@ from orl import provenance, tables
 from orl.cli import main
 from orl.datasets.decode import load_image
 from orl.datasets.image_table import ImageTable
+from orl.datasets.masks import decode_masks
+from orl.embed_maps import masks_on_map, rois_on_map
 from orl.map_boxes import at_short_sides, find_boxes_on_maps
 from orl.networks.backbones import read_backbone_file
 from orl.networks.fuse_batch_norm import fuse_batch_norm
 from orl.own_boxes.box_function import load_box_function
 from orl.pipeline.proposal_tables import proposal_inputs
 from orl.rundir import RunDir
+from orl.views.augment import normalise
 
 DOCS = Path(__file__).parents[2] / "docs" / "own-boxes.md"
 SIZE_WH, NUM_IMAGES = (96, 72), 7
@@ -212,3 +215,32 @@ def test_a_file_of_another_format_is_refused_before_anything_is_done(images: Ima
     with pytest.raises(ValueError, match="has no known format, where 'COCO' or 'selective_search_proposal'"):
         run_stage2(config, images)
     assert not (tmp_path / "run" / "discover").exists()
+
+
+def test_features_are_averaged_inside_masks_and_inside_boxes_without_one(
+    images: ImageTable, function: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    stage_1(out)
+    options = {"proposals": FUNCTION, "roi_map_px": 72, "num_neighbours": 2}
+    run_stage2(new_config(out, roi_features="mask", **options), images)
+    run = RunDir(out)
+    backbone = read_backbone_file(run.backbone("stage1")).eval()
+    rois, found = tables.load(run.table("rois")), tables.load(run.table("roi_embeddings")).column("embedding")
+    expected, by_boxes = [], []
+    for image_id, box, rle in zip(*(rois.column(name) for name in ("image_id", "box", tables.RLE))):
+        pixels = torch.from_numpy(load_image(images.path(int(image_id)))).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            feature_map = backbone(normalise(pixels))
+        by_boxes.append(rois_on_map(feature_map, box[None], SIZE_WH))
+        masks = [] if not rle else decode_masks([{"size": [72, 96], "counts": str(rle)}], SIZE_WH)
+        expected.append(masks_on_map(feature_map, masks)[0] if len(masks) else by_boxes[-1])
+    units = torch.nn.functional.normalize(torch.cat(expected))
+    torch.testing.assert_close(torch.from_numpy(found.astype(np.float32)), units, atol=2e-3, rtol=0)
+    assert (units - torch.nn.functional.normalize(torch.cat(by_boxes))).abs().max() > 0.005
+
+
+def test_masks_are_needed_for_features_inside_masks(images: ImageTable, tmp_path: Path) -> None:
+    stage_1(tmp_path / "run")
+    with pytest.raises(ValueError, match="'mask' needs boxes with masks, and proposals 'grid' give none"):
+        run_stage2(new_config(tmp_path / "run", roi_features="mask", proposals="grid"), images)

@@ -95,6 +95,11 @@ def _build_tables(inputs: RunInputs, images: ImageTable, processes: Processes) -
         {"proposals": proposals.fingerprint, **_filter_options(options)},
         lambda: shards.proposal_filter(images, proposals, **_filter_options(options)),
     )
+    if options.roi_features == "mask" and tables.RLE not in rois.column_names:
+        raise ValueError(
+            f"roi_features 'mask' needs boxes with masks, and proposals {options.proposals!r} give none; give masks "
+            "(see docs/own-boxes.md) or --discover.roi-features map"
+        )
     embedded_from = {
         "images": images.fingerprint,
         "rois": rois.fingerprint,
@@ -214,7 +219,7 @@ def _ignore(num_images: int) -> None:
 
 def _feature_options(config: DiscoverConfig) -> dict[str, Any]:
     by_crops = {"roi_embed_px": config.roi_embed_px}
-    by_map = {"roi_features": "map", "roi_map_px": config.roi_map_px}
+    by_map = {"roi_features": config.roi_features, "roi_map_px": config.roi_map_px}
     options = by_crops if config.roi_features == "crops" else by_map
     return {**options, **({"roi_centred": True} if config.roi_centred else {})}
 

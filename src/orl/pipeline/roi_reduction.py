@@ -56,7 +56,10 @@ def build_reduction(
         if tables.begin(folder, origins, 1, config.overwrite):
             rows = random_rows(len(images), MAX_IMAGES, config.seed).tolist()
             starts = rois.row_starts(len(images))
-            boxes = [np.array(rois.rows("box", *starts[row : row + 2].tolist())) for row in rows]
+            slices = [starts[row : row + 2].tolist() for row in rows]
+            boxes = [np.array(rois.rows("box", *ends)) for ends in slices]
+            has_masks = tables.RLE in rois.column_names
+            masks = [rois.rows(tables.RLE, *ends).tolist() for ends in slices] if has_masks else None
             with progress_bar(total=len(rows), title="reduction of RoI embeddings", unit="images") as bar:
                 parts = embed_rois(
                     encoder.backbone,
@@ -66,6 +69,7 @@ def build_reduction(
                     device=device,
                     workers=config.workers,
                     report=bar.update,
+                    image_masks=masks,
                 )
                 units = unit_vectors(np.concatenate(list(parts))).numpy()
             tables.write_shard(folder, 0, {"matrix": fit_reduction(units, num_dims)})

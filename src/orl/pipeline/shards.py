@@ -109,6 +109,7 @@ def roi_embedder(
             device=device,
             workers=image_workers,
             report=report,
+            image_masks=[masks.tolist() for masks in _masks_of(rois, rows)],
         )
         return _embedding_columns(list(parts), reduction)
 
