@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from orl import tables
+from orl.config import DiscoverConfig
 from orl.pipeline import shards
 from orl.pipeline.neighbour_tables import exact_finder
 
@@ -125,7 +126,9 @@ def _maker(args: argparse.Namespace) -> shards.ShardMaker:
     if args.step == "neighbours":
         return exact_finder(tables.load(args.folder / "embeddings"), args.neighbours, math.inf, device)
     found = [tables.load(args.folder / name) for name in ("neighbours", "rois", "roi_embeddings")]
-    return shards.matcher(args.num_images, found[0], found[1], found[2], TOP_FRACTION, device)
+    return shards.matcher(
+        args.num_images, found[0], found[1], found[2], DiscoverConfig(top_fraction=TOP_FRACTION), device
+    )
 
 
 def _result(args: argparse.Namespace, step: str, size: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTen
 from torchvision.transforms import functional as TF
 
 from orl import tables
+from orl.config import DiscoverConfig
 from orl.datasets.decode import image_size
 from orl.datasets.image_table import ImageTable
 from orl.networks.backbones import build_backbone, pool
@@ -68,7 +69,7 @@ def published_roi_embeddings(path: Path, boxes: np.ndarray, backbone: nn.Module)
 
 
 def our_embeddings(images: ImageTable, encoder: Encoder) -> np.ndarray:
-    make = shards.image_embedder(images, encoder, 224, CPU, workers=0)
+    make = shards.image_embedder(images, encoder, DiscoverConfig(), CPU, workers=0)
     return make(slice(0, len(images)), lambda _: None)["embedding"]
 
 
@@ -76,7 +77,7 @@ def our_roi_embeddings(images: ImageTable, boxes: list[np.ndarray], encoder: Enc
     rows = slice(0, len(images))
     tables.begin(folder, {"shard_size": len(images)}, 1)
     tables.write_shard(folder, 0, tables.box_columns(rows, boxes))
-    make = shards.roi_embedder(images, tables.finish_table(folder), encoder, 224, CPU, workers=0)
+    make = shards.roi_embedder(images, tables.finish_table(folder), encoder, DiscoverConfig(), CPU, workers=0)
     return make(rows, lambda _: None)["embedding"]
 
 
