@@ -69,7 +69,7 @@ def published_roi_embeddings(path: Path, boxes: np.ndarray, backbone: nn.Module)
 
 
 def our_embeddings(images: ImageTable, encoder: Encoder) -> np.ndarray:
-    make = shards.image_embedder(images, encoder, DiscoverConfig(), CPU, workers=0)
+    make = shards.image_embedder(images, encoder, 224, CPU, workers=0)
     return make(slice(0, len(images)), lambda _: None)["embedding"]
 
 
